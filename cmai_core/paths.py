@@ -1,0 +1,23 @@
+"""Where things lie: bundled assets (read-only) and the cache (may be deleted at any time)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def assets_dir() -> Path:
+    """The bundled assets: beside the package in a checkout, inside it in an installed wheel."""
+    inside = _PACKAGE / "_assets"
+    return inside if inside.is_dir() else _PACKAGE.parent / "assets"
+
+
+def cache_dir() -> Path:
+    """Generated data and downloads: $CMAI_CACHE, else the user's cache folder. Created on first use."""
+    path = Path(os.environ.get("CMAI_CACHE") or platformdirs.user_cache_dir("cmai", appauthor=False))
+    path.mkdir(parents=True, exist_ok=True)
+    return path
