@@ -1,0 +1,217 @@
+"""The training split as memory-mapped arrays: rendered once by all processor cores, resumable, shared by all trainings."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from cmai_core.data.tabletop.captions import captions
+from cmai_core.data.tabletop.dataset import CAPTIONS_PER_SCENE, IMAGE_SIZE, SEED, SPLIT_SIZES, scene_of
+from cmai_core.data.tabletop.language import FAMILIES
+from cmai_core.data.tabletop.nlvr import items
+from cmai_core.data.tabletop.questions import questions
+from cmai_core.data.tabletop.sampling import scene_rng
+from cmai_core.data.tabletop.scene import MAX_OBJECTS
+from cmai_core.data.tabletop.statements import CODE_LENGTH, encode_pattern, encode_scenes, truth_of_codes
+from cmai_core.data.text import question_with_answer, statement_with_truth
+from cmai_core.errors import DataError
+from cmai_core.paths import cache_dir
+
+CONTEXT, QUESTION_CONTEXT, QUESTIONS_PER_SCENE = 48, 32, 12
+PATCH = 16
+NO_OBJECT = 255
+_CHUNK = 500
+_COVERED = 0.35
+_GRID = IMAGE_SIZE // PATCH
+
+
+def _layout(scenes: int) -> dict[str, tuple[tuple[int, ...], type]]:
+    c, q = CAPTIONS_PER_SCENE, QUESTIONS_PER_SCENE
+    return {
+        "images": ((scenes, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8),
+        "patch_labels": ((scenes, _GRID, _GRID), np.uint8),
+        "objects": ((scenes, MAX_OBJECTS, 4), np.int8),
+        "frame": ((scenes, MAX_OBJECTS, 2), np.float32),
+        "caption_ids": ((scenes, c, CONTEXT), np.uint16),
+        "caption_codes": ((scenes, c, CODE_LENGTH), np.int8),
+        "question_ids": ((scenes, q, QUESTION_CONTEXT), np.uint16),
+        "question_answer_at": ((scenes, q), np.int8),
+        "question_family": ((scenes, q), np.int8),
+    }
+
+
+@dataclass(frozen=True)
+class TrainingArrays:
+    """Memory-mapped arrays over N scenes.
+
+    Attributes:
+        images: uint8 N×128×128×3.
+        patch_labels: uint8 N×8×8, the object that covers most of each 16×16 patch; 255 where less than 35 % is covered.
+        objects, frame: the encoded scenes (see `statements.encode_scenes`).
+        caption_ids: uint16 N×6×48, begin and end tokens included, padded with 0; caption_codes: the same as logic.
+        question_ids: uint16 N×12×32, question and answer; question_answer_at: position of the answer's token;
+            question_family: index into language.FAMILIES, −1 where there is no such question.
+        nlvr_left, nlvr_right: int32 M scene indices; nlvr_ids: uint16 M×48; nlvr_answer_at: int16 M; nlvr_truth: bool M.
+    """
+
+    images: np.ndarray
+    patch_labels: np.ndarray
+    objects: np.ndarray
+    frame: np.ndarray
+    caption_ids: np.ndarray
+    caption_codes: np.ndarray
+    question_ids: np.ndarray
+    question_answer_at: np.ndarray
+    question_family: np.ndarray
+    nlvr_left: np.ndarray
+    nlvr_right: np.ndarray
+    nlvr_ids: np.ndarray
+    nlvr_answer_at: np.ndarray
+    nlvr_truth: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def truth(self, scene_rows: np.ndarray, caption_rows: np.ndarray, caption_columns: np.ndarray) -> np.ndarray:
+        """bool len(scene_rows)×len(caption_rows): is caption (row, column) true of the scene?"""
+        codes = np.ascontiguousarray(self.caption_codes[caption_rows, caption_columns])
+        return truth_of_codes(codes, self.objects[scene_rows], self.frame[scene_rows]).T
+
+
+def training_arrays(
+    tokenizer_file: Path,
+    split: str = "train",
+    scenes: int | None = None,
+    *,
+    workers: int | None = None,
+    folder: Path | None = None,
+    report: Callable[[int, int], None] | None = None,
+) -> TrainingArrays:
+    """Opens the arrays, building what is missing.
+
+    Args:
+        tokenizer_file: the vocabulary (tokenizer.json).
+        split, scenes: which scenes (all of the split if None).
+        workers: processes (the number of cores if None); the arrays do not depend on it.
+        folder: where they lie (the cache if None).
+        report: called with (scenes done, scenes in all).
+
+    Raises:
+        DataError: a text does not fit, or an answer is not a single token of this vocabulary.
+    """
+    from cmai_core.data.tabletop.render import RENDERER_VERSION
+
+    scenes = scenes or SPLIT_SIZES[split]
+    folder = folder or cache_dir() / "tabletop" / f"v{RENDERER_VERSION}" / f"arrays-{split}-{scenes}"
+    folder.mkdir(parents=True, exist_ok=True)
+    layout = _layout(scenes)
+    done_file = folder / "done.json"
+    done = set(json.loads(done_file.read_text())) if done_file.is_file() else set()
+    if not done:
+        for name, (shape, kind) in layout.items():
+            np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, shape).flush()
+    starts = [start for start in range(0, scenes, _CHUNK) if start not in done]
+    if starts:
+        jobs = [(str(folder), str(tokenizer_file), split, start, min(start + _CHUNK, scenes)) for start in starts]
+        with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+            for future in as_completed([pool.submit(_build_chunk, *job) for job in jobs]):
+                done.add(future.result())
+                temporary = done_file.with_suffix(".tmp")
+                temporary.write_text(json.dumps(sorted(done)))
+                os.replace(temporary, done_file)
+                if report:
+                    report(min(len(done) * _CHUNK, scenes), scenes)
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in layout}
+    if not (folder / "nlvr.npz").is_file():
+        _build_nlvr(folder, tokenizer_file, split, np.asarray(arrays["objects"]))
+    with np.load(folder / "nlvr.npz") as nlvr:
+        return TrainingArrays(**arrays, **{name: nlvr[name] for name in nlvr.files})
+
+
+def _encoder(tokenizer_file: str | Path) -> Callable[[str, int], list[int]]:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+
+    def encode(text: str, longest: int) -> list[int]:
+        ids = tokenizer.encode(text).ids
+        if len(ids) > longest:
+            raise DataError(f"{text!r} needs {len(ids)} tokens of {longest}.", "Rebuild the vocabulary.")
+        return ids
+
+    return encode
+
+
+def _answered(encode: Callable[[str, int], list[int]], prompt: str, full: str, longest: int) -> tuple[list[int], int]:
+    """Tokens of a prompt with its answer, and the answer's position (it must be one token)."""
+    before, ids = encode(prompt, longest), encode(full, longest)
+    if len(ids) != len(before) + 1:
+        raise DataError(f"The answer in {full!r} is not one token.", "Rebuild the vocabulary.")
+    return ids, len(ids) - 2
+
+
+def _build_chunk(folder: str, tokenizer_file: str, split: str, start: int, stop: int) -> int:
+    from cmai_core.data.tabletop.render import render_with_masks
+
+    encode = _encoder(tokenizer_file)
+    arrays = {name: np.load(Path(folder) / f"{name}.npy", mmap_mode="r+") for name in _layout(1)}
+    scenes = [scene_of(split, k) for k in range(start, stop)]
+    rows = slice(start, stop)
+    images, masks = render_with_masks(scenes, IMAGE_SIZE, threads=1)
+    arrays["images"][rows] = images
+    arrays["patch_labels"][rows] = patch_labels(masks)
+    arrays["objects"][rows], arrays["frame"][rows] = encode_scenes(scenes)
+    for k, scene in enumerate(scenes, start):
+        for c, (text, pattern) in enumerate(captions(scene, scene_rng(SEED, split, k, 1), CAPTIONS_PER_SCENE)):
+            ids = encode(text, CONTEXT)
+            arrays["caption_ids"][k, c, : len(ids)] = ids
+            arrays["caption_codes"][k, c] = encode_pattern(pattern)
+        arrays["question_family"][k] = -1
+        asked = questions(scene, scene_rng(SEED, split, k, 2))
+        chosen = scene_rng(SEED, split, k, 4).permutation(len(asked))[:QUESTIONS_PER_SCENE]
+        for q, (question, answer, family) in enumerate(asked[int(n)] for n in chosen):
+            ids, at = _answered(encode, question, question_with_answer(question, answer), QUESTION_CONTEXT)
+            arrays["question_ids"][k, q, : len(ids)] = ids
+            arrays["question_answer_at"][k, q] = at
+            arrays["question_family"][k, q] = FAMILIES.index(family)
+    for array in arrays.values():
+        array.flush()
+    return start
+
+
+def patch_labels(masks: np.ndarray, patch: int = PATCH) -> np.ndarray:
+    """The object that covers most of each patch: uint8 N×S/patch×S/patch, 255 where less than 35 % is covered."""
+    n, size, _ = masks.shape
+    grid = size // patch
+    blocks = masks.reshape(n, grid, patch, grid, patch)
+    share = np.stack([(blocks == k).mean((2, 4)) for k in range(MAX_OBJECTS)], -1)
+    return np.where(share.max(-1) >= _COVERED, share.argmax(-1), NO_OBJECT).astype(np.uint8)
+
+
+def _build_nlvr(folder: Path, tokenizer_file: Path, split: str, objects: np.ndarray) -> None:
+    encode = _encoder(tokenizer_file)
+    found = items(objects, len(objects), scene_rng(SEED, split, 0, 3)) if len(objects) >= 32 else []
+    ids = np.zeros((len(found), CONTEXT), np.uint16)
+    at = np.zeros(len(found), np.int16)
+    for m, item in enumerate(found):
+        row, at[m] = _answered(encode, item.text, statement_with_truth(item.text, item.truth), CONTEXT)
+        ids[m, : len(row)] = row
+    temporary = folder / "nlvr.tmp.npz"
+    np.savez(
+        temporary,
+        nlvr_left=np.array([i.left for i in found], np.int32),
+        nlvr_right=np.array([i.right for i in found], np.int32),
+        nlvr_ids=ids,
+        nlvr_answer_at=at,
+        nlvr_truth=np.array([i.truth for i in found], bool),
+    )
+    os.replace(temporary, folder / "nlvr.npz")

@@ -1,0 +1,211 @@
+"""Tabletop as a dataset: every split by name, the first 1,000 test scenes from the package, the rest rendered once.
+
+Scene `k` of a split depends on (seed, split, k) alone; rendered chunks are cached and may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from cmai_core.data.pair import Pair, Question, TwoImageStatement
+from cmai_core.data.tabletop.captions import captions
+from cmai_core.data.tabletop.language import StatementError, parse
+from cmai_core.data.tabletop.nlvr import items
+from cmai_core.data.tabletop.questions import questions
+from cmai_core.data.tabletop.sampling import sample_scene, scene_rng
+from cmai_core.data.tabletop.scene import COLOURS, SHAPES, Scene
+from cmai_core.data.tabletop.statements import encode_scenes, truth_matrix
+from cmai_core.errors import DataError
+from cmai_core.paths import assets_dir, cache_dir
+
+IMAGE_SIZE = 128
+SEED = 0
+CAPTIONS_PER_SCENE = 6
+SPLIT_SIZES = {"train": 64_000, "validation": 2_000, "test": 4_000, "holdout": 2_000}
+SHIFTS = ("light", "table", "viewpoint", "style", "corruption")
+SPLITS = (*SPLIT_SIZES, *(f"test-{kind}" for kind in SHIFTS))
+CLASSES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
+STORED = 1_000
+CHUNK = 250
+_KEPT_CHUNKS = 24
+
+
+@lru_cache(maxsize=4096)
+def scene_of(split: str, index: int) -> Scene:
+    """Scene `index` of a base split (shifted splits share the test split's scenes)."""
+    return sample_scene(scene_rng(SEED, split, index), split)
+
+
+def captions_of(split: str, index: int) -> list[str]:
+    """The scene's captions; the first is the one that stands for it in galleries."""
+    return [text for text, _ in captions(scene_of(split, index), scene_rng(SEED, split, index, 1), CAPTIONS_PER_SCENE)]
+
+
+def questions_of(split: str, index: int) -> list[tuple[str, str, str]]:
+    """(question, answer, family) triples of the scene."""
+    return questions(scene_of(split, index), scene_rng(SEED, split, index, 2))
+
+
+def stored_file() -> Path:
+    """The bundled part of the test split."""
+    return assets_dir() / "tabletop" / "test.parquet"
+
+
+class Tabletop:
+    """One split of Tabletop (see `PairDataset`).
+
+    Args:
+        split: one of SPLITS.
+        limit: keep only the first `limit` scenes.
+
+    Raises:
+        DataError: unknown split or a limit that is not positive.
+    """
+
+    name = "tabletop"
+    classes = CLASSES
+
+    def __init__(self, split: str = "test", limit: int | None = None):
+        if split not in SPLITS:
+            raise DataError(f"Tabletop has no split {split!r}.", f"Splits: {', '.join(SPLITS)}.")
+        if limit is not None and limit < 1:
+            raise DataError(f"A limit of {limit} leaves no scene.", "Give a positive number.")
+        self.split = split
+        self.base, _, self.shift = split.partition("-")
+        self._length = min(limit or SPLIT_SIZES[self.base], SPLIT_SIZES[self.base])
+        self._chunk = lru_cache(maxsize=_KEPT_CHUNKS)(self._load_chunk)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Pair:
+        if not -self._length <= index < self._length:
+            raise IndexError(f"scene {index} of {self._length}")
+        index %= self._length
+        scene = self.scene(index)
+        single = scene.objects[0] if len(scene.objects) == 1 else None
+        return Pair(
+            id=f"tabletop/{self.split}/{index}",
+            image=self.image(index),
+            captions=tuple(captions_of(self.base, index)),
+            questions=tuple(Question(q, (a,), family) for q, a, family in questions_of(self.base, index)),
+            label=f"{single.colour} {single.shape}" if single else None,
+            scene=scene,
+        )
+
+    def scene(self, index: int) -> Scene:
+        """Ground truth without the picture."""
+        return scene_of(self.base, index)
+
+    def image(self, index: int) -> np.ndarray:
+        """uint8 128×128×3."""
+        if self.split == "test" and index < STORED and stored_file().is_file():
+            return _stored_image(index)
+        return self._chunk(index // CHUNK)[index % CHUNK]
+
+    @cached_property
+    def statements(self) -> Sequence[TwoImageStatement]:
+        """As many balanced two-image statements as there are scenes."""
+        if len(self) < 2:
+            return ()
+        objects, _ = encode_scenes([self.scene(k) for k in range(len(self))])
+        found = items(objects, len(self), scene_rng(SEED, self.base, 0, 3)) if len(self) >= 32 else []
+        return tuple(TwoImageStatement(i.left, i.right, i.text, i.truth, i.family) for i in found)
+
+    def truth(self, captions: Sequence[str], indices: Sequence[int]) -> np.ndarray:
+        """Which caption is true of which scene: bool len(captions)×len(indices); unreadable captions are true of none."""
+        out = np.zeros((len(captions), len(indices)), bool)
+        readable, parsed = [], []
+        for k, text in enumerate(captions):
+            try:
+                parsed.append(parse(text))
+                readable.append(k)
+            except StatementError:
+                continue
+        if parsed:
+            out[readable] = truth_matrix(parsed, [self.scene(int(i)) for i in indices])
+        return out
+
+    def _load_chunk(self, number: int) -> np.ndarray:
+        from cmai_core.data.tabletop.render import RENDERER_VERSION, render
+        from cmai_core.data.tabletop.shifts import render_shifted
+
+        folder = cache_dir() / "tabletop" / f"v{RENDERER_VERSION}" / self.split
+        path = folder / f"{number:05d}.npy"
+        if path.is_file():
+            try:
+                return np.load(path)
+            except (OSError, ValueError, EOFError):  # half-written by a run that was killed: make it again
+                path.unlink(missing_ok=True)
+        stop = min((number + 1) * CHUNK, SPLIT_SIZES[self.base])
+        scenes = [self.scene(k) for k in range(number * CHUNK, stop)]
+        images = render_shifted(scenes, self.shift, SEED + number, IMAGE_SIZE) if self.shift else render(scenes, IMAGE_SIZE)
+        save_atomically(path, images)
+        return images
+
+
+def save_atomically(path: Path, array: np.ndarray) -> None:
+    """Writes a .npy file that is either whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        np.save(file, array)
+    os.replace(temporary, path)
+
+
+@lru_cache(maxsize=1)
+def _stored_table():
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table(stored_file(), columns=["image"])["image"]
+
+
+@lru_cache(maxsize=256)
+def _stored_image(index: int) -> np.ndarray:
+    import io
+
+    from PIL import Image
+
+    with Image.open(io.BytesIO(_stored_table()[index].as_py()), formats=("WEBP",)) as picture:
+        image = np.asarray(picture.convert("RGB"))
+    image.flags.writeable = False
+    return image
+
+
+def write_stored(path: Path | None = None, number: int = STORED) -> Path:
+    """Renders and writes the bundled part of the test split (lossless WebP inside Parquet, with all of its texts)."""
+    import io
+
+    import pyarrow
+    import pyarrow.parquet
+    from PIL import Image
+
+    from cmai_core.data.tabletop.render import render
+
+    path = path or stored_file()
+    rows = []
+    for start in range(0, number, CHUNK):
+        scenes = [scene_of("test", k) for k in range(start, min(start + CHUNK, number))]
+        for k, image in enumerate(render(scenes, IMAGE_SIZE), start):
+            buffer = io.BytesIO()
+            Image.fromarray(image).save(buffer, "WEBP", lossless=True, quality=100, method=6)
+            rows.append(
+                {
+                    "id": f"tabletop/test/{k}",
+                    "image": buffer.getvalue(),
+                    "scene": scene_of("test", k).to_json(),
+                    "captions": captions_of("test", k),
+                    "questions": json.dumps(questions_of("test", k)),
+                }
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), temporary, compression="none")
+    os.replace(temporary, path)
+    return path
