@@ -92,7 +92,7 @@ _NUMBER = {word: k for k, word in enumerate(NUMBERS)} | {str(k): k for k in rang
 
 def vocabulary() -> tuple[str, ...]:
     """Every word that `realise` and the questions can use, sorted."""
-    phrases = [*OPENINGS, *ENDINGS, *(w for words in RELATION_WORDS.values() for w in words), *NUMBERS, *_NOUN]
+    phrases = [*OPENINGS, *ENDINGS, *(w for words in RELATION_WORDS.values() for w in words), *NUMBERS[1:], *_NOUN]
     phrases += [*_ADJECTIVE, *_QUESTION_WORDS.split(), *(str(k) for k in range(9))]
     return tuple(sorted({word for phrase in phrases for word in phrase.split()}))
 
