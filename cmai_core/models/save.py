@@ -1,0 +1,115 @@
+"""Saving a model as an open_clip `local-dir` folder, which open_clip alone can load."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cmai_core.errors import ModelError
+from cmai_core.models.tokenizer import FILES
+from cmai_core.models.wrapper import VisionLanguageModel
+
+CONFIG_FILE = "open_clip_config.json"
+WEIGHTS_FILE = "open_clip_model.safetensors"
+CARD_FILE = "card.json"
+
+
+def save_local_dir(
+    model: VisionLanguageModel, path: str | Path, card: dict[str, Any] | None = None, *, dtype: torch.dtype = torch.float16
+) -> Path:
+    """Write config, weights, tokenizer and card; all of it appears at once, or nothing does.
+
+    Args:
+        model: the model; left as found. It must know its config (models of `new_model` and of `local-dir` folders do).
+        path: the folder; one that holds a model is replaced.
+        card: contents of card.json (None: the model's own). Keys read elsewhere: `name`, `defended`, `domain`,
+            `description`, `training`, `results`.
+        dtype: in which floating-point weights are stored. `load_model` computes in float32 with the stored values.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ModelError: the model's config is unknown, a weight is not finite or not representable, or the folder holds other
+            things than a model.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    if model.config is None:
+        raise ModelError(f"The configuration of {model.spec} is unknown.", "Save models of new_model or of a local folder.")
+    if path.exists() and any(path.iterdir()) and not (path / CONFIG_FILE).is_file():
+        raise ModelError(f"The folder {path} is not empty and holds no model.", "Choose another one.")
+    weights = {name: _stored(name, tensor, dtype) for name, tensor in model.clip.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    try:
+        os.chmod(building, 0o755)
+        _json(building / CONFIG_FILE, model.config)
+        _json(building / CARD_FILE, model.card if card is None else card)
+        save_file(weights, building / WEIGHTS_FILE, metadata={"format": "pt"})
+        _save_tokenizer(model, building)
+        _swap(building, path)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return path
+
+
+def write_card(path: str | Path, card: dict[str, Any]) -> None:
+    """Replace the card of a saved model; the weights, and so its hash, stay."""
+    path = Path(path)
+    if not (path / CONFIG_FILE).is_file():
+        raise ModelError(f"{path} holds no model.")
+    building = path / f".{CARD_FILE}"
+    _json(building, card)
+    os.replace(building, path / CARD_FILE)
+
+
+def _stored(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if not tensor.is_floating_point():
+        return tensor.detach().cpu().contiguous()
+    stored = tensor.detach().cpu().to(dtype).contiguous()
+    if not bool(torch.isfinite(stored).all()):
+        raise ModelError(f"The weight {name} is not finite in {dtype}.", "The training has diverged.")
+    return stored.clone()
+
+
+def _save_tokenizer(model: VisionLanguageModel, folder: Path) -> None:
+    """Bundled vocabulary: copied; another Hugging Face one: saved; open_clip's own BPE: nothing to store."""
+    inner = getattr(model.tokenizer, "tokenizer", None)
+    if inner is None:
+        return
+    source = Path(getattr(inner, "name_or_path", "") or "")
+    if not all((source / name).is_file() for name in FILES):
+        model.tokenizer.save_pretrained(folder)
+        return
+    for name in FILES:
+        shutil.copyfile(source / name, folder / name)
+
+
+def _swap(building: Path, path: Path) -> None:
+    """Put `building` in the place of `path`."""
+    if not path.exists():
+        os.rename(building, path)
+        return
+    old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-old-"))
+    os.rename(path, old / path.name)
+    try:
+        os.rename(building, path)
+    except OSError:
+        os.rename(old / path.name, path)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+

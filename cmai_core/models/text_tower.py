@@ -1,0 +1,164 @@
+"""One forward pass of open_clip's text tower, from ids or from embeddings, over no more positions than needed.
+
+The tower is causal, so padding after the end of a text cannot change what comes before it: the pass is cut after the longest
+text of the batch (captions of 12 tokens cost a quarter of the 48 positions). In CoCa the class token stands last, at
+position `context_length`, whatever the text's length, and open_clip masks its keys shifted by one ("legacy" mask: position k
+is seen when token k-1 is not padding, so the class token sees the first padding position and not itself). Both are kept, so
+the result equals open_clip's own `model.text(ids)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cmai_core.errors import ModelError
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """What one pass over T texts gives.
+
+    Attributes:
+        embedding: T×D, unit length, the shared space.
+        pooled: T×D, the same before normalisation.
+        states: T×L'×W token states (what CoCa's decoder reads), L' the trimmed length; None where the tower has none.
+    """
+
+    embedding: torch.Tensor
+    pooled: torch.Tensor
+    states: torch.Tensor | None
+
+
+def text_parts(clip: nn.Module) -> Any | None:
+    """The text tower of an open_clip model as an object with `TextTransformer`'s attributes; None for foreign encoders."""
+    from open_clip.transformer import TextTransformer
+
+    tower = getattr(clip, "text", None)
+    if isinstance(tower, TextTransformer):
+        return tower
+    if tower is None and hasattr(clip, "token_embedding"):
+        return SimpleNamespace(
+            token_embedding=clip.token_embedding,
+            positional_embedding=clip.positional_embedding,
+            transformer=clip.transformer,
+            ln_final=clip.ln_final,
+            text_projection=clip.text_projection,
+            attn_mask=clip.attn_mask,
+            pool_type=clip.text_pool_type,
+            eos_id=clip.text_eos_id,
+            context_length=clip.context_length,
+            vocab_size=clip.vocab_size,
+            heads=clip.transformer.resblocks[0].attn.num_heads,
+            pad_id=0,
+            cls_emb=None,
+            use_pad_mask=False,
+            correct_cls_mask=False,
+        )
+    return None
+
+
+def embed(tower: Any, x: torch.Tensor) -> torch.Tensor:
+    """Token embeddings T×L×W of ids (int64 T×L) or of distributions over tokens (float T×L×V; differentiable)."""
+    if x.is_floating_point():
+        weight = tower.token_embedding.weight
+        return x.to(weight.dtype) @ weight
+    return tower.token_embedding(x)
+
+
+def _lengths_end(ids: torch.Tensor, pad_id: int) -> int:
+    """One past the last position that is not padding in any text (at least 1)."""
+    used = (ids != pad_id).any(dim=0).nonzero()
+    return int(used[-1]) + 1 if len(used) else 1
+
+
+def _fit(ids: torch.Tensor, x: torch.Tensor, length: int, tower: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cut or pad ids (T×L) and embeddings (T×L×W) to `length` positions."""
+    missing = length - ids.shape[1]
+    if missing <= 0:
+        return ids[:, :length], x[:, :length]
+    ids = F.pad(ids, (0, missing), value=tower.pad_id)
+    filler = tower.token_embedding.weight[tower.pad_id].expand(len(x), missing, -1)
+    return ids, torch.cat([x, filler.to(x.dtype)], dim=1)
+
+
+def _additive(allowed: torch.Tensor, heads: int, dtype: torch.dtype) -> torch.Tensor:
+    """Boolean T×Q×K (True = may look) → additive mask (T·heads)×Q×K as `nn.MultiheadAttention` wants it."""
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, float("-inf"))
+    return mask.repeat_interleave(heads, dim=0)
+
+
+def _key_validity(ids: torch.Tensor, tower: Any) -> torch.Tensor:
+    """Which token positions may be looked at, T×L, under open_clip's class-token mask (see the module's docstring)."""
+    valid = ids != tower.pad_id
+    if tower.correct_cls_mask:
+        return valid
+    return torch.cat([valid.new_ones(len(ids), 1), valid[:, :-1]], dim=1)
+
+
+def _causal(length: int, device: torch.device) -> torch.Tensor:
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
+
+
+def _project(tower: Any, pooled: torch.Tensor) -> torch.Tensor:
+    if tower.text_projection is None:
+        return pooled
+    if isinstance(tower.text_projection, nn.Linear):
+        return tower.text_projection(pooled)
+    return pooled @ tower.text_projection
+
+
+def forward_coca(tower: Any, ids: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A text tower with a class token: (pooled T×D, states T×L'×W). `x` are token embeddings, `ids` say what is padding."""
+    full = tower.context_length
+    length = min(full, _lengths_end(ids, tower.pad_id) + 1)
+    ids, x = _fit(ids, x, length, tower)
+    keys = _key_validity(ids, tower)
+    count = len(ids)
+    if tower.correct_cls_mask:
+        own = keys.new_ones(count, 1)
+    else:
+        own = (ids[:, -1:] != tower.pad_id) if length == full else keys.new_zeros(count, 1)
+    allowed = torch.zeros(count, length + 1, length + 1, dtype=torch.bool, device=x.device)
+    allowed[:, :length, :length] = _causal(length, x.device) & keys.unsqueeze(1)
+    allowed[:, length, :length] = keys
+    allowed[:, length, length:] = own
+    positions = tower.positional_embedding
+    tokens = x + positions[:length]
+    cls = (tower.cls_emb + positions[full]).expand(count, 1, -1)
+    out = tower.transformer(torch.cat([tokens, cls], dim=1), attn_mask=_additive(allowed, tower.heads, x.dtype))
+    return _project(tower, tower.ln_final(out[:, -1])), out[:, :length]
+
+
+def forward_plain(tower: Any, ids: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A text tower without a class token (CLIP): (pooled T×D, states T×L'×W after the final norm)."""
+    from open_clip.transformer import text_global_pool
+
+    causal = tower.attn_mask is not None
+    trims = causal and tower.pool_type in ("argmax", "eos", "first")
+    length = _lengths_end(ids, tower.pad_id) if trims else tower.context_length
+    ids, x = _fit(ids, x, length, tower)
+    mask = tower.attn_mask[:length, :length] if causal else None
+    if tower.use_pad_mask:
+        allowed = (ids != tower.pad_id).unsqueeze(1).expand(-1, length, -1)
+        mask = _additive(allowed, tower.heads, x.dtype)
+    out = tower.ln_final(tower.transformer(x + tower.positional_embedding[:length], attn_mask=mask))
+    pooled = text_global_pool(out, ids, pool_type=tower.pool_type, eos_token_id=tower.eos_id)
+    return _project(tower, pooled), out
+
+
+def forward_states(tower: Any, ids: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Token states T×L'×W for exactly the given L' positions, without the class token; exact where ids are not padding."""
+    length = ids.shape[1]
+    if tower.cls_emb is None:
+        if tower.attn_mask is None:
+            raise ModelError("This text tower is not causal, so it has no states of trimmed texts.")
+        out = tower.transformer(x + tower.positional_embedding[:length], attn_mask=tower.attn_mask[:length, :length])
+        return tower.ln_final(out)
+    allowed = _causal(length, x.device) & _key_validity(ids, tower).unsqueeze(1)
+    return tower.transformer(x + tower.positional_embedding[:length], attn_mask=_additive(allowed, tower.heads, x.dtype))

@@ -1,0 +1,445 @@
+"""`VisionLanguageModel`: a thin wrapper that gives every open_clip model the same face.
+
+Pixels go in as people see them, in [0, 1]; mean and standard deviation are applied inside. Nothing here changes the model: no
+mode, no flag, no `requires_grad` is touched, so two threads may use one wrapper at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cmai_core.errors import DataError, ModelError, OptionError
+from cmai_core.models import text_tower
+from cmai_core.models.generation import generate_ids
+from cmai_core.models.preprocess import preprocess
+from cmai_core.models.text_tower import TextFeatures
+
+_IMAGE_CODE = 0.5
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What one pass over N images gives; every task reads from it.
+
+    Attributes:
+        embedding: N×D, unit length, the shared space.
+        pooled: N×D, the same before normalisation.
+        tokens: N×P×W patch tokens (what a decoder looks at), None where the image tower has none to give.
+    """
+
+    embedding: torch.Tensor
+    pooled: torch.Tensor
+    tokens: torch.Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.embedding)
+
+    def __getitem__(self, index: Any) -> ImageFeatures:
+        """Rows by slice, mask or index tensor."""
+        tokens = None if self.tokens is None else self.tokens[index]
+        return ImageFeatures(self.embedding[index], self.pooled[index], tokens)
+
+    def detach(self) -> ImageFeatures:
+        tokens = None if self.tokens is None else self.tokens.detach()
+        return ImageFeatures(self.embedding.detach(), self.pooled.detach(), tokens)
+
+
+class VisionLanguageModel:
+    """An open_clip model with its tokenizer, preprocessing and card.
+
+    Args:
+        clip: `open_clip` CoCa, CustomTextCLIP or CLIP, with `visual.preprocess_cfg` set (open_clip's factory sets it).
+        tokenizer: open_clip's tokenizer of that model.
+        spec: how to load it again (`load_model(spec)`).
+        name: short name for people; the spec where not given.
+        card: contents of the model's card.json, if it has one.
+        config: contents of its open_clip_config.json, if known; needed to save it.
+        weights_file: where the weights were read from; its SHA-256 is the model's hash.
+    """
+
+    def __init__(
+        self,
+        clip: nn.Module,
+        tokenizer: Any,
+        *,
+        spec: str,
+        name: str | None = None,
+        card: dict[str, Any] | None = None,
+        config: dict[str, Any] | None = None,
+        weights_file: str | Path | None = None,
+    ):
+        self.clip = clip
+        self.tokenizer = tokenizer
+        self.spec = spec
+        self.name = name or spec
+        self.card = dict(card or {})
+        self.config = config
+        self._weights_file = Path(weights_file) if weights_file else None
+        self._file_hash: str | None = None
+        cfg = clip.visual.preprocess_cfg
+        size = cfg["size"]
+        self.image_size = int(size if isinstance(size, int) else size[0])
+        self._mean = torch.tensor(cfg["mean"], dtype=torch.float32).view(3, 1, 1)
+        self._std = torch.tensor(cfg["std"], dtype=torch.float32).view(3, 1, 1)
+        self._resize = {
+            "interpolation": cfg.get("interpolation") or "bicubic",
+            "resize_mode": cfg.get("resize_mode") or "shortest",
+            "fill": int(cfg.get("fill_color") or 0),
+        }
+
+    def __repr__(self) -> str:
+        return f"VisionLanguageModel({self.spec!r}, device={str(self.device)!r})"
+
+    # What it is
+
+    @property
+    def device(self) -> torch.device:
+        return self.clip.logit_scale.device
+
+    def to(self, device: str | torch.device) -> VisionLanguageModel:
+        """Move the model; returns itself."""
+        self.clip.to(device)
+        return self
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether it can fuse image and text token by token (CoCa), and so answer questions and write captions."""
+        return getattr(self.clip, "text_decoder", None) is not None
+
+    @property
+    def defended(self) -> bool:
+        return bool(self.card.get("defended", False))
+
+    @property
+    def domain(self) -> str:
+        """What its training images look like: "tabletop" or "photographs"."""
+        return str(self.card.get("domain", "photographs"))
+
+    @property
+    def context_length(self) -> int:
+        return int(getattr(self.clip, "context_length", None) or self.clip.text.context_length)
+
+    @property
+    def embed_dim(self) -> int:
+        return int(self.clip.visual.output_dim) if hasattr(self.clip.visual, "output_dim") else self._probe_embed_dim()
+
+    @property
+    def vocabulary_size(self) -> int:
+        return int(self._tower().token_embedding.num_embeddings)
+
+    @property
+    def logit_scale(self) -> torch.Tensor:
+        """Inverse temperature of the contrastive logits, already exponentiated (a scalar tensor)."""
+        return self.clip.logit_scale.exp()
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 (hex) of the weights: of the file they came from, else of the state dict's names and bytes."""
+        if self._weights_file is not None:
+            if self._file_hash is None:
+                with self._weights_file.open("rb") as file:
+                    self._file_hash = hashlib.file_digest(file, "sha256").hexdigest()
+            return self._file_hash
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.clip.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def token_ids(self) -> tuple[int, int, int]:
+        """(pad, bos, eos) of the vocabulary."""
+        inner = getattr(self.tokenizer, "tokenizer", None)
+        if inner is not None:
+            bos = inner.bos_token_id if inner.bos_token_id is not None else inner.cls_token_id
+            eos = inner.eos_token_id if inner.eos_token_id is not None else inner.sep_token_id
+            return int(inner.pad_token_id), int(bos), int(eos)
+        return 0, int(self.tokenizer.sot_token_id), int(self.tokenizer.eot_token_id)
+
+    # Images
+
+    def preprocess(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        """uint8 H×W×3 images of any sizes → float32 N×3×S×S in [0, 1] on the model's device; see `preprocess.preprocess`."""
+        return preprocess(images, self.image_size, **self._resize).to(self.device)
+
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels in [0, 1] → what the image tower reads."""
+        if pixels.ndim != 4 or pixels.shape[1:] != (3, self.image_size, self.image_size):
+            raise DataError(
+                f"Pixels have the shape {tuple(pixels.shape)}, {self.name} reads N×3×{self.image_size}×{self.image_size}.",
+                "Use model.preprocess.",
+            )
+        return (pixels - self._mean.to(pixels.device)) / self._std.to(pixels.device)
+
+    def image_features(self, pixels: torch.Tensor) -> ImageFeatures:
+        """One pass of the image tower, differentiable in `pixels`.
+
+        Args:
+            pixels: float N×3×S×S in [0, 1].
+
+        Raises:
+            DataError: another shape.
+        """
+        visual, x = self.clip.visual, self.normalise(pixels)
+        if self._own_vit():
+            pooled, tokens = visual._pool(visual.transformer(visual._embeds(x)))
+            if visual.proj is not None:
+                pooled = pooled @ visual.proj
+        else:
+            out = visual(x)
+            pooled, tokens = out if isinstance(out, tuple) else (out, None)
+        return ImageFeatures(F.normalize(pooled, dim=-1), pooled, tokens)
+
+    def encode_image(self, pixels: torch.Tensor, normalize: bool = True) -> torch.Tensor:
+        """Image embeddings N×D."""
+        features = self.image_features(pixels)
+        return features.embedding if normalize else features.pooled
+
+    # Texts
+
+    def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
+        """Token ids, int64 T×context_length on the model's device, padded at the end; longer texts are cut.
+
+        Raises:
+            DataError: not a sequence of strings.
+        """
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise DataError("Texts must be a sequence of strings.", "Wrap a single text in a list.")
+        if not len(texts):
+            return torch.zeros(0, self.context_length, dtype=torch.long, device=self.device)
+        return self.tokenizer(list(texts), context_length=self.context_length).to(self.device)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Ids → text; padding, start and end tokens are left out."""
+        special = set(self.token_ids())
+        inner = getattr(self.tokenizer, "tokenizer", None)
+        if inner is not None:
+            return inner.decode([i for i in ids if i not in special]).strip()
+        start_end = set(self.token_ids()[1:])
+        return self.tokenizer.decode([i for i in ids if i not in start_end]).strip()
+
+    def text_features(self, x: Sequence[str] | torch.Tensor, pad_mask: torch.Tensor | None = None) -> TextFeatures:
+        """One pass of the text tower: embedding and token states together.
+
+        Args:
+            x: strings; or ids, int64 T×L; or distributions over tokens, float T×L×V (differentiable: the embedding of a
+                position is the mean of the token embeddings under its distribution). L ≤ context_length; a shorter L is
+                the same as padding.
+            pad_mask: bool T×L, True where a position of a distribution is padding. None: where its most likely token is.
+
+        Raises:
+            DataError: another type, shape or length.
+            ModelError: distributions given to a text tower that is not open_clip's own.
+        """
+        ids = self._as_ids(x, pad_mask)
+        tower = text_tower.text_parts(self.clip)
+        if tower is None:
+            if isinstance(x, torch.Tensor) and x.is_floating_point():
+                raise ModelError(f"{self.name} has a foreign text tower, which takes no distributions over tokens.")
+            out = self.clip.text(ids)
+            pooled, states = out if isinstance(out, tuple) else (out, None)
+        else:
+            embedded = text_tower.embed(tower, x if self._is_soft(x) else ids)
+            forward = text_tower.forward_plain if tower.cls_emb is None else text_tower.forward_coca
+            pooled, states = forward(tower, ids, embedded)
+        return TextFeatures(F.normalize(pooled, dim=-1), pooled, states)
+
+    def encode_text(
+        self, x: Sequence[str] | torch.Tensor, normalize: bool = True, pad_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Text embeddings T×D; arguments as for `text_features`."""
+        features = self.text_features(x, pad_mask)
+        return features.embedding if normalize else features.pooled
+
+    def text_states(self, ids: torch.Tensor, pad_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Token states T×L'×W of the causal text tower, without the class token: what the decoder reads.
+
+        Args:
+            ids: int64 T×L' or distributions, float T×L'×V; L' may be trimmed. Exact at positions that are not padding.
+            pad_mask: as for `text_features`.
+        """
+        hard = self._as_ids(ids, pad_mask)
+        tower = self._tower()
+        return text_tower.forward_states(tower, hard, text_tower.embed(tower, ids if self._is_soft(ids) else hard))
+
+    def trim(self, ids: torch.Tensor) -> torch.Tensor:
+        """Drop the columns that are padding in every text."""
+        return ids[:, : text_tower._lengths_end(ids, self.token_ids()[0])]
+
+    # Image and text together
+
+    def consistency(
+        self,
+        pixels: torch.Tensor | ImageFeatures,
+        texts: Sequence[str] | torch.Tensor,
+        image_of_text: Sequence[int] | torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The consistency score S_c = cos(E_v(x_v), E_t(x_t)) of each text with its image, T values in [-1, 1].
+
+        Args:
+            pixels: N×3×S×S in [0, 1], or features already computed.
+            texts: T texts, ids, distributions, or embeddings T×D already normalised (2-D float).
+            image_of_text: T row numbers; None pairs row by row (one image goes with every text, one text with every image).
+        """
+        images = pixels if isinstance(pixels, ImageFeatures) else self.image_features(pixels)
+        is_embedding = isinstance(texts, torch.Tensor) and texts.is_floating_point() and texts.ndim == 2
+        embedded = texts if is_embedding else self.encode_text(texts)
+        return (self._rows(images.embedding, len(embedded), image_of_text) * embedded).sum(dim=-1)
+
+    def fusion_logits(
+        self,
+        tokens: torch.Tensor,
+        ids: torch.Tensor,
+        image_of_text: Sequence[int] | torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The decoder's logits T×L'×V, teacher-forced: position t predicts token t+1.
+
+        Args:
+            tokens: image tokens N×P×W.
+            ids: int64 T×L', or token states T×L'×W from `text_states` (compute them once where the text stays the same).
+            image_of_text: T row numbers into `tokens`; None pairs row by row (a single image goes with every text).
+
+        Raises:
+            ModelError: the model has no decoder.
+        """
+        self._need_decoder()
+        states = ids if ids.is_floating_point() else self.text_states(ids)
+        return self.clip.text_decoder(self._rows(tokens, len(states), image_of_text), states)
+
+    def two_image_tokens(self, tokens_left: torch.Tensor, tokens_right: torch.Tensor) -> torch.Tensor:
+        """Tokens of two images as the decoder reads them together: N×2P×W.
+
+        A fixed code (+0.5 on even, -0.5 on odd channels for the left image, the opposite for the right) tells them apart.
+        It has no parameters, so any CoCa can be trained to use it.
+        """
+        self._need_decoder()
+        code = torch.full((tokens_left.shape[-1],), _IMAGE_CODE, device=tokens_left.device, dtype=tokens_left.dtype)
+        code[1::2] = -_IMAGE_CODE
+        return torch.cat([tokens_left + code, tokens_right - code], dim=1)
+
+    def generate(
+        self,
+        pixels: torch.Tensor | ImageFeatures,
+        prompt: str | Sequence[str] = "",
+        max_tokens: int = 44,
+        beam: int = 1,
+    ) -> list[str]:
+        """Write a text about each image; no gradient.
+
+        Args:
+            pixels: N×3×S×S in [0, 1], or features already computed.
+            prompt: what the text begins with, one for all or one an image; not repeated in the result.
+            max_tokens: most tokens to add, the end token included.
+            beam: hypotheses of the beam search, 1 to 16; 1 is greedy.
+
+        Returns:
+            N texts without special tokens.
+
+        Raises:
+            ModelError: the model has no decoder.
+            OptionError: a number out of range.
+            DataError: the number of prompts is not that of the images, or a prompt fills the context.
+        """
+        self._need_decoder()
+        if not 1 <= beam <= 16 or max_tokens < 1:
+            raise OptionError(f"beam={beam}, max_tokens={max_tokens}.", "beam is 1 to 16, max_tokens at least 1.")
+        with torch.no_grad():
+            images = pixels if isinstance(pixels, ImageFeatures) else self.image_features(pixels)
+            prompts = [prompt] * len(images) if isinstance(prompt, str) else list(prompt)
+            if len(prompts) != len(images):
+                raise DataError(f"{len(prompts)} prompts for {len(images)} images.", "Give one for all or one an image.")
+            if not prompts:
+                return []
+            pad, bos, eos = self.token_ids()
+            ids = self.tokenize(prompts)
+            ends = (ids == eos).int().argmax(dim=1)
+            ids = ids.masked_fill(torch.arange(ids.shape[1], device=ids.device) >= ends.unsqueeze(1), pad)
+            if int(ends.max()) >= self.context_length - 1:
+                raise DataError("The prompt fills the whole context.", f"Use fewer than {self.context_length - 2} tokens.")
+            added = generate_ids(
+                self.fusion_logits,
+                images.tokens,
+                ids[:, : int(ends.max())],
+                ends,
+                context_length=self.context_length,
+                max_tokens=max_tokens,
+                beam=beam,
+                eos_id=eos,
+                pad_id=pad,
+                forbidden=(pad, bos),
+            )
+        return [self.detokenize(row) for row in added]
+
+    # Within
+
+    def _own_vit(self) -> bool:
+        from open_clip.transformer import VisionTransformer
+
+        return isinstance(self.clip.visual, VisionTransformer)
+
+    def _tower(self) -> Any:
+        tower = text_tower.text_parts(self.clip)
+        if tower is None:
+            raise ModelError(f"{self.name} has a foreign text tower, which gives no token states.")
+        return tower
+
+    def _need_decoder(self) -> None:
+        if not self.has_decoder:
+            raise ModelError(
+                f"{self.name} has no multimodal decoder: it cannot answer questions, judge statements or write captions.",
+                "Choose a CoCa model, such as tabletop.",
+            )
+
+    @staticmethod
+    def _is_soft(x: Any) -> bool:
+        return isinstance(x, torch.Tensor) and x.is_floating_point()
+
+    def _as_ids(self, x: Sequence[str] | torch.Tensor, pad_mask: torch.Tensor | None) -> torch.Tensor:
+        """Ids T×L of strings, ids or distributions (there: the most likely token), checked."""
+        if not isinstance(x, torch.Tensor):
+            return self.tokenize(x)
+        soft = x.is_floating_point()
+        if x.ndim != (3 if soft else 2) or x.shape[1] > self.context_length or x.shape[1] < 1:
+            raise DataError(
+                f"Text tensor of the shape {tuple(x.shape)}.",
+                f"Give ids T×L or distributions T×L×V, L from 1 to {self.context_length}.",
+            )
+        if not soft:
+            return x
+        if x.shape[2] != self.vocabulary_size:
+            raise DataError(f"Distributions over {x.shape[2]} tokens, the vocabulary has {self.vocabulary_size}.")
+        ids = x.detach().argmax(dim=-1)
+        if pad_mask is None:
+            return ids
+        pad = self._tower().pad_id
+        ids = torch.where(ids == pad, torch.ones_like(ids), ids)
+        return ids.masked_fill(pad_mask, pad)
+
+    @staticmethod
+    def _rows(
+        x: torch.Tensor, count: int, image_of_text: Sequence[int] | torch.Tensor | None
+    ) -> torch.Tensor:
+        """Rows of `x` for `count` texts."""
+        if image_of_text is not None:
+            index = torch.as_tensor(image_of_text, dtype=torch.long, device=x.device)
+            if len(index) != count:
+                raise DataError(f"{len(index)} image numbers for {count} texts.")
+            return x[index]
+        if len(x) == count or count == 1:
+            return x
+        if len(x) == 1:
+            return x.expand(count, *x.shape[1:])
+        raise DataError(f"{len(x)} images and {count} texts do not pair up.", "Give image_of_text.")
+
+    def _probe_embed_dim(self) -> int:
+        with torch.no_grad():
+            zeros = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
+            return int(self.image_features(zeros).pooled.shape[1])
