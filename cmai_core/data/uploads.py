@@ -1,0 +1,207 @@
+"""The one place where bytes from outside become a picture, and text from outside becomes a caption.
+
+A picture file is a program for its decoder, so everything is checked before and after it runs: only JPEG, PNG and WebP;
+the size in the header before any pixel is decoded (a 10 kB PNG can claim 81 million of them); a full decode, as a
+truncated file passes a mere check of the header. What comes out is plain 8-bit RGB, upright, without metadata.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cmai_core.errors import DataError
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_PIXELS = 16_000_000
+MAX_BYTES = 10 * 1024 * 1024
+MAX_ASPECT = 20
+"""Longest side over shortest: a 1×16,000,000 picture would explode when its short side is resized to a model's input."""
+
+_SAVE_AS = "Save it as JPEG, PNG or WebP and try again."
+_SIGNATURES = (  # what a file that is none of the three most likely is: (offset, bytes, name)
+    (0, b"GIF8", "a GIF"),
+    (0, b"BM", "a BMP"),
+    (0, b"II*\x00", "a TIFF"),
+    (0, b"MM\x00*", "a TIFF"),
+    (0, b"%PDF", "a PDF"),
+    (4, b"ftypavi", "an AVIF picture"),
+    (4, b"ftyphei", "a HEIC picture (an iPhone's format)"),
+    (4, b"ftypmif1", "a HEIC picture (an iPhone's format)"),
+    (0, b"PK\x03\x04", "a ZIP archive"),
+)
+
+
+def decode_image(
+    data: bytes | bytearray | memoryview | Path,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
+    name: str = "",
+) -> np.ndarray:
+    """Decodes a picture safely.
+
+    Upright by its EXIF orientation, the first frame of an animation, transparency composited on white, 16 bits a
+    channel rescaled (not clipped) to 8, all metadata dropped.
+
+    Args:
+        data: the bytes of a JPEG, PNG or WebP file, or the path of one.
+        max_pixels: most pixels (width × height) accepted; read from the header, before decoding.
+        max_bytes: largest file accepted.
+        name: what to call the file in messages; a path names itself.
+
+    Returns:
+        uint8 H×W×3, RGB, contiguous and writable.
+
+    Raises:
+        DataError: the file is missing, empty, too large, of another format, damaged or extremely narrow.
+    """
+    if isinstance(data, Path):
+        name = name or str(data)
+        data = _read(data, max_bytes, name)
+    name = name or "The picture"
+    if len(data) == 0:
+        raise DataError(f"{name} is empty.", "Choose a JPEG, PNG or WebP file with a picture in it.")
+    if len(data) > max_bytes:
+        raise _too_many_bytes(name, len(data), max_bytes)
+
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise DataError(f"{name} is {_describe(bytes(data[:512]))}, not a JPEG, PNG or WebP picture.", _SAVE_AS) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise DataError(f"{name} claims more pixels than the limit of {max_pixels / 1e6:g} million.", _resize(max_pixels)) from None
+    except Exception as error:  # a decoder fed with hostile bytes may raise anything
+        raise _damaged(name, error) from None
+
+    with image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise DataError(
+                f"{name} has {width}×{height} pixels; the limit is {max_pixels / 1e6:g} million.", _resize(max_pixels)
+            )
+        if max(width, height) > MAX_ASPECT * min(width, height):
+            raise DataError(
+                f"{name} has {width}×{height} pixels: one side is more than {MAX_ASPECT} times the other.",
+                "Crop it to a more usual shape.",
+            )
+        try:
+            image.seek(0)
+            image.load()
+            return _to_rgb(_upright(image))
+        except Exception as error:  # as above
+            raise _damaged(name, error) from None
+
+
+def clean_caption(text: str, max_chars: int = 300) -> str:
+    """Makes one line of plain text of what a person typed or a file holds.
+
+    Control characters, invisible marks and marks that reverse the reading direction go, runs of white space become one
+    space, and letters are composed (Unicode NFC).
+
+    Raises:
+        DataError: not text, nothing left, or longer than `max_chars` characters.
+    """
+    if not isinstance(text, str):
+        raise DataError(f"A caption must be text, not {type(text).__name__}.", "Write a sentence that describes the picture.")
+    if len(text) > 20 * max_chars:  # before any work is done on it
+        raise _too_long(len(text), max_chars)
+    kept = "".join(" " if character.isspace() else character for character in text if _visible_or_space(character))
+    cleaned = " ".join(unicodedata.normalize("NFC", kept).split())
+    if not cleaned.strip("\u200c\u200d\ufe0e\ufe0f "):
+        raise DataError("The caption is empty.", "Write a sentence that describes the picture.")
+    if len(cleaned) > max_chars:
+        raise _too_long(len(cleaned), max_chars)
+    return cleaned
+
+
+def sha256_of(array: np.ndarray) -> str:
+    """A key for an array that no other array shares: SHA-256 over its type, shape and bytes (64 hexadecimal digits)."""
+    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _read(path: Path, max_bytes: int, name: str) -> bytes:
+    try:
+        if not path.is_file():
+            raise DataError(f"{name} is not a file.", "Check the path.")
+        with path.open("rb") as stream:
+            data = stream.read(max_bytes + 1)
+            size = path.stat().st_size
+    except (OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{name} cannot be read: {_reason(error)}.", "Check the path and its permissions.") from None
+    if len(data) > max_bytes:
+        raise _too_many_bytes(name, size, max_bytes)
+    return data
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF in a sound picture: leave it as it lies
+        return image
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode == "I" or image.mode.startswith("I;16"):  # 16-bit grey: convert("RGB") would clip at 255
+        deep = np.asarray(image).astype(np.int64)
+        grey = ((np.clip(deep, 0, 65535) * 255 + 32767) // 65535).astype(np.uint8)
+        transparent = image.info.get("transparency")
+        if isinstance(transparent, int):
+            grey[deep == transparent] = 255
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        page = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(page, layer)
+    return np.array(image.convert("RGB"))
+
+
+def _visible_or_space(character: str) -> bool:
+    if character.isspace() or character in "\u200c\u200d":  # joiners shape letters in several scripts, and emoji
+        return True
+    return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn")
+
+
+def _describe(head: bytes) -> str:
+    for offset, signature, description in _SIGNATURES:
+        if head[offset:].startswith(signature):
+            return description
+    if b"<svg" in head.lower():
+        return "an SVG drawing"
+    if b"<html" in head.lower() or b"<!doctype" in head.lower():
+        return "a web page"
+    return "of an unknown format"
+
+
+def _resize(max_pixels: int) -> str:
+    return f"Make it smaller (for example {int(max_pixels**0.5):,}×{int(max_pixels**0.5):,}) and try again."
+
+
+def _damaged(name: str, error: Exception) -> DataError:
+    return DataError(f"{name} is damaged or cut off: {_reason(error)}.", "Open it in an image program, save it anew and try again.")
+
+
+def _too_many_bytes(name: str, size: int, limit: int) -> DataError:
+    mega = 1024 * 1024
+    return DataError(
+        f"{name} has {size / mega:.1f} MB; the limit is {limit / mega:g} MB.", "Make it smaller, or save it as JPEG."
+    )
+
+
+def _too_long(length: int, limit: int) -> DataError:
+    return DataError(f"The caption has {length:,} characters; the limit is {limit}.", "Shorten it to a sentence or two.")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return (str(error) or type(error).__name__).rstrip(".")
