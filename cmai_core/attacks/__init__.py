@@ -1,0 +1,31 @@
+"""Attacks: threat model × objective × search.
+
+from cmai_core.attacks import Consistency, pgd
+result = pgd(-Consistency(), epsilon=4 / 255, steps=20)(model, batch, seed=0)
+"""
+
+from cmai_core.attacks.attack import Attack
+from cmai_core.attacks.gradient import GradientSearch
+from cmai_core.attacks.objectives import Consistency, Objective, TaskObjective
+from cmai_core.attacks.presets import fgsm, pgd, task_pgd
+from cmai_core.attacks.result import AttackResult, Rate
+from cmai_core.attacks.success import Criterion, Flagged, Raised, Untargeted
+from cmai_core.attacks.threat import ThreatModel
+
+__all__ = [
+    "Attack",
+    "AttackResult",
+    "Consistency",
+    "Criterion",
+    "Flagged",
+    "GradientSearch",
+    "Objective",
+    "Raised",
+    "Rate",
+    "TaskObjective",
+    "ThreatModel",
+    "Untargeted",
+    "fgsm",
+    "pgd",
+    "task_pgd",
+]

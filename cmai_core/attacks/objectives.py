@@ -1,0 +1,270 @@
+"""Objectives: what the attacker raises, one number per sample, differentiable in the pixels.
+
+Objectives add, subtract, negate and scale: `alpha * TaskObjective(task) - beta * Consistency()` is the inner problem of
+MBAT. An objective is first bound to a model and a batch (texts are encoded there, once and without gradients); the bound one
+is called at every step with the pixels and their features.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from cmai_core.attacks.features import take_rows
+from cmai_core.attacks.options import number
+from cmai_core.data.pair import Batch
+from cmai_core.errors import OptionError
+
+
+class Objective(ABC):
+    """A per-sample score that an attack raises."""
+
+    @abstractmethod
+    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
+        """This objective made ready for one model and one batch: all that does not depend on pixels is computed here.
+
+        `shared` is a memo for one attack: what two of its parts both need (a prepared task, encoded texts) is made
+        once.
+        """
+
+    @abstractmethod
+    def select(self, rows: torch.Tensor) -> Objective:
+        """The bound objective of some rows of the batch (int64 indices), in their order."""
+
+    @abstractmethod
+    def __call__(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
+        """Values of the bound objective, length N, for pixels N×3×H×W and `features = model.image_features(pixels)`."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """A short formula for reports, such as "1*task:retrieval - 0.5*consistency"."""
+
+    def __add__(self, other: Objective) -> Objective:
+        return Weighted(_terms(self) + _terms(other)) if isinstance(other, Objective) else NotImplemented
+
+    def __sub__(self, other: Objective) -> Objective:
+        return self + (-other) if isinstance(other, Objective) else NotImplemented
+
+    def __neg__(self) -> Objective:
+        return self * -1.0
+
+    def __mul__(self, weight: float) -> Objective:
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+            return NotImplemented
+        number("weight", abs(weight), 0.0)
+        return Weighted(tuple((weight * w, objective) for w, objective in _terms(self)))
+
+    __rmul__ = __mul__
+
+
+def _terms(objective: Objective) -> tuple[tuple[float, Objective], ...]:
+    return objective.terms if isinstance(objective, Weighted) else ((1.0, objective),)
+
+
+@dataclass(frozen=True)
+class Weighted(Objective):
+    """A weighted sum of objectives. Terms of weight 0 are not computed."""
+
+    terms: tuple[tuple[float, Objective], ...]
+
+    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
+        kept = tuple((w, o.bind(model, batch, shared)) for w, o in self.terms if w != 0)
+        if not kept:
+            raise OptionError("Every weight of the objective is 0.", "At least one part needs a weight.")
+        return Weighted(kept)
+
+    def select(self, rows: torch.Tensor) -> Objective:
+        return Weighted(tuple((w, o.select(rows)) for w, o in self.terms))
+
+    def __call__(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
+        total = None
+        for weight, objective in self.terms:
+            value = objective(model, pixels, features)
+            value = value if weight == 1 else weight * value
+            total = value if total is None else total + value
+        return total
+
+    def describe(self) -> str:
+        text = ""
+        for weight, objective in self.terms:
+            sign = ("-" if weight < 0 else "") if not text else (" - " if weight < 0 else " + ")
+            factor = "" if abs(weight) == 1 else f"{abs(weight):g}*"
+            text += f"{sign}{factor}{objective.describe()}"
+        return text
+
+
+@dataclass(frozen=True)
+class TaskObjective(Objective):
+    """The task's loss: larger is worse for the model, so raising it is an untargeted attack on the task.
+
+    Attributes:
+        task: any object with the interface of `cmai_core.tasks` tasks.
+        prepared: `task.prepare(...)` of the batch's pairs in the batch's order; prepared at binding when None.
+        dataset: handed to `task.prepare` (galleries and classes come from it).
+    """
+
+    task: Any
+    prepared: Any = None
+    dataset: Any = None
+
+    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
+        prepared = prepare_task(self.task, self.prepared, model, batch, self.dataset, shared)
+        return _BoundTask(self.task, TaskRows(self.task, prepared, len(batch.ids)))
+
+    def select(self, rows: torch.Tensor) -> Objective:
+        raise OptionError("The task objective is not bound to a batch.", "Call bind(model, batch) first.")
+
+    __call__ = select
+
+    def describe(self) -> str:
+        return f"task:{self.task.name}"
+
+
+@dataclass(frozen=True)
+class _BoundTask(Objective):
+    task: Any
+    rows: TaskRows
+
+    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
+        return self
+
+    def select(self, rows: torch.Tensor) -> Objective:
+        return _BoundTask(self.task, self.rows.select(rows))
+
+    def __call__(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
+        return self.rows.apply(lambda f, prepared: self.task.loss(model, f, prepared), features)
+
+    def describe(self) -> str:
+        return f"task:{self.task.name}"
+
+
+def prepare_task(task: Any, prepared: Any, model: Any, batch: Batch, dataset: Any, shared: dict | None = None) -> Any:
+    """`prepared` itself, or the task prepared on the batch's pairs without gradients (once for each memo `shared`)."""
+    if prepared is not None:
+        return prepared
+    shared = {} if shared is None else shared
+    key = ("task", id(task), id(dataset))
+    if key in shared:
+        return shared[key]
+    if len(batch.pairs) != len(batch.ids):
+        raise OptionError(
+            f"Task {task.name} needs the batch's pairs: {len(batch.pairs)} for {len(batch.ids)} images.",
+            "Give Batch(pairs=…), or prepare the task beforehand.",
+        )
+    with torch.no_grad():
+        shared[key] = task.prepare(model, list(batch.pairs), dataset)
+    return shared[key]
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """A prepared task seen through some rows of its batch.
+
+    What a task prepares may have a method `select(rows)`; then only these rows are computed. Where it has none, the
+    features are laid out in the full batch's order (absent rows hold a copy of a present one) and the rows wanted are
+    taken from the answer: more work, the same values, since every task scores its samples one by one.
+    """
+
+    task: Any
+    prepared: Any
+    total: int
+    rows: torch.Tensor | None = None
+
+    def select(self, rows: torch.Tensor) -> TaskRows:
+        if hasattr(self.prepared, "select"):
+            return TaskRows(self.task, self.prepared.select(rows), len(rows))
+        kept = rows if self.rows is None else self.rows[rows]
+        return TaskRows(self.task, self.prepared, self.total, kept)
+
+    def expand(self, features: Any) -> Any:
+        """Features in the order in which the task was prepared."""
+        if self.rows is None:
+            return features
+        source = torch.zeros(self.total, dtype=torch.int64, device=self.rows.device)
+        source[self.rows] = torch.arange(len(self.rows), device=self.rows.device)
+        return take_rows(features, source)
+
+    def apply(self, function: Any, features: Any) -> torch.Tensor:
+        values = function(self.expand(features), self.prepared)
+        if values.shape != (self.total,):
+            raise OptionError(
+                f"Task {self.task.name} scored {tuple(values.shape)} for {self.total} samples.",
+                "An objective is one number per sample.",
+            )
+        return values if self.rows is None else values[self.rows.to(values.device)]
+
+
+@dataclass(frozen=True)
+class Consistency(Objective):
+    """S_c, the cosine of image and text embedding (identity heads), in [−1, 1].
+
+    Raising `-Consistency()` makes a true pair look inconsistent; raising `Consistency()` makes a false caption
+    look consistent. With several texts for an image, their mean.
+
+    Attributes:
+        texts: strings, or int64 token ids T×L; the batch's texts when None.
+        image_of_text: T row indices; one text per image, in order, when None.
+    """
+
+    texts: Sequence[str] | torch.Tensor | None = None
+    image_of_text: Sequence[int] | None = None
+
+    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
+        own = self.texts is not None
+        texts = self.texts if own else batch.texts
+        owners = self.image_of_text if own else batch.image_of_text
+        count = len(batch.ids)
+        if owners is None:
+            owners = range(count)
+        owners = torch.as_tensor(list(owners), dtype=torch.int64)
+        texts = texts if isinstance(texts, torch.Tensor) else list(texts)
+        if len(texts) != len(owners):
+            raise OptionError(
+                f"{len(texts)} texts for {len(owners)} images.", "Give image_of_text, or one text per image."
+            )
+        if len(owners) and not (int(owners.min()) >= 0 and int(owners.max()) < count):
+            raise OptionError(f"image_of_text points outside the {count} images.", f"Accepted: 0 to {count - 1}.")
+        per_image = torch.bincount(owners, minlength=count)
+        if bool((per_image == 0).any()):
+            row = int((per_image == 0).nonzero()[0])
+            raise OptionError(f"Image {batch.ids[row]!r} has no text to be consistent with.", "Give at least one each.")
+        shared = {} if shared is None else shared
+        embeddings = None if own else shared.get("texts")
+        if embeddings is None:
+            with torch.no_grad():
+                embeddings = model.encode_text(texts).detach()
+            if not own:
+                shared["texts"] = embeddings
+        # S_c is linear in the text embedding, so the mean over an image's texts is one vector.
+        owners, per_image = owners.to(embeddings.device), per_image.to(embeddings.device)
+        summed = embeddings.new_zeros(count, embeddings.shape[1]).index_add_(0, owners, embeddings)
+        return _BoundConsistency(summed / per_image.unsqueeze(1).to(summed))
+
+    def select(self, rows: torch.Tensor) -> Objective:
+        raise OptionError("The consistency objective is not bound to a batch.", "Call bind(model, batch) first.")
+
+    __call__ = select
+
+    def describe(self) -> str:
+        return "consistency"
+
+
+@dataclass(frozen=True, eq=False)
+class _BoundConsistency(Objective):
+    embeddings: torch.Tensor
+
+    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
+        return self
+
+    def select(self, rows: torch.Tensor) -> Objective:
+        return _BoundConsistency(self.embeddings[rows.to(self.embeddings.device)])
+
+    def __call__(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
+        return (features.embedding * self.embeddings).sum(dim=1)
+
+    def describe(self) -> str:
+        return "consistency"

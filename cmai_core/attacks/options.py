@@ -1,0 +1,58 @@
+"""Options that refuse what they do not know: every check names the accepted values."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from cmai_core.errors import OptionError
+
+T = TypeVar("T")
+
+
+def strict_options(cls: type[T]) -> type[T]:
+    """Class decorator for dataclasses: an unknown keyword raises `OptionError` with the accepted names."""
+    names = [f.name for f in dataclasses.fields(cls) if f.init]
+    plain_init = cls.__init__
+
+    @functools.wraps(plain_init)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        unknown = sorted(set(options) - set(names))
+        if unknown:
+            raise OptionError(
+                f"{cls.__name__} has no option {', '.join(map(repr, unknown))}.", f"Accepted: {', '.join(names)}."
+            )
+        plain_init(self, *args, **options)
+
+    cls.__init__ = __init__
+    return cls
+
+
+def one_of(name: str, value: Any, accepted: Sequence[Any]) -> None:
+    """Raises unless the value is among the accepted ones."""
+    if value not in accepted:
+        raise OptionError(f"{name}={value!r} is not known.", f"Accepted: {', '.join(map(str, accepted))}.")
+
+
+def whole(name: str, value: Any, least: int) -> None:
+    """Raises unless the value is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise OptionError(f"{name}={value!r} is not accepted.", f"Accepted: whole numbers from {least}.")
+
+
+def number(name: str, value: Any, low: float, high: float = math.inf, *, above_low: bool = False) -> None:
+    """Raises unless the value is a finite number in [low, high] (or in (low, high] with `above_low`)."""
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not fits or value > high or value < low or (above_low and value == low):
+        start = f"above {low:g}" if above_low else f"from {low:g}"
+        end = f" to {high:g}" if math.isfinite(high) else ""
+        raise OptionError(f"{name}={value!r} is not accepted.", f"Accepted: numbers {start}{end}.")
+
+
+def flag(name: str, value: Any) -> None:
+    """Raises unless the value is True or False."""
+    if not isinstance(value, bool):
+        raise OptionError(f"{name}={value!r} is not accepted.", "Accepted: True, False.")
