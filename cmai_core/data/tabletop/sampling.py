@@ -32,6 +32,7 @@ HALF_WIDTH, HALF_DEPTH = 2.2, 2.0
 """Objects stand within this part of the table, in the viewer's ground frame."""
 
 _GAP = 0.12
+_PERSPECTIVE = 0.075  # how much narrower the view gets per unit of depth, at the usual camera distance
 _CANDIDATES = 256
 
 
@@ -82,9 +83,14 @@ def _sample_places(rng: np.random.Generator, radii: np.ndarray) -> np.ndarray:
     reach = (radii[:, None] + radii[None, :])[upper]
     while True:
         places = rng.uniform(-half, half, (_CANDIDATES, number, 2))
-        apart = np.abs(places[:, :, None] - places[:, None, :])[:, upper[0], upper[1]]
+        offset = (places[:, :, None] - places[:, None, :])[:, upper[0], upper[1]]
+        apart = np.abs(offset)
         free = np.linalg.norm(apart, axis=-1) > reach + _GAP
-        clear = (apart[..., 0] > 0.55 * reach) | (apart[..., 1] > 1.9 * reach)
+        # Seen from the lowest camera, an object hides what stands up to four of its radii behind it.
+        nearer = np.where(offset[..., 1] < 0, radii[upper[0]], radii[upper[1]])
+        seen = places[..., 0] / (1.0 + _PERSPECTIVE * places[..., 1])
+        aside = np.abs(seen[:, upper[0]] - seen[:, upper[1]])
+        clear = (aside > 0.6 * reach) | (apart[..., 1] > 4.0 * nearer)
         fine = (free & clear & (apart > MIN_SEPARATION).all(-1)).all(-1)
         if fine.any():
             return places[int(np.argmax(fine))]

@@ -20,7 +20,7 @@ SIZES = ("small", "large")
 RELATIONS = ("left of", "right of", "in front of", "behind")
 MAX_OBJECTS = 4
 
-RADIUS = {"small": 0.50, "large": 0.90}
+RADIUS = {"small": 0.58, "large": 0.98}
 """Radius of the footprint of an object, and (but for rings) half its height."""
 
 MIN_SEPARATION = 0.35
