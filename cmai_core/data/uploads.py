@@ -21,8 +21,9 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 16_000_000
 MAX_BYTES = 10 * 1024 * 1024
 MAX_ASPECT = 20
-"""Longest side over shortest: a 1×16,000,000 picture would explode when its short side is resized to a model's input."""
+"""Longest side over shortest: a 1×16,000,000 picture explodes once its short side is resized to a model's input."""
 
+_WRITE = "Write a sentence that describes the picture."
 _SAVE_AS = "Save it as JPEG, PNG or WebP and try again."
 _SIGNATURES = (  # what a file that is none of the three most likely is: (offset, bytes, name)
     (0, b"GIF8", "a GIF"),
@@ -73,9 +74,11 @@ def decode_image(
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise DataError(f"{name} is {_describe(bytes(data[:512]))}, not a JPEG, PNG or WebP picture.", _SAVE_AS) from None
+        what = _describe(bytes(data[:512]))
+        raise DataError(f"{name} is {what}, not a JPEG, PNG or WebP picture.", _SAVE_AS) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise DataError(f"{name} claims more pixels than the limit of {max_pixels / 1e6:g} million.", _resize(max_pixels)) from None
+        claim = f"{name} claims more pixels than the limit of {max_pixels / 1e6:g} million."
+        raise DataError(claim, _resize(max_pixels)) from None
     except Exception as error:  # a decoder fed with hostile bytes may raise anything
         raise _damaged(name, error) from None
 
@@ -108,13 +111,13 @@ def clean_caption(text: str, max_chars: int = 300) -> str:
         DataError: not text, nothing left, or longer than `max_chars` characters.
     """
     if not isinstance(text, str):
-        raise DataError(f"A caption must be text, not {type(text).__name__}.", "Write a sentence that describes the picture.")
+        raise DataError(f"A caption must be text, not {type(text).__name__}.", _WRITE)
     if len(text) > 20 * max_chars:  # before any work is done on it
         raise _too_long(len(text), max_chars)
     kept = "".join(" " if character.isspace() else character for character in text if _visible_or_space(character))
     cleaned = " ".join(unicodedata.normalize("NFC", kept).split())
     if not cleaned.strip("\u200c\u200d\ufe0e\ufe0f "):
-        raise DataError("The caption is empty.", "Write a sentence that describes the picture.")
+        raise DataError("The caption is empty.", _WRITE)
     if len(cleaned) > max_chars:
         raise _too_long(len(cleaned), max_chars)
     return cleaned
@@ -168,7 +171,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 def _visible_or_space(character: str) -> bool:
     if character.isspace() or character in "\u200c\u200d":  # joiners shape letters in several scripts, and emoji
         return True
-    return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn")
+    return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co")
 
 
 def _describe(head: bytes) -> str:
@@ -187,7 +190,9 @@ def _resize(max_pixels: int) -> str:
 
 
 def _damaged(name: str, error: Exception) -> DataError:
-    return DataError(f"{name} is damaged or cut off: {_reason(error)}.", "Open it in an image program, save it anew and try again.")
+    return DataError(
+        f"{name} is damaged or cut off: {_reason(error)}.", "Open it in an image program and save it anew."
+    )
 
 
 def _too_many_bytes(name: str, size: int, limit: int) -> DataError:
@@ -198,7 +203,9 @@ def _too_many_bytes(name: str, size: int, limit: int) -> DataError:
 
 
 def _too_long(length: int, limit: int) -> DataError:
-    return DataError(f"The caption has {length:,} characters; the limit is {limit}.", "Shorten it to a sentence or two.")
+    return DataError(
+        f"The caption has {length:,} characters; the limit is {limit}.", "Shorten it to a sentence or two."
+    )
 
 
 def _reason(error: Exception) -> str:
