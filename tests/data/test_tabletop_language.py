@@ -17,6 +17,7 @@ from cmai_core.data.tabletop.captions import (
 )
 from cmai_core.data.tabletop.language import (
     ANSWERS,
+    FAMILIES,
     answer,
     parse,
     parse_question,
@@ -53,6 +54,7 @@ from cmai_core.data.tabletop.statements import (
     related,
     truth_matrix,
 )
+from cmai_core.data.tabletop.statistics import question_balance, statement_balance, words_only_accuracy
 
 
 def scenes(number, split="test"):
@@ -121,7 +123,10 @@ def test_truth_matrix_mixes_forms_and_keeps_order():
 
 
 def test_relations_are_the_viewers():
-    here, there = SceneObject("cube", "red", "matte", "small", 0, 1), SceneObject("ring", "blue", "matte", "small", 1, -1)
+    here, there = (
+        SceneObject("cube", "red", "matte", "small", 0, 1),
+        SceneObject("ring", "blue", "matte", "small", 1, -1),
+    )
     scene = Scene((here, there), Environment(camera_azimuth=0.0))  # the camera stands on the +x axis, +y is its right
     assert related(scene, 0, "right of", 1) and related(scene, 1, "left of", 0)
     assert related(scene, 1, "in front of", 0) and related(scene, 0, "behind", 1)
@@ -132,7 +137,17 @@ def test_relations_are_the_viewers():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "a dog", "a red", "two red cube", "a red blue cube", "a red cube left of", "a cube; DROP TABLE", "<eos>", "a cube a cube"],
+    [
+        "",
+        "a dog",
+        "a red",
+        "two red cube",
+        "a red blue cube",
+        "a red cube left of",
+        "a cube; DROP TABLE",
+        "<eos>",
+        "a cube a cube",
+    ],
 )
 def test_what_is_not_tabletops_language_is_refused(text):
     with pytest.raises(StatementError) as caught:
@@ -161,7 +176,11 @@ def test_captions_are_true_varied_and_not_vague():
             assert scene.satisfies(text) and truth_rate(pattern) <= MOST_COMMON
             assert set(text.replace(",", "").replace(":", "").split()) <= set(vocabulary())
         false = false_pattern(found[0][1], scene, np.random.default_rng(k))
-        assert false is not None and not scene.satisfies(false) and not scene.satisfies(realise(false, np.random.default_rng(0)))
+        assert (
+            false is not None
+            and not scene.satisfies(false)
+            and not scene.satisfies(realise(false, np.random.default_rng(0)))
+        )
 
 
 def test_captions_fit_several_scenes_and_scenes_several_captions():
@@ -171,6 +190,7 @@ def test_captions_fit_several_scenes_and_scenes_several_captions():
     assert matrix.diagonal().all()
     assert (matrix.sum(1) > 1).mean() > 0.3, "captions that fit several scenes (N:1)"
     assert matrix.mean() < 0.05, "chance of a random caption being true"
+    assert matrix.mean(1).max() <= MOST_COMMON + 3 * (MOST_COMMON * 0.9 / 400) ** 0.5
 
 
 def test_scenes_keep_their_promises():
@@ -196,58 +216,34 @@ def test_questions_are_answered_by_the_scene():
                 assert not scene.satisfies(statement_of(query, other))
 
 
-def guess_accuracy(train, test):
-    """Accuracy of the best guess from the words alone: the commonest answer to the same canonical question in `train`."""
-    seen: dict = {}
-    for key, value in train:
-        seen.setdefault(key, {}).setdefault(value, 0)
-        seen[key][value] += 1
-    right = [value == max(seen[key], key=seen[key].get) for key, value in test if key in seen]
-    return np.mean(right), len(right)
-
-
 def test_the_words_alone_do_not_answer():
-    """A guesser that has read 6,000 scenes' questions stays within 5 points of chance on other scenes, in every family."""
-    asked = {}
-    for k, scene in enumerate(scenes(9000, "train")):
-        for text, given_answer, family in questions(scene, scene_rng(0, "train", k, 2)):
-            query = parse_question(text)
-            kind = "count of all" if query.things == (Thing(),) else query.detail if family == "attribute" else ""
-            asked.setdefault((family, kind), []).append(((query, k), given_answer))
-    weighted: dict[str, list] = {}
-    for (family, kind), rows in asked.items():
-        train = [(query, a) for (query, k), a in rows if k < 6000]
-        test = [(query, a) for (query, k), a in rows if k >= 6000]
-        accuracy, number = guess_accuracy(train, test)
-        chance = {
-            "existence": 1 / 2,
-            "comparison": 1 / 2,
-            "spatial": 1 / 2,
-            "count": 1 / 4 if kind else np.mean([1 / 4 if len(q.things[0].given()) and not (q.things[0].material or q.things[0].size) else 1 / 3 for q, _ in test]),
-            "attribute": {"shape": 1 / 6, "colour": 1 / 8, "material": 1 / 2, "size": 1 / 2}.get(kind, 0),
-        }[family]
-        weighted.setdefault(family, []).append((accuracy - chance, number))
-    for family, rows in weighted.items():
-        excess = sum(e * n for e, n in rows) / sum(n for _, n in rows)
-        assert excess < 0.05, f"{family}: {100 * excess:.1f} points over chance from the words alone"
+    """A guesser that has read 6,000 scenes' questions stays within 5 points of chance on other scenes."""
+    balance = question_balance()
+    assert set(balance) == set(FAMILIES)
+    for family, (accuracy, chance, number) in balance.items():
+        assert number > 500
+        assert accuracy - chance < 0.05, f"{family}: {accuracy:.3f} from the words alone, chance {chance:.3f}"
+
+
+def test_the_guesser_would_notice_a_bias():
+    biased = [("is there a cube?", "yes")] * 9 + [("is there a cube?", "no")]
+    assert words_only_accuracy(biased, biased) == (0.9, 10)
 
 
 def test_two_image_items_are_true_as_said_and_balanced_given_the_words():
     some_scenes = scenes(1500)
-    found = items(encode_scenes(some_scenes)[0], 6000, np.random.default_rng(0))
-    for item in found[:500]:
+    found = items(encode_scenes(some_scenes)[0], 500, np.random.default_rng(0))
+    for item in found:
         assert holds_of_two(parse_two(item.text), some_scenes[item.left], some_scenes[item.right]) == item.truth
-    half = len(found) // 2
-    accuracy, number = guess_accuracy(
-        [(i.statement, i.truth) for i in found[:half]], [(i.statement, i.truth) for i in found[half:]]
-    )
+    accuracy, number = statement_balance()
     assert number > 2000 and accuracy < 0.55
 
 
 def test_fact_f1_knows_right_from_wrong():
     some_scenes = scenes(100)
     full = [
-        realise(Pattern(tuple(Thing.of(o) for o in s.objects)), np.random.default_rng(k)) for k, s in enumerate(some_scenes)
+        realise(Pattern(tuple(Thing.of(o) for o in s.objects)), np.random.default_rng(k))
+        for k, s in enumerate(some_scenes)
     ]
     assert fact_f1(full, some_scenes).min() == 1.0
     assert fact_f1(full, some_scenes[1:] + some_scenes[:1]).mean() < 0.5

@@ -1,4 +1,4 @@
-"""The training split as memory-mapped arrays: rendered once by all processor cores, resumable, shared by all trainings."""
+"""The training split as memory-mapped arrays: rendered once by all cores, resumable, shared by all trainings."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class TrainingArrays:
         caption_ids: uint16 N×6×48, begin and end tokens included, padded with 0; caption_codes: the same as logic.
         question_ids: uint16 N×12×32, question and answer; question_answer_at: position of the answer's token;
             question_family: index into language.FAMILIES, −1 where there is no such question.
-        nlvr_left, nlvr_right: int32 M scene indices; nlvr_ids: uint16 M×48; nlvr_answer_at: int16 M; nlvr_truth: bool M.
+        nlvr_left, nlvr_right: int32 M, scenes; nlvr_ids: uint16 M×48; nlvr_answer_at: int16 M; nlvr_truth: bool M.
     """
 
     images: np.ndarray

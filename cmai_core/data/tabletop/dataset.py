@@ -119,7 +119,7 @@ class Tabletop:
         return tuple(TwoImageStatement(i.left, i.right, i.text, i.truth, i.family) for i in found)
 
     def truth(self, captions: Sequence[str], indices: Sequence[int]) -> np.ndarray:
-        """Which caption is true of which scene: bool len(captions)×len(indices); unreadable captions are true of none."""
+        """Which caption is true of which scene: bool len(captions)×len(indices); unreadable ones are true of none."""
         out = np.zeros((len(captions), len(indices)), bool)
         readable, parsed = [], []
         for k, text in enumerate(captions):
@@ -145,7 +145,9 @@ class Tabletop:
                 path.unlink(missing_ok=True)
         stop = min((number + 1) * CHUNK, SPLIT_SIZES[self.base])
         scenes = [self.scene(k) for k in range(number * CHUNK, stop)]
-        images = render_shifted(scenes, self.shift, SEED + number, IMAGE_SIZE) if self.shift else render(scenes, IMAGE_SIZE)
+        images = (
+            render_shifted(scenes, self.shift, SEED + number, IMAGE_SIZE) if self.shift else render(scenes, IMAGE_SIZE)
+        )
         save_atomically(path, images)
         return images
 

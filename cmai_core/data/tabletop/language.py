@@ -1,7 +1,7 @@
 """Tabletop's English: statements and questions in words, and words back into statements and questions.
 
-`realise` writes one of many wordings (synonyms, orders, openings); `parse` reads every one of them, and sentences a person
-may type in the same plain style. Each noun phrase introduces another object, so no sentence has two readings.
+`realise` writes one of many wordings (synonyms, orders, openings); `parse` reads every one of them, and sentences a
+person may type in the same plain style. Each noun phrase introduces another object, so no sentence has two readings.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def vocabulary() -> tuple[str, ...]:
 
 
 _QUESTION_WORDS = (
-    "a an the and or are there is yes no not how many what which shape colour material size same more fewer than at least"
-    " exactly both pictures show shows only one of neither picture together left right true false sits stands lies it"
+    "a an the and or are there is yes no not how many what which shape colour material size same more fewer than"
+    " at least exactly both pictures show shows only one of neither picture together left right true false sits stands lies it"
 )
 
 
@@ -246,7 +246,7 @@ class _Reader:
 
 _RELATION_OF = {phrase: relation for relation, phrases in RELATION_WORDS.items() for phrase in phrases}
 _RELATION_PHRASES = tuple(sorted(_RELATION_OF, key=len, reverse=True))
-_SHOWS = "show shows contain contains holds has".split()
+_SHOWS = ["show", "shows", "contain", "contains", "holds", "has"]
 _PREFACES = (
     *(f"{d} {n} of" for d in ("a", "an", "the", "one") for n in ("photo", "picture", "image", "photograph")),
     *(f"{d} {n} {v}" for d in ("the", "this") for n in ("photo", "picture", "image", "scene", "table") for v in _SHOWS),
@@ -539,5 +539,3 @@ def statement_of(query: Query, given: str) -> Statement:
         relation = query.detail if given == "yes" else OPPOSITE[query.detail]
         return Pattern(query.things, ((0, relation, 1),))
     raise StatementError(f"{given!r} does not answer this {query.family} question.", f"Answers: {', '.join(ANSWERS)}.")
-
-

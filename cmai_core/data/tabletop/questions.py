@@ -38,16 +38,11 @@ def _existence_rate(thing: Thing) -> float:
 
 @lru_cache(maxsize=256)
 def _count_acceptance(thing: Thing) -> tuple[float, ...]:
-    """Chance of keeping each count 0…4, such that the kept ones are equally frequent (0: the answer is not asked for)."""
-    asked = (1, 2, 3, 4) if thing == Thing() else (0, 1, 2, 3) if len(_family_of(thing)) == 2 else (0, 1, 2)
+    """Chance of keeping each count 0…4, such that those kept are equally frequent (0: answer not asked for)."""
+    asked = (1, 2, 3, 4) if thing == Thing() else (0, 1, 2) if thing.shape or thing.colour else (0, 1, 2, 3)
     share = np.bincount(matches(thing, reference_bank()[0]), minlength=5) / len(reference_bank()[0])
     rarest = min(share[k] for k in asked)
     return tuple(float(rarest / share[k]) if k in asked else 0.0 for k in range(5))
-
-
-def _family_of(thing: Thing) -> tuple[str, ...]:
-    (name,) = thing.given()
-    return ATTRIBUTES[name]
 
 
 def _bank_thing(rng: np.random.Generator, attributes: tuple[str, ...]) -> Thing:

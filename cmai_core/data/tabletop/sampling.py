@@ -1,7 +1,7 @@
 """Random scenes: which objects, and where they stand.
 
-Everything is drawn from one `numpy.random.Generator` a scene, seeded by (seed, split, index): a scene depends neither on
-the number of workers nor on the scenes before it.
+Everything is drawn from one `numpy.random.Generator` a scene, seeded by (seed, split, index): a scene depends
+neither on the number of workers nor on the scenes before it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cmai_core.data.tabletop.scene import (
 SPLIT_CODE = {"train": 1, "validation": 2, "test": 3, "holdout": 4, "reference": 5}
 
 HELD_OUT = frozenset((SHAPES[k % len(SHAPES)], colour) for k, colour in enumerate(COLOURS))
-"""Eight (shape, colour) combinations that occur in the split `holdout` only; every shape and colour occurs elsewhere."""
+"""Eight (shape, colour) combinations found in the split `holdout` only; each shape and colour occurs elsewhere."""
 
 HALF_WIDTH, HALF_DEPTH = 2.2, 2.0
 """Objects stand within this part of the table, in the viewer's ground frame."""

@@ -24,7 +24,7 @@ RADIUS = {"small": 0.58, "large": 0.98}
 """Radius of the footprint of an object, and (but for rings) half its height."""
 
 MIN_SEPARATION = 0.35
-"""Any two objects differ by at least this much along both ground axes of the viewer: no relation is a matter of taste."""
+"""Any two objects differ by at least this much along both ground axes of the viewer: relations are never in doubt."""
 
 
 @dataclass(frozen=True)
