@@ -99,7 +99,8 @@ def vocabulary() -> tuple[str, ...]:
 
 _QUESTION_WORDS = (
     "a an the and or are there is yes no not how many what which shape colour material size same more fewer than"
-    " at least exactly both pictures show shows only one of neither picture together left right true false sits stands lies it"
+    " at least exactly both pictures show shows only one of neither picture together left right true false"
+    " sits stands lies it"
 )
 
 
