@@ -1,0 +1,56 @@
+"""Attack lab: choose a pair, two models and a budget; watch the attack; read what it did."""
+
+import streamlit as st
+
+from app import services, state
+from app.components import attack_flow
+from app.components.attack_form import attack_panel, model_panel
+from app.components.guard import guard
+from app.components.hero import empty_hero, headline, hero
+from app.components.live import cancel_button, live_job
+from app.components.pair_picker import browse_dialog, help_dialog, pair_panel, upload_dialog
+from app.components.result_view import finding, result_view
+from app.components.theme import escape, show
+
+with guard():
+    attack_flow.read_link()
+with guard():
+    attack_flow.first_pair()
+running = attack_flow.collect()
+result = state.get(state.RESULT)
+bundle = services.showcase()
+
+stage, controls = st.columns([1.9, 1], gap="large")
+with controls, st.container(border=True):
+    with guard():
+        pair_panel()
+    with guard():
+        model_panel()
+    with guard():
+        attack_panel()
+    if running:
+        cancel_button(state.ATTACK_JOB, "cancel_attack")
+    else:
+        st.button(
+            "Start the attack", type="primary", key="start_attack", icon=":material/play_arrow:", width="stretch",
+            on_click=attack_flow.start,
+        )  # fmt: skip
+with stage:
+    attack_flow.show_notice()
+    with guard():
+        if running:
+            show('<h1 class="cm-headline">Crafting the attack …</h1>')
+            live_job(state.get(state.ATTACK_JOB))
+        elif result is not None:
+            show(f'<h1 class="cm-headline">What the attack did</h1><p class="cm-lead">{escape(finding(result))}</p>')
+            result_view(result, tau=attack_flow.thresholds(result, bundle), link=attack_flow.link(result))
+        else:
+            headline()
+            row = st.container(horizontal=True, gap="small")
+            if row.button("Try your own", key="hero_own", type="primary", icon=":material/upload:"):
+                upload_dialog()
+            if row.button("Browse examples", key="hero_browse", icon=":material/photo_library:"):
+                browse_dialog()
+            if row.button("How to read this", key="hero_help", icon=":material/help:"):
+                help_dialog()
+            hero(bundle) if bundle else empty_hero()

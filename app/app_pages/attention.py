@@ -1,0 +1,3 @@
+"""Models & about."""
+import streamlit as st
+st.write("soon")

@@ -1,0 +1,87 @@
+"""What every task answers, clean and adversarial, for both models, with ✓ and ✗ where the truth is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from app.components.theme import escape, label, mark, show
+from cmai_core.lab.result import Answer, Reading
+
+TASK_TITLES = {
+    "zero-shot": "Zero-shot: what is in the picture?",
+    "retrieval": "Retrieval: which sentence of the gallery fits?",
+    "vqa": "Question answering",
+    "captioning": "Captioning: the model's own sentence",
+    "nlvr": "Statement about two pictures (the second stays clean)",
+}
+
+
+def _sign(correct: bool | None) -> str:
+    if correct is None:
+        return '<span class="cm-muted" title="truth unknown">·</span>'
+    return '<span role="img" aria-label="right">✓</span>' if correct else '<span role="img" aria-label="wrong">✗</span>'
+
+
+def _ranking(answer: Answer) -> str:
+    if len(answer.ranking) < 2:
+        return ""
+    rows = "".join(
+        f'<div>{_sign(true)} {escape(text)}</div><div class="p">{probability:.1%}</div>'
+        for text, probability, true in answer.ranking
+    )
+    return f'<details><summary>top {len(answer.ranking)}</summary><div class="cm-rank">{rows}</div></details>'
+
+
+def _say(answer: Answer, role: str, changed: bool) -> str:
+    text = escape(answer.text or "(nothing)")
+    if changed:
+        text = f'<span class="cm-changed">{text}</span>'
+    return f'<div class="say">{mark(role)}{_sign(answer.correct)} {text}{_ranking(answer)}</div>'
+
+
+def answers_view(readings: Mapping[str, Reading]) -> None:
+    """One card a model, one row a task: clean → adversarial. Changed answers are underlined."""
+    cards = []
+    for role, reading in readings.items():
+        rows = []
+        for task, title in TASK_TITLES.items():
+            if task in reading.answers:
+                clean, adversarial = reading.answers[task]
+                prompt = f'<div class="cm-small">“{escape(clean.prompt)}”</div>' if clean.prompt else ""
+                rows.append(
+                    f'<div class="cm-answer"><div class="cm-small cm-muted">{escape(title)}</div>{prompt}<div class="cm-two">'
+                    f'{_say(clean, "clean", False)}<div class="arrow" aria-label="after the attack">→</div>'
+                    f'{_say(adversarial, "adversarial", clean.text != adversarial.text)}</div></div>'
+                )
+            elif task in reading.skipped:
+                rows.append(
+                    f'<div class="cm-answer"><div class="cm-small cm-muted">{escape(title)}</div>'
+                    f'<div class="cm-small">Not asked: {escape(reading.skipped[task])}</div></div>'
+                )
+        broken, right = reading.broken_tasks()
+        summary = f"{broken} of {right} right answers lost" if right else "truth unknown for this pair"
+        cards.append(
+            f'<div class="cm-card"><div class="cm-row"><span class="cm-h grow">{label(role, role.capitalize())} '
+            f'<span class="cm-muted" style="font-weight:400">· {escape(reading.name)}</span></span>'
+            f'<span class="cm-tag">{summary}</span></div>{"".join(rows)}</div>'
+        )
+    show(f'<div class="cm-answers">{"".join(cards)}</div>')
+
+
+def answers_table(readings: Mapping[str, Reading]) -> list[dict[str, object]]:
+    """The same as rows, for a table and CSV."""
+    return [
+        {
+            "model": reading.name,
+            "role": role,
+            "task": task,
+            "asked": clean.prompt,
+            "clean": clean.text,
+            "clean right": clean.correct,
+            "adversarial": adversarial.text,
+            "adversarial right": adversarial.correct,
+            "transferred": reading.transferred,
+        }
+        for role, reading in readings.items()
+        for task, (clean, adversarial) in reading.answers.items()
+    ]

@@ -1,0 +1,165 @@
+"""Models and settings of an attack, and the experiment they make. Everything is validated again when it is submitted."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app import services, state
+from app.components.theme import ROLES, show
+from cmai_core.errors import OptionError
+from cmai_core.lab.experiment import CRAFT_ON, EPSILON_LADDER, MAX_RESTARTS, MAX_STEPS, NORMS, OBJECTIVES, TASKS, Experiment
+
+OBJECTIVE_WORDS = {"task": "task loss", "consistency": "S_c", "both": "both"}
+NORM_WORDS = {"linf": "L∞", "l2": "L2"}
+TASK_WORDS = {
+    "zero-shot": "zero-shot class",
+    "retrieval": "retrieval",
+    "vqa": "question answering",
+    "captioning": "captioning",
+    "nlvr": "two-picture statement",
+}
+
+
+def _model_widget(role: str, key: str, spec_key: str, defended: bool) -> None:
+    options = [entry.name for entry in services.catalogue()]
+    options.sort(key=lambda name: (next(e.defended for e in services.catalogue() if e.name == name) != defended, name))
+    options.append(state.OTHER_MODEL)
+    if defended:
+        options.append(state.NO_MODEL)
+    if state.get(key) not in options:
+        state.put(key, services.default_model(defended) or (state.NO_MODEL if defended else state.OTHER_MODEL))
+    words = {state.OTHER_MODEL: "OpenCLIP model …", state.NO_MODEL: "none"}
+    st.selectbox(
+        f"{ROLES[role].mark} {role.capitalize()} model", options, key=key, format_func=lambda n: words.get(n, n)
+    )
+    if state.get(key) == state.OTHER_MODEL:
+        st.text_input(
+            "OpenCLIP specification",
+            key=spec_key,
+            max_chars=200,
+            placeholder="ViT-B-32/laion2b_s34b_b79k",
+            help="As open_clip names it: `ViT-B-32/laion2b_s34b_b79k`, `hf-hub:…`, `local-dir:…`; `ViT-B-32/random` has "
+            "random weights and needs no download.",
+        )
+
+
+def model_panel() -> None:
+    show('<div class="cm-step">2 · Models</div>')
+    one, two = st.columns(2)
+    with one:
+        _model_widget("undefended", state.UNDEFENDED, state.UNDEFENDED_SPEC, False)
+    with two:
+        _model_widget("defended", state.DEFENDED, state.DEFENDED_SPEC, True)
+    specs = [services.domain_of(s) for s in chosen_specs() if s]
+    photograph = not (state.get(state.PAIR) == "scene" or state.get(state.PAIR).startswith("tabletop/"))
+    if photograph and state.get(state.PAIR) and "tabletop" in specs:
+        st.warning(
+            "This is a photograph, and the bundled models have only ever seen Tabletop scenes: the attack runs, but their "
+            "answers mean little. For photographs choose “OpenCLIP model …”, for example `ViT-B-32/laion2b_s34b_b79k`.",
+            icon="⚠️",
+        )
+
+
+def chosen_specs() -> tuple[str, str]:
+    """(undefended, defended) specifications as the widgets stand; "" for none."""
+    made = []
+    for key, spec_key in ((state.UNDEFENDED, state.UNDEFENDED_SPEC), (state.DEFENDED, state.DEFENDED_SPEC)):
+        value = state.get(key)
+        made.append({state.OTHER_MODEL: state.get(spec_key).strip(), state.NO_MODEL: ""}.get(value, value))
+    return made[0], made[1]
+
+
+def attack_panel() -> None:
+    show('<div class="cm-step">3 · Attack</div>')
+    st.select_slider(
+        "ε, the largest change",
+        EPSILON_LADDER,
+        key=state.EPSILON,
+        format_func=lambda k: f"{k:g}/255",
+        help="L∞: no pixel value changes by more. L2: the root mean square change is at most this.",
+    )
+    one, two = st.columns(2)
+    with one:
+        st.segmented_control("Norm", NORMS, key=state.NORM, format_func=NORM_WORDS.get, required=True)
+    with two:
+        st.segmented_control("Raise", OBJECTIVES, key=state.OBJECTIVE, format_func=OBJECTIVE_WORDS.get, required=True,
+                             help="What the attacker raises: a task's loss, −S_c, or α·loss − β·S_c.")  # fmt: skip
+    if state.get(state.OBJECTIVE) != "consistency":
+        st.selectbox("Attacked task", TASKS, key=state.TASK, format_func=TASK_WORDS.get)
+    st.radio(
+        "Craft on",
+        CRAFT_ON,
+        key=state.CRAFT_ON,
+        horizontal=True,
+        format_func={"undefended": "undefended", "defended": "defended", "each": "each (white box each)"}.get,
+        help="The other model is shown the same picture, and its result is labelled as transferred.",
+    )
+    with st.expander("Search settings"):
+        a, b = st.columns(2)
+        a.number_input("Steps", 1, MAX_STEPS, key=state.STEPS, step=5)
+        b.number_input("Step size (k/255)", 0.05, 64.0, key=state.STEP_SIZE, step=0.25, format="%.2f")
+        c, d = st.columns(2)
+        c.number_input("Restarts", 1, MAX_RESTARTS, key=state.RESTARTS)
+        d.number_input("Seed", 0, 2**31 - 1, key=state.SEED)
+        if state.get(state.OBJECTIVE) == "both":
+            e, f = st.columns(2)
+            e.number_input("α (task loss)", 0.0, 100.0, key=state.ALPHA, step=0.5)
+            f.number_input("β (S_c)", 0.0, 100.0, key=state.BETA, step=0.5)
+
+
+def experiment() -> Experiment:
+    """The experiment the page describes, validated.
+
+    Raises:
+        OptionError: for the first thing that is missing or out of range.
+    """
+    if not state.get(state.PAIR):
+        raise OptionError("No picture is chosen.", "Browse the examples, upload one or compose a scene.")
+    undefended, defended = chosen_specs()
+    services.require_model(undefended, "undefended")
+    if state.get(state.DEFENDED) == state.OTHER_MODEL:
+        services.require_model(defended, "defended")
+    return Experiment(
+        pair=state.get(state.PAIR),
+        scene=state.get(state.SCENE) if state.get(state.PAIR) == "scene" else "",
+        caption=state.get(state.CAPTION).strip(),
+        undefended=undefended,
+        defended=defended,
+        craft_on=state.get(state.CRAFT_ON),
+        norm=state.get(state.NORM),
+        epsilon=float(state.get(state.EPSILON)),
+        steps=int(state.get(state.STEPS)),
+        step_size=float(state.get(state.STEP_SIZE)),
+        restarts=int(state.get(state.RESTARTS)),
+        seed=int(state.get(state.SEED)),
+        objective=state.get(state.OBJECTIVE),
+        task=state.get(state.TASK),
+        alpha=float(state.get(state.ALPHA)),
+        beta=float(state.get(state.BETA)),
+    ).checked()
+
+
+def fill_form(e: Experiment) -> None:
+    """Sets the widgets to an experiment (a permalink); before they are drawn."""
+    names = [entry.name for entry in services.catalogue()]
+    for value, key, spec_key in (
+        (e.undefended, state.UNDEFENDED, state.UNDEFENDED_SPEC),
+        (e.defended, state.DEFENDED, state.DEFENDED_SPEC),
+    ):
+        if value in names:
+            state.put(key, value)
+        elif value:
+            state.put(key, state.OTHER_MODEL)
+            state.put(spec_key, value)
+        else:
+            state.put(key, state.NO_MODEL)
+    state.put(state.PAIR, e.pair)
+    state.put(state.SCENE, e.scene)
+    state.put(state.CAPTION, e.caption)
+    epsilon = min(EPSILON_LADDER, key=lambda k: abs(k - e.epsilon))
+    for key, value in (
+        (state.CRAFT_ON, e.craft_on), (state.NORM, e.norm), (state.EPSILON, epsilon), (state.STEPS, e.steps),
+        (state.STEP_SIZE, e.step_size), (state.RESTARTS, e.restarts), (state.SEED, e.seed), (state.OBJECTIVE, e.objective),
+        (state.TASK, e.task), (state.ALPHA, e.alpha), (state.BETA, e.beta),
+    ):  # fmt: skip
+        state.put(key, value)

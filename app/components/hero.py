@@ -1,0 +1,59 @@
+"""The first screen: a bundled, precomputed attack. Nothing is loaded for it but a JSON file and two pictures."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app.components.before_after import before_after
+from app.components.result_view import craft_note
+from app.components.score_card import score_card
+from app.components.svg import histogram, histogram_table
+from app.components.theme import escape, show
+from cmai_core.showcase import Showcase
+
+
+def headline() -> None:
+    show(
+        '<h1 class="cm-headline">Same picture to you, different meaning to the model</h1>'
+        '<p class="cm-lead">A change too small to see makes a vision-language model lose what a picture means. '
+        "Move the divider, read the consistency score S<sub>c</sub>, then attack a picture of your own.</p>"
+    )
+
+
+def hero(bundle: Showcase) -> None:
+    """Picture and numbers of the bundled attack."""
+    result = bundle.result
+    craft = result.first_craft
+    left, right = st.columns([1, 1], gap="medium")
+    with left:
+        before_after(craft.clean, craft.adversarial, key="hero_slider", alt=result.experiment.caption)
+        show(f'<p class="cm-quote">{escape(result.experiment.caption)}</p>')
+        st.caption(f"A bundled example. {craft_note(result, craft)}")
+    with right:
+        for role, reading in result.readings.items():
+            score_card(reading, bundle.tau.get(role))
+        role = next((r for r in bundle.histograms if r in result.readings), None)
+        if role:
+            data, reading = bundle.histograms[role], result.readings[role]
+            show(
+                histogram(
+                    data.edges,
+                    {"clean": data.clean, "adversarial": data.adversarial},
+                    title=f"{role.capitalize()}: attacked pairs fall out of the clean range",
+                    markers={"clean": reading.clean, "adversarial": reading.adversarial},
+                    tau=bundle.tau.get(role),
+                )
+            )
+            with st.expander("The histogram as a table"):
+                st.dataframe(
+                    histogram_table(data.edges, {"clean": data.clean, "adversarial": data.adversarial}), hide_index=True
+                )
+
+
+def empty_hero() -> None:
+    """What stands there while no bundled example exists."""
+    st.info(
+        "There is no bundled example yet: it is made from the bundled models. "
+        "Choose a picture and a model on this page and start an attack; everything else works.",
+        icon="ℹ️",
+    )

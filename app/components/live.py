@@ -1,0 +1,68 @@
+"""A job while it runs: bar, curves, current picture, refreshed more than twice a second by a fragment."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app import services
+from app.components.svg import line_chart
+from app.components.theme import number, show
+
+REFRESH_SECONDS = 0.4
+
+
+def cancel_button(job_key: str, key: str) -> None:
+    """Cancels the session's job. It stands in the main script, where a click is not kept waiting by a fragment."""
+    st.button(
+        "Cancel",
+        key=key,
+        icon=":material/stop_circle:",
+        width="stretch",
+        on_click=lambda: services.cancel(st.session_state[job_key]),
+    )
+
+
+@st.fragment(run_every=REFRESH_SECONDS)
+def live_job(job_id: str, noun: str = "attack") -> None:
+    """Draws a job's progress; the page is run again when it has ended.
+
+    What the job may send with its progress: `objective` and `score` (traces of the sample shown), `steps`, `image`
+    (uint8), `role`, `clean_score`.
+    """
+    snapshot = services.job(job_id)
+    if snapshot is None or snapshot.finished:
+        st.rerun()
+    if snapshot.waiting:
+        place = f"Waiting: number {snapshot.position} in the queue" if snapshot.position else "Waiting for the worker"
+        st.progress(0.0, text=f"{place}{services.eta_words(snapshot.eta_seconds)}")
+        return
+    progress = snapshot.progress
+    data = progress.data if progress else {}
+    stage = (progress.stage if progress else "") or f"Starting the {noun} …"
+    count = f" · {progress.done} of {progress.total}" if progress and progress.total else ""
+    st.progress(progress.fraction if progress else 0.0, text=f"{stage}{count}{services.eta_words(snapshot.eta_seconds)}")
+    if "score" not in data and "image" not in data:
+        return
+    role = data.get("role", "undefended")
+    left, right = st.columns([1, 1], gap="medium")
+    with left:
+        if data.get("image") is not None:
+            st.image(
+                data["image"],
+                caption=f"current picture, crafted on the {role} model",
+                output_format="PNG",
+                width="stretch",
+                alt="The adversarial picture as it is now",
+            )
+    with right:
+        score, objective = data.get("score", ()), data.get("objective", ())
+        steps = int(data.get("steps", max(2, len(score))))
+        if len(score):
+            now = f"S_c is {number(score[-1])} after {len(score)} steps"
+            show(line_chart({"S_c": (score, "adversarial")}, title=now, x_label="step", x_max=steps))
+        if len(objective):
+            show(
+                line_chart(
+                    {"objective": (objective, role)}, title=f"The objective is {number(objective[-1])}", x_label="step", x_max=steps
+                )
+            )

@@ -1,0 +1,209 @@
+"""A finished attack: pictures, perturbation, S_c, answers, round trips, files."""
+
+from __future__ import annotations
+
+import json
+
+import streamlit as st
+
+from app.components.answers import answers_table, answers_view
+from app.components.before_after import before_after
+from app.components.score_card import score_card
+from app.components.svg import line_chart
+from app.components.theme import escape, label, number, show
+from cmai_core.lab.experiment import Experiment
+from cmai_core.lab.images import encode, perturbation_gain, perturbation_numbers, perturbation_view
+from cmai_core.lab.result import Craft, LabResult
+
+NORM_WORDS = {"linf": "L∞", "l2": "L2 (root mean square)"}
+
+
+def objective_words(experiment: Experiment) -> str:
+    """The objective as a short formula."""
+    task = f"loss({experiment.task})"
+    return {
+        "task": task,
+        "consistency": "−S_c",
+        "both": f"{experiment.alpha:g}·{task} − {experiment.beta:g}·S_c",
+    }[experiment.objective]
+
+
+def craft_note(result: LabResult, craft: Craft) -> str:
+    """How the picture was made, in one line."""
+    e = result.experiment
+    return (
+        f"Crafted on the {craft.role} model: PGD, {NORM_WORDS[e.norm]}, ε = {e.epsilon:g}/255, {craft.steps_done} "
+        f"steps of {e.step_size:g}/255, objective {objective_words(e)}."
+    )
+
+
+def finding(result: LabResult) -> str:
+    """The headline of a result."""
+    lost = {role: r.broken_tasks() for role, r in result.readings.items()}
+    parts = []
+    for role, reading in result.readings.items():
+        broken, right = lost[role]
+        tail = f", {broken} of {right} right answers lost" if right else ""
+        parts.append(f"{role}: S_c {number(reading.clean)} → {number(reading.adversarial)}{tail}")
+    return "; ".join(parts)
+
+
+def result_view(result: LabResult, *, tau: dict[str, float] | None = None, link: str = "") -> None:
+    """Draws everything about a result."""
+    tau = tau or {}
+    roles = list(result.crafts)
+    role = roles[0]
+    if any(c.cancelled for c in result.crafts.values()):
+        st.info("Cancelled: this is the best picture found until then.", icon="⏹️")
+    if len(roles) > 1:
+        role = st.segmented_control(
+            "Picture crafted on", roles, default=roles[0], key="shown_craft", required=True, format_func=str.capitalize
+        )
+        role = role if role in roles else roles[0]
+    craft = result.crafts[role]
+    left, right = st.columns([1, 1], gap="medium")
+    with left:
+        before_after(craft.clean, craft.adversarial, key="result_slider", alt=result.experiment.caption)
+        show(f'<p class="cm-quote">{escape(result.experiment.caption)}</p>')
+        st.caption(craft_note(result, craft))
+    with right:
+        for name, reading in result.readings.items():
+            score_card(reading, tau.get(name))
+    answers_tab, change_tab, course_tab, survive_tab, files_tab = st.tabs(
+        ["Answers", "Perturbation", "Course", "Does it survive a file?", "Replay and files"], key="result_tabs"
+    )
+    with answers_tab:
+        answers_view(result.readings)
+        with st.expander("As a table"):
+            st.dataframe(answers_table(result.readings), hide_index=True)
+    with change_tab:
+        perturbation(craft)
+    with course_tab:
+        course(result)
+    with survive_tab:
+        survival(result)
+    with files_tab:
+        files(result, craft, link)
+
+
+def perturbation(craft: Craft) -> None:
+    """Clean, change, adversarial, side by side; the gain is printed."""
+    gain = perturbation_gain(craft.clean, craft.adversarial)
+    numbers = perturbation_numbers(craft.clean, craft.adversarial)
+    columns = st.columns(3)
+    for column, picture, name, alt in (
+        (columns[0], craft.clean, "● clean", "The clean picture"),
+        (
+            columns[1],
+            perturbation_view(craft.clean, craft.adversarial, gain),
+            f"change, ×{gain}, mid-grey = 0",
+            f"The difference of the two pictures, {gain} times enlarged around mid-grey",
+        ),
+        (columns[2], craft.adversarial, "◆ adversarial", "The adversarial picture"),
+    ):
+        column.image(picture, caption=name, output_format="PNG", width="stretch", alt=alt)
+    psnr = "∞" if numbers["psnr"] == float("inf") else f"{numbers['psnr']:.1f} dB"
+    show(
+        f'<div class="cm-row"><span class="cm-tag">largest change {numbers["linf"]:.0f}/255</span>'
+        f'<span class="cm-tag">root mean square {numbers["rms"]:.2f}/255</span>'
+        f'<span class="cm-tag">{numbers["changed"]:.0%} of the values changed</span><span class="cm-tag">PSNR {psnr}</span></div>'
+    )
+
+
+def course(result: LabResult) -> None:
+    """Curves over the steps."""
+    score = {f"S_c on {r}": (c.score_trace, r) for r, c in result.crafts.items() if c.score_trace}
+    objective = {f"objective on {r}": (c.objective_trace, r) for r, c in result.crafts.items() if c.objective_trace}
+    if not score and not objective:
+        st.caption("No step was finished.")
+        return
+    steps = max(len(c.objective_trace) for c in result.crafts.values())
+    left, right = st.columns(2)
+    with left:
+        show(line_chart(score, title=_course_title("S_c", score), x_label="step", x_max=steps))
+    with right:
+        show(line_chart(objective, title=_course_title("The objective", objective), x_label="step", x_max=steps))
+    with st.expander("As a table"):
+        st.dataframe(
+            [
+                {"crafted on": r, "step": i + 1, "S_c": s, "objective": o}
+                for r, c in result.crafts.items()
+                for i, (s, o) in enumerate(zip(c.score_trace, c.objective_trace, strict=False))
+            ],
+            hide_index=True,
+        )
+
+
+def _course_title(name: str, curves: dict) -> str:
+    if not curves:
+        return name
+    ys = next(iter(curves.values()))[0]
+    change = ys[-1] - ys[0]
+    verb = "falls" if change < -0.005 else "rises" if change > 0.005 else "stays level"
+    return f"{name} {verb} from {number(ys[0])} to {number(ys[-1])}"
+
+
+def survival(result: LabResult) -> None:
+    """S_c in floating point, after PNG and after JPEG: a picture only counts when it can be saved."""
+    rows = "".join(
+        f"<tr><td>{label(role, role.capitalize())}</td><td>{number(r.clean)}</td><td>{number(r.float_score)}</td>"
+        f"<td>{number(r.adversarial)}</td><td>{number(r.jpeg_score)}</td></tr>"
+        for role, r in result.readings.items()
+    )
+    show(
+        "<table><thead><tr><th>S<sub>c</sub></th><th>clean</th><th>attacked, unrounded</th><th>attacked, saved as PNG (8 bit)</th>"
+        f"<th>attacked, saved as JPEG 90</th></tr></thead><tbody>{rows}</tbody></table>"
+    )
+    lines = []
+    for role, craft in result.crafts.items():
+        if craft.success is None:
+            continue
+        word = "holds" if craft.success else "fails" if craft.success_float else "did not succeed, rounded or not"
+        lines.append(f"On the {role} model the attack on “{result.experiment.task}” {word} after the 8-bit round trip.")
+    st.caption(" ".join([*lines, "All answers and scores on this page are those of the picture as a PNG file would hold it."]))
+
+
+def files(result: LabResult, craft: Craft, link: str) -> None:
+    """Downloads and the link."""
+    document = result.to_dict()
+    one, two, three = st.columns(3)
+    one.download_button(
+        "Experiment (JSON)",
+        json.dumps(document, indent=1, ensure_ascii=False),
+        "cmai-experiment.json",
+        "application/json",
+        icon=":material/data_object:",
+        on_click="ignore",
+        width="stretch",
+        help="Seed, budgets, model hashes, library versions, traces and answers: enough to replay it exactly.",
+    )
+    two.download_button(
+        "Adversarial picture (PNG)",
+        encode(craft.adversarial),
+        f"adversarial-{craft.role}.png",
+        "image/png",
+        icon=":material/image:",
+        on_click="ignore",
+        width="stretch",
+    )
+    three.download_button(
+        "Clean picture (PNG)",
+        encode(craft.clean),
+        "clean.png",
+        "image/png",
+        icon=":material/image:",
+        on_click="ignore",
+        width="stretch",
+    )
+    if link:
+        st.caption("A link to this experiment:")
+        st.code(link, language=None, wrap_lines=True)
+    with st.expander("What was run"):
+        e = result.experiment
+        st.dataframe(
+            [{"setting": k, "value": str(v)} for k, v in e.to_dict().items() if k != "scene" or v]
+            + [{"setting": f"hash of {r.name}", "value": r.hash} for r in result.readings.values()]
+            + [{"setting": "device", "value": result.device}, {"setting": "made", "value": result.created}]
+            + [{"setting": k, "value": v} for k, v in result.versions.items()],
+            hide_index=True,
+        )

@@ -1,0 +1,65 @@
+"""The S_c card: two numbers, their difference, where they lie against the threshold, and the verdict in words."""
+
+from __future__ import annotations
+
+from app.components.theme import ROLES, escape, label, mark, number, show, signed
+from cmai_core.lab.result import Reading
+
+
+def verdict(reading: Reading, tau: float | None) -> str:
+    """The finding in one sentence."""
+    broken, right = reading.broken_tasks()
+    parts = []
+    if tau is not None:
+        if reading.clean < tau:
+            parts.append("Below its threshold even when clean: this pair would be flagged anyway.")
+        elif reading.adversarial < tau:
+            parts.append("Falls below its threshold: flagged as inconsistent.")
+        else:
+            parts.append("Stays above its threshold: no alarm.")
+    elif reading.change <= -0.1:
+        parts.append("To this model, the picture no longer means the sentence.")
+    elif reading.change >= 0.1:
+        parts.append("The pair even looks more consistent than before.")
+    else:
+        parts.append("The meaning stays where it was.")
+    if right:
+        parts.append(f"{broken} of {right} answers that were right are now wrong." if broken else "No right answer is lost.")
+    return " ".join(parts)
+
+
+def _percent(value: float) -> float:
+    return round((min(1.0, max(-1.0, value)) + 1) * 50, 2)
+
+
+def _track(clean: float, adversarial: float, tau: float | None) -> str:
+    a, b = sorted((_percent(clean), _percent(adversarial)))
+    pieces = ['<div class="line"></div>', f'<div class="span" style="left:{a}%;width:{b - a}%"></div>']
+    if tau is not None:
+        pieces.append(f'<div class="tau" style="left:{_percent(tau)}%"></div>')
+        pieces.append(f'<div class="taulabel" style="left:{_percent(tau)}%">τ {number(tau)}</div>')
+    for role, value in (("clean", clean), ("adversarial", adversarial)):
+        look = ROLES[role]
+        pieces.append(f'<div class="dot" style="left:{_percent(value)}%;color:{look.colour}">{look.mark}</div>')
+    for value in (-1, 0, 1):
+        pieces.append(f'<div class="tick" style="left:{_percent(value)}%">{str(value).replace("-", "−")}</div>')
+    return f'<div class="cm-track" aria-hidden="true">{"".join(pieces)}</div>'
+
+
+def score_card(reading: Reading, tau: float | None = None) -> None:
+    """Draws the card of one model."""
+    knowledge = "transferred attack" if reading.transferred else "white-box attack"
+    show(
+        f"""<div class="cm-card" role="group" aria-label="S_c of the {escape(reading.role)} model">
+        <div class="cm-row"><span class="cm-h grow">{label(reading.role, reading.role.capitalize())}
+          <span class="cm-muted" style="font-weight:400">· {escape(reading.name)}</span></span>
+          <span class="cm-tag">{knowledge}</span></div>
+        <div class="cm-numbers">
+          <div><div class="label">{mark("clean")}S<sub>c</sub> clean</div><div class="value">{number(reading.clean)}</div></div>
+          <div><div class="label">{mark("adversarial")}S<sub>c</sub> adversarial</div>
+            <div class="value">{number(reading.adversarial)}</div></div>
+          <div><div class="label">change Δ</div><div class="value">{signed(reading.change)}</div></div>
+        </div>
+        {_track(reading.clean, reading.adversarial, tau)}
+        <p class="cm-verdict">{escape(verdict(reading, tau))}</p></div>"""
+    )

@@ -1,0 +1,136 @@
+"""Roles, their colours, shapes and words, and the style sheet of the lab's own HTML.
+
+A role is never told by colour alone: each has a mark, a dash and a word. Backgrounds and text colours come from the
+active theme (everything here is drawn with `currentColor`), so light and dark need no second set.
+"""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+
+import streamlit as st
+
+
+@dataclass(frozen=True)
+class Role:
+    """How one role is drawn everywhere.
+
+    Attributes:
+        word: what people read; colour: CSS colour; mark: a character; dash: SVG stroke-dasharray; plotly_dash,
+        plotly_symbol: the same for plotly.
+    """
+
+    word: str
+    colour: str
+    mark: str
+    dash: str
+    plotly_dash: str
+    plotly_symbol: str
+
+
+ROLES = {
+    "clean": Role("clean", "#0072B2", "●", "", "solid", "circle"),
+    "adversarial": Role("adversarial", "#D55E00", "◆", "6 4", "dash", "diamond"),
+    "defended": Role("defended", "#009E73", "■", "2 3", "dot", "square"),
+    "undefended": Role("undefended", "#6B7280", "▲", "", "solid", "triangle-up"),
+}
+
+_CSS = """
+<style>
+.block-container, [data-testid="stMainBlockContainer"] {max-width: 1600px; padding-top: 4.25rem; padding-bottom: 4rem;}
+@media (max-width: 640px) {
+  .block-container, [data-testid="stMainBlockContainer"] {padding-left: 1rem; padding-right: 1rem;}
+}
+.cm {font-variant-numeric: tabular-nums; line-height: 1.45;}
+.cm-headline {font-size: 28px; font-weight: 600; line-height: 1.2; letter-spacing: -0.01em; margin: 0;}
+.cm-lead {font-size: 15px; opacity: .78; margin: 6px 0 0; max-width: 75ch;}
+.cm-h {font-size: 16px; font-weight: 600; margin: 0 0 4px;}
+.cm-step {font-size: 12px; font-weight: 600; letter-spacing: .06em; text-transform: uppercase; opacity: .72;
+  margin: 0 0 2px;}
+.cm-muted {opacity: .72;}
+.cm-small {font-size: 12.5px;}
+.cm-card {border: 1px solid color-mix(in srgb, currentColor 16%, transparent); border-radius: 8px; padding: 14px 16px;}
+.cm-row {display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 12px;}
+.cm-row .grow {flex: 1 1 auto;}
+.cm-tag {display: inline-block; font-size: 12px; line-height: 1; padding: 4px 8px; border-radius: 999px; white-space: nowrap;
+  border: 1px solid color-mix(in srgb, currentColor 24%, transparent);}
+.cm-mark {font-size: .9em; margin-right: .35em;}
+.cm-numbers {display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 8px; margin: 10px 0 2px;}
+.cm-numbers .label {font-size: 12px; opacity: .75;}
+.cm-numbers .value {font-size: 24px; font-weight: 600; line-height: 1.15;}
+.cm-track {position: relative; height: 30px; margin: 8px 7px 18px;}
+.cm-track .line {position: absolute; left: 0; right: 0; top: 14px; height: 2px;
+  background: color-mix(in srgb, currentColor 22%, transparent);}
+.cm-track .span {position: absolute; top: 13px; height: 4px; border-radius: 2px;
+  background: color-mix(in srgb, currentColor 34%, transparent);}
+.cm-track .dot {position: absolute; top: 15px; transform: translate(-50%, -50%); font-size: 19px; line-height: 1;}
+.cm-track .tau {position: absolute; top: 3px; height: 24px; border-left: 2px dashed currentColor; opacity: .75;}
+.cm-track .tick {position: absolute; top: 28px; transform: translateX(-50%); font-size: 11px; opacity: .7; white-space: nowrap;}
+.cm-track .taulabel {position: absolute; top: -9px; transform: translateX(-50%); font-size: 11px; white-space: nowrap;}
+.cm-verdict {margin: 2px 0 0; font-weight: 600;}
+.cm-answers {display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 360px), 1fr)); gap: 12px;}
+.cm-answer {border-top: 1px solid color-mix(in srgb, currentColor 12%, transparent); padding: 8px 0 2px;}
+.cm-two {display: grid; grid-template-columns: minmax(0, 1fr) 18px minmax(0, 1fr); gap: 6px; align-items: start;}
+.cm-two .arrow {opacity: .5; text-align: center;}
+.cm-two .say {overflow-wrap: anywhere;}
+.cm-changed {text-decoration: underline; text-decoration-thickness: 2px; text-underline-offset: 3px;
+  text-decoration-color: #D55E00;}
+.cm details {font-size: 12.5px; margin: 2px 0 4px;}
+.cm summary {cursor: pointer; opacity: .75;}
+.cm-rank {display: grid; grid-template-columns: minmax(0, 1fr) 54px; gap: 0 8px;}
+.cm-rank .p {text-align: right;}
+.cm-quote {font-size: 16px; border-left: 3px solid color-mix(in srgb, currentColor 26%, transparent); padding: 2px 0 2px 12px;
+  margin: 0; overflow-wrap: anywhere;}
+.cm-chip {display: flex; flex-wrap: wrap; gap: 4px 14px; justify-content: flex-end; font-size: 12.5px; opacity: .8;}
+.cm svg {display: block; width: 100%; height: auto; overflow: visible;}
+.cm svg text {fill: currentColor;}
+.cm table {width: 100%; border-collapse: collapse; font-size: 13px;}
+.cm th, .cm td {text-align: right; padding: 4px 8px; border-bottom: 1px solid color-mix(in srgb, currentColor 12%, transparent);}
+.cm th:first-child, .cm td:first-child {text-align: left;}
+.cm-legend {display: flex; flex-wrap: wrap; gap: 2px 16px; font-size: 12.5px;}
+@media (max-width: 640px) {
+  .cm-headline {font-size: 22px;}
+  .cm-chip {justify-content: flex-start;}
+  .cm-numbers .value {font-size: 20px;}
+}
+</style>
+"""
+
+
+def inject_style() -> None:
+    """Puts the style sheet on the page; once a run."""
+    st.html(_CSS)
+
+
+def escape(text: object) -> str:
+    """Text made safe for HTML, quotes included."""
+    return html.escape(str(text), quote=True)
+
+
+def mark(role: str) -> str:
+    """The coloured mark of a role (decorative: the word stands beside it)."""
+    look = ROLES[role]
+    return f'<span class="cm-mark" aria-hidden="true" style="color:{look.colour}">{look.mark}</span>'
+
+
+def label(role: str, text: str | None = None) -> str:
+    """Mark and word of a role."""
+    return f"{mark(role)}{escape(text or ROLES[role].word)}"
+
+
+def number(value: float | None) -> str:
+    """Three decimals with a true minus sign; an en dash where there is no number."""
+    if value is None or value != value:
+        return "–"
+    return f"{value:.3f}".replace("-", "−")
+
+
+def signed(value: float) -> str:
+    """Three decimals, always with a sign."""
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def show(body: str) -> None:
+    """The lab's own HTML, under its style."""
+    st.html(f'<div class="cm">{body}</div>')

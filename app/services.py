@@ -1,0 +1,406 @@
+"""Process-wide things behind the pages: datasets, models, the job queue. Bounded, shared by all visitors, loaded on first use.
+
+Heavy libraries are imported inside the functions that need them, so that the first screen does not wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from app import state
+from cmai_core.errors import DataError, ModelError
+from cmai_core.lab.experiment import Experiment, parse_pair_id
+from cmai_core.lab.images import data_url, decode, encode, sha256, thumbnail
+
+if TYPE_CHECKING:
+    from cmai_core.data.pair import Pair, PairDataset
+    from cmai_core.models import ModelCard
+    from cmai_core.showcase import Showcase
+
+_log = logging.getLogger("cmai.app")
+
+MODELS_IN_MEMORY = 4
+QUEUE_LENGTH = 16
+JOBS_PER_VISITOR = 2
+CAPTION_LIMIT = 300
+
+
+class ModelShelf:
+    """The models used last, at most `capacity`; loading is done by one thread at a time."""
+
+    def __init__(self, capacity: int = MODELS_IN_MEMORY):
+        self._capacity = capacity
+        self._models: OrderedDict[str, Any] = OrderedDict()
+        self._lock = threading.Lock()
+        self._loading = ""
+
+    def get(self, spec: str) -> Any:
+        """The model of a specification, loaded when it is not here yet.
+
+        Raises:
+            ModelError: from `load_model`, for a specification that cannot be loaded.
+        """
+        with self._lock:
+            if spec in self._models:
+                self._models.move_to_end(spec)
+                return self._models[spec]
+            self._loading = spec
+            try:
+                from cmai_core.models import load_model
+
+                model = load_model(spec)
+            finally:
+                self._loading = ""
+            self._models[spec] = model
+            while len(self._models) > self._capacity:
+                self._models.popitem(last=False)
+            return model
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        return tuple(self._models)
+
+    @property
+    def loading(self) -> str:
+        return self._loading
+
+
+@st.cache_resource(show_spinner=False)
+def shelf() -> ModelShelf:
+    return ModelShelf()
+
+
+@st.cache_resource(show_spinner=False)
+def queue() -> Any:
+    from cmai_core.jobs import JobQueue
+
+    return JobQueue(capacity=QUEUE_LENGTH, per_owner=JOBS_PER_VISITOR)
+
+
+def gpu_is_there() -> bool:
+    """Whether an NVIDIA device is visible; asked of the system, without importing torch."""
+    return Path("/dev/nvidia0").exists()
+
+
+@st.cache_data(show_spinner=False, ttl=10)
+def catalogue() -> tuple[ModelCard, ...]:
+    """The bundled models whose weights are really there, undefended ones first; only their cards are read."""
+    from cmai_core.models import bundled_models
+
+    return tuple(c for c in bundled_models() if c.path and (c.path / "open_clip_model.safetensors").is_file())
+
+
+def default_model(defended: bool) -> str:
+    """The first bundled model of a kind; "" where there is none."""
+    preferred = "tabletop-tecoa" if defended else "tabletop"
+    names = [entry.name for entry in catalogue() if entry.defended == defended]
+    return preferred if preferred in names else (names[0] if names else "")
+
+
+@st.cache_resource(show_spinner=False, max_entries=4)
+def dataset(name: str, split: str = "test") -> PairDataset:
+    """A dataset of the lab: the bundled part of Tabletop's test split, or the photographs."""
+    from cmai_core.data import load_dataset
+
+    limit = 1000 if name == "tabletop" else None
+    return load_dataset(name, split=split, limit=limit)
+
+
+@st.cache_data(show_spinner=False, max_entries=4)
+def captions_of(name: str) -> list[tuple[str, ...]]:
+    """All captions of every item."""
+    if name == "tabletop":
+        from cmai_core.data.tabletop.dataset import stored_file
+
+        if stored_file().is_file():
+            import pyarrow.parquet
+
+            column = pyarrow.parquet.read_table(stored_file(), columns=["captions"])["captions"]
+            return [tuple(captions) for captions in column.to_pylist()]
+    items = dataset(name)
+    return [items[i].captions for i in range(len(items))]
+
+
+@st.cache_data(show_spinner=False, max_entries=4)
+def ids_of(name: str) -> list[str]:
+    """The ids of a dataset's items."""
+    if name == "tabletop":
+        return [f"tabletop/test/{k}" for k in range(len(captions_of(name)))]
+    items = dataset(name)
+    return [items[k].id for k in range(len(items))]
+
+
+def index_of(pair_id: str) -> int:
+    """Where a dataset item stands.
+
+    Raises:
+        CmaiError: where there is no such item.
+    """
+    name, _, _ = parse_pair_id(pair_id)
+    try:
+        return ids_of(name).index(pair_id)
+    except ValueError:
+        raise DataError(f"There is no picture {pair_id[:80]!r}.", "Choose one in the browser of examples.") from None
+
+
+@st.cache_data(show_spinner=False, max_entries=2048)
+def thumbnail_url(name: str, index: int) -> str:
+    """A small lossy picture for lists (never for comparing)."""
+    return data_url(thumbnail(dataset(name)[index].image, 128), "WEBP", 85)
+
+
+def search(name: str, query: str) -> list[tuple[int, str]]:
+    """(index, caption) of the items with a caption that holds every word of the query; the best-fitting caption is given."""
+    words = query.casefold().split()
+    found = []
+    for index, captions in enumerate(captions_of(name)):
+        for caption in captions:
+            if all(word in caption.casefold() for word in words):
+                found.append((index, caption))
+                break
+    return found
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A decoded upload: digest of its pixels, and the pixels as PNG."""
+
+    sha: str
+    png: bytes
+    width: int
+    height: int
+
+
+def take_upload(data: bytes) -> Upload:
+    """Decodes an upload once, safely.
+
+    Raises:
+        DataError: for anything that is not a proper picture.
+    """
+    from cmai_core.data.uploads import decode_image
+
+    image = decode_image(data)
+    png = encode(image)
+    return Upload(sha256(image.tobytes()), png, image.shape[1], image.shape[0])
+
+
+@st.cache_data(show_spinner=False)
+def table_names() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the tables and of the backdrops."""
+    from cmai_core.data.tabletop.render import BACKDROPS, TABLES
+
+    return tuple(TABLES), tuple(BACKDROPS)
+
+
+@st.cache_resource(show_spinner="Rendering …", max_entries=64)
+def composed(scene_json: str) -> Pair:
+    """A composed scene as a pair: rendered, with its true captions."""
+    from cmai_core.data.tabletop.scene import Scene
+    from cmai_core.lab.compose import scene_pair
+
+    return scene_pair(Scene.from_json(scene_json))
+
+
+@st.cache_resource(show_spinner=False)
+def showcase() -> Showcase | None:
+    """The bundled example, None while there is none (or it cannot be read: that is logged)."""
+    from cmai_core.showcase import load_showcase
+
+    try:
+        return load_showcase()
+    except DataError:
+        _log.exception("bundled example")
+        return None
+
+
+def chosen_thumbnail(pair_id: str, upload: Upload | None, scene_json: str) -> tuple[str, str]:
+    """(data: URL, where the picture comes from) of the chosen pair; the bundled example's needs no dataset."""
+    if not pair_id:
+        return "", ""
+    bundle = showcase()
+    if bundle and pair_id == bundle.result.experiment.pair:
+        return data_url(thumbnail(bundle.result.first_craft.clean, 160)), pair_id
+    if pair_id == "scene":
+        return data_url(composed(scene_json).image), "composed here"
+    if pair_id.startswith("upload/"):
+        pair = the_pair(pair_id, "", upload, "")
+        return data_url(thumbnail(pair.image, 192), "WEBP", 85), "your picture"
+    name, split, item = parse_pair_id(pair_id)
+    return thumbnail_url(name, index_of(pair_id)), f"{name} · {split} · {item}"
+
+
+@st.cache_data(show_spinner=False, max_entries=256)
+def truth_note(pair_id: str, caption: str, scene_json: str) -> tuple[bool | None, str] | None:
+    """Whether the sentence is true of the chosen scene, in words; None for photographs."""
+    from cmai_core.lab.compose import judge
+
+    if pair_id == "scene":
+        scene = composed(scene_json).scene
+    elif pair_id.startswith("tabletop/"):
+        scene = the_pair(pair_id, "", None, "").scene
+    else:
+        return None
+    return None if scene is None else judge(caption, scene)
+
+
+def the_pair(pair_id: str, caption: str, upload: Upload | None, scene_json: str) -> Pair:
+    """The pair a specification means, its sentence put first.
+
+    Raises:
+        DataError: where the picture is not here (a link to somebody's upload, an index out of range).
+    """
+    import dataclasses
+
+    from cmai_core.data.pair import Pair
+
+    if pair_id == "scene":
+        from cmai_core.data.tabletop.scene import Scene
+        from cmai_core.lab.compose import scene_pair
+
+        try:
+            scene = Scene.from_json(scene_json)
+        except (ValueError, KeyError, TypeError):
+            raise DataError("The scene in this link cannot be read.", "Compose it again.") from None
+        return scene_pair(scene, caption)
+    if pair_id.startswith("upload/"):
+        if upload is None or pair_id != f"upload/{upload.sha}":
+            raise DataError(
+                "This link was made with an uploaded picture, which stays with the person who uploaded it.",
+                "Upload the same picture here to go on.",
+            )
+        return Pair(pair_id, decode(upload.png), (caption,), meta={"source": "uploaded"})
+    name, _, _ = parse_pair_id(pair_id)
+    pair = dataset(name)[index_of(pair_id)]
+    if not caption:
+        return pair
+    return dataclasses.replace(pair, captions=(caption, *(c for c in pair.captions if c != caption)))
+
+
+def domain_of(spec: str) -> str:
+    """"tabletop" for the bundled models, "photographs" for anything else; no model is loaded for it."""
+    for entry in catalogue():
+        if entry.name == spec:
+            return str(entry.card.get("domain", "tabletop"))
+    return "photographs"
+
+
+def submit(title: str, work: Callable[..., Any]) -> str:
+    """Queues work for this session; `work(progress, cancel)` runs in the worker thread. Returns the job's id.
+
+    Raises:
+        CmaiError: when the queue is full or this visitor has too many jobs waiting.
+    """
+    return queue().submit(work, owner=state.get(state.OWNER), title=title).id
+
+
+def job(job_id: str | None) -> Any | None:
+    """An immutable snapshot of a job, None where there is no such job (any more)."""
+    if not job_id:
+        return None
+    found = queue().get(job_id)
+    return None if found is None else found.snapshot()
+
+
+def cancel(job_id: str | None) -> None:
+    if job_id:
+        queue().cancel(job_id)
+
+
+def queue_length() -> int:
+    """Jobs waiting or running."""
+    return queue().length()
+
+
+@contextlib.contextmanager
+def quiet_thread() -> Iterator[None]:
+    """Streamlit warns when its caches are used in a worker thread; here that is meant."""
+    logger = logging.getLogger("streamlit.runtime.scriptrunner_utils.script_run_context")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def experiment_models(experiment: Experiment) -> dict[str, str]:
+    """Role → specification."""
+    models = {"undefended": experiment.undefended}
+    if experiment.defended:
+        models["defended"] = experiment.defended
+    return models
+
+
+def load_models(experiment: Experiment, store: ModelShelf) -> dict[str, Any]:
+    """Role → model, loaded in the worker."""
+    return {role: store.get(spec) for role, spec in experiment_models(experiment).items()}
+
+
+def gallery_pairs(pair: Pair, items: PairDataset, size: int) -> Sequence[Pair]:
+    """The pair and the first other items of a dataset: what retrieval searches through."""
+    others = [items[i] for i in range(min(size, len(items)))]
+    return [pair, *(p for p in others if p.id != pair.id)][:size]
+
+
+def require_model(spec: str, role: str) -> str:
+    """The specification, or a plain error where the choice is empty or names a folder on somebody else's machine."""
+    spec = spec.strip()
+    if not spec:
+        raise ModelError(f"No {role} model is chosen.", "Pick a bundled one or type an OpenCLIP specification.")
+    if spec.startswith("local-dir:") and st.get_option("server.address") not in ("localhost", "127.0.0.1", "::1"):
+        raise ModelError(
+            "Folders cannot be named while the lab is open to other machines.", "Start it without HOST= to load local-dir: models."
+        )
+    return spec
+
+
+def attack_work(experiment: Experiment, upload: Upload | None, store: ModelShelf, progress: Any, cancel: Any) -> Any:
+    """The attack itself; runs in the worker thread."""
+    from cmai_core.lab.run import run_attack
+    from cmai_core.progress import Progress
+
+    with quiet_thread():
+        pair = the_pair(experiment.pair, experiment.caption, upload, experiment.scene)
+        items = dataset("photos" if experiment.pair.startswith(("upload/", "photos/")) else "tabletop")
+        models = {}
+        for role, spec in experiment_models(experiment).items():
+            progress(Progress(0, 0, f"Loading {spec}", {}))
+            models[role] = store.get(spec)
+        return run_attack(experiment, pair, models, dataset=items, progress=progress, cancel=cancel)
+
+
+def eta_words(seconds: float | None) -> str:
+    """ " · about 5 s left", or nothing where it is not known."""
+    if seconds is None or seconds < 1:
+        return ""
+    return f" · about {seconds:.0f} s left" if seconds < 90 else f" · about {seconds / 60:.0f} min left"
+
+
+def collect(job_key: str, result_key: str) -> bool:
+    """Takes over a finished job of this session: its result, or its error as a notice.
+
+    Returns:
+        Whether the job is still waiting or running.
+    """
+    if not state.get(job_key):
+        return False
+    snapshot = job(state.get(job_key))
+    if snapshot is not None and not snapshot.finished:
+        return True
+    state.put(job_key, None)
+    if snapshot is None:
+        return False
+    if snapshot.error is not None:
+        state.put(state.NOTICE, snapshot.error)
+    elif snapshot.result is not None:
+        state.put(result_key, snapshot.result)
+    return False

@@ -1,0 +1,132 @@
+"""The names of all session state, in one place, with their first values.
+
+Widgets keep their own values under the keys named here; everything else is plain data. Nothing large lives here but the
+one result on show; a new one replaces it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import streamlit as st
+
+from cmai_core.lab.experiment import Experiment
+
+OWNER = "owner"
+"""A random name for this session, the owner of its jobs."""
+PAIR = "pair"
+"""Id of the chosen pair (Experiment.pair)."""
+UPLOAD = "upload"
+"""(sha256, PNG bytes) of the picture uploaded last, or None."""
+SCENE = "scene"
+"""JSON of the composed scene, or ""."""
+CAPTION = "caption"
+"""Widget: the sentence."""
+RESULT = "result"
+"""The LabResult on show, or None (the bundled one is shown)."""
+NOTICE = "notice"
+"""One message for the next run: (kind, text) or None."""
+LINK_READ = "link_read"
+"""Whether the permalink has been read."""
+
+ATTACK_JOB = "attack_job"
+DISTRIBUTION_JOB = "distribution_job"
+EMBEDDING_JOB = "embedding_job"
+EXPLANATION_JOB = "explanation_job"
+"""Ids of this session's running or finished jobs, or None."""
+DISTRIBUTION = "distribution"
+EMBEDDING = "embedding"
+EXPLANATION = "explanation"
+"""Results of the other pages, or None."""
+SELECTED_POINT = "selected_point"
+"""Id of the pair selected in the embedding map, or None."""
+
+# Widgets of the attack form. The values are those of Experiment, so that a permalink sets them directly.
+UNDEFENDED = "undefended"
+DEFENDED = "defended"
+UNDEFENDED_SPEC = "undefended_spec"
+DEFENDED_SPEC = "defended_spec"
+CRAFT_ON = "craft_on"
+NORM = "norm"
+EPSILON = "epsilon"
+STEPS = "steps"
+STEP_SIZE = "step_size"
+RESTARTS = "restarts"
+SEED = "seed"
+OBJECTIVE = "objective"
+TASK = "task"
+ALPHA = "alpha"
+BETA = "beta"
+FORM_KEYS = (
+    UNDEFENDED, DEFENDED, UNDEFENDED_SPEC, DEFENDED_SPEC, CRAFT_ON, NORM, EPSILON, STEPS, STEP_SIZE, RESTARTS, SEED,
+    OBJECTIVE, TASK, ALPHA, BETA, CAPTION,
+)  # fmt: skip
+
+# Widgets of the dialogs and of the other pages.
+BROWSE_SET = "browse_set"
+BROWSE_QUERY = "browse_query"
+BROWSE_PAGE = "browse_page"
+UPLOAD_FILE = "upload_file"
+COMPOSE_COUNT = "compose_count"
+COMPOSE_CAPTION = "compose_caption"
+COMPOSE = "compose"
+"""Prefix of the composer's object widgets."""
+THRESHOLD = "threshold"
+
+OTHER_MODEL = "other"
+"""Choice of a model select box: type an OpenCLIP specification."""
+NO_MODEL = "none"
+"""Choice of the defended select box: one model only."""
+
+
+def initialise() -> None:
+    """Fills in what is not there yet, and keeps widget values alive across pages."""
+    experiment = Experiment()
+    first: dict[str, Any] = {
+        OWNER: uuid.uuid4().hex,
+        PAIR: "",
+        UPLOAD: None,
+        SCENE: "",
+        CAPTION: "",
+        RESULT: None,
+        NOTICE: None,
+        LINK_READ: False,
+        ATTACK_JOB: None,
+        DISTRIBUTION_JOB: None,
+        EMBEDDING_JOB: None,
+        EXPLANATION_JOB: None,
+        DISTRIBUTION: None,
+        EMBEDDING: None,
+        EXPLANATION: None,
+        SELECTED_POINT: None,
+        UNDEFENDED: experiment.undefended,
+        DEFENDED: experiment.defended,
+        UNDEFENDED_SPEC: "",
+        DEFENDED_SPEC: "",
+        CRAFT_ON: experiment.craft_on,
+        NORM: experiment.norm,
+        EPSILON: experiment.epsilon,
+        STEPS: experiment.steps,
+        STEP_SIZE: experiment.step_size,
+        RESTARTS: experiment.restarts,
+        SEED: experiment.seed,
+        OBJECTIVE: experiment.objective,
+        TASK: experiment.task,
+        ALPHA: experiment.alpha,
+        BETA: experiment.beta,
+    }
+    for name, value in first.items():
+        if name not in st.session_state:
+            st.session_state[name] = value
+    for name in FORM_KEYS:
+        # Touching a widget's value keeps it when the widget is not drawn in this run (another page, a dialog).
+        st.session_state[name] = st.session_state[name]
+
+
+def get(name: str) -> Any:
+    return st.session_state[name]
+
+
+def put(name: str, value: Any) -> None:
+    st.session_state[name] = value

@@ -1,0 +1,173 @@
+"""The specification of one attack in the lab: small, plain, replayable.
+
+The same object is what a permalink carries, what an export holds and what a job runs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from cmai_core.errors import CmaiError, OptionError
+
+EPSILON_LADDER = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Budgets offered to people, in units of 1/255."""
+
+NORMS = ("linf", "l2")
+OBJECTIVES = ("task", "consistency", "both")
+CRAFT_ON = ("undefended", "defended", "each")
+TASKS = ("zero-shot", "retrieval", "vqa", "captioning", "nlvr")
+MAX_STEPS = 200
+MAX_RESTARTS = 10
+MAX_CAPTION = 300
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One attack, fully specified.
+
+    Attributes:
+        pair: where the picture comes from: "tabletop/test/17", "photos/test/coffee", "upload/<sha256>" or "scene".
+        scene: the scene as JSON where `pair` is "scene", else "".
+        caption: the sentence of the pair, at most MAX_CAPTION characters.
+        undefended, defended: model specifications; `defended` may be "" (one model only).
+        craft_on: which model the perturbation is made on; the other is then shown the same picture ("transferred");
+            "each" makes one for each (white box each).
+        norm: "linf": every pixel value changes by at most epsilon/255. "l2": the root mean square change of the pixel
+            values is at most epsilon/255, so that one ladder serves both norms and every picture size.
+        epsilon, step_size: in units of 1/255.
+        objective: what the attacker raises: the loss of `task`, minus S_c, or alpha·loss − beta·S_c.
+    """
+
+    pair: str = "tabletop/test/0"
+    scene: str = ""
+    caption: str = ""
+    undefended: str = "tabletop"
+    defended: str = "tabletop-tecoa"
+    craft_on: str = "undefended"
+    norm: str = "linf"
+    epsilon: float = 4.0
+    steps: int = 20
+    step_size: float = 1.0
+    restarts: int = 1
+    seed: int = 0
+    objective: str = "both"
+    task: str = "retrieval"
+    alpha: float = 1.0
+    beta: float = 1.0
+
+    def checked(self) -> Experiment:
+        """Itself, when every value is in range.
+
+        Raises:
+            OptionError: naming the first value that is not.
+        """
+        one_of = {"norm": NORMS, "objective": OBJECTIVES, "craft_on": CRAFT_ON, "task": TASKS}
+        for name, allowed in one_of.items():
+            if getattr(self, name) not in allowed:
+                raise OptionError(f"{name} is {getattr(self, name)!r}.", f"It is one of: {', '.join(allowed)}.")
+        ranges = {
+            "epsilon": (0.0, 64.0),
+            "step_size": (0.0, 64.0),
+            "steps": (1, MAX_STEPS),
+            "restarts": (1, MAX_RESTARTS),
+            "seed": (0, 2**31 - 1),
+            "alpha": (0.0, 100.0),
+            "beta": (0.0, 100.0),
+        }
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise OptionError(f"{name} is {value!r}, not a number.")
+            if not low <= value <= high:
+                raise OptionError(f"{name} is {value}.", f"It lies between {low:g} and {high:g}.")
+            if name in ("steps", "restarts", "seed") and int(value) != value:
+                raise OptionError(f"{name} is {value}.", "It is a whole number.")
+        if self.objective == "both" and self.alpha == 0 and self.beta == 0:
+            raise OptionError("alpha and beta are both 0.", "At least one part of the objective needs a weight.")
+        if not self.caption.strip():
+            raise OptionError("The sentence is empty.", "Type what the picture shows.")
+        if len(self.caption) > MAX_CAPTION:
+            raise OptionError(
+                f"The sentence has {len(self.caption)} characters.", f"At most {MAX_CAPTION} are accepted."
+            )
+        if not self.undefended.strip():
+            raise OptionError("No model is chosen.", "Pick a bundled one or type an OpenCLIP specification.")
+        if self.craft_on == "defended" and not self.defended:
+            raise OptionError("The attack is crafted on the defended model, but there is none.", "Choose one.")
+        if self.pair == "scene" and not self.scene:
+            raise OptionError("The composed scene is missing.", "Compose it again.")
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Experiment:
+        """From JSON values; unknown names are an error, so that a misspelt option is not silently ignored."""
+        known = {f.name for f in fields(Experiment)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise OptionError(f"Unknown option {unknown[0]!r}.", f"Known: {', '.join(sorted(known))}.")
+        return replace(Experiment(), **values).checked()
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+    def to_query(self) -> dict[str, str]:
+        """URL query parameters: only what differs from the defaults, besides the pair and the sentence."""
+        default = Experiment()
+        query = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("pair", "caption") or value != getattr(default, field.name):
+                query[field.name] = f"{value:g}" if isinstance(value, float) else str(value)
+        return query
+
+    @staticmethod
+    def from_query(query: Mapping[str, str]) -> Experiment | None:
+        """The experiment a link describes; None where the link describes none (no `pair`).
+
+        Raises:
+            OptionError: for a value that is not in range or not a number.
+        """
+        if "pair" not in query:
+            return None
+        default = Experiment()
+        values: dict[str, Any] = {}
+        for field in fields(Experiment):
+            if field.name not in query:
+                continue
+            kind = type(getattr(default, field.name))
+            try:
+                values[field.name] = kind(query[field.name])
+            except (TypeError, ValueError):
+                raise OptionError(f"The link says {field.name}={query[field.name]!r}, not a number.") from None
+        return replace(default, **values).checked()
+
+    def l2_radius(self, value_count: int) -> float:
+        """Radius of the L2 ball in [0, 1] units for a picture of `value_count` values (3·H·W)."""
+        return self.epsilon / 255 * math.sqrt(value_count)
+
+    def crafted_models(self) -> tuple[str, ...]:
+        """Roles ("undefended", "defended") on which a perturbation is made."""
+        if self.craft_on == "each":
+            return ("undefended", "defended") if self.defended else ("undefended",)
+        return (self.craft_on,)
+
+
+def parse_pair_id(pair: str) -> tuple[str, str, str] | None:
+    """(dataset, split, item) of a dataset item's id; None for uploads and composed scenes.
+
+    Raises:
+        CmaiError: for anything else.
+    """
+    if pair == "scene" or pair.startswith("upload/"):
+        return None
+    parts = pair.split("/")
+    if len(parts) == 3 and parts[0] in ("tabletop", "photos") and parts[1] == "test" and parts[2].replace("_", "").isalnum():
+        return parts[0], parts[1], parts[2]
+    raise CmaiError(f"There is no pair {pair[:80]!r}.", "Pairs are named like tabletop/test/17.")

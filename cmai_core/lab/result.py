@@ -1,0 +1,168 @@
+"""What an attack in the lab came to: plain numbers, words and 8-bit pictures. Written to JSON, read back, drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cmai_core.lab.experiment import Experiment
+from cmai_core.lab.images import perturbation_numbers
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says for one task.
+
+    Attributes:
+        text: the answer in words.
+        correct: against the ground truth; None where it is unknown.
+        score: the task's own score (probability or log-likelihood).
+        ranking: up to five (text, probability, is it true or None), best first; empty where the task has none.
+        prompt: what was asked (a question, a statement), "" where the task asks nothing.
+    """
+
+    text: str
+    correct: bool | None = None
+    score: float = 0.0
+    ranking: tuple[tuple[str, float, bool | None], ...] = ()
+    prompt: str = ""
+
+
+@dataclass(frozen=True)
+class Craft:
+    """One adversarial picture and how it was made.
+
+    Attributes:
+        role: the model it was crafted on, "undefended" or "defended".
+        clean, adversarial: uint8 H×W×3, what the model sees before and after; the attack counts only as rounded here.
+        objective_trace, score_trace: per step, the objective the attacker raises and S_c (best restart).
+        success: the attacked task's answer is wrong (None where there is no task in the objective), measured on the
+            8-bit picture; success_float the same before rounding.
+        linf, l2: size of the 8-bit perturbation, in units of 1/255 (l2: root mean square).
+    """
+
+    role: str
+    clean: np.ndarray
+    adversarial: np.ndarray
+    objective_trace: tuple[float, ...] = ()
+    score_trace: tuple[float, ...] = ()
+    steps_done: int = 0
+    cancelled: bool = False
+    success: bool | None = None
+    success_float: bool | None = None
+    linf: float = 0.0
+    l2: float = 0.0
+    forwards: int = 0
+    backwards: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one model makes of the clean and of the adversarial picture.
+
+    Attributes:
+        role, spec, name, hash: which model; `domain` what it was trained on ("tabletop" or "photographs").
+        picture: the role whose craft it was shown. Equal to `role`: a white-box attack; else a transferred one.
+        clean, adversarial: S_c of picture and sentence in [-1, 1], the adversarial one after rounding to 8 bits.
+        float_score: S_c before rounding; jpeg_score: after JPEG at quality 90.
+        answers: task → (clean, adversarial); skipped: task → why it has no answers.
+    """
+
+    role: str
+    spec: str
+    name: str
+    hash: str
+    domain: str
+    picture: str
+    clean: float
+    adversarial: float
+    float_score: float | None = None
+    jpeg_score: float | None = None
+    answers: Mapping[str, tuple[Answer, Answer]] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def transferred(self) -> bool:
+        return self.picture != self.role
+
+    @property
+    def change(self) -> float:
+        return self.adversarial - self.clean
+
+    def broken_tasks(self) -> tuple[int, int]:
+        """(tasks right when clean and wrong after the attack, tasks right when clean)."""
+        judged = [(c, a) for c, a in self.answers.values() if c.correct]
+        return sum(a.correct is False for _, a in judged), len(judged)
+
+
+@dataclass(frozen=True)
+class LabResult:
+    """An experiment and everything it showed. Maps are keyed by role."""
+
+    experiment: Experiment
+    crafts: Mapping[str, Craft]
+    readings: Mapping[str, Reading]
+    seconds: float = 0.0
+    device: str = "cpu"
+    created: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def first_craft(self) -> Craft:
+        return next(iter(self.crafts.values()))
+
+    def craft_for(self, role: str) -> Craft:
+        """The pictures the model in this role was shown."""
+        return self.crafts[self.readings[role].picture]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the pixels, as JSON values; the pictures' measured sizes are included."""
+        crafts = {}
+        for role, craft in self.crafts.items():
+            plain = {k: v for k, v in asdict_shallow(craft).items() if k not in ("clean", "adversarial")}
+            psnr = perturbation_numbers(craft.clean, craft.adversarial)["psnr"]
+            crafts[role] = plain | {"psnr_db": None if psnr == float("inf") else round(psnr, 2)}
+        return {
+            "format": "cmai-lab-result/1",
+            "experiment": self.experiment.to_dict(),
+            "crafts": crafts,
+            "readings": {role: asdict(reading) for role, reading in self.readings.items()},
+            "seconds": self.seconds,
+            "device": self.device,
+            "created": self.created,
+            "versions": dict(self.versions),
+        }
+
+    @staticmethod
+    def from_dict(raw: Mapping[str, Any], pictures: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> LabResult:
+        """Inverse of `to_dict`; `pictures`: role → (clean, adversarial)."""
+        crafts = {}
+        for role, values in raw["crafts"].items():
+            values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "psnr_db"}
+            clean, adversarial = pictures[role]
+            crafts[role] = Craft(clean=clean, adversarial=adversarial, **values)
+        readings = {}
+        for role, values in raw["readings"].items():
+            answers = {
+                task: tuple(Answer(**{**a, "ranking": tuple(tuple(r) for r in a["ranking"])}) for a in both)
+                for task, both in values["answers"].items()
+            }
+            readings[role] = Reading(**{**values, "answers": answers})
+        return LabResult(
+            Experiment.from_dict(raw["experiment"]),
+            crafts,
+            readings,
+            raw["seconds"],
+            raw["device"],
+            raw["created"],
+            raw["versions"],
+        )
+
+
+def asdict_shallow(item: Any) -> dict[str, Any]:
+    """Field names and values without copying arrays."""
+    return {name: getattr(item, name) for name in item.__dataclass_fields__}

@@ -1,0 +1,167 @@
+"""The bundled example the lab opens with: one attack on the bundled models, and the S_c of a few hundred pairs around it.
+
+    python -m cmai_core.showcase            # makes assets/showcase from assets/models
+
+Reading it needs neither torch nor a model. It carries the hashes of the models it was made with; `stale_reasons` says
+whether they are still the bundled ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmai_core.errors import DataError
+from cmai_core.lab.experiment import Experiment
+from cmai_core.lab.images import decode, encode
+from cmai_core.lab.result import LabResult
+from cmai_core.paths import assets_dir
+
+FORMAT = "cmai-showcase/1"
+
+
+@dataclass(frozen=True)
+class ScoreHistogram:
+    """Counts of S_c: `edges` has one value more than `clean` and `adversarial`."""
+
+    edges: tuple[float, ...]
+    clean: tuple[int, ...]
+    adversarial: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Showcase:
+    """The bundled example. Maps are keyed by role; `tau`: thresholds at `false_positive_rate` on the clean pairs counted."""
+
+    result: LabResult
+    histograms: Mapping[str, ScoreHistogram]
+    tau: Mapping[str, float]
+    false_positive_rate: float
+    pairs: int
+
+
+def showcase_dir() -> Path:
+    return assets_dir() / "showcase"
+
+
+def load_showcase(folder: Path | None = None) -> Showcase | None:
+    """The bundled example; None where none has been made.
+
+    Raises:
+        DataError: where the files are there but broken.
+    """
+    folder = folder or showcase_dir()
+    path = folder / "showcase.json"
+    if not path.is_file():
+        return None
+    try:
+        raw = json.loads(path.read_text("utf-8"))
+        pictures = {
+            role: (
+                decode((folder / f"clean-{role}.png").read_bytes()),
+                decode((folder / f"adversarial-{role}.png").read_bytes()),
+            )
+            for role in raw["result"]["crafts"]
+        }
+        return Showcase(
+            LabResult.from_dict(raw["result"], pictures),
+            {r: ScoreHistogram(*(tuple(h[k]) for k in ("edges", "clean", "adversarial"))) for r, h in raw["histograms"].items()},
+            raw["tau"],
+            raw["false_positive_rate"],
+            raw["pairs"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError("The bundled example cannot be read.", "Make it again: python -m cmai_core.showcase") from error
+
+
+def save_showcase(bundle: Showcase, folder: Path) -> None:
+    """Writes showcase.json and the PNG pictures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for role, craft in bundle.result.crafts.items():
+        (folder / f"clean-{role}.png").write_bytes(encode(craft.clean))
+        (folder / f"adversarial-{role}.png").write_bytes(encode(craft.adversarial))
+    document = {
+        "format": FORMAT,
+        "result": bundle.result.to_dict(),
+        "histograms": {
+            r: {"edges": h.edges, "clean": h.clean, "adversarial": h.adversarial} for r, h in bundle.histograms.items()
+        },
+        "tau": dict(bundle.tau),
+        "false_positive_rate": bundle.false_positive_rate,
+        "pairs": bundle.pairs,
+    }
+    (folder / "showcase.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def stale_reasons(bundle: Showcase) -> list[str]:
+    """Why the example no longer shows the bundled models; empty while it does. Loads the models to hash them."""
+    from cmai_core.models import load_model
+
+    reasons = []
+    for reading in bundle.result.readings.values():
+        try:
+            now = load_model(reading.spec, device="cpu").hash
+        except ValueError as error:
+            reasons.append(f"{reading.spec}: {error}")
+            continue
+        if now != reading.hash:
+            reasons.append(f"{reading.spec} has hash {now[:12]}, the example was made with {reading.hash[:12]}")
+    return reasons
+
+
+def build_showcase(out_dir: Path | None = None, *, pairs: int = 400, candidates: int = 24, progress=None) -> Showcase | None:
+    """Makes the example from the bundled models and writes it to `out_dir`.
+
+    Among the first `candidates` test scenes the one is taken whose attack (L∞ 4/255, on the undefended model) lowers S_c
+    most while the defended model keeps it best; S_c is then counted over `pairs` test pairs, clean and attacked alike.
+
+    Returns:
+        The example, or None when there is no bundled undefended model.
+    """
+    from cmai_core.data import load_dataset
+    from cmai_core.lab.distribution import histogram_counts, score_distribution
+    from cmai_core.lab.run import run_attack
+    from cmai_core.models import bundled_models, load_model
+
+    names = {card.name for card in bundled_models()}
+    if "tabletop" not in names:
+        return None
+    specs = {"undefended": "tabletop"}
+    if "tabletop-tecoa" in names:
+        specs["defended"] = "tabletop-tecoa"
+    models = {role: load_model(spec) for role, spec in specs.items()}
+    items = load_dataset("tabletop", split="test", limit=1000)
+    base = Experiment(
+        undefended=specs["undefended"], defended=specs.get("defended", ""), epsilon=4.0, steps=40, step_size=1.0, seed=0
+    )
+    survey = score_distribution(models, items, count=pairs, experiment=base, progress=progress)
+    best, best_value = 0, -float("inf")
+    for k in range(min(candidates, pairs)):
+        drop = survey.clean["undefended"][k] - survey.adversarial["undefended"][k]
+        value = drop + survey.clean["undefended"][k]
+        if "defended" in survey.clean:
+            value -= 2 * abs(survey.clean["defended"][k] - survey.adversarial["defended"][k])
+            value += survey.clean["defended"][k]
+        value += 0.2 * min(3, len(items[k].scene.objects)) if items[k].scene else 0
+        if value > best_value:
+            best, best_value = k, value
+    pair = items[best]
+    experiment = Experiment(**{**base.to_dict(), "pair": pair.id, "caption": pair.captions[0]}).checked()
+    result = run_attack(experiment, pair, models, dataset=items)
+    fpr = 0.05
+    bundle = Showcase(
+        result,
+        {r: ScoreHistogram(*histogram_counts(survey.clean[r], survey.adversarial[r], bins=36)) for r in survey.clean},
+        {r: survey.threshold(r, fpr) for r in survey.clean},
+        fpr,
+        pairs,
+    )
+    save_showcase(bundle, Path(out_dir) if out_dir else showcase_dir())
+    return bundle
+
+
+if __name__ == "__main__":
+    made = build_showcase()
+    print("No bundled model yet; nothing made." if made is None else f"Made {showcase_dir()}: {made.result.experiment.caption}")
