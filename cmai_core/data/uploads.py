@@ -198,7 +198,7 @@ def _damaged(name: str, error: Exception) -> DataError:
 def _too_many_bytes(name: str, size: int, limit: int) -> DataError:
     mega = 1024 * 1024
     return DataError(
-        f"{name} has {size / mega:.1f} MB; the limit is {limit / mega:g} MB.", "Make it smaller, or save it as JPEG."
+        f"{name} has {size / mega:.1f} MB; the limit is {limit / mega:.3g} MB.", "Make it smaller, or save it as JPEG."
     )
 
 
