@@ -3,8 +3,8 @@
 Both read 128×128 images in 16×16 patches and texts of up to 48 tokens, and stay under 4.5 MB in half precision.
 
 - `tabletop`: ViT of width 120, 4 layers, pooled at the class token; the decoder sees the 64 patch tokens.
-- `tabletop-b`: another image tower, for transfer: width 96, 6 layers, an attentional pooler with 33 queries of which one is
-  the image embedding and 32 are the decoder's image tokens.
+- `tabletop-b`: another image tower, for transfer: width 96, 6 layers, an attentional pooler with 33 queries, of which
+  one is the image embedding and 32 are the decoder's image tokens.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ def build_from_config(
 def initialise_decoder(model: nn.Module) -> None:
     """Give CoCa's decoder the initial weights that open_clip 3.3 means to give it.
 
-    `MultimodalTransformer.__init__` never calls its `init_parameters` (which reads attributes that do not exist), so its
-    output projection would stay uninitialised memory. The standard deviations are those of `TextTransformer`.
+    `MultimodalTransformer.__init__` never calls its `init_parameters` (which reads attributes that do not exist), so
+    its output projection would stay uninitialised memory. The standard deviations are those of `TextTransformer`.
     """
     from torch import nn
 

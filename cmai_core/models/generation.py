@@ -1,7 +1,7 @@
 """Writing a text about an image, token by token: greedy and beam search.
 
-open_clip's own `CoCa.generate` needs classes that current transformers no longer has; this one needs none. Padding and the
-start token are never produced; a text ends at the end token, at `max_tokens`, or where the context is full.
+open_clip's own `CoCa.generate` needs classes that current transformers no longer has; this one needs none. Padding and
+the start token are never produced; a text ends at the end token, at `max_tokens`, or where the context is full.
 """
 
 from __future__ import annotations

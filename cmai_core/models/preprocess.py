@@ -1,7 +1,7 @@
 """Images as people have them → the square of pixels that a model reads.
 
-The result stays on the 8-bit lattice (k/255), like the image that a person sees, and is not normalised: mean and standard
-deviation are applied inside the wrapper, so that ε means the same for every model.
+The result stays on the 8-bit lattice (k/255), like the image that a person sees, and is not normalised: mean and
+standard deviation are applied inside the wrapper, so that ε means the same for every model.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def preprocess(
         images: uint8 RGB arrays, H×W×3, of any sizes; or one array N×H×W×3.
         size: side of the result in pixels. An image that has it already passes unchanged.
         interpolation: "bicubic" or "bilinear".
-        resize_mode: "shortest" (short side to `size`, centre crop), "squash" (both sides to `size`) or "longest" (long side
-            to `size`, padded with `fill`).
+        resize_mode: "shortest" (short side to `size`, centre crop), "squash" (both sides to `size`) or "longest" (long
+            side to `size`, padded with `fill`).
 
     Returns:
         float32 N×3×size×size in [0, 1], every value a multiple of 1/255.

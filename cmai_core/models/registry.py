@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmai_core.errors import ModelError
+from cmai_core.models.hub import fetch, weight_files
 from cmai_core.paths import assets_dir
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ def _read_card(folder: Path) -> ModelCard:
     try:
         card = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except json.JSONDecodeError as error:
-        raise ModelError(f"The model card {path} is not valid JSON: {error}.", "Restore or retrain the model.") from error
+        raise ModelError(
+            f"The model card {path} is not valid JSON: {error}.", "Restore or retrain the model."
+        ) from error
     return ModelCard(
         name=folder.name,
         defended=bool(card.get("defended", False)),
@@ -92,7 +95,7 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
     import torch
 
     try:
-        chosen = torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
         raise ModelError(f"Unknown device {device!r}.", "Use cpu or cuda.") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
@@ -176,16 +179,20 @@ def _load_folder(folder: Path, spec: str, name: str) -> VisionLanguageModel:
     if not folder.is_dir() or not config_path.is_file():
         what = "is not a folder" if not folder.is_dir() else f"has no {_CONFIG_FILE}"
         raise ModelError(f"{folder} {what}.", "Give a folder as open_clip saves it: config, weights, tokenizer files.")
-    try:
-        config = json.loads(config_path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{config_path} is not valid JSON: {error}.", "Save the model again.") from error
+    config = _read_config(config_path)
     weights = _weights_in(folder)
     source = f"local-dir:{folder}"
     clip = _create(source, f"the weights {weights.name} of {folder}")
     tokenizer = _guarded(lambda: open_clip.get_tokenizer(source), f"the tokenizer of {folder}")
     card = _read_card(folder).card
     return VisionLanguageModel(clip, tokenizer, spec=spec, name=name, card=card, config=config, weights_file=weights)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} is not valid JSON: {error}.", "Save or fetch the model again.") from error
 
 
 def _weights_in(folder: Path) -> Path:
@@ -205,10 +212,16 @@ def _load_hub(spec: str) -> VisionLanguageModel:
     repository = spec.removeprefix("hf-hub:")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", repository) is None:
         raise ModelError(f"{spec!r} names no repository.", "Write hf-hub:organisation/repository.")
-    where = f"open_clip_config.json and open_clip_model.safetensors of the Hugging Face repository {repository}"
-    clip = _create(spec, where)
-    tokenizer = _guarded(lambda: open_clip.get_tokenizer(spec), f"the tokenizer of {spec}")
-    return VisionLanguageModel(clip, tokenizer, spec=spec)
+    config_path = fetch(repository, _CONFIG_FILE)
+    weights = fetch(repository, *weight_files(""))
+    # Both lie in one snapshot folder of the cache, which open_clip reads like any local folder.
+    folder = config_path.parent
+    config = _read_config(config_path)
+    clip = _create(f"local-dir:{folder}", f"{weights.name} of {repository}")
+    has_own_tokenizer = bool(config.get("model_cfg", {}).get("text_cfg", {}).get("hf_tokenizer_name"))
+    source = spec if has_own_tokenizer else f"local-dir:{folder}"
+    tokenizer = _guarded(lambda: open_clip.get_tokenizer(source), f"the tokenizer of {spec}")
+    return VisionLanguageModel(clip, tokenizer, spec=spec, config=config, weights_file=weights)
 
 
 def _load_open_clip(spec: str) -> VisionLanguageModel:
@@ -221,6 +234,7 @@ def _load_open_clip(spec: str) -> VisionLanguageModel:
     if architecture not in open_clip.list_models():
         raise _unknown(spec)
     seed = re.fullmatch(r"random(?:-(\d{1,9}))?", tag)
+    weights = None
     if seed is not None:
         clip = _random(architecture, int(seed.group(1) or 0))
     else:
@@ -234,11 +248,24 @@ def _load_open_clip(spec: str) -> VisionLanguageModel:
                 f"open_clip has no weights {tag!r} for {architecture}.",
                 f"Known: {', '.join(near) or 'none'}; or {architecture}/random. {_LIST_HINT}",
             )
-        source = tag_config.get("hf_hub") or tag_config.get("url") or "open_clip"
-        where = f"{'the Hugging Face Hub: ' if tag_config.get('hf_hub') else ''}{source}"
-        clip = _create(architecture, where, pretrained=tag)
+        clip, weights = _pretrained(architecture, tag, tag_config)
     tokenizer = _guarded(lambda: open_clip.get_tokenizer(architecture), f"the tokenizer of {architecture}")
-    return VisionLanguageModel(clip, tokenizer, spec=spec)
+    return VisionLanguageModel(clip, tokenizer, spec=spec, weights_file=weights)
+
+
+def _pretrained(architecture: str, tag: str, tag_config: dict[str, Any]) -> tuple[torch.nn.Module, Path | None]:
+    """An open_clip model with the weights of a tag, and the file they are in (None where open_clip fetches it itself).
+
+    The activation is the one that the weights were trained with (open_clip only warns of a QuickGELU mismatch).
+    """
+    options = {"force_quick_gelu": bool(tag_config.get("quick_gelu"))}
+    if not tag_config.get("hf_hub"):
+        return _create(architecture, str(tag_config.get("url") or tag), pretrained=tag, **options), None
+    repository, _, filename = tag_config["hf_hub"].rpartition("/")
+    weights = fetch(repository, *weight_files(filename))
+    keys = ("mean", "std", "interpolation", "resize_mode")
+    options["force_preprocess_cfg"] = {key: tag_config[key] for key in keys if tag_config.get(key) is not None}
+    return _create(architecture, f"{weights.name} of {repository}", pretrained=str(weights), **options), weights
 
 
 def _random(architecture: str, seed: int) -> torch.nn.Module:
@@ -255,21 +282,19 @@ def _random(architecture: str, seed: int) -> torch.nn.Module:
                 architecture, load_weights=False, force_custom_text=True, pretrained_text=False, pretrained_image=False
             )
         except Exception as error:
-            raise ModelError(f"{architecture} cannot be built here: {_first_line(error)}", "Choose another model.") from error
+            raise ModelError(
+                f"{architecture} cannot be built here: {_first_line(error)}", "Choose another model."
+            ) from error
         if getattr(clip, "text_decoder", None) is not None:
             initialise_decoder(clip)
     return clip
 
 
-def _create(source: str, where: str, pretrained: str | None = None) -> torch.nn.Module:
+def _create(source: str, where: str, pretrained: str | None = None, **options: Any) -> torch.nn.Module:
     import open_clip
 
-    return _guarded(
-        lambda: open_clip.create_model(
-            source, pretrained, force_custom_text=True, require_pretrained=True, weights_only=True, precision="fp32"
-        ),
-        where,
-    )
+    options |= {"force_custom_text": True, "require_pretrained": True, "weights_only": True, "precision": "fp32"}
+    return _guarded(lambda: open_clip.create_model(source, pretrained, **options), where)
 
 
 def _guarded(action: Any, where: str) -> Any:
@@ -297,14 +322,11 @@ def _explained(error: BaseException, where: str) -> ModelError:
         return ModelError(f"Could not read {where}: the file is damaged or incomplete.", "Fetch or save it again.")
     if "loading state_dict" in text or "size mismatch" in text:
         return ModelError(f"The weights do not fit the architecture: {where}.", "Check open_clip_config.json.")
-    network = ("Failed to download", "Failed initial config", "could not be loaded", "URLError", "HTTPError", "offline",
-               "ConnectionError", "LocalEntryNotFound", "Name or service not known", "Couldn't connect", "ConnectError",
-               "RepositoryNotFound", "couldn't connect", "Network")  # fmt: skip
+    network = ("Failed to download", "URLError", "HTTPError", "ConnectionError", "LocalEntryNotFound", "connect to")
     if any(sign in text for sign in network):
         return ModelError(
             f"Could not fetch {where}.",
-            "Offline: copy the downloaded files into the Hugging Face cache ($HF_HOME) of this machine, or put "
-            "open_clip_config.json and open_clip_model.safetensors into a folder and load local-dir:<folder>.",
+            f"Fetch it on a machine with a network and put it into a folder with {_CONFIG_FILE}: local-dir:<folder>.",
         )
     return ModelError(f"Could not load {where}: {_first_line(error)}", "Check the model's files.")
 

@@ -21,7 +21,11 @@ CARD_FILE = "card.json"
 
 
 def save_local_dir(
-    model: VisionLanguageModel, path: str | Path, card: dict[str, Any] | None = None, *, dtype: torch.dtype = torch.float16
+    model: VisionLanguageModel,
+    path: str | Path,
+    card: dict[str, Any] | None = None,
+    *,
+    dtype: torch.dtype = torch.float16,
 ) -> Path:
     """Write config, weights, tokenizer and card; all of it appears at once, or nothing does.
 
@@ -36,14 +40,16 @@ def save_local_dir(
         The folder.
 
     Raises:
-        ModelError: the model's config is unknown, a weight is not finite or not representable, or the folder holds other
-            things than a model.
+        ModelError: the model's config is unknown, a weight is not finite or not representable, or the folder holds
+            other things than a model.
     """
     from safetensors.torch import save_file
 
     path = Path(path)
     if model.config is None:
-        raise ModelError(f"The configuration of {model.spec} is unknown.", "Save models of new_model or of a local folder.")
+        raise ModelError(
+            f"The configuration of {model.spec} is unknown.", "Save models of new_model or of a local folder."
+        )
     if path.exists() and any(path.iterdir()) and not (path / CONFIG_FILE).is_file():
         raise ModelError(f"The folder {path} is not empty and holds no model.", "Choose another one.")
     weights = {name: _stored(name, tensor, dtype) for name, tensor in model.clip.state_dict().items()}
@@ -111,5 +117,3 @@ def _swap(building: Path, path: Path) -> None:
 
 def _json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-

@@ -1,10 +1,10 @@
 """One forward pass of open_clip's text tower, from ids or from embeddings, over no more positions than needed.
 
-The tower is causal, so padding after the end of a text cannot change what comes before it: the pass is cut after the longest
-text of the batch (captions of 12 tokens cost a quarter of the 48 positions). In CoCa the class token stands last, at
-position `context_length`, whatever the text's length, and open_clip masks its keys shifted by one ("legacy" mask: position k
-is seen when token k-1 is not padding, so the class token sees the first padding position and not itself). Both are kept, so
-the result equals open_clip's own `model.text(ids)`.
+The tower is causal, so padding after the end of a text cannot change what comes before it: the pass is cut after the
+longest text of the batch (captions of 12 tokens cost a quarter of the 48 positions). In CoCa the class token stands
+last, at position `context_length`, whatever the text's length, and open_clip masks its keys shifted by one ("legacy"
+mask: position k is seen when token k-1 is not padding, so the class token sees the first padding position and not
+itself). Both are kept, so the result equals open_clip's own `model.text(ids)`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class TextFeatures:
 
 
 def text_parts(clip: nn.Module) -> Any | None:
-    """The text tower of an open_clip model as an object with `TextTransformer`'s attributes; None for foreign encoders."""
+    """The text tower of an open_clip model, with `TextTransformer`'s attributes; None for foreign encoders."""
     from open_clip.transformer import TextTransformer
 
     tower = getattr(clip, "text", None)
@@ -114,7 +114,7 @@ def _project(tower: Any, pooled: torch.Tensor) -> torch.Tensor:
 
 
 def forward_coca(tower: Any, ids: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A text tower with a class token: (pooled T×D, states T×L'×W). `x` are token embeddings, `ids` say what is padding."""
+    """A text tower with a class token: (pooled T×D, states T×L'×W). `x`: token embeddings; `ids`: what is padding."""
     full = tower.context_length
     length = min(full, _lengths_end(ids, tower.pad_id) + 1)
     ids, x = _fit(ids, x, length, tower)
@@ -153,7 +153,7 @@ def forward_plain(tower: Any, ids: torch.Tensor, x: torch.Tensor) -> tuple[torch
 
 
 def forward_states(tower: Any, ids: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Token states T×L'×W for exactly the given L' positions, without the class token; exact where ids are not padding."""
+    """Token states T×L'×W for exactly the given L' positions, no class token; exact where ids are not padding."""
     length = ids.shape[1]
     if tower.cls_emb is None:
         if tower.attn_mask is None:
@@ -161,4 +161,6 @@ def forward_states(tower: Any, ids: torch.Tensor, x: torch.Tensor) -> torch.Tens
         out = tower.transformer(x + tower.positional_embedding[:length], attn_mask=tower.attn_mask[:length, :length])
         return tower.ln_final(out)
     allowed = _causal(length, x.device) & _key_validity(ids, tower).unsqueeze(1)
-    return tower.transformer(x + tower.positional_embedding[:length], attn_mask=_additive(allowed, tower.heads, x.dtype))
+    return tower.transformer(
+        x + tower.positional_embedding[:length], attn_mask=_additive(allowed, tower.heads, x.dtype)
+    )

@@ -1,12 +1,14 @@
 """`VisionLanguageModel`: a thin wrapper that gives every open_clip model the same face.
 
-Pixels go in as people see them, in [0, 1]; mean and standard deviation are applied inside. Nothing here changes the model: no
-mode, no flag, no `requires_grad` is touched, so two threads may use one wrapper at a time.
+Pixels go in as people see them, in [0, 1]; mean and standard deviation are applied inside. Nothing here changes the
+model: no mode, no flag, no `requires_grad` is touched, and the tokenizer (which is not thread-safe) is used under a
+lock, so several threads may share one wrapper.
 """
 
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +87,8 @@ class VisionLanguageModel:
         self.config = config
         self._weights_file = Path(weights_file) if weights_file else None
         self._file_hash: str | None = None
+        self._loaded_versions = self._versions()
+        self._tokenizer_lock = threading.Lock()
         cfg = clip.visual.preprocess_cfg
         size = cfg["size"]
         self.image_size = int(size if isinstance(size, int) else size[0])
@@ -143,8 +147,9 @@ class VisionLanguageModel:
 
     @property
     def hash(self) -> str:
-        """SHA-256 (hex) of the weights: of the file they came from, else of the state dict's names and bytes."""
-        if self._weights_file is not None:
+        """SHA-256 (hex) of the weights: of the file they came from; of the state dict's names and bytes where there is
+        no file or the weights have been changed since."""
+        if self._weights_file is not None and self._versions() == self._loaded_versions:
             if self._file_hash is None:
                 with self._weights_file.open("rb") as file:
                     self._file_hash = hashlib.file_digest(file, "sha256").hexdigest()
@@ -167,14 +172,14 @@ class VisionLanguageModel:
     # Images
 
     def preprocess(self, images: Sequence[np.ndarray]) -> torch.Tensor:
-        """uint8 H×W×3 images of any sizes → float32 N×3×S×S in [0, 1] on the model's device; see `preprocess.preprocess`."""
+        """uint8 H×W×3 images of any sizes → float32 N×3×S×S in [0, 1] on the model's device; see `preprocess`."""
         return preprocess(images, self.image_size, **self._resize).to(self.device)
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels in [0, 1] → what the image tower reads."""
         if pixels.ndim != 4 or pixels.shape[1:] != (3, self.image_size, self.image_size):
             raise DataError(
-                f"Pixels have the shape {tuple(pixels.shape)}, {self.name} reads N×3×{self.image_size}×{self.image_size}.",
+                f"Pixels {tuple(pixels.shape)} do not fit: {self.name} reads N×3×{self.image_size}×{self.image_size}.",
                 "Use model.preprocess.",
             )
         return (pixels - self._mean.to(pixels.device)) / self._std.to(pixels.device)
@@ -215,14 +220,17 @@ class VisionLanguageModel:
             raise DataError("Texts must be a sequence of strings.", "Wrap a single text in a list.")
         if not len(texts):
             return torch.zeros(0, self.context_length, dtype=torch.long, device=self.device)
-        return self.tokenizer(list(texts), context_length=self.context_length).to(self.device)
+        with self._tokenizer_lock:
+            ids = self.tokenizer(list(texts), context_length=self.context_length)
+        return ids.to(self.device)
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Ids → text; padding, start and end tokens are left out."""
         special = set(self.token_ids())
         inner = getattr(self.tokenizer, "tokenizer", None)
         if inner is not None:
-            return inner.decode([i for i in ids if i not in special]).strip()
+            with self._tokenizer_lock:
+                return inner.decode([i for i in ids if i not in special]).strip()
         start_end = set(self.token_ids()[1:])
         return self.tokenizer.decode([i for i in ids if i not in start_end]).strip()
 
@@ -233,7 +241,7 @@ class VisionLanguageModel:
             x: strings; or ids, int64 T×L; or distributions over tokens, float T×L×V (differentiable: the embedding of a
                 position is the mean of the token embeddings under its distribution). L ≤ context_length; a shorter L is
                 the same as padding.
-            pad_mask: bool T×L, True where a position of a distribution is padding. None: where its most likely token is.
+            pad_mask: bool T×L, True where a position of a distribution is padding. None: where its likeliest token is.
 
         Raises:
             DataError: another type, shape or length.
@@ -287,7 +295,7 @@ class VisionLanguageModel:
         Args:
             pixels: N×3×S×S in [0, 1], or features already computed.
             texts: T texts, ids, distributions, or embeddings T×D already normalised (2-D float).
-            image_of_text: T row numbers; None pairs row by row (one image goes with every text, one text with every image).
+            image_of_text: T row numbers; None pairs row by row (a single image goes with every text, and vice versa).
         """
         images = pixels if isinstance(pixels, ImageFeatures) else self.image_features(pixels)
         is_embedding = isinstance(texts, torch.Tensor) and texts.is_floating_point() and texts.ndim == 2
@@ -304,7 +312,7 @@ class VisionLanguageModel:
 
         Args:
             tokens: image tokens N×P×W.
-            ids: int64 T×L', or token states T×L'×W from `text_states` (compute them once where the text stays the same).
+            ids: int64 T×L', or token states T×L'×W from `text_states` (compute them once where the text stays).
             image_of_text: T row numbers into `tokens`; None pairs row by row (a single image goes with every text).
 
         Raises:
@@ -317,8 +325,8 @@ class VisionLanguageModel:
     def two_image_tokens(self, tokens_left: torch.Tensor, tokens_right: torch.Tensor) -> torch.Tensor:
         """Tokens of two images as the decoder reads them together: N×2P×W.
 
-        A fixed code (+0.5 on even, -0.5 on odd channels for the left image, the opposite for the right) tells them apart.
-        It has no parameters, so any CoCa can be trained to use it.
+        A fixed code (+0.5 on even, -0.5 on odd channels for the left image, the opposite for the right) tells them
+        apart. It has no parameters, so any CoCa can be trained to use it.
         """
         self._need_decoder()
         code = torch.full((tokens_left.shape[-1],), _IMAGE_CODE, device=tokens_left.device, dtype=tokens_left.dtype)
@@ -355,7 +363,9 @@ class VisionLanguageModel:
             images = pixels if isinstance(pixels, ImageFeatures) else self.image_features(pixels)
             prompts = [prompt] * len(images) if isinstance(prompt, str) else list(prompt)
             if len(prompts) != len(images):
-                raise DataError(f"{len(prompts)} prompts for {len(images)} images.", "Give one for all or one an image.")
+                raise DataError(
+                    f"{len(prompts)} prompts for {len(images)} images.", "Give one for all or one an image."
+                )
             if not prompts:
                 return []
             pad, bos, eos = self.token_ids()
@@ -363,7 +373,9 @@ class VisionLanguageModel:
             ends = (ids == eos).int().argmax(dim=1)
             ids = ids.masked_fill(torch.arange(ids.shape[1], device=ids.device) >= ends.unsqueeze(1), pad)
             if int(ends.max()) >= self.context_length - 1:
-                raise DataError("The prompt fills the whole context.", f"Use fewer than {self.context_length - 2} tokens.")
+                raise DataError(
+                    "The prompt fills the whole context.", f"Use fewer than {self.context_length - 2} tokens."
+                )
             added = generate_ids(
                 self.fusion_logits,
                 images.tokens,
@@ -380,6 +392,10 @@ class VisionLanguageModel:
 
     # Within
 
+    def _versions(self) -> int:
+        """Grows whenever a parameter is changed in place (an optimiser step, a loaded state dict)."""
+        return sum(parameter._version for parameter in self.clip.parameters())
+
     def _own_vit(self) -> bool:
         from open_clip.transformer import VisionTransformer
 
@@ -394,7 +410,7 @@ class VisionLanguageModel:
     def _need_decoder(self) -> None:
         if not self.has_decoder:
             raise ModelError(
-                f"{self.name} has no multimodal decoder: it cannot answer questions, judge statements or write captions.",
+                f"{self.name} has no multimodal decoder: it cannot answer, judge statements or write captions.",
                 "Choose a CoCa model, such as tabletop.",
             )
 
@@ -424,9 +440,7 @@ class VisionLanguageModel:
         return ids.masked_fill(pad_mask, pad)
 
     @staticmethod
-    def _rows(
-        x: torch.Tensor, count: int, image_of_text: Sequence[int] | torch.Tensor | None
-    ) -> torch.Tensor:
+    def _rows(x: torch.Tensor, count: int, image_of_text: Sequence[int] | torch.Tensor | None) -> torch.Tensor:
         """Rows of `x` for `count` texts."""
         if image_of_text is not None:
             index = torch.as_tensor(image_of_text, dtype=torch.long, device=x.device)
