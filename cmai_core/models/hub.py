@@ -1,4 +1,4 @@
-"""Files of Hugging Face repositories: from the cache without asking the network, else fetched, else a clear error.
+"""Files of Hugging Face repositories: from the cache without asking the network, else fetched, else a clear error."""
 
 from __future__ import annotations
 
