@@ -126,6 +126,51 @@ def test_bad_input(scenes):
         r.render([Scene((), Environment(table=len(r.TABLES)))], 64)
     with pytest.raises(DataError):
         r.render([Scene((), Environment(camera_elevation=-0.2))], 64)
+    with pytest.raises(DataError):
+        r.render([Scene((SceneObject("ring", "red", "matte", "small", float("nan"), 0),))], 64)
+
+
+FROZEN = (
+    Scene(
+        (
+            SceneObject("sphere", "red", "shiny", "large", 1.2, -1.6, 0.3),
+            SceneObject("cube", "cyan", "matte", "large", -1.4, -0.2, 0.5),
+            SceneObject("cone", "yellow", "shiny", "small", 1.5, 0.6, 0.3),
+            SceneObject("ring", "purple", "shiny", "large", 0.0, 2.0, 0.3),
+        ),
+        Environment(0.1, 0.52, 12.0, 0.65, 1.6, 0.9, 0.1, 0.2, 1.1, 0.3, 1, 5, 1),
+    ),
+    Scene(
+        (
+            SceneObject("pyramid", "orange", "shiny", "large", 1.2, -1.6, 0.3),
+            SceneObject("cylinder", "blue", "matte", "small", -1.4, -0.2, 0.5),
+        ),
+        Environment(2.1, 0.7, 12.0, 0.65, 0.6, 0.8, 0.15, -0.3, 1.0, 0.3, 3, 9, 4),
+    ),
+)
+# fmt: off
+FROZEN_BLOCKS = {'drawing': [[226, 222, 214, 203, 213, 207, 226, 222, 214, 173, 116, 115, 129, 143, 133, 163, 146,
+              161, 182, 175, 165, 181, 174, 163, 182, 175, 165],
+             [219, 217, 210, 211, 205, 197, 219, 217, 210, 204, 203, 199, 182, 171, 166, 182, 184,
+              189, 204, 203, 199, 204, 203, 199, 204, 203, 199]],
+ 'standard': [[93, 99, 112, 100, 123, 136, 92, 98, 112, 128, 67, 63, 101, 110, 96, 106, 78, 92, 95,
+               74, 61, 96, 76, 61, 95, 76, 63],
+              [95, 99, 105, 114, 115, 118, 95, 100, 106, 165, 173, 181, 158, 153, 159, 142, 152,
+               169, 155, 164, 172, 158, 166, 174, 158, 167, 175]]}
+# fmt: on
+
+
+def block_means(image):
+    """Mean colour of 3×3 blocks of a 96-pixel picture."""
+    return image.reshape(3, 32, 3, 32, 3).mean(axis=(1, 3)).round().astype(int)
+
+
+@pytest.mark.parametrize("style", r.STYLES)
+def test_pixels_are_those_the_models_were_trained_on(style):
+    """A change here needs a new RENDERER_VERSION, new caches and new models."""
+    assert r.RENDERER_VERSION == 1
+    for image, frozen in zip(r.render(FROZEN, 96, style=style), FROZEN_BLOCKS[style], strict=True):
+        assert np.abs(block_means(image).reshape(-1) - frozen).max() <= 1
 
 
 def test_contact_sheet(scenes):

@@ -75,7 +75,7 @@ def render_with_masks(
         (uint8 N×size×size×3, uint8 N×size×size): the pictures, and per pixel the index into `scene.objects` of the
         object covering at least half of it, or NO_OBJECT (255).
     """
-    from cmai_core.data.tabletop.rendering.caster import cast_band
+    from cmai_core.data.tabletop.rendering.compiled import BANDS
     from cmai_core.data.tabletop.rendering.packing import pack
 
     scenes = [scenes] if isinstance(scenes, Scene) else list(scenes)
@@ -94,7 +94,7 @@ def render_with_masks(
     def work(item):
         n, first = item
         last = min(first + _BAND, size)
-        cast_band(objects[n], counts[n], environments[n], size, first, last, grid, images[n], index[n])
+        BANDS[style](objects[n], counts[n], environments[n], size, first, last, grid, images[n], index[n])
 
     items = [(n, first) for n in range(len(scenes)) for first in range(0, size, _BAND)]
     threads = min(threads or _cores(), max(1, len(items)))

@@ -36,24 +36,27 @@ def _check(kind: str) -> None:
 def sample_environment(rng: np.random.Generator, kind: str | None = None) -> Environment:
     """Draws an environment: of the training distribution (`kind` None), or of a shifted variant of it.
 
-    Training range: any camera azimuth, elevation 0.45–0.85 rad, distance 10.5–12.5, field of view 0.60–0.64 rad, key light
-    from the side or behind (seen from the viewer) at elevation 0.62–1.05 rad, angular radius 0.04–0.16 rad, warmth
-    −0.4–0.4, power 0.9–1.15, ambient 0.28–0.42, TRAIN_TABLES, TRAIN_BACKDROPS. Kinds "style" and "corruption" change
+    Training range: any camera azimuth, elevation 0.45–0.85 rad, distance 11.4–12.6, field of view 0.64–0.67 rad, key
+    light from the side or from behind the objects at elevation 0.62–1.05 rad, angular radius 0.04–0.16 rad, warmth
+    −0.4–0.4, power 0.95–1.2, ambient 0.24–0.38, TRAIN_TABLES, TRAIN_BACKDROPS. Kinds "style" and "corruption" change
     pixels only, so their environments are those of training.
+
+    Raises:
+        OptionError: for a kind outside KINDS.
     """
     azimuth = rng.uniform(0.0, 2.0 * math.pi)
     side = 1.0 if rng.random() < 0.5 else -1.0
     environment = Environment(
         camera_azimuth=azimuth,
         camera_elevation=rng.uniform(0.45, 0.85),
-        camera_distance=rng.uniform(10.5, 12.5),
-        fov=rng.uniform(0.60, 0.64),
+        camera_distance=rng.uniform(11.4, 12.6),
+        fov=rng.uniform(0.64, 0.67),
         light_azimuth=azimuth + side * rng.uniform(0.7, 2.4),
         light_elevation=rng.uniform(0.62, 1.05),
         light_size=rng.uniform(0.04, 0.16),
         light_warmth=rng.uniform(-0.4, 0.4),
-        light_power=rng.uniform(0.9, 1.15),
-        ambient=rng.uniform(0.28, 0.42),
+        light_power=rng.uniform(0.95, 1.2),
+        ambient=rng.uniform(0.24, 0.38),
         table=int(rng.choice(TRAIN_TABLES)),
         table_seed=int(rng.integers(1 << 20)),
         background=int(rng.choice(TRAIN_BACKDROPS)),
@@ -73,8 +76,8 @@ def shift_environment(environment: Environment, kind: str, rng: np.random.Genera
         if which == 0:  # low sun: long shadows
             return replace(environment, light_elevation=rng.uniform(0.26, 0.42), light_power=1.35, ambient=0.22)
         if which == 1:  # dim room
-            power = rng.uniform(0.40, 0.55)
-            return replace(environment, light_power=power, ambient=rng.uniform(0.12, 0.18))
+            power = rng.uniform(0.32, 0.46)
+            return replace(environment, light_power=power, ambient=rng.uniform(0.09, 0.15))
         warmth = rng.uniform(0.8, 1.0) * (1.0 if rng.random() < 0.5 else -1.0)  # tungsten or blue hour
         return replace(environment, light_warmth=warmth)
     if kind == "table":

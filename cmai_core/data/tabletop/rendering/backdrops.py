@@ -25,7 +25,7 @@ BACKDROP_COLOURS = np.array(
 )
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def backdrop(colours, sx, sy):
     """Radiance (linear RGB) at screen position sx, sy in [-1, 1], y up; `colours`: six values of BACKDROP_COLOURS."""
     dy = sy - 0.42

@@ -7,7 +7,7 @@ import math
 from numba import njit
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def hash01(ix, iy, seed):
     """A pseudo-random value in [0, 1) for a lattice point."""
     h = (ix * 374761393 + iy * 668265263 + seed * 362437) & 0xFFFFFFFF
@@ -17,7 +17,7 @@ def hash01(ix, iy, seed):
     return h * (1.0 / 4294967296.0)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def value_noise(x, y, seed):
     """Smooth noise in [0, 1], one cell per unit."""
     fx = math.floor(x)
@@ -35,7 +35,7 @@ def value_noise(x, y, seed):
     return (a + (b - a) * u) * (1.0 - v) + (c + (d - c) * u) * v
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def detail(x, y, seed, footprint):
     """Noise around 0 in [-0.5, 0.5] that fades out where a cell is smaller than the pixel's footprint (in cells)."""
     if footprint >= 1.2:
@@ -43,7 +43,7 @@ def detail(x, y, seed, footprint):
     return (value_noise(x, y, seed) - 0.5) * min(1.0, 2.0 - footprint * (2.0 / 1.2))
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def fractal(x, y, seed, octaves, footprint):
     """Sum of `detail` over octaves, roughly in [-0.5, 0.5]."""
     total = 0.0

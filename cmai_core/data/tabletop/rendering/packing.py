@@ -29,6 +29,7 @@ PALETTE = {
 # Columns of the object array.
 SHAPE, X, Y, RADIUS, COS, SIN, RED, GREEN, BLUE, SHINY, BOUND_Z, BOUND_R, OCC_Z, OCC_R = range(14)
 OBJECT_WIDTH = 14
+MOST_OBJECTS = 32
 
 # Columns of the environment array.
 CAMERA, AXES, SCALE, LIGHT, LIGHT_U, LIGHT_V, SPREAD = 0, 3, 12, 13, 16, 19, 22
@@ -60,7 +61,8 @@ def pack(scenes: Sequence[Scene]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Objects N×K×14, their numbers N, environments N×40 (float64).
 
     Raises:
-        DataError: for a value outside SHAPES, COLOURS, MATERIALS, TABLES or BACKDROPS, or a camera under the table.
+        DataError: for a value outside SHAPES, COLOURS, MATERIALS, TABLES or BACKDROPS, more than 32 objects, a number
+            that is not finite, or a camera under the table.
     """
     most = max((len(s.objects) for s in scenes), default=0)
     objects = np.zeros((len(scenes), max(most, 1), OBJECT_WIDTH))
@@ -71,6 +73,10 @@ def pack(scenes: Sequence[Scene]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         for k, o in enumerate(scene.objects):
             objects[n, k] = _object_row(o)
         environments[n] = _environment_row(scene.environment)
+    if most > MOST_OBJECTS:
+        raise DataError(f"A scene has {most} objects.", f"At most {MOST_OBJECTS} can be drawn.")
+    if not (np.isfinite(objects).all() and np.isfinite(environments).all()):
+        raise DataError("A scene holds a number that is not finite.", "Check its places, angles and light.")
     return objects, counts, environments
 
 

@@ -14,13 +14,13 @@ from numba import njit
 SPHERE, CUBE, CYLINDER, CONE, PYRAMID, RING = range(6)
 
 MISS = 1e30
-CUBE_HALF = 0.80
+CUBE_HALF = 0.77
 CYLINDER_RADIUS = 0.80
 CYLINDER_HEIGHT = 1.70
-CONE_RADIUS = 0.95
-CONE_HEIGHT = 1.90
-PYRAMID_HALF = 0.80
-PYRAMID_HEIGHT = 1.90
+CONE_RADIUS = 0.90
+CONE_HEIGHT = 2.00
+PYRAMID_HALF = 0.78
+PYRAMID_HEIGHT = 1.60
 RING_MAJOR = 0.70
 RING_MINOR = 0.30
 BEVEL = 0.07
@@ -42,7 +42,7 @@ BOUNDS = np.array(
 OCCLUDERS = np.array([[1.0, 0.97], [0.78, 0.92], [0.82, 0.92], [0.55, 0.78], [0.55, 0.78], [0.28, 0.72]])
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def hit_solid(shape, ox, oy, oz, dx, dy, dz):
     """Distance along a unit direction to the first surface in front of the origin, or MISS."""
     if shape == SPHERE:
@@ -89,7 +89,7 @@ def hit_solid(shape, ox, oy, oz, dx, dy, dz):
     return near if 0.0 < near < far else MISS
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _slab(o, d, low, high, near, far):
     if abs(d) < 1e-12:
         return (near, far) if low <= o <= high else (MISS, -MISS)
@@ -99,7 +99,7 @@ def _slab(o, d, low, high, near, far):
     return max(near, min(t0, t1)), min(far, max(t0, t1))
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _half_space(o, d, bound, near, far, sign):
     """Clips [near, far] to sign·(o + t·d) <= bound."""
     o = sign * o - bound
@@ -112,7 +112,7 @@ def _half_space(o, d, bound, near, far, sign):
     return max(near, t), far
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _hit_cone(ox, oy, oz, dx, dy, dz):
     k2 = (CONE_RADIUS / CONE_HEIGHT) ** 2
     z = oz - CONE_HEIGHT
@@ -137,7 +137,7 @@ def _hit_cone(ox, oy, oz, dx, dy, dz):
     return best
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _hit_ring(ox, oy, oz, dx, dy, dz):
     near, far = _slab(oz, dz, 0.0, 2.0 * RING_MINOR, 0.0, MISS)
     a = dx * dx + dy * dy
@@ -167,7 +167,7 @@ def _hit_ring(ox, oy, oz, dx, dy, dz):
     return MISS
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def solid_normal(shape, x, y, z):
     """Outward unit normal at a surface point; edges are rounded a little so that they catch the light."""
     nx = 0.0
@@ -201,6 +201,6 @@ def solid_normal(shape, x, y, z):
     return nx / length, ny / length, nz / length
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _bevelled(p, half):
     return math.copysign(max(0.0, (abs(p) - half) / BEVEL + 1.0), p)

@@ -1,4 +1,4 @@
-"""Table materials: muted procedural textures in linear RGB, so that the eight object colours stand out on all of them."""
+"""Table materials: muted procedural textures in linear RGB, so that the eight object colours stand out on all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TABLE_RADIUS = 7.0
 """The table is a round disc of this radius, in table units."""
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def table_gloss(table):
     """Reflectance of the table at normal incidence (0: none)."""
     if table == 3:
@@ -42,12 +42,12 @@ def table_gloss(table):
     return 0.0
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _mix(a0, a1, a2, b0, b1, b2, t):
     return a0 + (b0 - a0) * t, a1 + (b1 - a1) * t, a2 + (b2 - a2) * t
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _wood(u, v, seed, width):
     """Planks along u: (grain 0 light … 1 dark, tone of the plank around 1, darkness of the gap)."""
     plank = math.floor(v / 1.7)
@@ -63,7 +63,7 @@ def _wood(u, v, seed, width):
     return min(1.0, max(0.0, grain)), 0.88 + 0.24 * tone, gap
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _square_wave(x, width):
     """±1 square wave of period 2, box-filtered over `width`."""
     phase = x - 2.0 * math.floor(0.5 * x)
@@ -72,7 +72,7 @@ def _square_wave(x, width):
     return max(-1.0, min(1.0, ramp))
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def table_albedo(table, seed, x, y, width):
     """Reflectance (linear RGB, 0…1) of the table at (x, y); `width`: size of a pixel there, in table units."""
     angle = 6.2832 * hash01(seed, 1, 77)
@@ -106,13 +106,16 @@ def table_albedo(table, seed, x, y, width):
         k = 1.0 + 0.3 * detail(14.0 * u, 14.0 * v, seed, 14.0 * width)
         r, g, b = r * k, g * k, b * k
     elif table == 3:
-        wx = u + 1.6 * fractal(0.45 * u, 0.45 * v, seed + 1, 2, 0.45 * width)
-        wy = v + 1.6 * fractal(0.45 * u + 31.0, 0.45 * v, seed + 2, 2, 0.45 * width)
-        vein = abs(fractal(0.55 * wx, 0.55 * wy, seed + 3, 4, 0.55 * width))
-        vein = max(0.0, 1.0 - vein / (0.025 + 0.15 * width)) * 0.75
-        cloud = value_noise(0.8 * wx, 0.8 * wy, seed + 9)
-        r, g, b = _mix(0.44, 0.445, 0.45, 0.53, 0.53, 0.525, cloud)
-        r, g, b = _mix(r, g, b, 0.21, 0.22, 0.24, vein)
+        warp = 0.5 * detail(0.35 * u, 0.35 * v, seed + 1, 0.35 * width)
+        warp += 0.3 * detail(0.50 * u + 0.41 * v, 0.50 * v - 0.41 * u, seed + 2, 0.65 * width)
+        warp += 0.11 * detail(0.42 * u - 1.35 * v, 1.35 * u + 0.42 * v, seed + 3, 1.41 * width)
+        cloud = value_noise(0.5 * u + 3.0 * warp, 0.5 * v, seed + 9)
+        r, g, b = _mix(0.40, 0.405, 0.41, 0.50, 0.50, 0.495, cloud)
+        thick = abs(math.sin(3.14159265 * (0.30 * u + 0.17 * v + 1.9 * warp)))
+        fine = abs(math.sin(3.14159265 * (0.62 * v - 0.35 * u + 1.4 * warp + 0.7 * cloud)))
+        vein = 0.62 * max(0.0, 1.0 - thick / (0.035 + 0.11 * cloud + 0.9 * width))
+        vein = max(vein, 0.22 * max(0.0, 1.0 - fine / (0.05 + 1.6 * width)))
+        r, g, b = _mix(r, g, b, 0.15, 0.16, 0.18, vein)
     elif table == 4:
         if hue < 0.25:
             r, g, b = 0.085, 0.115, 0.155
@@ -127,9 +130,14 @@ def table_albedo(table, seed, x, y, width):
         r, g, b = r * k, g * k, b * k
     elif table == 5:
         k = 1.0 + 0.85 * fractal(0.7 * u, 0.7 * v, seed, 4, 0.7 * width)
-        pore = value_noise(7.0 * u, 7.0 * v, seed + 4)
-        if pore > 0.86:
-            k *= 1.0 - 2.2 * (pore - 0.86)
+        fx = math.floor(2.7 * u)
+        fy = math.floor(2.7 * v)
+        size = hash01(int(fx), int(fy), seed + 4) - 0.62
+        if size > 0.0:  # a pore in some cells
+            px = 0.3 + 0.4 * hash01(int(fx), int(fy), seed + 5) - (2.7 * u - fx)
+            py = 0.3 + 0.4 * hash01(int(fx), int(fy), seed + 6) - (2.7 * v - fy)
+            edge = (0.06 + 0.3 * size - math.sqrt(px * px + py * py)) / max(2.7 * width, 0.05)
+            k *= 1.0 - 0.30 * max(0.0, min(1.0, 0.5 + edge))
         r, g, b = 0.335 * k, 0.330 * k, 0.318 * k
     elif table == 6:
         weave = detail(2.2 * u, 20.0 * v, seed, 20.0 * width) + detail(20.0 * u, 2.2 * v, seed + 1, 20.0 * width)
