@@ -1,7 +1,7 @@
 """How questions and statements are written for the multimodal decoder: one template, used in training and in decoding.
 
-The decoder reads "question answer" as one sentence; the answer follows the question after one blank. A two-image statement
-is followed by the word "true" or "false" in the same way. A caption stands alone.
+The decoder reads "question answer" as one sentence; the answer follows the question after one blank. A two-image
+statement is followed by the word "true" or "false" in the same way. A caption stands alone.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ def question_with_answer(question: str, answer: str) -> str:
 
 
 def statement_prompt(statement: str) -> str:
-    """What the decoder reads before it judges a statement about two images; always ends in a full stop."""
-    text = statement.strip()
-    return text if text.endswith(".") else f"{text}."
+    """What the decoder reads before it judges a statement about two images: without a full stop at the end."""
+    return statement.strip().rstrip(" .")
 
 
 def statement_with_truth(statement: str, truth: bool) -> str:
-    """The statement with its judgement: "both pictures show a cone. true"."""
+    """The statement with its judgement: "both pictures show a cone true"."""
     return f"{statement_prompt(statement)} {TRUE if truth else FALSE}"

@@ -1,0 +1,101 @@
+"""`python -m cmai_core.training --recipe base --out runs/base`"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from cmai_core.errors import CmaiError
+from cmai_core.training.recipes import PRECISIONS, RECIPES, get_recipe
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of one training."""
+    p = argparse.ArgumentParser(prog="python -m cmai_core.training", description="Train a bundled model on Tabletop.")
+    p.add_argument("--recipe", required=True, choices=sorted(RECIPES))
+    p.add_argument(
+        "--out", required=True, help="folder for checkpoint, log and model; resumed if it holds this training"
+    )
+    p.add_argument("--base", help="model to fine-tune, e.g. local-dir:runs/base/model (default: the recipe's)")
+    length = p.add_mutually_exclusive_group()
+    length.add_argument("--pairs", type=int, help="image-caption pairs to see (default: the recipe's)")
+    length.add_argument("--minutes", type=float, help="time budget instead, fixed to pairs after the first steps")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--device", help="cpu or cuda (default: cuda if there is one)")
+    p.add_argument("--threads", type=int, help="processor threads")
+    p.add_argument("--batch", type=int, help="scenes a step")
+    p.add_argument("--lr", type=float, help="peak learning rate")
+    p.add_argument("--precision", choices=PRECISIONS)
+    p.add_argument("--scenes", type=int, help="use only the first so many training scenes")
+    p.add_argument("--validate-every", type=int, default=1000, help="steps between validations, 0: at the end only")
+    p.add_argument("--checkpoint-minutes", type=float, default=5.0)
+    p.add_argument("--restart", action="store_true", help="start anew even if the folder holds a training")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one training; returns the exit status (0, 2 for a mistake, 130 when interrupted)."""
+    arguments = sys.argv[1:] if argv is None else argv
+    args = parser().parse_args(arguments)
+    try:
+        return _train(args, arguments)
+    except CmaiError as error:
+        print(f"{error.message}\n{error.hint}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted; the same command goes on from the checkpoint.", file=sys.stderr)
+        return 130
+
+
+def _train(args: argparse.Namespace, arguments: list[str]) -> int:
+    from tqdm import tqdm
+
+    from cmai_core.training.runs import run
+    from cmai_core.training.trainer import RunOptions
+
+    given = {"batch": args.batch, "learning_rate": args.lr, "precision": args.precision}
+    recipe = get_recipe(args.recipe, **{k: v for k, v in given.items() if v is not None})
+    options = RunOptions(
+        pairs=args.pairs,
+        minutes=args.minutes,
+        validate_every=args.validate_every,
+        checkpoint_minutes=args.checkpoint_minutes,
+        restart=args.restart,
+        command="python -m cmai_core.training " + " ".join(arguments),
+    )
+    with tqdm(unit=" pairs", unit_scale=True, smoothing=0.1, mininterval=1.0) as bar:
+
+        def show(state) -> None:
+            bar.total = state.total or None
+            bar.set_postfix_str(state.stage, refresh=False)
+            bar.update(state.done - bar.n)
+
+        def tell(entry: dict) -> None:
+            figures = entry.get("validation")
+            if figures:
+                bar.write(json.dumps({"step": entry["step"], **figures}))
+
+        result = run(
+            recipe,
+            out_dir=args.out,
+            base=args.base,
+            seed=args.seed,
+            device=args.device,
+            threads=args.threads,
+            scenes=args.scenes,
+            options=options,
+            progress=show,
+            on_log=tell,
+            on_data=lambda done, total: bar.write(f"data: {done} of {total} scenes"),
+        )
+    print(
+        json.dumps(
+            {"model": str(result.model_dir), "pairs": result.pairs, "seconds": round(result.seconds), **result.results}
+        )
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,183 @@
+"""Training batches: drawn from (seed, step) alone, put together in a background thread."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cmai_core.training.recipes import Recipe
+
+NO_OBJECT = 255
+
+
+class Arrays(Protocol):
+    """What training reads: see `data.tabletop.arrays.TrainingArrays`, which has it."""
+
+    images: np.ndarray
+    patch_labels: np.ndarray
+    objects: np.ndarray
+    caption_ids: np.ndarray
+    question_ids: np.ndarray
+    question_answer_at: np.ndarray
+    question_family: np.ndarray
+    nlvr_left: np.ndarray
+    nlvr_right: np.ndarray
+    nlvr_ids: np.ndarray
+    nlvr_answer_at: np.ndarray
+    nlvr_truth: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    def truth(self, scene_rows: np.ndarray, caption_rows: np.ndarray, caption_columns: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """One step's data. B scenes with a caption each; the first 2·M images are the left, then the right ones of M two-image items.
+
+    Attributes:
+        rows: int64 B, scenes.
+        images: uint8 B×S×S×3.
+        caption_ids: int64 B×48; truth: bool B×B, caption j (column) is true of image i (row).
+        question_ids: int64 (B·K)×L, K questions an image, in the order of the images; answer_at: position of the answer's
+            token; has_question: bool, False where an image has fewer questions.
+        nlvr_ids: int64 M×L; nlvr_at: position of the token for true or false.
+        patches: int64 B×P×4: shape (0 background), colour, material, size of what a patch shows; −100 where there is none.
+    """
+
+    rows: Tensor
+    images: Tensor
+    caption_ids: Tensor
+    truth: Tensor
+    question_ids: Tensor
+    answer_at: Tensor
+    has_question: Tensor
+    nlvr_ids: Tensor
+    nlvr_at: Tensor
+    patches: Tensor
+
+    def to(self, device: torch.device) -> TrainingBatch:
+        """The same on a device (a no-op on the CPU)."""
+        if device.type == "cpu":
+            return self
+        moved = {f.name: getattr(self, f.name).pin_memory().to(device, non_blocking=True) for f in fields(self)}
+        return TrainingBatch(**moved)
+
+
+def _trim(ids: np.ndarray) -> np.ndarray:
+    return ids[:, : max(1, int((ids != 0).sum(axis=1).max(initial=1)))]
+
+
+def patch_targets(patch_labels: np.ndarray, objects: np.ndarray) -> np.ndarray:
+    """int64 B×P×4 from object indices B×G×G (255: none) and attributes B×4×4 (shape, colour, material, size)."""
+    flat = patch_labels.reshape(len(patch_labels), -1)
+    empty = flat == NO_OBJECT
+    index = np.where(empty, 0, flat).astype(np.int64)
+    found = np.take_along_axis(objects.astype(np.int64), index[:, :, None], axis=1)
+    found[empty] = -100
+    found[..., 0] = np.where(empty, 0, found[..., 0] + 1)
+    return found
+
+
+def draw(arrays: Arrays, recipe: Recipe, seed: int, step: int) -> TrainingBatch:
+    """The batch of a step; depends on its arguments only."""
+    rng = np.random.default_rng((seed, step))
+    size, scenes = recipe.batch, len(arrays)
+    items = int(size * recipe.nlvr_share) if len(arrays.nlvr_truth) and recipe.weights.nlvr else 0
+    chosen = rng.integers(0, len(arrays.nlvr_truth), items) if items else np.zeros(0, np.int64)
+    rest = rng.integers(0, scenes, size - 2 * items)
+    rows = np.concatenate([arrays.nlvr_left[chosen], arrays.nlvr_right[chosen], rest]).astype(np.int64)
+    columns = rng.integers(0, arrays.caption_ids.shape[1], size)
+    truth = np.array(arrays.truth(rows, rows, columns), dtype=bool)
+    np.fill_diagonal(truth, True)
+
+    asked = recipe.questions if recipe.weights.question else 0
+    keys = rng.random((size, arrays.question_family.shape[1]))
+    keys[arrays.question_family[rows] < 0] = 2.0
+    picked = np.argsort(keys, axis=1)[:, :asked]
+    has_question = np.take_along_axis(keys, picked, axis=1).reshape(-1) < 1.0
+    question_ids = arrays.question_ids[rows[:, None], picked].reshape(size * asked, -1)
+    answer_at = arrays.question_answer_at[rows[:, None], picked].reshape(-1)
+
+    tensor = torch.from_numpy
+    return TrainingBatch(
+        rows=tensor(rows),
+        images=tensor(arrays.images[rows]),
+        caption_ids=tensor(arrays.caption_ids[rows, columns].astype(np.int64)),
+        truth=tensor(truth),
+        question_ids=tensor(_trim(question_ids.astype(np.int64))),
+        answer_at=tensor(np.maximum(answer_at.astype(np.int64), 1)),
+        has_question=tensor(has_question),
+        nlvr_ids=tensor(_trim(arrays.nlvr_ids[chosen].astype(np.int64))),
+        nlvr_at=tensor(arrays.nlvr_answer_at[chosen].astype(np.int64)),
+        patches=tensor(patch_targets(arrays.patch_labels[rows], arrays.objects[rows])),
+    )
+
+
+class Prefetcher:
+    """Iterates (step, batch) from `start` on, with up to `depth` batches put together ahead. Close it when done."""
+
+    def __init__(self, arrays: Arrays, recipe: Recipe, seed: int, start: int, depth: int = 3):
+        self._queue: queue.Queue[Any] = queue.Queue(maxsize=depth)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(
+            target=self._work, args=(arrays, recipe, seed, start), name="cmai-batches", daemon=True
+        )
+        self._thread.start()
+
+    def _work(self, arrays: Arrays, recipe: Recipe, seed: int, step: int) -> None:
+        while not self._stop.is_set():
+            try:
+                item: Any = (step, draw(arrays, recipe, seed, step))
+            except Exception as error:  # handed to the training thread, which raises it
+                item = error
+            while not self._stop.is_set():
+                try:
+                    self._queue.put(item, timeout=0.2)
+                    break
+                except queue.Full:
+                    continue
+            if isinstance(item, Exception):
+                return
+            step += 1
+
+    def __iter__(self) -> Iterator[tuple[int, TrainingBatch]]:
+        while True:
+            item = self._queue.get()
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+
+def to_pixels(images: Tensor, recipe: Recipe | None = None, seed: int = 0, step: int = 0) -> Tensor:
+    """uint8 B×S×S×3 → float32 B×3×S×S in [0, 1], with the recipe's augmentation (none without a recipe)."""
+    pixels = images.permute(0, 3, 1, 2).to(torch.float32).div_(255).contiguous()
+    if recipe is None or not (recipe.brightness or recipe.shift):
+        return pixels
+    rng = np.random.default_rng((seed, step, 1))
+    if recipe.brightness:
+        factor = 1 + recipe.brightness * rng.uniform(-1, 1, (len(pixels), 1, 1, 1))
+        pixels = pixels.mul_(torch.from_numpy(factor).to(pixels)).clamp_(max=1.0)
+    if recipe.shift:
+        for row, (dy, dx) in enumerate(rng.integers(-recipe.shift, recipe.shift + 1, (len(pixels), 2))):
+            pixels[row] = _shifted(pixels[row], int(dy), int(dx))
+    return pixels
+
+
+def _shifted(image: Tensor, dy: int, dx: int) -> Tensor:
+    """An image moved by whole pixels; the border repeats."""
+    height, width = image.shape[-2:]
+    ys = (torch.arange(height, device=image.device) - dy).clamp_(0, height - 1)
+    xs = (torch.arange(width, device=image.device) - dx).clamp_(0, width - 1)
+    return image[:, ys][:, :, xs]

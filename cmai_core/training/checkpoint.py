@@ -1,0 +1,74 @@
+"""Checkpoints: written whole or not at all, and read back only into the training that wrote them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cmai_core.errors import CmaiError
+
+CHECKPOINT = "checkpoint.pt"
+LOG = "log.jsonl"
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> Path:
+    """Writes the state atomically: a reader sees the old checkpoint or the new one, never a part of one."""
+    path, temporary = folder / CHECKPOINT, folder / f"{CHECKPOINT}.tmp"
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    return path
+
+
+def load_checkpoint(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The state in the folder, None if there is none.
+
+    Args:
+        identity: what must be the same for the training to go on: recipe, seed, data, starting weights.
+
+    Raises:
+        CmaiError: the checkpoint cannot be read or belongs to another training.
+    """
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CmaiError(f"The checkpoint {path} cannot be read: {error}", "Delete it to start anew.") from error
+    saved = json.loads(state["identity"])
+    wanted = json.loads(json.dumps(identity))
+    different = sorted(k for k in wanted.keys() | saved.keys() if wanted.get(k) != saved.get(k))
+    if different:
+        raise CmaiError(
+            f"The folder {folder} holds another training: {', '.join(different)} differ.",
+            "Choose another folder, or start anew with --restart.",
+        )
+    return state
+
+
+class Log:
+    """JSON lines, one a record, in `log.jsonl`; on resuming, what came after the checkpoint is dropped."""
+
+    def __init__(self, folder: Path, step: int):
+        self.path = folder / LOG
+        kept = []
+        if step and self.path.is_file():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError:  # a line cut off by a crash
+                    continue
+                if record.get("step", 0) <= step:
+                    kept.append(line)
+        self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def write(self, record: dict[str, Any]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")

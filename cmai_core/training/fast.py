@@ -1,0 +1,184 @@
+"""The forward passes of a CoCa as training runs them: the same numbers as open_clip's modules, in less time.
+
+open_clip calls `nn.MultiheadAttention`, encodes captions at the full context length of 48 although they hold about twenty
+tokens, and projects the image tokens to keys and values once for every text. Here the parameters are the same, but
+attention is one fused call, texts are cut to their longest (padding is masked and the class token keeps its place, so
+nothing changes), and the texts of one image share its keys and values. `tests/training/test_fast.py` holds each function
+to open_clip's own output, values and gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass
+class Vision:
+    """What the image tower gives: `pooled` N×D before normalisation, `tokens` N×P×W, `grid` N×P×W or None.
+
+    `grid` are the tokens in patch order (row by row) for the per-patch auxiliary loss; with a plain class-token tower they
+    are `tokens`, with an attentional pooler the tokens before it.
+    """
+
+    pooled: Tensor
+    tokens: Tensor
+    grid: Tensor | None
+
+
+def _norm(layer: nn.Module, x: Tensor) -> Tensor:
+    return F.layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
+
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    if (
+        q.device.type == "cpu" and q.dtype == torch.bfloat16
+    ):  # the backward pass of the bf16 kernel is five times slower
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def _attend(attention: nn.MultiheadAttention, x: Tensor, mask: Tensor | None) -> Tensor:
+    """Self-attention; `mask` bool, True = may look."""
+    heads = attention.num_heads
+    q, k, v = F.linear(x, attention.in_proj_weight, attention.in_proj_bias).chunk(3, dim=-1)
+    out = _sdpa(_split(q, heads), _split(k, heads), _split(v, heads), mask)
+    return F.linear(out.transpose(-3, -2).flatten(-2), attention.out_proj.weight, attention.out_proj.bias)
+
+
+def _cross(attention: nn.MultiheadAttention, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    width, heads = attention.embed_dim, attention.num_heads
+    q = F.linear(x, attention.in_proj_weight[:width], attention.in_proj_bias[:width])
+    out = _sdpa(_split(q, heads), keys, values)
+    return F.linear(out.transpose(-3, -2).flatten(-2), attention.out_proj.weight, attention.out_proj.bias)
+
+
+def _mlp(block: nn.Module, x: Tensor) -> Tensor:
+    return x + block.ls_2(block.mlp(_norm(block.ln_2, x)))
+
+
+def _self_block(block: nn.Module, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    return _mlp(block, x + block.ls_1(_attend(block.attn, _norm(block.ln_1, x), mask)))
+
+
+def vision(tower: nn.Module, pixels: Tensor, mean: Tensor, std: Tensor) -> Vision:
+    """Encodes pixels in [0, 1] (N×3×S×S); mean and std are shaped 3×1×1."""
+    x = tower._embeds((pixels - mean) / std)
+    for block in tower.transformer.resblocks:
+        x = _self_block(block, x)
+    pooled, tokens = tower._pool(x)
+    grid = tokens if tower.attn_pool is None else x[:, 1:]
+    return Vision(pooled @ tower.proj, tokens, grid)
+
+
+def trim(ids: Tensor, pad: int = 0) -> Tensor:
+    """Drops the columns that are padding in every row (at least one column stays)."""
+    return ids[:, : max(1, int((ids != pad).sum(dim=1).max()))]
+
+
+def _causal(length: int, device: torch.device) -> Tensor:
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
+
+
+def text_states(tower: nn.Module, ids: Tensor) -> Tensor:
+    """Token states T×L×W of the causal text tower, without the class token; exact for ids of any trimmed length."""
+    x = tower.token_embedding(ids) + tower.positional_embedding[: ids.shape[1]]
+    mask = _causal(ids.shape[1], ids.device)
+    for block in tower.transformer.resblocks:
+        x = _self_block(block, x, mask)
+    return x
+
+
+def text_embedding(tower: nn.Module, ids: Tensor, pad: int = 0) -> tuple[Tensor, Tensor]:
+    """Class-token embedding T×D (not normalised) and token states T×L×W of ids cut to any common length.
+
+    open_clip masks the keys of padding, shifted by one because its mask puts the class token first: of the padding exactly
+    the first one is looked at, and the class token itself only when no padding is left. Both are reproduced here.
+    """
+    full = tower.context_length
+    length = min(int((ids != pad).sum(dim=1).max()) + 1, full)
+    if ids.shape[1] < length:
+        ids = F.pad(ids, (0, length - ids.shape[1]), value=pad)
+    ids = ids[:, :length]
+    rows = len(ids)
+    x = tower.token_embedding(ids) + tower.positional_embedding[:length]
+    last = (tower.cls_emb + tower.positional_embedding[full]).expand(rows, 1, -1)
+    x = torch.cat([x, last.to(x.dtype)], dim=1)
+    valid = ids != pad
+    ones = valid.new_ones(rows, 1)
+    if tower.correct_cls_mask:
+        keys = torch.cat([valid, ones], dim=1)
+    else:
+        full_text = valid[:, -1:] if length == full else ~ones
+        keys = torch.cat([ones, valid[:, :-1], full_text], dim=1)
+    mask = _causal(length + 1, ids.device) & keys[:, None, None, :]
+    for block in tower.transformer.resblocks:
+        x = _self_block(block, x, mask)
+    pooled = _norm(tower.ln_final, x[:, -1])
+    projection = tower.text_projection
+    if projection is not None:
+        pooled = projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+    return pooled, x[:, :-1]
+
+
+def decode(
+    decoder: nn.Module, tokens: Tensor, groups: Sequence[Tensor], readers: Sequence[Tensor | None] | None = None
+) -> list[Tensor]:
+    """Decoder states (before `ln_final`) of groups of texts that share their images.
+
+    Args:
+        decoder: open_clip's MultimodalTransformer.
+        tokens: N×P×W image tokens.
+        groups: each (K·N)×L×W text states, rows grouped by image (row i belongs to image i // K).
+        readers: for each group None, or int64 K·N, the one position of each text that is wanted: the last layer then
+            computes no other.
+
+    Returns:
+        one tensor for each group: (K·N)×L×W, or (K·N)×W where it has a reader.
+    """
+    count, groups = len(tokens), list(groups)
+    readers = list(readers) if readers is not None else [None] * len(groups)
+    masks = [_causal(g.shape[1], g.device) for g in groups]
+    last = len(decoder.resblocks) - 1
+    for layer, (block, cross) in enumerate(zip(decoder.resblocks, decoder.cross_attn, strict=True)):
+        groups = [
+            _self_block(block, g, m) if r is None or layer < last else _read_block(block, g, r)
+            for g, m, r in zip(groups, masks, readers, strict=True)
+        ]
+        width = cross.attn.embed_dim
+        memory = _norm(cross.ln_1_kv, tokens)
+        keys, values = F.linear(memory, cross.attn.in_proj_weight[width:], cross.attn.in_proj_bias[width:]).chunk(2, -1)
+        keys, values = _split(keys, cross.attn.num_heads), _split(values, cross.attn.num_heads)
+        joined = [g.reshape(count, -1, width) for g in groups]
+        x = joined[0] if len(joined) == 1 else torch.cat(joined, dim=1)
+        x = _mlp(cross, x + cross.ls_1(_cross(cross.attn, _norm(cross.ln_1, x), keys, values)))
+        parts = x.split([j.shape[1] for j in joined], dim=1)
+        groups = [p.reshape(g.shape) for p, g in zip(parts, groups, strict=True)]
+    return groups
+
+
+def _read_block(block: nn.Module, x: Tensor, at: Tensor) -> Tensor:
+    """`_self_block` under the causal mask at one position of each row: T×L×W → T×W."""
+    attention, rows = block.attn, torch.arange(len(x), device=x.device)
+    width, heads = attention.embed_dim, attention.num_heads
+    normed = _norm(block.ln_1, x)
+    q = F.linear(normed[rows, at], attention.in_proj_weight[:width], attention.in_proj_bias[:width])[:, None]
+    k, v = F.linear(normed, attention.in_proj_weight[width:], attention.in_proj_bias[width:]).chunk(2, dim=-1)
+    mask = (torch.arange(x.shape[1], device=x.device) <= at[:, None])[:, None, None, :]
+    out = _sdpa(_split(q, heads), _split(k, heads), _split(v, heads), mask)
+    out = F.linear(out.transpose(-3, -2).flatten(-2), attention.out_proj.weight, attention.out_proj.bias)
+    return _mlp(block, x[rows, at] + block.ls_1(out[:, 0]))
+
+
+def vocabulary_logits(decoder: nn.Module, states: Tensor) -> Tensor:
+    """Logits over the vocabulary of decoder states (any leading shape)."""
+    return _norm(decoder.ln_final, states) @ decoder.text_projection

@@ -1,0 +1,83 @@
+"""A training by names: which model it starts from, which data it reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from cmai_core.errors import OptionError
+from cmai_core.progress import CancelToken, ProgressCallback
+from cmai_core.training.recipes import Recipe
+from cmai_core.training.trainer import RunOptions, TrainingResult, train
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cmai_core.models.wrapper import VisionLanguageModel
+
+
+def start_model(
+    recipe: Recipe, *, seed: int = 0, base: str | None = None, device: str | None = None
+) -> VisionLanguageModel:
+    """The model a recipe starts from: a new one, or `base` (a model spec; the recipe's own start where None).
+
+    Raises:
+        OptionError: a base for a recipe that starts anew.
+        ModelError: the base cannot be loaded.
+    """
+    from cmai_core.models import load_model, new_model
+
+    if not recipe.start:
+        if base is not None:
+            raise OptionError(f"The recipe {recipe.name} starts from nothing, not from {base}.", "Leave --base out.")
+        return new_model(recipe.architecture, torch.Generator().manual_seed(seed), device)
+    return load_model(base or recipe.start, device)
+
+
+def run(
+    recipe: Recipe,
+    *,
+    out_dir: str | Path,
+    base: str | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    threads: int | None = None,
+    scenes: int | None = None,
+    options: RunOptions | None = None,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+    on_log: Callable[[dict], None] | None = None,
+    on_data: Callable[[int, int], None] | None = None,
+) -> TrainingResult:
+    """Trains a recipe on Tabletop; builds the data first where it is missing.
+
+    Args:
+        base: spec of the model to fine-tune; device: None takes CUDA if there is one; threads: of the CPU.
+        scenes: use only the first so many training scenes.
+        on_data: told (scenes rendered, scenes in all) while the data is being built.
+        The others: see `trainer.train`.
+    """
+    from cmai_core.data.tabletop.arrays import training_arrays
+    from cmai_core.models.tokenizer import bundled_tokenizer_dir
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    options = options or RunOptions()
+    vocabulary = bundled_tokenizer_dir() / "tokenizer.json"
+    model = start_model(recipe, seed=seed, base=base, device=device)
+    arrays = training_arrays(vocabulary, "train", scenes, report=on_data)
+    validation = training_arrays(vocabulary, "validation", options.validation_scenes, report=on_data)
+    return train(
+        recipe,
+        out_dir=out_dir,
+        model=model,
+        arrays=arrays,
+        validation=validation,
+        seed=seed,
+        options=options,
+        progress=progress,
+        cancel=cancel,
+        on_log=on_log,
+    )

@@ -1,0 +1,402 @@
+"""The one trainer: every recipe goes through `train`.
+
+A step is decided by (recipe, seed, step number, weights) alone: batches, augmentation and random starts are drawn from
+(seed, step). So a training that was killed and resumed ends with the weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from cmai_core.errors import CmaiError, OptionError
+from cmai_core.progress import CancelToken, Progress, ProgressCallback
+from cmai_core.training.adversarial import inner_objective, perturb
+from cmai_core.training.averaging import MovingAverage
+from cmai_core.training.batches import Arrays, Prefetcher, TrainingBatch, to_pixels
+from cmai_core.training.checkpoint import CHECKPOINT, Log, load_checkpoint, save_checkpoint
+from cmai_core.training.losses import Parts, PatchHead, step_losses
+from cmai_core.training.recipes import Recipe
+from cmai_core.training.validation import quick_validation, robust_validation
+
+if TYPE_CHECKING:
+    from cmai_core.models.wrapper import VisionLanguageModel
+
+MAX_LOG_SCALE = math.log(100.0)
+_LOG_EVERY = 50
+_MEASURED = (5, 25)
+"""With a time budget: the steps over which the throughput is measured that fixes the number of pairs."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Attributes: the saved model's folder, last validation figures, pairs seen, seconds of computing over all sessions."""
+
+    model_dir: Path
+    results: dict[str, float]
+    pairs: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a training runs, without influence on what it computes (but for `minutes`, which decides its length).
+
+    Attributes:
+        pairs: length; None takes the recipe's. minutes: a time budget instead; converted to pairs after the first steps.
+        checkpoint_minutes: time between checkpoints; checkpoint_steps: or steps between them.
+        validate_every: steps between quick validations, 0 for the end only.
+        validation_scenes: gallery size of the quick validation.
+        restart: ignore what the folder holds.
+        command: what the card says the model was made with.
+    """
+
+    pairs: int | None = None
+    minutes: float | None = None
+    checkpoint_minutes: float = 5.0
+    checkpoint_steps: int | None = None
+    validate_every: int = 1000
+    validation_scenes: int = 500
+    restart: bool = False
+    command: str = ""
+
+
+def take_apart(model: VisionLanguageModel) -> Parts:
+    """A wrapped CoCa as `Parts`.
+
+    Raises:
+        OptionError: the model is no CoCa with open_clip's own image tower.
+    """
+    from open_clip.transformer import VisionTransformer
+
+    clip = model.clip
+    if not model.has_decoder or not isinstance(clip.visual, VisionTransformer):
+        raise OptionError(f"{model.name} cannot be trained here.", "Give a CoCa, such as a bundled model.")
+    return Parts(
+        visual=clip.visual,
+        text=clip.text,
+        decoder=clip.text_decoder,
+        logit_scale=clip.logit_scale,
+        mean=model._mean.to(model.device),
+        std=model._std.to(model.device),
+        two_images=model.two_image_tokens,
+        pad=model.token_ids()[0],
+    )
+
+
+def learning_rate(recipe: Recipe, step: int, total_steps: int | None) -> float:
+    """Linear warm-up, then a cosine down to `final_share` of the peak; step counts from 0. None: length not known yet."""
+    warmup = recipe.warmup_steps if total_steps is None else min(recipe.warmup_steps, max(1, total_steps // 5))
+    if step < warmup or total_steps is None:
+        return recipe.learning_rate * min(1.0, (step + 1) / max(1, warmup))
+    phase = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+    return recipe.learning_rate * (recipe.final_share + (1 - recipe.final_share) * (1 + math.cos(math.pi * phase)) / 2)
+
+
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Whether matrix products run in bf16: as told, or for "auto" where the processor multiplies bf16 natively."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+
+
+def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW without decay of vectors, embeddings and the temperature."""
+    plain = ("embedding", "cls_emb", "logit_scale", ".query")
+    decayed, kept = [], []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            (kept if parameter.ndim < 2 or any(p in name for p in plain) else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
+
+
+class _Training:
+    """A training in progress: modules, optimiser, averages, and one step."""
+
+    def __init__(self, model: VisionLanguageModel, recipe: Recipe, seed: int):
+        self.model, self.recipe, self.seed = model, recipe, seed
+        model.clip.train().requires_grad_(True)
+        self.parts = take_apart(model)
+        generator = torch.Generator().manual_seed(seed + 1)
+        head = PatchHead(model.clip.visual.transformer.width, generator) if recipe.weights.patch else None
+        self.head = head.to(model.device) if head is not None else None
+        self.module = nn.ModuleDict({"clip": model.clip})
+        if self.head is not None:
+            self.module["head"] = self.head
+        self.optimizer = _optimizer(self.module, recipe)
+        self.average = MovingAverage(self.module, recipe.ema)
+        self.bf16 = uses_bf16(recipe.precision, model.device)
+        self.step, self.total_steps, self.seconds = 0, None, 0.0
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+    def perturbed(self, batch: TrainingBatch, pixels: Tensor, step: int) -> Tensor:
+        """The images with the recipe's share of them perturbed: every 1/λ-th, so that both kinds are in each half."""
+        inner, share = self.recipe.inner, self.recipe.adversarial_share
+        if inner is None or not share:
+            return pixels
+        scale = 1.0
+        if inner.warmup > 0:
+            progress = step / self.total_steps if self.total_steps else 0.0
+            scale = min(1.0, (progress + 1 / max(self.total_steps or 1000, 1)) / inner.warmup)
+        index = torch.arange(len(pixels), device=pixels.device)
+        rows = ((index + 1) * share).floor() > (index * share).floor()
+        generator = torch.Generator().manual_seed(
+            int.from_bytes(hashlib.sha256(f"{self.seed}/{step}".encode()).digest()[:7])
+        )
+        objective = inner_objective(inner.objective, self.parts, batch, rows)
+        out = pixels.clone()
+        out[rows] = perturb(pixels[rows], objective, inner, scale=scale, generator=generator)
+        return out
+
+    def advance(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        """One optimiser step; returns what to log."""
+        recipe = self.recipe
+        pixels = to_pixels(batch.images, recipe, self.seed, self.step)
+        with self.autocast():
+            pixels = self.perturbed(batch, pixels, self.step)
+            loss, seen = step_losses(self.parts, self.head, batch, pixels, recipe.weights)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), recipe.clip_norm)
+        rate = learning_rate(recipe, self.step, self.total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        with torch.no_grad():
+            self.parts.logit_scale.clamp_(max=MAX_LOG_SCALE)
+        self.average.update()
+        self.step += 1
+        return {"loss": loss.detach(), "gradient_norm": norm, **{k: v.detach() for k, v in seen.items()}}
+
+    def validate(self, arrays: Arrays | None, scenes: int) -> dict[str, float]:
+        """Figures of the averaged weights."""
+        if arrays is None:
+            return {}
+        self.module.eval()
+        try:
+            with self.average.applied(), self.autocast():
+                figures = quick_validation(self.parts, arrays, scenes=scenes)
+                figures |= robust_validation(self.parts, arrays, self.recipe)
+        finally:
+            self.module.train()
+        return {name: round(value, 4) for name, value in figures.items()}
+
+    def state(self, identity: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "identity": json.dumps(identity),
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict(),
+            "step": self.step,
+            "total_steps": self.total_steps,
+            "seconds": self.seconds,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average.load_state_dict(state["average"])
+        self.step, self.total_steps, self.seconds = state["step"], state["total_steps"], state["seconds"]
+
+
+def train(
+    recipe: Recipe,
+    *,
+    out_dir: str | Path,
+    model: VisionLanguageModel,
+    arrays: Arrays,
+    validation: Arrays | None = None,
+    seed: int = 0,
+    options: RunOptions | None = None,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+    on_log: Callable[[dict[str, Any]], None] | None = None,
+) -> TrainingResult:
+    """Trains, or goes on where the folder's checkpoint stands, and saves the averaged weights as a `local-dir` model.
+
+    Args:
+        recipe: what to compute.
+        out_dir: gets checkpoint.pt, log.jsonl and, at the end, model/.
+        model: where the training starts; its weights are changed. (See `runs.start_model`.)
+        arrays, validation: data; without validation arrays there are no validation figures.
+        seed: of batches, augmentation and random starts.
+        options: length, checkpoints, validation.
+        progress: told after every logged interval; cancel: looked at once a step, a checkpoint is written before it ends.
+        on_log: gets each record of log.jsonl.
+
+    Raises:
+        CmaiError: the folder holds another training, or the loss is no longer finite.
+        Cancelled: after the checkpoint.
+    """
+    options = options or RunOptions()
+    folder = Path(out_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    if options.restart:
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+    identity = {"recipe": recipe.to_dict(), "seed": seed, "scenes": len(arrays), "start": _fingerprint(model)}
+    if options.minutes is None:
+        identity["pairs"] = options.pairs or recipe.pairs
+    else:
+        identity["minutes"] = options.minutes
+    training = _Training(model, recipe, seed)
+    saved = load_checkpoint(folder, identity)
+    if saved is not None:
+        training.restore(saved)
+    elif options.minutes is None:
+        training.total_steps = max(1, math.ceil(identity["pairs"] / recipe.batch))
+    log = Log(folder, training.step)
+
+    def record(entry: dict[str, Any]) -> None:
+        log.write(entry)
+        if on_log is not None:
+            on_log(entry)
+
+    _run(training, arrays, validation, options, folder, identity, record, progress, cancel)
+    results = training.validate(validation, options.validation_scenes)
+    pairs = training.step * recipe.batch
+    record({"step": training.step, "pairs": pairs, "final": True, "seconds": round(training.seconds, 1), **results})
+    save_checkpoint(folder, training.state(identity))
+    model_dir = _save(training, folder, identity, results, pairs, options.command)
+    return TrainingResult(model_dir, results, pairs, training.seconds)
+
+
+def _fingerprint(model: VisionLanguageModel) -> str:
+    """Of the starting weights, short."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.clip.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _run(
+    training: _Training,
+    arrays: Arrays,
+    validation: Arrays | None,
+    options: RunOptions,
+    folder: Path,
+    identity: dict[str, Any],
+    record: Callable[[dict[str, Any]], None],
+    progress: ProgressCallback | None,
+    cancel: CancelToken | None,
+) -> None:
+    """The steps that are left."""
+    recipe, device = training.recipe, training.model.device
+    if training.total_steps is not None and training.step >= training.total_steps:
+        return
+    source = Prefetcher(arrays, recipe, training.seed, training.step)
+    seen: list[dict[str, Tensor]] = []
+    last = saved_at = time.perf_counter()
+    interval = measured_from = last
+    interval_step = training.step
+    try:
+        for step, batch in source:
+            if options.minutes is not None and training.total_steps is None:
+                if step == _MEASURED[0]:
+                    measured_from = time.perf_counter()
+                elif step == _MEASURED[1]:
+                    per_step = (time.perf_counter() - measured_from) / (_MEASURED[1] - _MEASURED[0])
+                    training.total_steps = max(step + 1, int(options.minutes * 60 / per_step))
+            seen.append(training.advance(batch.to(device)))
+            now = time.perf_counter()
+            training.seconds += now - last
+            last = now
+            finished = training.total_steps is not None and training.step >= training.total_steps
+            if training.step % _LOG_EVERY == 0 or finished:
+                entry = _averages(seen, training)
+                now = time.perf_counter()
+                entry["pairs_per_second"] = round((training.step - interval_step) * recipe.batch / (now - interval), 1)
+                seen, interval_step = [], training.step
+                record(entry)
+                if progress is not None:
+                    total = (training.total_steps or 0) * recipe.batch
+                    progress(Progress(entry["pairs"], total, f"loss {entry['loss']:.3f}", entry))
+                if options.validate_every and training.step % options.validate_every == 0 and not finished:
+                    figures = training.validate(validation, options.validation_scenes)
+                    record({"step": training.step, "pairs": entry["pairs"], "validation": figures})
+                last = interval = time.perf_counter()
+            due = (time.perf_counter() - saved_at) / 60 >= options.checkpoint_minutes
+            if options.checkpoint_steps:
+                due = due or training.step % options.checkpoint_steps == 0
+            if due:
+                save_checkpoint(folder, training.state(identity))
+                saved_at = last = time.perf_counter()
+            if finished:
+                return
+            if cancel is not None and cancel.cancelled:
+                save_checkpoint(folder, training.state(identity))
+                cancel.check()
+    except KeyboardInterrupt:
+        save_checkpoint(folder, training.state(identity))
+        raise
+    finally:
+        source.close()
+
+
+def _averages(seen: list[dict[str, Tensor]], training: _Training) -> dict[str, Any]:
+    """Means over an interval of steps; raises when the loss is not finite."""
+    names = sorted({name for entry in seen for name in entry})
+    means = {n: float(torch.stack([e[n].float().cpu() for e in seen if n in e]).mean()) for n in names}
+    if not math.isfinite(means["loss"]):
+        raise CmaiError(
+            f"The loss is not finite any more around step {training.step}.", "Lower the learning rate and resume."
+        )
+    return {
+        "step": training.step,
+        "pairs": training.step * training.recipe.batch,
+        "lr": round(training.optimizer.param_groups[0]["lr"], 8),
+        "logit_scale": round(float(training.parts.logit_scale.detach().exp()), 2),
+        **{name: round(value, 5) for name, value in means.items()},
+    }
+
+
+def _save(
+    training: _Training, folder: Path, identity: dict[str, Any], results: dict[str, float], pairs: int, command: str
+) -> Path:
+    from cmai_core.models.save import save_local_dir
+
+    recipe, model = training.recipe, training.model
+    card = {
+        "name": recipe.model_name,
+        "defended": recipe.defended,
+        "domain": "tabletop",
+        "architecture": recipe.architecture,
+        "description": recipe.summary,
+        "training": {
+            "command": command,
+            "recipe": recipe.to_dict(),
+            "source": recipe.source,
+            "seed": training.seed,
+            "pairs": pairs,
+            "scenes": identity["scenes"],
+            "seconds": round(training.seconds, 1),
+            "device": _device_name(model.device),
+            "threads": torch.get_num_threads() if model.device.type == "cpu" else None,
+            "precision": "bf16" if training.bf16 else "fp32",
+            "torch": torch.__version__,
+        },
+        "results": {"validation": results},
+    }
+    with training.average.applied():
+        path = save_local_dir(model, folder / "model", card)
+    model.clip.eval()
+    return path
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {os.cpu_count()} cores"

@@ -1,0 +1,128 @@
+"""Quick validation during training, on arrays laid out like the training data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cmai_core.training import fast
+from cmai_core.training.adversarial import inner_objective, perturb
+from cmai_core.training.batches import Arrays, TrainingBatch, draw, to_pixels
+from cmai_core.training.losses import Parts, contrastive_logits
+from cmai_core.training.recipes import Inner, Recipe
+
+_QUESTIONS, _CHUNK = 4, 64
+
+
+@torch.no_grad()
+def quick_validation(
+    parts: Parts, arrays: Arrays, *, scenes: int = 500, device: torch.device | None = None
+) -> dict[str, float]:
+    """How good the model is, by teacher-forced measures that take seconds.
+
+    Args:
+        parts: the model.
+        arrays: validation arrays; the first `scenes` scenes are used, each with its first caption.
+
+    Returns:
+        `r1_image_to_text`, `r1_text_to_image`: a retrieved item is right when the caption is true of the image;
+        `caption_loss`: nats a token; `vqa`: answers that come first in the whole vocabulary; `nlvr`: likewise.
+    """
+    device = device or parts.mean.device
+    count = min(scenes, len(arrays))
+    rows = np.arange(count)
+    captions = torch.from_numpy(arrays.caption_ids[:count, 0].astype(np.int64)).to(device)
+    images, texts, loss, tokens = [], [], 0.0, 0
+    right = asked = 0
+    kept_tokens = []
+    for start in range(0, count, _CHUNK):
+        some = slice(start, min(start + _CHUNK, count))
+        image = parts.vision(to_pixels(torch.from_numpy(arrays.images[some]).to(device)))
+        ids = fast.trim(captions[some], parts.pad)
+        pooled, states = fast.text_embedding(parts.text, ids, parts.pad)
+        (decoded,) = fast.decode(parts.decoder, image.tokens, [states[:, : ids.shape[1] - 1]])
+        kept = ids[:, 1:] != parts.pad
+        logits = fast.vocabulary_logits(parts.decoder, decoded[kept]).float()
+        loss += float(F.cross_entropy(logits, ids[:, 1:][kept], reduction="sum"))
+        tokens += int(kept.sum())
+        images.append(F.normalize(image.pooled.float(), dim=-1))
+        texts.append(F.normalize(pooled.float(), dim=-1))
+        kept_tokens.append(image.tokens)
+        good, total = _answers(parts, image.tokens, arrays, some, device)
+        right, asked = right + good, asked + total
+    similarity = torch.cat(images) @ torch.cat(texts).T
+    truth = torch.from_numpy(np.array(arrays.truth(rows, rows, np.zeros(count, np.int64)), dtype=bool)).to(device)
+    out = {
+        "r1_image_to_text": _hit(similarity, truth),
+        "r1_text_to_image": _hit(similarity.T, truth.T),
+        "caption_loss": loss / max(tokens, 1),
+    }
+    if asked:
+        out["vqa"] = right / asked
+    judged = _statements(parts, torch.cat(kept_tokens), arrays, count, device)
+    return out if judged is None else {**out, "nlvr": judged}
+
+
+def _hit(similarity: Tensor, truth: Tensor) -> float:
+    best = similarity.argmax(dim=1)
+    return float(truth[torch.arange(len(best), device=best.device), best].float().mean())
+
+
+def _answers(parts: Parts, tokens: Tensor, arrays: Arrays, some: slice, device: torch.device) -> tuple[int, int]:
+    asked = min(_QUESTIONS, arrays.question_family.shape[1])
+    has = torch.from_numpy(arrays.question_family[some, :asked] >= 0).reshape(-1).to(device)
+    ids = torch.from_numpy(arrays.question_ids[some, :asked].astype(np.int64)).flatten(0, 1).to(device)
+    at = torch.from_numpy(arrays.question_answer_at[some, :asked].astype(np.int64)).reshape(-1).clamp(min=1).to(device)
+    ids = fast.trim(ids, parts.pad)
+    (state,) = fast.decode(parts.decoder, tokens, [fast.text_states(parts.text, ids)], [at - 1])
+    answers = ids.gather(1, at[:, None])[:, 0]
+    found = fast.vocabulary_logits(parts.decoder, state).argmax(dim=-1)
+    return int(((found == answers) & has).sum()), int(has.sum())
+
+
+def _statements(parts: Parts, tokens: Tensor, arrays: Arrays, count: int, device: torch.device) -> float | None:
+    usable = np.flatnonzero((arrays.nlvr_left < count) & (arrays.nlvr_right < count))[:count]
+    right = 0
+    for start in range(0, len(usable), _CHUNK):
+        items = usable[start : start + _CHUNK]
+        ids = fast.trim(torch.from_numpy(arrays.nlvr_ids[items].astype(np.int64)).to(device), parts.pad)
+        at = torch.from_numpy(arrays.nlvr_answer_at[items].astype(np.int64)).to(device)
+        left = torch.from_numpy(arrays.nlvr_left[items].astype(np.int64)).to(device)
+        both = torch.from_numpy(arrays.nlvr_right[items].astype(np.int64)).to(device)
+        joined = parts.two_images(tokens[left], tokens[both])
+        (state,) = fast.decode(parts.decoder, joined, [fast.text_states(parts.text, ids)], [at - 1])
+        found = fast.vocabulary_logits(parts.decoder, state).argmax(dim=-1)
+        right += int((found == ids.gather(1, at[:, None])[:, 0]).sum())
+    return right / len(usable) if len(usable) else None
+
+
+def robust_validation(
+    parts: Parts, arrays: Arrays, recipe: Recipe, *, scenes: int = 256, steps: int = 10
+) -> dict[str, float]:
+    """Image→text R@1 among `scenes` captions, clean and after contrastive PGD at the recipe's ε."""
+    if recipe.inner is None:
+        return {}
+    count = min(scenes, len(arrays))
+    settings = replace(recipe, batch=max(count, 4), nlvr_share=0.0, questions=0)
+    batch: TrainingBatch = draw(arrays, settings, 0, 0).to(parts.mean.device)
+    inner = Inner(recipe.inner.objective, recipe.inner.epsilon, steps, recipe.inner.epsilon / 4, warmup=0.0)
+    attacked = []
+    pixels = to_pixels(batch.images)
+    for start in range(0, len(pixels), _CHUNK):
+        rows = slice(start, min(start + _CHUNK, len(pixels)))
+        generator = torch.Generator().manual_seed(start)
+        attacked.append(
+            perturb(pixels[rows], inner_objective(inner.objective, parts, batch, rows), inner, generator=generator)
+        )
+    with torch.no_grad():
+        texts, _ = fast.text_embedding(parts.text, fast.trim(batch.caption_ids, parts.pad), parts.pad)
+        out = {}
+        for name, images in (("r1_clean_small", pixels), ("r1_attacked", torch.cat(attacked))):
+            pooled = torch.cat([parts.vision(images[k : k + _CHUNK]).pooled for k in range(0, len(images), _CHUNK)])
+            logits = contrastive_logits(pooled, texts, parts.logit_scale, torch.eye(len(texts), dtype=torch.bool))
+            out[name] = _hit(logits, batch.truth)
+    return out
