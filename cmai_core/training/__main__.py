@@ -15,7 +15,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m cmai_core.training", description="Train a bundled model on Tabletop.")
     p.add_argument("--recipe", required=True, choices=sorted(RECIPES))
     p.add_argument(
-        "--out", required=True, help="folder for checkpoint, log and model; resumed if it holds this training"
+        "--out", required=True, help="folder for checkpoint, log and model; goes on where it stopped"
     )
     p.add_argument("--base", help="model to fine-tune, e.g. local-dir:runs/base/model (default: the recipe's)")
     length = p.add_mutually_exclusive_group()

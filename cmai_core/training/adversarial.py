@@ -50,9 +50,10 @@ def perturb(
 
 
 def inner_objective(name: str, parts: Parts, batch: TrainingBatch, rows: slice | Tensor) -> Objective:
-    """The objective of a recipe on the batch's images `rows` (a slice or a bool mask); texts are encoded once, without gradient.
+    """The objective of a recipe on the batch's images `rows` (a slice or a bool mask).
 
-    "contrastive": cross entropy of each image against the captions of the whole batch, false negatives left out.
+    "contrastive": cross entropy of each image against the captions of the whole batch, false negatives left out. The
+    texts are encoded once, without gradient.
     """
     if name != "contrastive":
         raise ValueError(name)

@@ -40,16 +40,18 @@ class Arrays(Protocol):
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """One step's data. B scenes with a caption each; the first 2·M images are the left, then the right ones of M two-image items.
+    """One step's data: B scenes with a caption each. The first M images are the left, the next M the right ones of M
+    two-image items.
 
     Attributes:
         rows: int64 B, scenes.
         images: uint8 B×S×S×3.
         caption_ids: int64 B×48; truth: bool B×B, caption j (column) is true of image i (row).
-        question_ids: int64 (B·K)×L, K questions an image, in the order of the images; answer_at: position of the answer's
-            token; has_question: bool, False where an image has fewer questions.
+        question_ids: int64 (B·K)×L, K questions an image, in the order of the images; answer_at: position of the
+            answer's token; has_question: bool, False where an image has fewer questions.
         nlvr_ids: int64 M×L; nlvr_at: position of the token for true or false.
-        patches: int64 B×P×4: shape (0 background), colour, material, size of what a patch shows; −100 where there is none.
+        patches: int64 B×P×4: shape (0 background), colour, material, size of what a patch shows; −100 where it has
+            none.
     """
 
     rows: Tensor

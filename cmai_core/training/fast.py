@@ -1,10 +1,10 @@
 """The forward passes of a CoCa as training runs them: the same numbers as open_clip's modules, in less time.
 
-open_clip calls `nn.MultiheadAttention`, encodes captions at the full context length of 48 although they hold about twenty
-tokens, and projects the image tokens to keys and values once for every text. Here the parameters are the same, but
-attention is one fused call, texts are cut to their longest (padding is masked and the class token keeps its place, so
-nothing changes), and the texts of one image share its keys and values. `tests/training/test_fast.py` holds each function
-to open_clip's own output, values and gradients.
+open_clip calls `nn.MultiheadAttention`, encodes captions at the full context length of 48 although they hold about
+sixteen tokens, and projects the image tokens to keys and values once for every text. Here the parameters are the same,
+but attention is one fused call, texts are cut to their longest (padding is masked and the class token keeps its place,
+so nothing changes), and the texts of one image share its keys and values. `tests/training/test_fast.py` holds each
+function to open_clip's own output, values and gradients.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 class Vision:
     """What the image tower gives: `pooled` N×D before normalisation, `tokens` N×P×W, `grid` N×P×W or None.
 
-    `grid` are the tokens in patch order (row by row) for the per-patch auxiliary loss; with a plain class-token tower they
-    are `tokens`, with an attentional pooler the tokens before it.
+    `grid` are the tokens in patch order (row by row) for the per-patch auxiliary loss; with a plain class-token tower
+    they are `tokens`, with an attentional pooler the tokens before it.
     """
 
     pooled: Tensor
@@ -41,7 +41,7 @@ def _split(x: Tensor, heads: int) -> Tensor:
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     if (
         q.device.type == "cpu" and q.dtype == torch.bfloat16
-    ):  # the backward pass of the bf16 kernel is five times slower
+    ):  # bf16 attention goes back five times slower
         with torch.autocast("cpu", enabled=False):
             return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -101,8 +101,8 @@ def text_states(tower: nn.Module, ids: Tensor) -> Tensor:
 def text_embedding(tower: nn.Module, ids: Tensor, pad: int = 0) -> tuple[Tensor, Tensor]:
     """Class-token embedding T×D (not normalised) and token states T×L×W of ids cut to any common length.
 
-    open_clip masks the keys of padding, shifted by one because its mask puts the class token first: of the padding exactly
-    the first one is looked at, and the class token itself only when no padding is left. Both are reproduced here.
+    open_clip masks the keys of padding, shifted by one because its mask puts the class token first: of the padding
+    exactly the first one is looked at, and the class token itself only when no padding is left. So it is here.
     """
     full = tower.context_length
     length = min(int((ids != pad).sum(dim=1).max()) + 1, full)

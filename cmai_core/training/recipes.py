@@ -55,14 +55,14 @@ class Recipe:
 
     Attributes:
         name, summary, source: for people; the source cites the paper. model_name: of the bundled model it makes.
-        architecture: a key of `models.architectures.ARCHITECTURES`; where the training starts from a model, that model's.
+        architecture: a key of `models.architectures.ARCHITECTURES`; a training that starts from a model has that model's.
         start: "" for a new model, else the name of the bundled model that is fine-tuned.
         batch: scenes a step; pairs: default length of a training, in image-caption pairs seen.
         nlvr_share: two-image items a step, as a share of the batch (each takes two of its images).
         questions: questions a scene and step.
         learning_rate: peak, reached after `warmup_steps`, then a cosine down to `final_share` of it.
         ema: decay of the averaged weights, which are the ones evaluated and saved.
-        brightness: images are scaled by a random factor within 1 ± brightness; shift: and moved by up to that many pixels.
+        brightness: images are scaled by a random factor within 1 ± brightness; shift: moved by up to that many pixels.
         precision: of the matrix products; "auto" takes bf16 where the processor has it.
         adversarial_share: λ, the share of a batch's images that are perturbed by `inner`.
     """
@@ -140,7 +140,7 @@ RECIPES: dict[str, Recipe] = {
             name="tecoa",
             model_name="tabletop-tecoa",
             start="tabletop",
-            summary="Text-guided contrastive adversarial fine-tuning of `base` at L∞ 2/255, with the other tasks' losses.",
+            summary="Text-guided contrastive adversarial fine-tuning of `tabletop` at L∞ 2/255, with all tasks' losses.",
             source="TeCoA: Mao et al. 2023, arXiv 2212.07016, sec. 3.3, captions in the place of class prompts",
             pairs=400_000,
             learning_rate=5e-4,

@@ -40,7 +40,7 @@ _MEASURED = (5, 25)
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Attributes: the saved model's folder, last validation figures, pairs seen, seconds of computing over all sessions."""
+    """The saved model's folder, last validation figures, pairs seen, seconds of computing over all sessions."""
 
     model_dir: Path
     results: dict[str, float]
@@ -53,7 +53,7 @@ class RunOptions:
     """How a training runs, without influence on what it computes (but for `minutes`, which decides its length).
 
     Attributes:
-        pairs: length; None takes the recipe's. minutes: a time budget instead; converted to pairs after the first steps.
+        pairs: length; None takes the recipe's. minutes: a time budget instead, made into pairs after the first steps.
         checkpoint_minutes: time between checkpoints; checkpoint_steps: or steps between them.
         validate_every: steps between quick validations, 0 for the end only.
         validation_scenes: gallery size of the quick validation.
@@ -95,7 +95,7 @@ def take_apart(model: VisionLanguageModel) -> Parts:
 
 
 def learning_rate(recipe: Recipe, step: int, total_steps: int | None) -> float:
-    """Linear warm-up, then a cosine down to `final_share` of the peak; step counts from 0. None: length not known yet."""
+    """Linear warm-up, then a cosine down to `final_share` of the peak. Steps count from 0; None: length not known."""
     warmup = recipe.warmup_steps if total_steps is None else min(recipe.warmup_steps, max(1, total_steps // 5))
     if step < warmup or total_steps is None:
         return recipe.learning_rate * min(1.0, (step + 1) / max(1, warmup))
@@ -236,7 +236,7 @@ def train(
         arrays, validation: data; without validation arrays there are no validation figures.
         seed: of batches, augmentation and random starts.
         options: length, checkpoints, validation.
-        progress: told after every logged interval; cancel: looked at once a step, a checkpoint is written before it ends.
+        progress: told after every logged interval. cancel: looked at once a step; a checkpoint is written first.
         on_log: gets each record of log.jsonl.
 
     Raises:
