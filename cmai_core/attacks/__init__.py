@@ -1,7 +1,6 @@
 """Attacks: threat model × objective × search.
 
-from cmai_core.attacks import Consistency, pgd
-result = pgd(-Consistency(), epsilon=4 / 255, steps=20)(model, batch, seed=0)
+For example `pgd(-Consistency(), epsilon=4 / 255, steps=20)(model, batch, seed=0)` gives an `AttackResult`.
 """
 
 from cmai_core.attacks.attack import Attack

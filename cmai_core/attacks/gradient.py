@@ -192,7 +192,7 @@ class _Climb:
             self._drop(self.kept.success)
         finished = False
         for step in range(search.steps + 1):
-            if self.rows is not None and len(self.rows) == 0:
+            if len(self.x) == 0:  # every sample has succeeded
                 break
             if watch.cancelled:
                 self.kept.outcome.cancelled = True
@@ -206,7 +206,7 @@ class _Climb:
             self._report(step)
             if search.stop_on_success:
                 gradient = self._drop(evaluation.success, gradient)
-            if not finished:
+            if not finished and len(self.x):
                 self._advance(step, gradient)
                 self.kept.outcome.steps_done = self.restart * search.steps + step + 1
             watch.pace(self.x.device)

@@ -1,8 +1,8 @@
 """Objectives: what the attacker raises, one number per sample, differentiable in the pixels.
 
 Objectives add, subtract, negate and scale: `alpha * TaskObjective(task) - beta * Consistency()` is the inner problem of
-MBAT. An objective is first bound to a model and a batch (texts are encoded there, once and without gradients); the bound one
-is called at every step with the pixels and their features.
+MBAT. An objective is first bound to a model and a batch: texts are encoded there, once and without gradients. The bound
+one is called at every step with the pixels and their features.
 """
 
 from __future__ import annotations
@@ -164,9 +164,10 @@ def prepare_task(task: Any, prepared: Any, model: Any, batch: Batch, dataset: An
 class TaskRows:
     """A prepared task seen through some rows of its batch.
 
-    What a task prepares may have a method `select(rows)`; then only these rows are computed. Where it has none, the
-    features are laid out in the full batch's order (absent rows hold a copy of a present one) and the rows wanted are
-    taken from the answer: more work, the same values, since every task scores its samples one by one.
+    What a task prepares may have a method `select_rows(rows)` (int64 tensor → the same for these samples); only these
+    are then computed. Where it has none, the features are laid out in the full batch's order (absent rows hold a copy of a
+    present one) and the rows wanted are taken from the answer: more work, the same values, since every task scores its
+    samples one by one.
     """
 
     task: Any
@@ -175,8 +176,8 @@ class TaskRows:
     rows: torch.Tensor | None = None
 
     def select(self, rows: torch.Tensor) -> TaskRows:
-        if hasattr(self.prepared, "select"):
-            return TaskRows(self.task, self.prepared.select(rows), len(rows))
+        if hasattr(self.prepared, "select_rows"):
+            return TaskRows(self.task, self.prepared.select_rows(rows), len(rows))
         kept = rows if self.rows is None else self.rows[rows]
         return TaskRows(self.task, self.prepared, self.total, kept)
 
