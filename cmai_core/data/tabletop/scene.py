@@ -67,8 +67,8 @@ class Environment:
 
     camera_azimuth: float = 0.0
     camera_elevation: float = 0.6
-    camera_distance: float = 9.0
-    fov: float = 0.62
+    camera_distance: float = 12.0
+    fov: float = 0.65
     light_azimuth: float = 0.8
     light_elevation: float = 0.9
     light_size: float = 0.12
