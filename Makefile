@@ -31,8 +31,12 @@ app: $(VENV)/.app  ## start the web lab on http://localhost:8501 (PORT=, HOST= t
 test: $(VENV)/.test  ## run the whole test suite (ARGS= for pytest, WORKERS= processes)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
 
-models: $(VENV)/.app  ## train the bundled models from nothing (RECIPES=)
-	set -e; for recipe in $(RECIPES); do $(BIN)/cmai train --recipe $$recipe; done
+models: $(VENV)/.app  ## train the bundled models from nothing, into runs/ (RECIPES=)
+	set -e; for recipe in $(RECIPES); do \
+		case $$recipe in base*) start= ;; *) start="--base local-dir:runs/base/model" ;; esac; \
+		$(BIN)/python -m cmai_core.training --recipe $$recipe --out runs/$$recipe $$start; \
+	done
+	@echo "The models lie in runs/<recipe>/model. To bundle one: cp -r runs/base/model/. assets/models/tabletop/"
 
 data: $(VENV)/.app  ## generate and cache the Tabletop training data
 	$(BIN)/cmai data
