@@ -218,8 +218,8 @@ def _load_hub(spec: str) -> VisionLanguageModel:
     folder = config_path.parent
     config = _read_config(config_path)
     clip = _create(f"local-dir:{folder}", f"{weights.name} of {repository}")
-    has_own_tokenizer = bool(config.get("model_cfg", {}).get("text_cfg", {}).get("hf_tokenizer_name"))
-    source = spec if has_own_tokenizer else f"local-dir:{folder}"
+    elsewhere = bool(config.get("model_cfg", {}).get("text_cfg", {}).get("hf_tokenizer_name"))
+    source = spec if elsewhere and not (folder / "tokenizer.json").is_file() else f"local-dir:{folder}"
     tokenizer = _guarded(lambda: open_clip.get_tokenizer(source), f"the tokenizer of {spec}")
     return VisionLanguageModel(clip, tokenizer, spec=spec, config=config, weights_file=weights)
 
