@@ -1,0 +1,377 @@
+"""The job queue: order, bounds, progress, cancellation, limits, short calls between steps, shutting down."""
+
+import gc
+import logging
+import threading
+import time
+import weakref
+
+import pytest
+
+from cmai_core.errors import CmaiError, OptionError
+from cmai_core.jobs import JobError, JobQueue, QueueFull
+from cmai_core.progress import Progress
+
+
+class Steps:
+    """Work of many short steps that can be held at a gate, and remembers what became of it."""
+
+    def __init__(self, total=10_000, pause=0.001, gate=None):
+        self.total, self.pause, self.gate = total, pause, gate
+        self.started, self.done = threading.Event(), 0
+
+    def __call__(self, progress, cancel):
+        self.started.set()
+        if self.gate is not None:
+            self.gate.wait(5)
+        for step in range(self.total):
+            if cancel.cancelled:
+                break
+            self.done = step + 1
+            progress(Progress(self.done, self.total, "stepping", {"step": step}))
+            time.sleep(self.pause)
+        return self.done
+
+
+@pytest.fixture
+def queue():
+    with JobQueue() as queue:
+        yield queue
+
+
+def eventually(condition, timeout=5.0):
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.005)
+    return False
+
+
+def test_a_job_runs_and_gives_its_result(queue):
+    job = queue.submit(Steps(5), owner="a", label="five steps")
+    snapshot = job.wait(5)
+    assert (snapshot.state, snapshot.fraction, snapshot.label) == ("done", 1.0, "five steps")
+    assert snapshot.has_result and job.result() == 5 and snapshot.message == ""
+    assert snapshot.elapsed > 0 and snapshot.progress.done == 5
+
+
+def test_jobs_run_one_at_a_time_in_order_with_positions(queue):
+    gate, order, together = threading.Event(), [], []
+
+    def work(name):
+        def run(progress, cancel):
+            together.append(name)
+            assert len(together) == 1
+            gate.wait(5)
+            order.append(name)
+            together.remove(name)
+
+        return run
+
+    jobs = [queue.submit(work(name), owner=name) for name in "abc"]
+    assert eventually(lambda: jobs[0].snapshot().state == "running")
+    assert [job.snapshot().position for job in jobs] == [0, 1, 2]
+    assert [s.owner for s in queue.jobs()] == ["a", "b", "c"] and [s.owner for s in queue.jobs("b")] == ["b"]
+    gate.set()
+    assert [job.wait(5).state for job in jobs] == ["done"] * 3
+    assert order == ["a", "b", "c"] and queue.jobs() == []
+
+
+def test_snapshots_do_not_change(queue):
+    work = Steps()
+    job = queue.submit(work)
+    assert work.started.wait(5) and eventually(lambda: job.snapshot().progress is not None)
+    early = job.snapshot()
+    seen = (early.progress.done, early.elapsed)
+    assert eventually(lambda: job.snapshot().progress.done > seen[0])
+    assert (early.progress.done, early.elapsed) == seen
+    with pytest.raises(AttributeError):
+        early.state = "done"
+
+
+def test_eta_shrinks_to_what_is_left(queue):
+    job = queue.submit(Steps(total=200, pause=0.01))
+    assert eventually(lambda: job.snapshot().eta is not None)
+    snapshot = job.snapshot()
+    start = time.monotonic()
+    job.wait(20)
+    assert snapshot.eta == pytest.approx(time.monotonic() - start, rel=0.5, abs=0.3)
+    assert job.snapshot().eta is None
+
+
+def test_bounds_over_all_and_per_owner():
+    with JobQueue(max_pending=3, max_per_owner=2) as queue:
+        gate = threading.Event()
+        first = queue.submit(Steps(1, gate=gate), owner="a")
+        queue.submit(Steps(1), owner="a")
+        with pytest.raises(QueueFull, match="already have 2 jobs"):
+            queue.submit(Steps(1), owner="a")
+        queue.submit(Steps(1), owner="b")
+        with pytest.raises(QueueFull, match="3 jobs are already waiting"):
+            queue.submit(Steps(1), owner="c")
+        gate.set()
+        first.wait(5)
+        assert eventually(lambda: not queue.jobs())
+        queue.submit(Steps(1), owner="c").wait(5)
+        assert queue._seen == {}  # nothing is remembered of visitors who have gone
+    with pytest.raises(OptionError):
+        JobQueue(max_pending=0)
+
+
+def test_cancelling_a_running_job_keeps_the_best_so_far(queue):
+    work = Steps()
+    job = queue.submit(work)
+    assert eventually(lambda: work.done > 3)
+    at = work.done
+    job.cancel()
+    snapshot = job.wait(5)
+    assert snapshot.state == "cancelled" and snapshot.message == "Cancelled."
+    assert job.result() == work.done <= at + 3
+
+
+def test_cancelling_a_waiting_job_never_starts_it(queue):
+    gate = threading.Event()
+    first, second = queue.submit(Steps(1, gate=gate)), Steps(1)
+    waiting = queue.submit(second)
+    waiting.cancel()
+    assert waiting.snapshot().state == "cancelled"
+    gate.set()
+    first.wait(5)
+    queue.call(lambda: None)
+    assert not second.started.is_set()
+    with pytest.raises(JobError, match="Cancelled"):
+        waiting.result()
+
+
+def test_work_may_raise_cancelled(queue):
+    started = threading.Event()
+
+    def work(progress, cancel):
+        started.set()
+        while True:
+            cancel.check()
+            time.sleep(0.001)
+
+    job = queue.submit(work)
+    started.wait(5)
+    job.cancel()
+    assert job.wait(5).state == "cancelled" and not job.snapshot().has_result
+
+
+def test_cancelling_what_has_finished_changes_nothing(queue):
+    job = queue.submit(Steps(1))
+    job.wait(5)
+    job.cancel()
+    assert job.snapshot().state == "done" and job.result() == 1
+
+
+def test_owner_cancel_and_orphans():
+    with JobQueue(orphan_after=0.4) as queue:
+        gone, there = Steps(), Steps(total=300, pause=0.005)
+        lost = [queue.submit(gone, owner="gone"), queue.submit(Steps(), owner="gone")]
+        stays = queue.submit(there, owner="here")
+        end = time.monotonic() + 5
+        while not stays.snapshot().finished and time.monotonic() < end:
+            queue.touch("here")
+            queue.touch("stranger")
+            time.sleep(0.02)
+        assert [job.snapshot().state for job in lost] == ["cancelled", "cancelled"]
+        assert "page was closed" in lost[0].snapshot().message
+        assert stays.snapshot().state == "done" and queue._seen == {}
+        more = [queue.submit(Steps(), owner="x") for _ in range(3)]
+        assert queue.cancel_owner("x") == 3 and queue.cancel_owner("nobody") == 0
+        assert [job.wait(5).state for job in more] == ["cancelled"] * 3
+
+
+def test_time_limit_stops_a_job_and_says_so():
+    with JobQueue(time_limit=100) as queue:
+        work = Steps()
+        job = queue.submit(work, time_limit=0.2)
+        snapshot = job.wait(5)
+        assert snapshot.state == "cancelled" and "time limit" in snapshot.message and job.result() == work.done
+        assert snapshot.elapsed < 2
+        assert queue.submit(Steps(1), time_limit=1e9).time_limit == 100
+
+
+def test_errors_become_messages(queue, caplog):
+    def mendable(progress, cancel):
+        raise CmaiError("Epsilon is 300.", "Use at most 64.")
+
+    def broken(progress, cancel):
+        raise KeyError("/secret/path")
+
+    first, second = queue.submit(mendable), queue.submit(broken)
+    assert (first.wait(5).message, first.wait(5).hint) == ("Epsilon is 300.", "Use at most 64.")
+    with caplog.at_level(logging.ERROR, logger="cmai_core.jobs.queue"):
+        snapshot = second.wait(5)
+    assert snapshot.state == "failed" and snapshot.message == "Internal error." and "secret" not in snapshot.hint
+    with pytest.raises(CmaiError, match="Epsilon is 300"):
+        first.result()
+    assert queue.submit(Steps(1)).wait(5).state == "done"  # the worker lives on
+    assert any("KeyError" in (r.exc_text or "") for r in caplog.records)
+
+
+def test_old_results_are_dropped_and_handles_keep_nothing_alive():
+    class Big:
+        pass
+
+    with JobQueue(keep_results=2) as queue:
+        jobs, alive = [], []
+        for _ in range(4):
+            big = Big()
+            alive.append(weakref.ref(big))
+
+            def work(progress, cancel, big=big):
+                progress(Progress(1, 1, data={"image": big}))
+                return big
+
+            jobs.append(queue.submit(work, label="big"))
+            jobs[-1].wait(5)
+        del big, work
+        gc.collect()
+        assert [r() is not None for r in alive] == [False, False, True, True]
+        assert [job.snapshot().has_result for job in jobs] == [False, False, True, True]
+        with pytest.raises(JobError, match="no longer kept"):
+            jobs[0].result()
+
+
+def test_result_before_the_end(queue):
+    gate = threading.Event()
+    job = queue.submit(Steps(1, gate=gate), label="slow")
+    with pytest.raises(JobError, match="has not finished"):
+        job.result()
+    gate.set()
+
+
+# Short calls
+
+
+def test_calls_run_on_the_worker_between_the_steps_of_a_job(queue):
+    work = Steps()
+    job = queue.submit(work, owner="a")
+    queue.submit(Steps(1), owner="b")
+    assert work.started.wait(5)
+    start = time.monotonic()
+    thread = queue.call(threading.current_thread, timeout=5)
+    assert thread.name == "cmai-jobs" and time.monotonic() - start < 1
+    assert job.snapshot().state == "running"
+    job.cancel()
+
+
+def test_calls_go_before_waiting_jobs(queue):
+    gate, order = threading.Event(), []
+    first = queue.submit(lambda progress, cancel: gate.wait(5))
+    assert eventually(lambda: first.snapshot().state == "running")
+    last = queue.submit(lambda progress, cancel: order.append("job"))
+    caller = threading.Thread(target=lambda: queue.call(lambda: order.append("call")))
+    caller.start()
+    assert eventually(lambda: len(queue._calls) == 1)
+    gate.set()
+    caller.join(5)
+    last.wait(5)
+    assert order == ["call", "job"]
+
+
+def test_a_call_passes_its_error_on_and_may_nest(queue):
+    with pytest.raises(ZeroDivisionError):
+        queue.call(lambda: 1 / 0)
+
+    def own():
+        raise TimeoutError("mine")
+
+    with pytest.raises(TimeoutError, match="mine"):
+        queue.call(own)
+    assert queue.call(lambda: queue.call(lambda: 7)) == 7
+
+
+def test_a_call_that_waits_too_long_is_withdrawn(queue):
+    gate, ran = threading.Event(), []
+    job = queue.submit(lambda progress, cancel: gate.wait(5))
+    assert eventually(lambda: job.snapshot().state == "running")
+    with pytest.raises(JobError, match="busy"):
+        queue.call(lambda: ran.append(1), timeout=0.05)
+    gate.set()
+    queue.call(lambda: None)
+    assert ran == []
+
+
+def test_calls_are_bounded():
+    with JobQueue(max_calls=1) as queue:
+        gate = threading.Event()
+        job = queue.submit(lambda progress, cancel: gate.wait(5))
+        assert eventually(lambda: job.snapshot().state == "running")
+        caller = threading.Thread(target=lambda: queue.call(lambda: None))
+        caller.start()
+        assert eventually(lambda: len(queue._calls) == 1)
+        with pytest.raises(QueueFull, match="1 requests"):
+            queue.call(lambda: None)
+        gate.set()
+        caller.join(5)
+
+
+# Shutting down
+
+
+def test_close_cancels_everything_and_ends_the_threads():
+    queue = JobQueue()
+    work = Steps()
+    jobs = [queue.submit(work, owner="a"), queue.submit(Steps(), owner="a")]
+    assert work.started.wait(5)
+    errors = []
+
+    def late():
+        try:
+            queue.call(lambda: time.sleep(0))
+        except JobError as error:
+            errors.append(error)
+
+    assert queue.close(5)
+    assert [job.snapshot().state for job in jobs] == ["cancelled", "cancelled"]
+    assert not queue._worker.is_alive() and eventually(lambda: not queue._watchdog.is_alive())
+    late()
+    assert len(errors) == 1
+    with pytest.raises(JobError, match="closed"):
+        queue.submit(work)
+    assert queue.close()  # twice does no harm
+
+
+def test_close_releases_who_waits_for_a_call():
+    queue = JobQueue()
+    gate, errors = threading.Event(), []
+    queue.submit(lambda progress, cancel: gate.wait(5))
+
+    def caller():
+        try:
+            queue.call(lambda: None)
+        except JobError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=caller)
+    thread.start()
+    assert eventually(lambda: len(queue._calls) == 1)
+    queue.close(0.01)
+    thread.join(5)
+    assert errors and "closed" in errors[0]
+    gate.set()
+    assert queue.close(5)
+
+
+def test_many_threads_at_once():
+    """Owners submit, watch, call and cancel from their own threads; every job ends in a final state."""
+    with JobQueue(max_pending=1000, max_per_owner=50) as queue:
+        states, answers = [], []
+
+        def visitor(name):
+            jobs = [queue.submit(Steps(20, pause=0), owner=name) for _ in range(10)]
+            answers.append(queue.call(lambda: name))
+            jobs[3].cancel()
+            states.extend(job.wait(20).state for job in jobs)
+
+        threads = [threading.Thread(target=visitor, args=(str(i),)) for i in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert sorted(answers) == sorted(map(str, range(8)))
+        assert len(states) == 80 and set(states) <= {"done", "cancelled"} and states.count("done") >= 72
