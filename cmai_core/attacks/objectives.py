@@ -164,10 +164,10 @@ def prepare_task(task: Any, prepared: Any, model: Any, batch: Batch, dataset: An
 class TaskRows:
     """A prepared task seen through some rows of its batch.
 
-    What a task prepares may have a method `select_rows(rows)` (int64 tensor → the same for these samples); only these
-    are then computed. Where it has none, the features are laid out in the full batch's order (absent rows hold a copy of a
-    present one) and the rows wanted are taken from the answer: more work, the same values, since every task scores its
-    samples one by one.
+    What a task prepares may have a method `select_rows(rows)` (int64 tensor → the same for these samples); then only
+    these are computed. Where it has none, the features are laid out in the full batch's order (absent rows hold a copy
+    of a present one) and the rows wanted are taken from the answer: more work, the same values, since every task scores
+    its samples one by one.
     """
 
     task: Any
