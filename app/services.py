@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from app import state
-from cmai_core.errors import DataError, ModelError
+from cmai_core.errors import CmaiError, DataError, ModelError
 from cmai_core.lab.experiment import Experiment, parse_pair_id
 from cmai_core.lab.images import data_url, decode, encode, sha256, thumbnail
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Pair, PairDataset
+    from cmai_core.jobs import Job, JobQueue, JobSnapshot
     from cmai_core.models import ModelCard
     from cmai_core.showcase import Showcase
 
@@ -31,6 +32,9 @@ _log = logging.getLogger("cmai.app")
 MODELS_IN_MEMORY = 4
 QUEUE_LENGTH = 16
 JOBS_PER_VISITOR = 2
+JOB_SECONDS = 900.0
+ORPHAN_SECONDS = 90.0
+"""A visitor whose page has not been heard of for so long has closed it; their jobs are cancelled."""
 CAPTION_LIMIT = 300
 
 
@@ -80,10 +84,12 @@ def shelf() -> ModelShelf:
 
 
 @st.cache_resource(show_spinner=False)
-def queue() -> Any:
+def queue() -> JobQueue:
     from cmai_core.jobs import JobQueue
 
-    return JobQueue(capacity=QUEUE_LENGTH, per_owner=JOBS_PER_VISITOR)
+    return JobQueue(
+        max_pending=QUEUE_LENGTH, max_per_owner=JOBS_PER_VISITOR, time_limit=JOB_SECONDS, orphan_after=ORPHAN_SECONDS
+    )
 
 
 def gpu_is_there() -> bool:
@@ -286,38 +292,38 @@ def the_pair(pair_id: str, caption: str, upload: Upload | None, scene_json: str)
 
 
 def domain_of(spec: str) -> str:
-    """"tabletop" for the bundled models, "photographs" for anything else; no model is loaded for it."""
+    """ "tabletop" for the bundled models, "photographs" for anything else; no model is loaded for it."""
     for entry in catalogue():
         if entry.name == spec:
             return str(entry.card.get("domain", "tabletop"))
     return "photographs"
 
 
-def submit(title: str, work: Callable[..., Any]) -> str:
-    """Queues work for this session; `work(progress, cancel)` runs in the worker thread. Returns the job's id.
+def submit(label: str, work: Callable[..., Any]) -> Job:
+    """Queues work for this session; `work(progress, cancel)` runs in the worker thread.
 
     Raises:
         CmaiError: when the queue is full or this visitor has too many jobs waiting.
     """
-    return queue().submit(work, owner=state.get(state.OWNER), title=title).id
+    return queue().submit(work, owner=state.get(state.OWNER), label=label)
 
 
-def job(job_id: str | None) -> Any | None:
-    """An immutable snapshot of a job, None where there is no such job (any more)."""
-    if not job_id:
+def snapshot(handle: Job | None) -> JobSnapshot | None:
+    """How a job stands; asking also says that its owner is still there."""
+    if handle is None:
         return None
-    found = queue().get(job_id)
-    return None if found is None else found.snapshot()
+    queue().touch(handle.owner)
+    return handle.snapshot()
 
 
-def cancel(job_id: str | None) -> None:
-    if job_id:
-        queue().cancel(job_id)
+def cancel(handle: Job | None) -> None:
+    if handle is not None:
+        handle.cancel()
 
 
 def queue_length() -> int:
     """Jobs waiting or running."""
-    return queue().length()
+    return len(queue().jobs())
 
 
 @contextlib.contextmanager
@@ -358,7 +364,8 @@ def require_model(spec: str, role: str) -> str:
         raise ModelError(f"No {role} model is chosen.", "Pick a bundled one or type an OpenCLIP specification.")
     if spec.startswith("local-dir:") and st.get_option("server.address") not in ("localhost", "127.0.0.1", "::1"):
         raise ModelError(
-            "Folders cannot be named while the lab is open to other machines.", "Start it without HOST= to load local-dir: models."
+            "Folders cannot be named while the lab is open to other machines.",
+            "Start it without HOST= to load local-dir: models.",
         )
     return spec
 
@@ -386,21 +393,56 @@ def eta_words(seconds: float | None) -> str:
 
 
 def collect(job_key: str, result_key: str) -> bool:
-    """Takes over a finished job of this session: its result, or its error as a notice.
+    """Takes over a finished job of this session: its result, or what went wrong as a notice.
 
     Returns:
         Whether the job is still waiting or running.
     """
-    if not state.get(job_key):
+    handle = state.get(job_key)
+    now = snapshot(handle)
+    if now is None:
         return False
-    snapshot = job(state.get(job_key))
-    if snapshot is not None and not snapshot.finished:
+    if not now.finished:
         return True
     state.put(job_key, None)
-    if snapshot is None:
-        return False
-    if snapshot.error is not None:
-        state.put(state.NOTICE, snapshot.error)
-    elif snapshot.result is not None:
-        state.put(result_key, snapshot.result)
+    try:
+        state.put(result_key, handle.result())
+        if now.state == "cancelled" and now.message not in ("", "Cancelled."):
+            state.put(state.NOTICE, CmaiError(now.message, now.hint))
+    except CmaiError as error:
+        state.put(state.NOTICE, error)
     return False
+
+
+def distribution_work(
+    name: str, count: int, experiment: Experiment, store: ModelShelf, progress: Any, cancel: Any
+) -> Any:
+    """Scores a split; runs in the worker thread."""
+    from cmai_core.data import load_dataset
+    from cmai_core.lab.distribution import score_distribution
+    from cmai_core.progress import Progress
+
+    with quiet_thread():
+        models = {}
+        for role, spec in experiment_models(experiment).items():
+            progress(Progress(0, 0, f"Loading {spec}", {}))
+            models[role] = store.get(spec)
+        dataset_name, _, split = name.partition("/")
+        items = load_dataset(dataset_name, split=split, limit=count)
+        return score_distribution(models, items, count=count, experiment=experiment, progress=progress, cancel=cancel)
+
+
+def embedding_work(name: str, count: int, experiment: Experiment, store: ModelShelf, progress: Any, cancel: Any) -> Any:
+    """Embeds and projects a split; runs in the worker thread."""
+    from cmai_core.data import load_dataset
+    from cmai_core.lab.embedding import embedding_map
+    from cmai_core.progress import Progress
+
+    with quiet_thread():
+        models = {}
+        for role, spec in experiment_models(experiment).items():
+            progress(Progress(0, 0, f"Loading {spec}", {}))
+            models[role] = store.get(spec)
+        dataset_name, _, split = name.partition("/")
+        items = load_dataset(dataset_name, split=split, limit=count)
+        return embedding_map(models, items, count=count, experiment=experiment, progress=progress, cancel=cancel)

@@ -15,6 +15,7 @@ if _ROOT not in sys.path:
 import streamlit as st  # noqa: E402
 
 from app import state  # noqa: E402
+from app.components.attack_form import settle_models  # noqa: E402
 from app.components.chip import status_chip  # noqa: E402
 from app.components.guard import guard  # noqa: E402
 from app.components.theme import inject_style  # noqa: E402
@@ -22,6 +23,8 @@ from app.components.theme import inject_style  # noqa: E402
 st.set_page_config(page_title="CMAI lab", page_icon=":material/shield:", layout="wide")
 state.initialise()
 inject_style()
+with guard():
+    settle_models()
 page = st.navigation(
     [
         st.Page("app_pages/attack_lab.py", title="Attack lab", icon=":material/experiment:", default=True),

@@ -67,7 +67,10 @@ def load_showcase(folder: Path | None = None) -> Showcase | None:
         }
         return Showcase(
             LabResult.from_dict(raw["result"], pictures),
-            {r: ScoreHistogram(*(tuple(h[k]) for k in ("edges", "clean", "adversarial"))) for r, h in raw["histograms"].items()},
+            {
+                r: ScoreHistogram(*(tuple(h[k]) for k in ("edges", "clean", "adversarial")))
+                for r, h in raw["histograms"].items()
+            },
             raw["tau"],
             raw["false_positive_rate"],
             raw["pairs"],
@@ -111,7 +114,9 @@ def stale_reasons(bundle: Showcase) -> list[str]:
     return reasons
 
 
-def build_showcase(out_dir: Path | None = None, *, pairs: int = 400, candidates: int = 24, progress=None) -> Showcase | None:
+def build_showcase(
+    out_dir: Path | None = None, *, pairs: int = 400, candidates: int = 24, progress=None
+) -> Showcase | None:
     """Makes the example from the bundled models and writes it to `out_dir`.
 
     Among the first `candidates` test scenes the one is taken whose attack (L∞ 4/255, on the undefended model) lowers S_c
@@ -164,4 +169,8 @@ def build_showcase(out_dir: Path | None = None, *, pairs: int = 400, candidates:
 
 if __name__ == "__main__":
     made = build_showcase()
-    print("No bundled model yet; nothing made." if made is None else f"Made {showcase_dir()}: {made.result.experiment.caption}")
+    print(
+        "No bundled model yet; nothing made."
+        if made is None
+        else f"Made {showcase_dir()}: {made.result.experiment.caption}"
+    )

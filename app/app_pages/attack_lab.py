@@ -21,7 +21,7 @@ result = state.get(state.RESULT)
 bundle = services.showcase()
 
 stage, controls = st.columns([1.9, 1], gap="large")
-with controls, st.container(border=True):
+with controls, st.container(border=True, key="card_controls"):
     with guard():
         pair_panel()
     with guard():

@@ -1,3 +1,5 @@
 """Models & about."""
+
 import streamlit as st
+
 st.write("soon")

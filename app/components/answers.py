@@ -51,7 +51,7 @@ def answers_view(readings: Mapping[str, Reading]) -> None:
                 rows.append(
                     f'<div class="cm-answer"><div class="cm-small cm-muted">{escape(title)}</div>{prompt}<div class="cm-two">'
                     f'{_say(clean, "clean", False)}<div class="arrow" aria-label="after the attack">→</div>'
-                    f'{_say(adversarial, "adversarial", clean.text != adversarial.text)}</div></div>'
+                    f"{_say(adversarial, 'adversarial', clean.text != adversarial.text)}</div></div>"
                 )
             elif task in reading.skipped:
                 rows.append(

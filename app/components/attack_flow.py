@@ -41,12 +41,14 @@ def start() -> None:
         wanted = experiment()
         upload = state.get(state.UPLOAD)
         shelf = services.shelf()
-        job_id = services.submit("attack", lambda progress, cancel: services.attack_work(wanted, upload, shelf, progress, cancel))
+        handle = services.submit(
+            "attack", lambda progress, cancel: services.attack_work(wanted, upload, shelf, progress, cancel)
+        )
     except CmaiError as error:
         state.put(state.NOTICE, error)
         return
     state.put(state.NOTICE, None)
-    state.put(state.ATTACK_JOB, job_id)
+    state.put(state.ATTACK_JOB, handle)
 
 
 def collect() -> bool:

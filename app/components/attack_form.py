@@ -7,7 +7,16 @@ import streamlit as st
 from app import services, state
 from app.components.theme import ROLES, show
 from cmai_core.errors import OptionError
-from cmai_core.lab.experiment import CRAFT_ON, EPSILON_LADDER, MAX_RESTARTS, MAX_STEPS, NORMS, OBJECTIVES, TASKS, Experiment
+from cmai_core.lab.experiment import (
+    CRAFT_ON,
+    EPSILON_LADDER,
+    MAX_RESTARTS,
+    MAX_STEPS,
+    NORMS,
+    OBJECTIVES,
+    TASKS,
+    Experiment,
+)
 
 OBJECTIVE_WORDS = {"task": "task loss", "consistency": "S_c", "both": "both"}
 NORM_WORDS = {"linf": "L∞", "l2": "L2"}
@@ -26,8 +35,6 @@ def _model_widget(role: str, key: str, spec_key: str, defended: bool) -> None:
     options.append(state.OTHER_MODEL)
     if defended:
         options.append(state.NO_MODEL)
-    if state.get(key) not in options:
-        state.put(key, services.default_model(defended) or (state.NO_MODEL if defended else state.OTHER_MODEL))
     words = {state.OTHER_MODEL: "OpenCLIP model …", state.NO_MODEL: "none"}
     st.selectbox(
         f"{ROLES[role].mark} {role.capitalize()} model", options, key=key, format_func=lambda n: words.get(n, n)
@@ -41,6 +48,15 @@ def _model_widget(role: str, key: str, spec_key: str, defended: bool) -> None:
             help="As open_clip names it: `ViT-B-32/laion2b_s34b_b79k`, `hf-hub:…`, `local-dir:…`; `ViT-B-32/random` has "
             "random weights and needs no download.",
         )
+
+
+def settle_models() -> None:
+    """Replaces a choice that does not exist (yet, or any more) by one that does; before the widgets are drawn."""
+    names = [entry.name for entry in services.catalogue()]
+    for key, defended in ((state.UNDEFENDED, False), (state.DEFENDED, True)):
+        allowed = [*names, state.OTHER_MODEL, *([state.NO_MODEL] if defended else [])]
+        if state.get(key) not in allowed:
+            state.put(key, services.default_model(defended) or (state.NO_MODEL if defended else state.OTHER_MODEL))
 
 
 def model_panel() -> None:

@@ -63,7 +63,13 @@ _slider = st.components.v2.component("cmai_before_after", html=_HTML, css=_CSS, 
 
 
 def before_after(
-    clean: np.ndarray, adversarial: np.ndarray, *, key: str, alt: str, max_width: int = 640, clean_url: str = "",
+    clean: np.ndarray,
+    adversarial: np.ndarray,
+    *,
+    key: str,
+    alt: str,
+    max_width: int = 640,
+    clean_url: str = "",
     adversarial_url: str = "",
 ) -> None:
     """Draws the slider.

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import sys
 
-from app import services
+import streamlit as st
+
+from app import services, state
 from app.components.theme import escape, show
 
 
+@st.fragment(run_every=2.0)
 def status_chip() -> None:
-    """One line of words; before the first job it says what is known without loading anything."""
+    """One line of words; before the first job it says what is known without loading anything. It is also the heartbeat by
+    which the queue knows that this page is still open."""
     device = "GPU" if services.gpu_is_there() else "CPU"
-    if "torch" in sys.modules or "cmai_core.jobs" in sys.modules:
+    if "cmai_core.jobs" in sys.modules:
         shelf = services.shelf()
+        services.queue().touch(state.get(state.OWNER))
         if shelf.loading:
             model = f"loading {shelf.loading} …"
         elif shelf.loaded:

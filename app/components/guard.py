@@ -22,7 +22,9 @@ def show_error(error: BaseException) -> None:
         st.info("Cancelled.", icon="⏹️")
     elif isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         _log.error("out of memory", exc_info=error)
-        st.error("There was not enough memory for this.  \nChoose fewer items, a smaller model or fewer restarts.", icon="⚠️")
+        st.error(
+            "There was not enough memory for this.  \nChoose fewer items, a smaller model or fewer restarts.", icon="⚠️"
+        )
     else:
         number = uuid.uuid4().hex[:8]
         _log.error("unexpected error %s", number, exc_info=error)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import streamlit as st
 
 from app import services
 from app.components.svg import line_chart
 from app.components.theme import number, show
+
+if TYPE_CHECKING:
+    from cmai_core.jobs import Job
 
 REFRESH_SECONDS = 0.4
 
@@ -23,25 +28,27 @@ def cancel_button(job_key: str, key: str) -> None:
 
 
 @st.fragment(run_every=REFRESH_SECONDS)
-def live_job(job_id: str, noun: str = "attack") -> None:
+def live_job(handle: Job, noun: str = "attack") -> None:
     """Draws a job's progress; the page is run again when it has ended.
 
     What the job may send with its progress: `objective` and `score` (traces of the sample shown), `steps`, `image`
     (uint8), `role`, `clean_score`.
     """
-    snapshot = services.job(job_id)
+    snapshot = services.snapshot(handle)
     if snapshot is None or snapshot.finished:
         st.rerun()
-    if snapshot.waiting:
-        place = f"Waiting: number {snapshot.position} in the queue" if snapshot.position else "Waiting for the worker"
-        st.progress(0.0, text=f"{place}{services.eta_words(snapshot.eta_seconds)}")
+    if snapshot.state == "queued":
+        ahead = f"{snapshot.position} before you" if snapshot.position else "next"
+        st.progress(0.0, text=f"Waiting in the queue: {ahead}")
         return
     progress = snapshot.progress
     data = progress.data if progress else {}
     stage = (progress.stage if progress else "") or f"Starting the {noun} …"
     count = f" · {progress.done} of {progress.total}" if progress and progress.total else ""
-    st.progress(progress.fraction if progress else 0.0, text=f"{stage}{count}{services.eta_words(snapshot.eta_seconds)}")
+    st.progress(progress.fraction if progress else 0.0, text=f"{stage}{count}{services.eta_words(snapshot.eta)}")
     if "score" not in data and "image" not in data:
+        return
+    if not len(data.get("score", ())) and data.get("image") is None:
         return
     role = data.get("role", "undefended")
     left, right = st.columns([1, 1], gap="medium")
@@ -63,6 +70,9 @@ def live_job(job_id: str, noun: str = "attack") -> None:
         if len(objective):
             show(
                 line_chart(
-                    {"objective": (objective, role)}, title=f"The objective is {number(objective[-1])}", x_label="step", x_max=steps
+                    {"objective": (objective, role)},
+                    title=f"The objective is {number(objective[-1])}",
+                    x_label="step",
+                    x_max=steps,
                 )
             )

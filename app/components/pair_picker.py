@@ -45,8 +45,7 @@ def browse_dialog() -> None:
         shown = found[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
         ids = services.ids_of(name)
         items = [
-            {"id": ids[index], "src": services.thumbnail_url(name, index), "title": caption}
-            for index, caption in shown
+            {"id": ids[index], "src": services.thumbnail_url(name, index), "title": caption} for index, caption in shown
         ]
         with slot:
             picked = gallery(items, key="browse_gallery", selected=state.get(state.PAIR))
@@ -73,7 +72,10 @@ def upload_dialog() -> None:
             alt="Your picture",
         )
         caption = st.text_input(
-            "Sentence: what does it show?", key="upload_caption", max_chars=MAX_CAPTION, placeholder="two cats on a sofa"
+            "Sentence: what does it show?",
+            key="upload_caption",
+            max_chars=MAX_CAPTION,
+            placeholder="two cats on a sofa",
         )
         if st.button("Use this picture", type="primary", key="upload_use", disabled=not caption.strip()):
             state.put(state.UPLOAD, upload)
@@ -107,10 +109,18 @@ def compose_dialog() -> None:
                 tables, backdrops = services.table_names()
                 e, f = st.columns(2)
                 table = e.selectbox("Table", range(len(tables)), format_func=lambda i: tables[i], key=f"{key}_table")
-                back = f.selectbox("Backdrop", range(len(backdrops)), format_func=lambda i: backdrops[i], key=f"{key}_back")
+                back = f.selectbox(
+                    "Backdrop", range(len(backdrops)), format_func=lambda i: backdrops[i], key=f"{key}_back"
+                )
         with view, guard():
             scene, moved = core.compose(
-                choices, light_from=light, light_height=height, light_tone=tone, camera_height=camera, table=table, background=back
+                choices,
+                light_from=light,
+                light_height=height,
+                light_tone=tone,
+                camera_height=camera,
+                table=table,
+                background=back,
             )
             pair = services.composed(scene.to_json())
             st.image(pair.image, output_format="PNG", width="stretch", alt=f"The composed scene: {pair.captions[0]}")
@@ -124,7 +134,9 @@ def compose_dialog() -> None:
                 caption = st.text_input("Your sentence", key=state.COMPOSE_CAPTION, max_chars=MAX_CAPTION)
             truth, words = core.judge(caption, scene)
             _truth_line(truth, words)
-            if st.button("Use this scene", type="primary", key="compose_use", disabled=not caption.strip(), width="stretch"):
+            if st.button(
+                "Use this scene", type="primary", key="compose_use", disabled=not caption.strip(), width="stretch"
+            ):
                 state.put(state.SCENE, scene.to_json())
                 choose("scene", caption.strip())
                 st.rerun()

@@ -160,7 +160,9 @@ def survival(result: LabResult) -> None:
             continue
         word = "holds" if craft.success else "fails" if craft.success_float else "did not succeed, rounded or not"
         lines.append(f"On the {role} model the attack on “{result.experiment.task}” {word} after the 8-bit round trip.")
-    st.caption(" ".join([*lines, "All answers and scores on this page are those of the picture as a PNG file would hold it."]))
+    st.caption(
+        " ".join([*lines, "All answers and scores on this page are those of the picture as a PNG file would hold it."])
+    )
 
 
 def files(result: LabResult, craft: Craft, link: str) -> None:

@@ -24,7 +24,9 @@ def verdict(reading: Reading, tau: float | None) -> str:
     else:
         parts.append("The meaning stays where it was.")
     if right:
-        parts.append(f"{broken} of {right} answers that were right are now wrong." if broken else "No right answer is lost.")
+        parts.append(
+            f"{broken} of {right} answers that were right are now wrong." if broken else "No right answer is lost."
+        )
     return " ".join(parts)
 
 

@@ -66,7 +66,9 @@ def line_chart(
         )
     for step in sorted({1, max(1, x_max // 2), x_max}):
         x, _ = place(step, low)
-        parts.append(f'<text x="{x:.1f}" y="{height - 18}" font-size="11" text-anchor="middle" opacity=".75">{step}</text>')
+        parts.append(
+            f'<text x="{x:.1f}" y="{height - 18}" font-size="11" text-anchor="middle" opacity=".75">{step}</text>'
+        )
     parts.append(
         f'<text x="{(left + width - right) / 2}" y="{height - 3}" font-size="11" text-anchor="middle" opacity=".75">'
         f"{escape(x_label)}</text>"
@@ -132,7 +134,9 @@ def histogram(
                 f'<rect x="{x + 0.5:.1f}" y="{floor - tall:.1f}" width="{max(1.0, x2 - x - 1):.1f}" height="{tall:.1f}" '
                 f'fill="{fill}" opacity="{0.8 if role == "clean" else 0.85}"/>'
             )
-    parts.append(f'<line x1="{left}" x2="{width - right}" y1="{floor}" y2="{floor}" stroke="currentColor" opacity=".4"/>')
+    parts.append(
+        f'<line x1="{left}" x2="{width - right}" y1="{floor}" y2="{floor}" stroke="currentColor" opacity=".4"/>'
+    )
     for tick in _nice_ticks(low, high, 5):
         parts.append(
             f'<text x="{at(tick):.1f}" y="{floor + 15}" font-size="11" text-anchor="middle" opacity=".75">{_short(tick)}</text>'

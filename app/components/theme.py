@@ -44,13 +44,15 @@ _CSS = """
 }
 .cm {font-variant-numeric: tabular-nums; line-height: 1.45;}
 .cm-headline {font-size: 28px; font-weight: 600; line-height: 1.2; letter-spacing: -0.01em; margin: 0;}
-.cm-lead {font-size: 15px; opacity: .78; margin: 6px 0 0; max-width: 75ch;}
+.cm-lead {font-size: 15px; opacity: .78; margin: 6px 0 0; max-width: 90ch;}
 .cm-h {font-size: 16px; font-weight: 600; margin: 0 0 4px;}
 .cm-step {font-size: 12px; font-weight: 600; letter-spacing: .06em; text-transform: uppercase; opacity: .72;
   margin: 0 0 2px;}
 .cm-muted {opacity: .72;}
 .cm-small {font-size: 12.5px;}
-.cm-card {border: 1px solid color-mix(in srgb, currentColor 16%, transparent); border-radius: 8px; padding: 14px 16px;}
+.cm-card {border: 1px solid color-mix(in srgb, currentColor 16%, transparent); border-radius: 8px; padding: 14px 16px;
+  background: CARD_BACKGROUND;}
+[class*="st-key-card_"] {background: CARD_BACKGROUND;}
 .cm-row {display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 12px;}
 .cm-row .grow {flex: 1 1 auto;}
 .cm-tag {display: inline-block; font-size: 12px; line-height: 1; padding: 4px 8px; border-radius: 999px; white-space: nowrap;
@@ -99,8 +101,10 @@ _CSS = """
 
 
 def inject_style() -> None:
-    """Puts the style sheet on the page; once a run."""
-    st.html(_CSS)
+    """Puts the style sheet on the page; once a run. Cards take the second background of whichever theme is active."""
+    light = st.get_option("theme.light.secondaryBackgroundColor") or "transparent"
+    dark = st.get_option("theme.dark.secondaryBackgroundColor") or "transparent"
+    st.html(_CSS.replace("CARD_BACKGROUND", f"light-dark({light}, {dark})"))
 
 
 def escape(text: object) -> str:

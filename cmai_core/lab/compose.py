@@ -92,7 +92,9 @@ def compose(
         x, y = r * right + d * away
         yaw = round(0.35 + 1.1 * k, 4)
         made.append(
-            SceneObject(choice.shape, choice.colour, choice.material, choice.size, round(float(x), 4), round(float(y), 4), yaw)
+            SceneObject(
+                choice.shape, choice.colour, choice.material, choice.size, round(float(x), 4), round(float(y), 4), yaw
+            )
         )
     moved = bool(np.abs(places - wanted).max() > 1e-9)
     return Scene(tuple(made), environment), moved
@@ -153,5 +155,8 @@ def judge(caption: str, scene: Scene) -> tuple[bool | None, str]:
     try:
         true = holds(parse(caption), scene)
     except StatementError as error:
-        return None, f"The scene's checker does not understand this sentence, so its truth stays open. {error.hint}".strip()
+        return (
+            None,
+            f"The scene's checker does not understand this sentence, so its truth stays open. {error.hint}".strip(),
+        )
     return true, "True of this scene." if true else "Not true of this scene."

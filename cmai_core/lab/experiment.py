@@ -148,10 +148,6 @@ class Experiment:
                 raise OptionError(f"The link says {field.name}={query[field.name]!r}, not a number.") from None
         return replace(default, **values).checked()
 
-    def l2_radius(self, value_count: int) -> float:
-        """Radius of the L2 ball in [0, 1] units for a picture of `value_count` values (3·H·W)."""
-        return self.epsilon / 255 * math.sqrt(value_count)
-
     def crafted_models(self) -> tuple[str, ...]:
         """Roles ("undefended", "defended") on which a perturbation is made."""
         if self.craft_on == "each":
@@ -168,6 +164,11 @@ def parse_pair_id(pair: str) -> tuple[str, str, str] | None:
     if pair == "scene" or pair.startswith("upload/"):
         return None
     parts = pair.split("/")
-    if len(parts) == 3 and parts[0] in ("tabletop", "photos") and parts[1] == "test" and parts[2].replace("_", "").isalnum():
+    if (
+        len(parts) == 3
+        and parts[0] in ("tabletop", "photos")
+        and parts[1] == "test"
+        and parts[2].replace("_", "").isalnum()
+    ):
         return parts[0], parts[1], parts[2]
     raise CmaiError(f"There is no pair {pair[:80]!r}.", "Pairs are named like tabletop/test/17.")

@@ -108,9 +108,26 @@ class _Setting:
         raise NotImplementedError
 
 
-def _pixels(model: VisionLanguageModel, image: np.ndarray) -> torch.Tensor:
-    """1×3×S×S in [0, 1], rounded to 8 bits, so that the clean picture, too, is one that a file can hold."""
-    return (model.preprocess([image]) * 255).round() / 255
+def clean_pixels(model: VisionLanguageModel, images: Sequence[np.ndarray]) -> torch.Tensor:
+    """N×3×S×S in [0, 1], rounded to 8 bits, so that the clean picture, too, is one that a file can hold."""
+    return (model.preprocess(images) * 255).round() / 255
+
+
+def attack_for(experiment: Experiment, objective: Any, success: Any, value_count: int) -> Any:
+    """The experiment's PGD on an objective; `value_count`: 3·H·W of the pictures (L2 budgets are per value)."""
+    from cmai_core.attacks import pgd
+
+    scale = 1.0 if experiment.norm == "linf" else value_count**0.5
+    return pgd(
+        objective,
+        norm=experiment.norm,
+        epsilon=experiment.epsilon / 255 * scale,
+        success=success,
+        steps=experiment.steps,
+        step_size=experiment.step_size / 255 * scale or None,
+        restarts=experiment.restarts,
+        random_start=True,
+    )
 
 
 def _to_picture(pixels: torch.Tensor) -> np.ndarray:
@@ -125,9 +142,9 @@ def _craft(
     progress: ProgressCallback | None,
     cancel: CancelToken | None,
 ) -> Craft:
-    from cmai_core.attacks import Consistency, TaskObjective, Untargeted, pgd
+    from cmai_core.attacks import Consistency, TaskObjective, Untargeted
 
-    pixels = _pixels(model, setting.pair.image)
+    pixels = clean_pixels(model, [setting.pair.image])
     task = prepared = None
     if experiment.objective != "consistency":
         task, prepared = setting.prepare(experiment.task, model)
@@ -137,20 +154,8 @@ def _craft(
         "task": lambda: TaskObjective(task, prepared),
         "both": lambda: experiment.alpha * TaskObjective(task, prepared) - experiment.beta * consistency,
     }[experiment.objective]()
-    epsilon = experiment.epsilon / 255 if experiment.norm == "linf" else experiment.l2_radius(pixels[0].numel())
-    step_size = experiment.step_size / 255
-    if experiment.norm == "l2":
-        step_size *= pixels[0].numel() ** 0.5
-    attack = pgd(
-        objective,
-        norm=experiment.norm,
-        epsilon=epsilon,
-        success=None if task is None else Untargeted(task, prepared),
-        steps=experiment.steps,
-        step_size=step_size or None,
-        restarts=experiment.restarts,
-        random_start=True,
-    )
+    success = None if task is None else Untargeted(task, prepared)
+    attack = attack_for(experiment, objective, success, pixels[0].numel())
     batch = Batch((setting.pair.id,), pixels, (experiment.caption,), (0,), (setting.pair,))
     result = attack(
         model,
@@ -212,9 +217,11 @@ def _read(setting: _Setting, role: str, model: VisionLanguageModel, picture: str
         pixels = model.preprocess([craft.clean, craft.adversarial, jpeg])
         features = model.image_features(pixels)
         text = model.encode_text([caption])
-        scores = model.consistency(features, text, image_of_text=None).tolist() if len(text) == len(pixels) else [
-            float(v) for v in (features.embedding @ text[0]).tolist()
-        ]
+        scores = (
+            model.consistency(features, text, image_of_text=None).tolist()
+            if len(text) == len(pixels)
+            else [float(v) for v in (features.embedding @ text[0]).tolist()]
+        )
         usable, skipped = setting.tasks(model)
         answers = {}
         for name, (task, prepared) in usable.items():

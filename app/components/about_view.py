@@ -1,0 +1,142 @@
+"""What the page Models & about says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from app.components.theme import escape, label, show
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested card values as (name, text) rows."""
+    rows = []
+    for key, value in values.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(value, Mapping):
+            if set(value) >= {"value", "low", "high"}:
+                rows.append((name, f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"))
+            else:
+                rows += _flat(value, f"{name} · ")
+        elif isinstance(value, float):
+            rows.append((name, f"{value:.4g}"))
+        elif isinstance(value, (list, tuple)):
+            rows.append((name, ", ".join(map(str, value))))
+        else:
+            rows.append((name, str(value)))
+    return rows
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> str:
+    body = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in rows)
+    return f"<table><tbody>{body}</tbody></table>"
+
+
+def bundled(cards: Sequence[Any]) -> None:
+    """One card a model."""
+    if not cards:
+        st.info(
+            "No bundled model is here yet. `make models` trains them; until then choose “OpenCLIP model …” in the attack lab "
+            "(`ViT-B-32/random` needs no download).",
+            icon="ℹ️",
+        )
+        return
+    columns = st.columns(min(3, len(cards)))
+    for k, card in enumerate(cards):
+        role = "defended" if card.defended else "undefended"
+        with columns[k % len(columns)], st.container(border=True, key=f"card_model_{k}"):
+            show(
+                f'<div class="cm-row"><span class="cm-h grow">{escape(card.name)}</span><span class="cm-tag">{label(role)}</span></div>'
+                f"<p>{escape(card.description)}</p>"
+            )
+            if card.results:
+                show(f'<div class="cm-step">Results</div>{_table(_flat(card.results))}')
+            with st.expander("Training"):
+                if card.training:
+                    show(_table(_flat(card.training)))
+                else:
+                    st.caption("The card does not say.")
+            with st.expander("The whole card"):
+                st.json(card.card, expanded=False)
+
+
+def own_model() -> None:
+    st.markdown(
+        """
+#### Any model that OpenCLIP loads
+
+In the attack lab choose **OpenCLIP model …** and type its specification, as `open_clip` names it:
+
+| specification | what |
+|---|---|
+| `ViT-B-32/laion2b_s34b_b79k` | an architecture and a pretrained tag |
+| `hf-hub:chs20/fare4-clip` | a repository on the Hugging Face Hub (this one is a robust CLIP) |
+| `local-dir:/path/to/folder` | a folder with `open_clip_config.json` and `open_clip_model.safetensors` |
+| `ViT-B-32/random` | random weights: no download, for trying the machinery |
+
+The first two need the network once; afterwards the files come from the Hugging Face cache (`$HF_HOME`). **Offline**, copy that
+cache, or place the two files into a folder and use `local-dir:`. Only safetensors, or checkpoints that load with
+`weights_only=True`, are read.
+
+Models without a text decoder (plain CLIP) take part in zero-shot classification and retrieval; question answering, captioning and
+two-picture statements need a CoCa model.
+
+From Python:
+"""
+    )
+    st.code(
+        """from cmai_core.models import load_model
+from cmai_core.data import load_dataset
+from cmai_core.lab.experiment import Experiment
+from cmai_core.lab.run import run_attack
+
+photos = load_dataset("photos")
+model = load_model("ViT-B-32/laion2b_s34b_b79k")
+experiment = Experiment(pair=photos[1].id, caption=photos[1].captions[0], defended="", objective="consistency")
+result = run_attack(experiment, photos[1], {"undefended": model}, dataset=photos)
+print(result.readings["undefended"].clean, result.readings["undefended"].adversarial)""",
+        language="python",
+    )
+
+
+def data() -> None:
+    from cmai_core.paths import assets_dir
+
+    st.markdown(
+        """
+#### Tabletop
+
+Rendered scenes of one to four solids on a table, made for this project: six shapes, eight colours, two materials, two sizes, varied
+light, table, backdrop and camera. Every scene knows its own truth, so captions, questions, statements and the sentences you type can be
+checked against it. Splits: train, validation, test, a compositional hold-out with combinations never trained on, and five
+shifted variants of the test split (light, table, viewpoint, drawing style, corruption).
+
+#### Photographs
+
+The sample photographs that scikit-image ships, captioned for this project. The bundled models have never seen a photograph.
+"""
+    )
+    for path in (assets_dir() / "tabletop" / "README.md", assets_dir().parent / "docs" / "dataset-card.md"):
+        if path.is_file():
+            with st.expander("The whole dataset card"):
+                st.markdown(path.read_text("utf-8"))
+            break
+
+
+def words() -> None:
+    st.markdown(
+        """
+| word | meaning |
+|---|---|
+| **S_c** | consistency score: the cosine of picture and sentence in the model's shared space, from −1 to 1 |
+| **τ** | threshold on S_c; a pair below it is flagged. Set where 5 % of the clean pairs are flagged |
+| **ε** | how much an attacker may change each pixel value, in steps of 1/255 (L∞), or on root mean square (L2) |
+| **PGD** | projected gradient descent: many small steps along the gradient, kept within ε (Madry et al. 2018) |
+| **objective** | what the attacker raises: a task's loss, −S_c, or α·loss − β·S_c |
+| **white box** | the attack was made with full knowledge of this model |
+| **transferred** | the attack was made on another model and only shown to this one |
+| **8-bit round trip** | the picture is rounded as a PNG file holds it; only what survives this counts |
+"""
+    )

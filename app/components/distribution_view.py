@@ -1,0 +1,206 @@
+"""The form and the figures of the page Distributions."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app import services, state
+from app.components import plots
+from app.components.attack_form import NORM_WORDS
+from app.components.models_choice import chosen_models
+from app.components.svg import histogram, histogram_table
+from app.components.theme import label, number, show
+from cmai_core.errors import CmaiError, OptionError
+from cmai_core.lab.experiment import EPSILON_LADDER, NORMS, Experiment
+
+SETS = {
+    "tabletop/test": "Tabletop, test",
+    "tabletop/holdout": "Tabletop, new combinations",
+    "tabletop/test-light": "Tabletop, other light",
+    "tabletop/test-table": "Tabletop, other tables",
+    "tabletop/test-viewpoint": "Tabletop, other viewpoints",
+    "tabletop/test-style": "Tabletop, drawn",
+    "tabletop/test-corruption": "Tabletop, corrupted",
+    "photos/test": "Photographs",
+}
+COUNTS = (16, 64, 128, 256, 512, 1000)
+
+
+def form() -> None:
+    """What to measure."""
+    a, b, c, d, e = st.columns([2, 2, 2, 1.2, 1.2])
+    a.selectbox("Split", list(SETS), format_func=SETS.get, key="distribution_set", persist_state="session")
+    b.select_slider("Pairs", COUNTS, value=64, key="distribution_count", persist_state="session")
+    c.select_slider(
+        "ε",
+        EPSILON_LADDER,
+        value=4.0,
+        key="distribution_epsilon",
+        format_func=lambda k: f"{k:g}/255",
+        persist_state="session",
+    )
+    d.segmented_control(
+        "Norm",
+        NORMS,
+        default="linf",
+        key="distribution_norm",
+        format_func=NORM_WORDS.get,
+        required=True,
+        persist_state="session",
+    )
+    e.number_input("Steps", 1, 100, 10, key="distribution_steps", persist_state="session")
+    st.caption(
+        "The attacker lowers S_c itself, on each model separately (white box): the hardest case for a threshold."
+    )
+
+
+def start() -> None:
+    """Validates and queues the measurement."""
+    try:
+        name = st.session_state.distribution_set
+        count = st.session_state.distribution_count
+        if name not in SETS or count not in COUNTS:
+            raise OptionError("This split or number of pairs is not offered.")
+        models = chosen_models()
+        epsilon = float(st.session_state.distribution_epsilon)
+        steps = int(st.session_state.distribution_steps)
+        experiment = Experiment(
+            pair=f"{name}/0",
+            caption="the pair's first caption",
+            undefended=models["undefended"],
+            defended=models.get("defended", ""),
+            craft_on="each",
+            norm=st.session_state.distribution_norm,
+            epsilon=epsilon,
+            steps=steps,
+            step_size=round(2.5 * epsilon / steps, 4),
+            objective="consistency",
+        ).checked()
+        shelf = services.shelf()
+        handle = services.submit(
+            "distribution",
+            lambda progress, cancel: services.distribution_work(name, count, experiment, shelf, progress, cancel),
+        )
+    except CmaiError as error:
+        state.put(state.NOTICE, error)
+        return
+    state.put(state.DISTRIBUTION_JOB, handle)
+
+
+def bundled() -> None:
+    """The bundled measurement, while nothing has been measured here."""
+    bundle = services.showcase()
+    if bundle is None:
+        st.info("Nothing measured yet. Choose a split and press Measure.", icon="ℹ️")
+        return
+    st.caption(
+        f"Bundled: {bundle.pairs} pairs of Tabletop's test split, L∞ ε = {bundle.result.experiment.epsilon:g}/255. "
+        "Press Measure for your own."
+    )
+    columns = st.columns(max(1, len(bundle.histograms)))
+    for column, (role, data) in zip(columns, bundle.histograms.items(), strict=False):
+        with column, st.container(border=True, key=f"card_bundled_{role}"):
+            counts = {"clean": data.clean, "adversarial": data.adversarial}
+            show(
+                histogram(
+                    data.edges, counts, title=f"{role.capitalize()}: S_c clean and attacked", tau=bundle.tau.get(role)
+                )
+            )
+            with st.expander("As a table"):
+                st.dataframe(histogram_table(data.edges, counts), hide_index=True)
+
+
+def result(measured) -> None:
+    """Histograms with a threshold, the rates it gives, the ROC, the table."""
+    from cmai_core.lab.distribution import histogram_counts
+
+    if measured.cancelled:
+        st.info(f"Cancelled: {len(measured.ids)} pairs were finished.", icon="⏹️")
+    if not measured.ids:
+        return
+    roles = list(measured.clean)
+    values = [v for role in roles for v in (*measured.clean[role], *measured.adversarial[role])]
+    low, high = min(values), max(values)
+    if high - low < 1e-4:
+        low, high = low - 0.01, high + 0.01
+    default = measured.threshold(roles[0], 0.05)
+    tau = st.slider(
+        "Threshold τ: pairs with S_c below it are flagged",
+        float(round(low, 3) - 0.001),
+        float(round(high, 3) + 0.001),
+        float(min(max(default, low), high)),
+        0.001,
+        format="%.3f",
+        key=f"{state.THRESHOLD}_{id(measured)}",
+        help="It starts where 5 % of the clean pairs of the first model are flagged.",
+    )
+    rates = {role: measured.rates(role, tau) for role in roles}
+    rows = "".join(
+        f"<tr><td>{label(role, role.capitalize())} · {measured.names[role]}</td><td>{fpr:.1%}</td><td>{tpr:.1%}</td>"
+        f"<td>{number(auc(measured, role))}</td></tr>"
+        for role, (fpr, tpr) in rates.items()
+    )
+    show(
+        "<table><thead><tr><th>at this threshold</th><th>clean pairs flagged (false positives)</th>"
+        f"<th>attacked pairs flagged (true positives)</th><th>area under the ROC</th></tr></thead><tbody>{rows}</tbody></table>"
+    )
+    columns = st.columns(len(roles))
+    for column, role in zip(columns, roles, strict=True):
+        edges, clean, attacked = histogram_counts(
+            measured.clean[role], measured.adversarial[role], 40, (low - 0.02, high + 0.02)
+        )
+        fpr, tpr = rates[role]
+        title = f"{role.capitalize()}: τ finds {tpr:.0%} of the attacks"
+        with column:
+            st.plotly_chart(
+                plots.score_histogram(edges, clean, attacked, title=title, tau=tau),
+                key=f"histogram_{role}",
+                config=plots.CONFIG,
+                alt=f"{title} and flags {fpr:.0%} of the clean pairs. Histogram of S_c over {len(measured.ids)} pairs.",
+            )
+    left, right = st.columns([1, 1])
+    with left:
+        title = "ROC: " + ", ".join(f"{role} {auc(measured, role):.2f}" for role in roles)
+        st.plotly_chart(
+            plots.roc_figure({r: curve(measured, r) for r in roles}, rates, title=title),
+            key="roc",
+            config=plots.CONFIG,
+            alt=f"Receiver operating characteristic. Area under the curve: {title[5:]}.",
+        )
+    with right:
+        table(measured)
+
+
+def curve(measured, role: str):
+    """(false positive rates, true positive rates)."""
+    from cmai_core.evaluation.detection import roc_curve
+
+    return roc_curve(measured.clean[role], measured.adversarial[role])
+
+
+def auc(measured, role: str) -> float:
+    from cmai_core.evaluation.detection import auroc
+
+    return auroc(measured.clean[role], measured.adversarial[role])
+
+
+def table(measured) -> None:
+    """Every pair, and the CSV."""
+    import pandas as pd
+
+    frame = pd.DataFrame(measured.rows())
+    st.markdown("**Every pair**")
+    st.dataframe(frame, hide_index=True, height=330)
+    st.download_button(
+        "CSV",
+        frame.to_csv(index=False),
+        "cmai-distribution.csv",
+        "text/csv",
+        icon=":material/table:",
+        on_click="ignore",
+    )
+    st.caption(f"{len(frame)} pairs, {measured.seconds:.1f} s. {_setting(measured.experiment)}")
+
+
+def _setting(e: Experiment) -> str:
+    return f"{NORM_WORDS[e.norm]}, ε = {e.epsilon:g}/255, {e.steps} steps, seed {e.seed}."
