@@ -196,7 +196,7 @@ def write_stored(path: Path | None = None, number: int = STORED) -> Path:
         scenes = [scene_of("test", k) for k in range(start, min(start + CHUNK, number))]
         for k, image in enumerate(render(scenes, IMAGE_SIZE), start):
             buffer = io.BytesIO()
-            Image.fromarray(image).save(buffer, "WEBP", lossless=True, quality=100, method=6)
+            Image.fromarray(image).save(buffer, "WEBP", lossless=True, quality=60, method=4)
             rows.append(
                 {
                     "id": f"tabletop/test/{k}",
