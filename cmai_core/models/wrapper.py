@@ -194,6 +194,8 @@ class VisionLanguageModel:
             DataError: another shape.
         """
         visual, x = self.clip.visual, self.normalise(pixels)
+        if not len(pixels):  # open_clip cannot reshape an empty batch
+            return self.image_features(pixels.new_zeros(1, *pixels.shape[1:]))[:0]
         if self._own_vit():
             pooled, tokens = visual._pool(visual.transformer(visual._embeds(x)))
             if visual.proj is not None:
@@ -248,6 +250,9 @@ class VisionLanguageModel:
             ModelError: distributions given to a text tower that is not open_clip's own.
         """
         ids = self._as_ids(x, pad_mask)
+        if not len(ids):  # PyTorch's attention cannot reshape the mask of an empty batch
+            none = self.text_features(ids.new_zeros(1, 1))
+            return TextFeatures(none.embedding[:0], none.pooled[:0], None if none.states is None else none.states[:0])
         tower = text_tower.text_parts(self.clip)
         if tower is None:
             if isinstance(x, torch.Tensor) and x.is_floating_point():

@@ -88,7 +88,11 @@ def test_nothing_is_lost_but_case_and_spacing(tokenizer, text):
 
 
 def test_sentences_decode_to_the_same_sentence(tokenizer):
-    for text in ("is there a red cube? yes", "there are two balls, a cone and a left-most cube.", "it's a cube (shiny)!"):
+    for text in (
+        "is there a red cube? yes",
+        "there are two balls, a cone and a left-most cube.",
+        "it's a cube (shiny)!",
+    ):
         assert tokenizer.decode(inner_ids(tokenizer, text)) == text
 
 
