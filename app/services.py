@@ -1,4 +1,4 @@
-"""Process-wide things behind the pages: datasets, models, the job queue. Bounded, shared by all visitors, loaded on first use.
+"""Process-wide things behind the pages: datasets, models, the job queue. Bounded, shared, loaded on first use.
 
 Heavy libraries are imported inside the functions that need them, so that the first screen does not wait.
 """
@@ -165,7 +165,9 @@ def thumbnail_url(name: str, index: int) -> str:
 
 
 def search(name: str, query: str) -> list[tuple[int, str]]:
-    """(index, caption) of the items with a caption that holds every word of the query; the best-fitting caption is given."""
+    """(index, caption) of the items with a caption that holds every word of the query; the best-fitting caption is
+    given.
+    """
     words = query.casefold().split()
     found = []
     for index, captions in enumerate(captions_of(name)):
@@ -216,6 +218,15 @@ def composed(scene_json: str) -> Pair:
     return scene_pair(Scene.from_json(scene_json))
 
 
+@st.cache_data(show_spinner="Rendering …", max_entries=64)
+def preview_url(scene_json: str) -> str:
+    """A composed scene rendered three times as fine as the models see it, for the composer."""
+    from cmai_core.data.tabletop.render import render
+    from cmai_core.data.tabletop.scene import Scene
+
+    return data_url(render([Scene.from_json(scene_json)], 384)[0])
+
+
 @st.cache_resource(show_spinner=False)
 def showcase() -> Showcase | None:
     """The bundled example, None while there is none (or it cannot be read: that is logged)."""
@@ -244,9 +255,16 @@ def chosen_thumbnail(pair_id: str, upload: Upload | None, scene_json: str) -> tu
     return thumbnail_url(name, index_of(pair_id)), f"{name} · {split} · {item}"
 
 
-@st.cache_data(show_spinner=False, max_entries=256)
 def truth_note(pair_id: str, caption: str, scene_json: str) -> tuple[bool | None, str] | None:
     """Whether the sentence is true of the chosen scene, in words; None for photographs."""
+    bundle = showcase()
+    if bundle and (pair_id, caption) == (bundle.result.experiment.pair, bundle.result.experiment.caption):
+        return True, "True of this scene."  # one of the scene's own captions: no need to load anything for it
+    return _judged(pair_id, caption, scene_json)
+
+
+@st.cache_data(show_spinner=False, max_entries=256)
+def _judged(pair_id: str, caption: str, scene_json: str) -> tuple[bool | None, str] | None:
     from cmai_core.lab.compose import judge
 
     if pair_id == "scene":

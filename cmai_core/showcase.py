@@ -1,4 +1,4 @@
-"""The bundled example the lab opens with: one attack on the bundled models, and the S_c of a few hundred pairs around it.
+"""The bundled example the lab opens with: one attack on the bundled models, and S_c of a few hundred pairs around it.
 
     python -m cmai_core.showcase            # makes assets/showcase from assets/models
 
@@ -33,7 +33,9 @@ class ScoreHistogram:
 
 @dataclass(frozen=True)
 class Showcase:
-    """The bundled example. Maps are keyed by role; `tau`: thresholds at `false_positive_rate` on the clean pairs counted."""
+    """The bundled example. Maps are keyed by role; `tau`: thresholds at `false_positive_rate` on the clean pairs
+    counted.
+    """
 
     result: LabResult
     histograms: Mapping[str, ScoreHistogram]
@@ -119,7 +121,8 @@ def build_showcase(
 ) -> Showcase | None:
     """Makes the example from the bundled models and writes it to `out_dir`.
 
-    Among the first `candidates` test scenes the one is taken whose attack (L∞ 4/255, on the undefended model) lowers S_c
+    Among the first `candidates` test scenes the one is taken whose attack (L∞ 4/255, on the undefended model) lowers
+    S_c
     most while the defended model keeps it best; S_c is then counted over `pairs` test pairs, clean and attacked alike.
 
     Returns:

@@ -11,7 +11,8 @@ from app.components.models_choice import models_line, page_head
 
 page_head(
     "Where would a threshold on S_c lie?",
-    "Clean pairs and attacked pairs of a whole split, scored by both models. Move the threshold and read what it costs.",
+    "Clean pairs and attacked pairs of a whole split, scored by both models. Move the threshold and read what it "
+    "costs.",
 )
 running = services.collect(state.DISTRIBUTION_JOB, state.DISTRIBUTION)
 with guard():

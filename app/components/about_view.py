@@ -38,7 +38,8 @@ def bundled(cards: Sequence[Any]) -> None:
     """One card a model."""
     if not cards:
         st.info(
-            "No bundled model is here yet. `make models` trains them; until then choose “OpenCLIP model …” in the attack lab "
+            "No bundled model is here yet. `make models` trains them; until then choose “OpenCLIP model …” in "
+            "the attack lab "
             "(`ViT-B-32/random` needs no download).",
             icon="ℹ️",
         )
@@ -48,7 +49,8 @@ def bundled(cards: Sequence[Any]) -> None:
         role = "defended" if card.defended else "undefended"
         with columns[k % len(columns)], st.container(border=True, key=f"card_model_{k}"):
             show(
-                f'<div class="cm-row"><span class="cm-h grow">{escape(card.name)}</span><span class="cm-tag">{label(role)}</span></div>'
+                f'<div class="cm-row"><span class="cm-h grow">{escape(card.name)}</span><span '
+                f'class="cm-tag">{label(role)}</span></div>'
                 f"<p>{escape(card.description)}</p>"
             )
             if card.results:
@@ -76,12 +78,12 @@ In the attack lab choose **OpenCLIP model …** and type its specification, as `
 | `local-dir:/path/to/folder` | a folder with `open_clip_config.json` and `open_clip_model.safetensors` |
 | `ViT-B-32/random` | random weights: no download, for trying the machinery |
 
-The first two need the network once; afterwards the files come from the Hugging Face cache (`$HF_HOME`). **Offline**, copy that
-cache, or place the two files into a folder and use `local-dir:`. Only safetensors, or checkpoints that load with
-`weights_only=True`, are read.
+The first two need the network once; afterwards the files come from the Hugging Face cache (`$HF_HOME`). **Offline**,
+copy that cache, or place the two files into a folder and use `local-dir:`. Only safetensors, or checkpoints that load
+with `weights_only=True`, are read.
 
-Models without a text decoder (plain CLIP) take part in zero-shot classification and retrieval; question answering, captioning and
-two-picture statements need a CoCa model.
+Models without a text decoder (plain CLIP) take part in zero-shot classification and retrieval; question answering,
+captioning and two-picture statements need a CoCa model.
 
 From Python:
 """
@@ -108,14 +110,16 @@ def data() -> None:
         """
 #### Tabletop
 
-Rendered scenes of one to four solids on a table, made for this project: six shapes, eight colours, two materials, two sizes, varied
-light, table, backdrop and camera. Every scene knows its own truth, so captions, questions, statements and the sentences you type can be
-checked against it. Splits: train, validation, test, a compositional hold-out with combinations never trained on, and five
-shifted variants of the test split (light, table, viewpoint, drawing style, corruption).
+Rendered scenes of one to four solids on a table, made for this project: six shapes, eight colours, two materials, two
+sizes, varied light, table, backdrop and camera. Every scene knows its own truth, so captions, questions, statements
+and the sentences you type can be checked against it. Splits: train, validation, test, a compositional hold-out with
+combinations never trained on, and five shifted variants of the test split (light, table, viewpoint, drawing style,
+corruption).
 
 #### Photographs
 
-The sample photographs that scikit-image ships, captioned for this project. The bundled models have never seen a photograph.
+The sample photographs that scikit-image ships, captioned for this project. The bundled models have never seen a
+photograph.
 """
     )
     for path in (assets_dir() / "tabletop" / "README.md", assets_dir().parent / "docs" / "dataset-card.md"):

@@ -49,7 +49,8 @@ def answers_view(readings: Mapping[str, Reading]) -> None:
                 clean, adversarial = reading.answers[task]
                 prompt = f'<div class="cm-small">“{escape(clean.prompt)}”</div>' if clean.prompt else ""
                 rows.append(
-                    f'<div class="cm-answer"><div class="cm-small cm-muted">{escape(title)}</div>{prompt}<div class="cm-two">'
+                    f'<div class="cm-answer"><div class="cm-small cm-muted">{escape(title)}</div>{prompt}<div '
+                    'class="cm-two">'
                     f'{_say(clean, "clean", False)}<div class="arrow" aria-label="after the attack">→</div>'
                     f"{_say(adversarial, 'adversarial', clean.text != adversarial.text)}</div></div>"
                 )

@@ -1,4 +1,4 @@
-"""Models and settings of an attack, and the experiment they make. Everything is validated again when it is submitted."""
+"""Models and settings of an attack, and the experiment they make. All is validated again when it is submitted."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def _model_widget(role: str, key: str, spec_key: str, defended: bool) -> None:
             key=spec_key,
             max_chars=200,
             placeholder="ViT-B-32/laion2b_s34b_b79k",
-            help="As open_clip names it: `ViT-B-32/laion2b_s34b_b79k`, `hf-hub:…`, `local-dir:…`; `ViT-B-32/random` has "
-            "random weights and needs no download.",
+            help="As open_clip names it: `ViT-B-32/laion2b_s34b_b79k`, `hf-hub:…`, `local-dir:…`; "
+            "`ViT-B-32/random` has random weights and needs no download.",
         )
 
 
@@ -70,7 +70,8 @@ def model_panel() -> None:
     photograph = not (state.get(state.PAIR) == "scene" or state.get(state.PAIR).startswith("tabletop/"))
     if photograph and state.get(state.PAIR) and "tabletop" in specs:
         st.warning(
-            "This is a photograph, and the bundled models have only ever seen Tabletop scenes: the attack runs, but their "
+            "This is a photograph, and the bundled models have only ever seen Tabletop scenes: the attack runs, "
+            "but their "
             "answers mean little. For photographs choose “OpenCLIP model …”, for example `ViT-B-32/laion2b_s34b_b79k`.",
             icon="⚠️",
         )
@@ -175,7 +176,8 @@ def fill_form(e: Experiment) -> None:
     epsilon = min(EPSILON_LADDER, key=lambda k: abs(k - e.epsilon))
     for key, value in (
         (state.CRAFT_ON, e.craft_on), (state.NORM, e.norm), (state.EPSILON, epsilon), (state.STEPS, e.steps),
-        (state.STEP_SIZE, e.step_size), (state.RESTARTS, e.restarts), (state.SEED, e.seed), (state.OBJECTIVE, e.objective),
+        (state.STEP_SIZE, e.step_size), (state.RESTARTS, e.restarts), (state.SEED, e.seed),
+        (state.OBJECTIVE, e.objective),
         (state.TASK, e.task), (state.ALPHA, e.alpha), (state.BETA, e.beta),
     ):  # fmt: skip
         state.put(key, value)

@@ -21,19 +21,22 @@ _HTML = """
 
 _CSS = """
 :host, .ba {display: block; margin: 0; width: 100%;}
-.frame {position: relative; width: 100%; max-width: var(--ba-max, 100%); aspect-ratio: var(--ba-ratio, 1); overflow: hidden;
-  border-radius: 8px; border: 1px solid color-mix(in srgb, var(--st-text-color, #888) 18%, transparent); user-select: none;}
+.frame {position: relative; width: 100%; max-width: var(--ba-max, 100%); aspect-ratio: var(--ba-ratio, 1);
+  overflow: hidden; border-radius: 8px; user-select: none;
+  border: 1px solid color-mix(in srgb, var(--st-text-color, #888) 18%, transparent);}
 img {position: absolute; inset: 0; width: 100%; height: 100%; object-fit: cover; display: block;}
 .right {clip-path: inset(0 0 0 var(--cut, 50%));}
 .line {position: absolute; top: 0; bottom: 0; left: var(--cut, 50%); width: 2px; margin-left: -1px; background: #fff;
   box-shadow: 0 0 0 1px rgba(0,0,0,.35);}
 .line span {position: absolute; top: 50%; left: 50%; width: 32px; height: 32px; margin: -16px; border-radius: 50%;
   background: #fff; box-shadow: 0 0 0 1px rgba(0,0,0,.35); display: block;}
-.line span::before {content: "◂ ▸"; position: absolute; inset: 0; color: #222; font: 13px/32px sans-serif; text-align: center;}
-.name {position: absolute; top: 8px; padding: 3px 9px; border-radius: 999px; color: #fff; font: 600 12.5px/1.4 var(--st-font, sans-serif);
-  pointer-events: none;}
+.line span::before {content: "◂ ▸"; position: absolute; inset: 0; color: #222; font: 13px/32px sans-serif;
+  text-align: center;}
+.name {position: absolute; top: 8px; padding: 3px 9px; border-radius: 999px; color: #fff;
+  font: 600 12.5px/1.4 var(--st-font, sans-serif);  pointer-events: none;}
 .a {left: 8px;} .b {right: 8px;}
-input {position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0; cursor: ew-resize; touch-action: pan-y;}
+input {position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0; cursor: ew-resize;
+  touch-action: pan-y;}
 .frame:focus-within {outline: 3px solid var(--st-primary-color, #0072B2); outline-offset: 2px;}
 """
 

@@ -142,7 +142,8 @@ def result(measured) -> None:
     )
     show(
         "<table><thead><tr><th>at this threshold</th><th>clean pairs flagged (false positives)</th>"
-        f"<th>attacked pairs flagged (true positives)</th><th>area under the ROC</th></tr></thead><tbody>{rows}</tbody></table>"
+        "<th>attacked pairs flagged (true positives)</th><th>area under the "
+        f"ROC</th></tr></thead><tbody>{rows}</tbody></table>"
     )
     columns = st.columns(len(roles))
     for column, role in zip(columns, roles, strict=True):

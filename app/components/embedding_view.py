@@ -149,7 +149,8 @@ def details(made, k: int) -> None:
     )
     show(f'<p class="cm-quote">{escape(made.captions[k])}</p>')
     rows = "".join(
-        f"<tr><td>{label(role, role.capitalize())}</td><td>{number(e.score_clean[k])}</td><td>{number(e.score_adversarial[k])}</td>"
+        f"<tr><td>{label(role, role.capitalize())}</td><td>{number(e.score_clean[k])}</td>"
+        f"<td>{number(e.score_adversarial[k])}</td>"
         f"<td>{signed(float(e.score_adversarial[k] - e.score_clean[k]))}</td><td>{number(e.moved[k])}</td></tr>"
         for role, e in made.models.items()
     )

@@ -8,14 +8,17 @@ import streamlit as st
 
 _CSS = """
 .grid {display: grid; grid-template-columns: repeat(auto-fill, minmax(var(--cell, 132px), 1fr)); gap: 12px;}
-button {all: unset; box-sizing: border-box; cursor: pointer; border-radius: 8px; overflow: hidden; display: flex; flex-direction: column;
-  border: 1px solid color-mix(in srgb, var(--st-text-color, #888) 18%, transparent); background: var(--st-background-color, transparent);
+button {all: unset; box-sizing: border-box; cursor: pointer; border-radius: 8px; overflow: hidden; display: flex;
+  flex-direction: column;  border: 1px solid color-mix(in srgb, var(--st-text-color, #888) 18%, transparent);
+  background: var(--st-secondary-background-color, transparent);
   color: var(--st-text-color, inherit); font: 12.5px/1.35 var(--st-font, sans-serif);}
 button:hover {border-color: var(--st-primary-color, #0072B2);}
 button:focus-visible {outline: 3px solid var(--st-primary-color, #0072B2); outline-offset: 2px;}
-button[aria-pressed="true"] {border-color: var(--st-primary-color, #0072B2); box-shadow: inset 0 0 0 2px var(--st-primary-color, #0072B2);}
+button[aria-pressed="true"] {border-color: var(--st-primary-color, #0072B2);
+  box-shadow: inset 0 0 0 2px var(--st-primary-color, #0072B2);}
 img {width: 100%; aspect-ratio: 1; object-fit: cover; display: block;}
-span {padding: 6px 8px 8px; display: -webkit-box; -webkit-line-clamp: 3; -webkit-box-orient: vertical; overflow: hidden; min-height: 4em;}
+span {margin: 6px 8px 8px; display: -webkit-box; -webkit-line-clamp: 3; -webkit-box-orient: vertical; overflow: hidden;
+  height: 4.05em;}
 """
 
 _JS = """

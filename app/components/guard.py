@@ -1,4 +1,4 @@
-"""No traceback reaches a visitor: what they can mend is shown with its hint, everything else is logged under a number."""
+"""No traceback reaches a visitor: what they can mend is shown with its hint, the rest is logged under a number."""
 
 from __future__ import annotations
 

@@ -58,7 +58,8 @@ def browse_dialog() -> None:
 def upload_dialog() -> None:
     with guard():
         st.caption(
-            "PNG, JPEG or WebP, up to 16 megapixels. It is decoded once, its metadata is dropped, and it stays in this session."
+            "PNG, JPEG or WebP, up to 16 megapixels. It is decoded once, its metadata is dropped, and it stays "
+            "in this session."
         )
         file = st.file_uploader("Picture", type=["png", "jpg", "jpeg", "webp"], key=state.UPLOAD_FILE)
         if file is None:
@@ -123,7 +124,11 @@ def compose_dialog() -> None:
                 background=back,
             )
             pair = services.composed(scene.to_json())
-            st.image(pair.image, output_format="PNG", width="stretch", alt=f"The composed scene: {pair.captions[0]}")
+            show(
+                f'<img src="{services.preview_url(scene.to_json())}" alt="The composed scene: {escape(pair.captions[0])}" '
+                'style="width:100%;border-radius:8px;display:block">'
+            )
+            st.caption("Drawn finer than the models see it: they get 128×128 pixels.")
             if moved:
                 st.caption("Objects were moved a little, so that none touches, hides or lines up with another.")
             suggestion = st.selectbox(
@@ -175,20 +180,22 @@ def _truth_line(truth: bool | None, words: str) -> None:
 def help_dialog() -> None:
     st.markdown(
         """
-**S_c, the consistency score**, is the cosine between what a model makes of the picture and what it makes of the sentence:
-1 means the same direction, 0 nothing in common. It is measured on the picture as an 8-bit file would hold it.
+**S_c, the consistency score**, is the cosine between what a model makes of the picture and what it makes of the
+sentence: 1 means the same direction, 0 nothing in common. It is measured on the picture as an 8-bit file would hold
+it.
 
-**● clean → ◆ adversarial.** The attack changes every pixel by at most ε and looks for the change that hurts most. ε is counted
-in steps of 1/255, the smallest step an 8-bit picture knows: at 4/255 almost nobody sees it.
+**● clean → ◆ adversarial.** The attack changes every pixel by at most ε and looks for the change that hurts most. ε
+is counted in steps of 1/255, the smallest step an 8-bit picture knows: at 4/255 almost nobody sees it.
 
-**▲ undefended, ■ defended.** Two models look at the same picture. The one the attack was crafted on faces a *white-box*
-attack; for the other it is *transferred*, which is easier to withstand. Craft on each to compare like with like.
+**▲ undefended, ■ defended.** Two models look at the same picture. The one the attack was crafted on faces a
+*white-box* attack; for the other it is *transferred*, which is easier to withstand. Craft on each to compare like
+with like.
 
-**τ, the threshold**, is set so that 5 in 100 clean pairs lie below it. A pair below it is flagged: picture and sentence no
-longer agree. A pair can fool a model and stay above τ; then there is no alarm.
+**τ, the threshold**, is set so that 5 in 100 clean pairs lie below it. A pair below it is flagged: picture and
+sentence no longer agree. A pair can fool a model and stay above τ; then there is no alarm.
 
-**✓ and ✗** compare an answer with the truth. For Tabletop scenes the truth is known from the scene itself, also for sentences
-you type; for photographs it is known from the pairing only.
+**✓ and ✗** compare an answer with the truth. For Tabletop scenes the truth is known from the scene itself, also for
+sentences you type; for photographs it is known from the pairing only.
 """
     )
 

@@ -1,11 +1,13 @@
 """Plotly figures. Plotly is imported on first use; colours, dashes and symbols are those of the roles.
 
-Base figures depend on data only, never on a selection or a threshold that moves: a figure that changes loses its selection.
+Base figures depend on data only, never on a selection or a threshold that moves: a figure that changes loses its
+selection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from app.components.theme import ROLES
@@ -38,7 +40,7 @@ def score_histogram(
 ) -> Figure:
     """Overlaid counts of S_c; the adversarial bars are hatched."""
     figure = _figure(title, "consistency score S_c", "pairs")
-    centres = [(a + b) / 2 for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    centres = [(a + b) / 2 for a, b in pairwise(edges)]
     width = edges[1] - edges[0]
     for role, counts in (("clean", clean), ("adversarial", adversarial)):
         pattern = {"shape": "/", "size": 6, "solidity": 0.35} if role == "adversarial" else {}
@@ -83,7 +85,8 @@ def roc_figure(
         if role in points:
             figure.add_scatter(
                 x=[points[role][0]], y=[points[role][1]], mode="markers", showlegend=False,
-                marker={"symbol": look.plotly_symbol, "size": 13, "color": look.colour, "line": {"width": 1.5, "color": "white"}},
+                marker={"symbol": look.plotly_symbol, "size": 13, "color": look.colour,
+                        "line": {"width": 1.5, "color": "white"}},
                 hovertemplate=f"{role} at τ: " + "%{x:.1%}, %{y:.1%}",
             )  # fmt: skip
     figure.update_xaxes(range=[-0.02, 1.02], tickformat=".0%")
@@ -113,7 +116,8 @@ def embedding_figure(
         ys += [float(a[1]), float(b[1]), None]
     figure.add_scatter(
         x=xs, y=ys, mode="lines+markers", name="clean → adversarial", hoverinfo="skip", opacity=0.55,
-        line={"width": 1, "color": "#888888"}, marker={"symbol": "arrow", "size": 7, "angleref": "previous", "color": "#888888"},
+        line={"width": 1, "color": "#888888"}, marker={"symbol": "arrow", "size": 7, "angleref": "previous",
+                "color": "#888888"},
     )  # fmt: skip
     looks = {
         "text": ("text", "#888888", "cross-thin-open", 7),
@@ -126,7 +130,8 @@ def embedding_figure(
         figure.add_scatter(
             x=[float(p[0]) for p in points[kind]], y=[float(p[1]) for p in points[kind]], mode="markers", name=name,
             marker={"color": colour, "symbol": symbol, "size": size, "line": {"width": 1, "color": colour}},
-            customdata=[[i] for i in ids], text=[_wrap(t) for t in texts], hovertemplate="%{text}<extra>" + kind + "</extra>",
+            customdata=[[i] for i in ids], text=[_wrap(t) for t in texts],
+            hovertemplate="%{text}<extra>" + kind + "</extra>",
         )  # fmt: skip
     figure.update_layout(clickmode="event+select", dragmode="pan")
     return figure

@@ -106,7 +106,8 @@ def perturbation(craft: Craft) -> None:
     show(
         f'<div class="cm-row"><span class="cm-tag">largest change {numbers["linf"]:.0f}/255</span>'
         f'<span class="cm-tag">root mean square {numbers["rms"]:.2f}/255</span>'
-        f'<span class="cm-tag">{numbers["changed"]:.0%} of the values changed</span><span class="cm-tag">PSNR {psnr}</span></div>'
+        f'<span class="cm-tag">{numbers["changed"]:.0%} of the values changed</span><span class="cm-tag">PSNR '
+        f"{psnr}</span></div>"
     )
 
 
@@ -151,7 +152,8 @@ def survival(result: LabResult) -> None:
         for role, r in result.readings.items()
     )
     show(
-        "<table><thead><tr><th>S<sub>c</sub></th><th>clean</th><th>attacked, unrounded</th><th>attacked, saved as PNG (8 bit)</th>"
+        "<table><thead><tr><th>S<sub>c</sub></th><th>clean</th><th>attacked, unrounded</th><th>attacked, saved "
+        "as PNG (8 bit)</th>"
         f"<th>attacked, saved as JPEG 90</th></tr></thead><tbody>{rows}</tbody></table>"
     )
     lines = []

@@ -57,7 +57,8 @@ def score_card(reading: Reading, tau: float | None = None) -> None:
           <span class="cm-muted" style="font-weight:400">· {escape(reading.name)}</span></span>
           <span class="cm-tag">{knowledge}</span></div>
         <div class="cm-numbers">
-          <div><div class="label">{mark("clean")}S<sub>c</sub> clean</div><div class="value">{number(reading.clean)}</div></div>
+          <div><div class="label">{mark("clean")}S<sub>c</sub> clean</div>
+            <div class="value">{number(reading.clean)}</div></div>
           <div><div class="label">{mark("adversarial")}S<sub>c</sub> adversarial</div>
             <div class="value">{number(reading.adversarial)}</div></div>
           <div><div class="label">change Δ</div><div class="value">{signed(reading.change)}</div></div>

@@ -1,4 +1,6 @@
-"""Small charts as SVG text: they need no chart library, follow the theme and are quick enough to redraw while a job runs."""
+"""Small charts as SVG text: they need no chart library, follow the theme and are quick enough to redraw while a job
+runs.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,8 @@ def line_chart(
         _, y = place(1, tick)
         parts.append(
             f'<line x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" opacity=".12"/>'
-            f'<text x="{left - 6}" y="{y + 3.5:.1f}" font-size="11" text-anchor="end" opacity=".75">{_short(tick)}</text>'
+            f'<text x="{left - 6}" y="{y + 3.5:.1f}" font-size="11" text-anchor="end" '
+            f'opacity=".75">{_short(tick)}</text>'
         )
     for step in sorted({1, max(1, x_max // 2), x_max}):
         x, _ = place(step, low)
@@ -76,7 +79,8 @@ def line_chart(
     if line_at is not None and low <= line_at <= high:
         _, y = place(1, line_at)
         parts.append(
-            f'<line x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" stroke-dasharray="5 4" '
+            f'<line x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" '
+            'stroke-dasharray="5 4" '
             f'opacity=".7"/><text x="{width - right}" y="{y - 4:.1f}" font-size="11" text-anchor="end">τ</text>'
         )
     for ys, role in curves.values():
@@ -131,7 +135,8 @@ def histogram(
             tall = count / peak * (floor - top)
             x, x2 = at(edges[i]), at(edges[i + 1])
             parts.append(
-                f'<rect x="{x + 0.5:.1f}" y="{floor - tall:.1f}" width="{max(1.0, x2 - x - 1):.1f}" height="{tall:.1f}" '
+                f'<rect x="{x + 0.5:.1f}" y="{floor - tall:.1f}" width="{max(1.0, x2 - x - 1):.1f}" '
+                f'height="{tall:.1f}" '
                 f'fill="{fill}" opacity="{0.8 if role == "clean" else 0.85}"/>'
             )
     parts.append(
@@ -139,7 +144,8 @@ def histogram(
     )
     for tick in _nice_ticks(low, high, 5):
         parts.append(
-            f'<text x="{at(tick):.1f}" y="{floor + 15}" font-size="11" text-anchor="middle" opacity=".75">{_short(tick)}</text>'
+            f'<text x="{at(tick):.1f}" y="{floor + 15}" font-size="11" text-anchor="middle" '
+            f'opacity=".75">{_short(tick)}</text>'
         )
     parts.append(
         f'<text x="{(left + width - right) / 2}" y="{height - 3}" font-size="11" text-anchor="middle" opacity=".75">'
@@ -154,8 +160,10 @@ def histogram(
     for role, value in (markers or {}).items():
         look = ROLES[role]
         parts.append(
-            f'<line x1="{at(value):.1f}" x2="{at(value):.1f}" y1="{top + 6}" y2="{floor}" stroke="{look.colour}" stroke-width="2.5"/>'
-            f'<text x="{at(value):.1f}" y="{top + 4}" font-size="15" text-anchor="middle" style="fill:{look.colour}">{look.mark}</text>'
+            f'<line x1="{at(value):.1f}" x2="{at(value):.1f}" y1="{top + 6}" y2="{floor}" stroke="{look.colour}" '
+            'stroke-width="2.5"/>'
+            f'<text x="{at(value):.1f}" y="{top + 4}" font-size="15" text-anchor="middle" '
+            f'style="fill:{look.colour}">{look.mark}</text>'
         )
     legend = "".join(
         f'<span><span style="color:{ROLES[role].colour}" aria-hidden="true">{ROLES[role].mark}</span> {role}'

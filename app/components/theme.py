@@ -55,7 +55,8 @@ _CSS = """
 [class*="st-key-card_"] {background: CARD_BACKGROUND;}
 .cm-row {display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 12px;}
 .cm-row .grow {flex: 1 1 auto;}
-.cm-tag {display: inline-block; font-size: 12px; line-height: 1; padding: 4px 8px; border-radius: 999px; white-space: nowrap;
+.cm-tag {display: inline-block; font-size: 12px; line-height: 1; padding: 4px 8px; border-radius: 999px;
+  white-space: nowrap;
   border: 1px solid color-mix(in srgb, currentColor 24%, transparent);}
 .cm-mark {font-size: .9em; margin-right: .35em;}
 .cm-numbers {display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 8px; margin: 10px 0 2px;}
@@ -68,7 +69,8 @@ _CSS = """
   background: color-mix(in srgb, currentColor 34%, transparent);}
 .cm-track .dot {position: absolute; top: 15px; transform: translate(-50%, -50%); font-size: 19px; line-height: 1;}
 .cm-track .tau {position: absolute; top: 3px; height: 24px; border-left: 2px dashed currentColor; opacity: .75;}
-.cm-track .tick {position: absolute; top: 28px; transform: translateX(-50%); font-size: 11px; opacity: .7; white-space: nowrap;}
+.cm-track .tick {position: absolute; top: 28px; transform: translateX(-50%); font-size: 11px; opacity: .7;
+  white-space: nowrap;}
 .cm-track .taulabel {position: absolute; top: -9px; transform: translateX(-50%); font-size: 11px; white-space: nowrap;}
 .cm-verdict {margin: 2px 0 0; font-weight: 600;}
 .cm-answers {display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 360px), 1fr)); gap: 12px;}
@@ -82,13 +84,14 @@ _CSS = """
 .cm summary {cursor: pointer; opacity: .75;}
 .cm-rank {display: grid; grid-template-columns: minmax(0, 1fr) 54px; gap: 0 8px;}
 .cm-rank .p {text-align: right;}
-.cm-quote {font-size: 16px; border-left: 3px solid color-mix(in srgb, currentColor 26%, transparent); padding: 2px 0 2px 12px;
-  margin: 0; overflow-wrap: anywhere;}
+.cm-quote {font-size: 16px; border-left: 3px solid color-mix(in srgb, currentColor 26%, transparent);
+  padding: 2px 0 2px 12px;  margin: 0; overflow-wrap: anywhere;}
 .cm-chip {display: flex; flex-wrap: wrap; gap: 4px 14px; justify-content: flex-end; font-size: 12.5px; opacity: .8;}
 .cm svg {display: block; width: 100%; height: auto; overflow: visible;}
 .cm svg text {fill: currentColor;}
 .cm table {width: 100%; border-collapse: collapse; font-size: 13px;}
-.cm th, .cm td {text-align: right; padding: 4px 8px; border-bottom: 1px solid color-mix(in srgb, currentColor 12%, transparent);}
+.cm th, .cm td {text-align: right; padding: 4px 8px;
+  border-bottom: 1px solid color-mix(in srgb, currentColor 12%, transparent);}
 .cm th:first-child, .cm td:first-child {text-align: left;}
 .cm-legend {display: flex; flex-wrap: wrap; gap: 2px 16px; font-size: 12.5px;}
 @media (max-width: 640px) {

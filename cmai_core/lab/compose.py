@@ -1,4 +1,6 @@
-"""The scene composer: a Tabletop scene from a few choices, its rendering, its true captions, and whether a sentence is true of it."""
+"""The scene composer: a Tabletop scene from a few choices, its rendering, its true captions, and whether a sentence is
+true of it.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,8 @@ def compose(
         raise OptionError(f"A scene has 1 to {MAX_OBJECTS} objects, not {len(objects)}.")
     for choice in objects:
         for name, allowed in (
-            ("shape", SHAPES), ("colour", COLOURS), ("material", MATERIALS), ("size", SIZES), ("across", ACROSS), ("depth", DEPTH),
+            ("shape", SHAPES), ("colour", COLOURS), ("material", MATERIALS), ("size", SIZES),
+            ("across", ACROSS), ("depth", DEPTH),
         ):  # fmt: skip
             _one_of(name, getattr(choice, name), allowed)
     for name, value, allowed in (
@@ -111,9 +114,12 @@ def _settle(wanted: np.ndarray, radii: np.ndarray, seed: int) -> np.ndarray:
     upper = np.triu_indices(len(wanted), 1)
     reach = (radii[:, None] + radii[None, :])[upper]
     limit = np.array([2.6, 2.4])
-    for spread in (0.0, 0.2, 0.4, 0.6, 0.9, 1.3, 1.8, 2.4):
-        candidates = wanted + rng.uniform(-spread, spread, (1 if spread == 0 else 4000, *wanted.shape))
-        candidates = np.clip(candidates, -limit, limit)
+    for spread in (0.0, 0.2, 0.4, 0.6, 0.9, 1.3, 1.8, *[np.inf] * 20):
+        number = 1 if spread == 0 else 4000
+        if np.isinf(spread):  # anywhere on the table
+            candidates = rng.uniform(-limit, limit, (number, *wanted.shape))
+        else:
+            candidates = np.clip(wanted + rng.uniform(-spread, spread, (number, *wanted.shape)), -limit, limit)
         apart = np.abs(candidates[:, :, None] - candidates[:, None, :])[:, upper[0], upper[1]]
         free = np.linalg.norm(apart, axis=-1) > reach + 0.05
         clear = (apart[..., 0] > 0.55 * reach) | (apart[..., 1] > 1.9 * reach)

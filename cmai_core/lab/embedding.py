@@ -149,7 +149,7 @@ def _embed(model: VisionLanguageModel, pairs, texts, experiment: Experiment, tel
         pixels = clean_pixels(model, [p.image for p in some])
         batch = Batch(tuple(p.id for p in some), pixels, tuple(words), tuple(range(len(some))), tuple(some))
         attack = attack_for(experiment, -Consistency(), None, pixels[0].numel())
-        listener = None if tell is None else (lambda u, first=first, n=len(some): tell(first + int(u.fraction * n)))
+        listener = None if tell is None else _within(tell, first, len(some))
         result = attack(model, batch, progress=listener, cancel=cancel, seed=experiment.seed)
         rounded = result.pixels_8bit.to(pixels.device)
         with torch.no_grad():
@@ -161,3 +161,8 @@ def _embed(model: VisionLanguageModel, pairs, texts, experiment: Experiment, tel
     if cancel is not None:
         cancel.check()
     return {kind: np.concatenate(parts) for kind, parts in found.items()}
+
+
+def _within(tell, first: int, size: int) -> ProgressCallback:
+    """Progress of one batch as progress over all pairs."""
+    return lambda update: tell(first + int(update.fraction * size))

@@ -107,7 +107,7 @@ def colour_map(values: np.ndarray, low: float, high: float, signed: bool = False
 def overlay(
     image: np.ndarray, values: np.ndarray, low: float, high: float, signed: bool = False, opacity: float = 0.6
 ) -> np.ndarray:
-    """A heat map, resized bilinearly to the picture, laid over its grey version. All maps compared share low and high."""
+    """A heat map, resized bilinearly, laid over the grey picture. All maps that are compared share low and high."""
     height, width = image.shape[:2]
     map_image = Image.fromarray(np.asarray(values, dtype=np.float32))
     resized = np.asarray(map_image.resize((width, height), Image.Resampling.BILINEAR))

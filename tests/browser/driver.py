@@ -126,7 +126,8 @@ def settled(browser, seconds: float = 30) -> None:
     while time.monotonic() < end and quiet < 3:
         busy = browser.execute_script(
             "const a = document.querySelector('[data-testid=stApp]');"
-            "return !a || a.dataset.testScriptState === 'running' || !!document.querySelector('[data-testid=stSkeleton]')"
+            "return !a || a.dataset.testScriptState === 'running' || "
+            "!!document.querySelector('[data-testid=stSkeleton]')"
         )
         quiet = 0 if busy else quiet + 1
         time.sleep(0.15)
@@ -135,7 +136,8 @@ def settled(browser, seconds: float = 30) -> None:
 def full_page(browser, path: Path, width: int, least: int = 900) -> None:
     """A screenshot of the whole page, not only of what fits the window."""
     tall = browser.execute_script(
-        "const m = document.querySelector('[data-testid=stMain]'); return m ? m.scrollHeight : document.body.scrollHeight"
+        "const m = document.querySelector('[data-testid=stMain]'); return m ? m.scrollHeight : "
+        "document.body.scrollHeight"
     )
     size = {"width": width, "height": max(least, int(tall) + 2), "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)

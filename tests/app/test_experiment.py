@@ -1,0 +1,81 @@
+"""The lab's experiment: links and files hold it exactly, and nothing out of range passes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cmai_core.errors import CmaiError, OptionError
+from cmai_core.lab.experiment import CRAFT_ON, NORMS, OBJECTIVES, TASKS, Experiment, parse_pair_id
+
+experiments = st.builds(
+    Experiment,
+    pair=st.sampled_from(["tabletop/test/17", "photos/test/coffee", "upload/" + "a" * 64]),
+    caption=st.text(min_size=1, max_size=60).filter(lambda t: t.strip()),
+    undefended=st.sampled_from(["tabletop", "ViT-B-32/random"]),
+    defended=st.sampled_from(["", "tabletop-tecoa"]),
+    craft_on=st.sampled_from([c for c in CRAFT_ON if c != "defended"]),
+    norm=st.sampled_from(NORMS),
+    epsilon=st.sampled_from([0.5, 1.0, 4.0, 16.0]),
+    steps=st.integers(1, 200),
+    step_size=st.floats(0.05, 8.0).map(lambda v: round(v, 3)),
+    restarts=st.integers(1, 10),
+    seed=st.integers(0, 2**31 - 1),
+    objective=st.sampled_from(OBJECTIVES),
+    task=st.sampled_from(TASKS),
+    alpha=st.sampled_from([0.5, 1.0, 3.0]),
+    beta=st.sampled_from([0.5, 1.0, 3.0]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(experiments)
+def test_a_link_carries_the_whole_experiment(experiment):
+    assert Experiment.from_query(experiment.to_query()) == experiment
+    assert Experiment.from_dict(experiment.to_dict()) == experiment
+
+
+def test_a_link_without_a_pair_is_no_experiment():
+    assert Experiment.from_query({"epsilon": "4"}) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epsilon": -1.0}, {"epsilon": 65.0}, {"epsilon": float("nan")}, {"steps": 0}, {"steps": 10**6}, {"steps": 2.5},
+        {"norm": "l1"}, {"objective": "x"}, {"task": "x"}, {"craft_on": "x"}, {"seed": -1}, {"restarts": 11},
+        {"caption": "  "}, {"caption": "a" * 301}, {"undefended": ""}, {"alpha": 0.0, "beta": 0.0},
+        {"craft_on": "defended", "defended": ""}, {"pair": "scene"},
+    ],
+)  # fmt: skip
+def test_values_out_of_range_are_refused(change):
+    good = Experiment(caption="a red cube")
+    assert good.checked() is good
+    with pytest.raises(OptionError):
+        replace(good, **change).checked()
+
+
+def test_words_in_a_link_where_numbers_belong_are_named():
+    with pytest.raises(OptionError, match="steps"):
+        Experiment.from_query({"pair": "tabletop/test/1", "caption": "a", "steps": "many"})
+
+
+def test_a_misspelt_option_is_not_ignored():
+    with pytest.raises(OptionError, match="epsilom"):
+        Experiment.from_dict({"caption": "a", "epsilom": 4})
+
+
+@pytest.mark.parametrize("pair", ["", "../../etc/passwd", "tabletop/train/1", "tabletop/test/-1", "coco/test/1", "a/b/c"])
+def test_other_pair_names_are_refused(pair):
+    with pytest.raises(CmaiError):
+        parse_pair_id(pair)
+
+
+def test_pair_names():
+    assert parse_pair_id("tabletop/test/17") == ("tabletop", "test", "17")
+    assert parse_pair_id("photos/test/hubble_deep_field") == ("photos", "test", "hubble_deep_field")
+    assert parse_pair_id("scene") is None
+    assert parse_pair_id("upload/abc") is None
