@@ -1,0 +1,401 @@
+"""The command `cmai`: one function a command; what a command needs is imported inside it, so that `--help` is quick.
+
+Exit status: 0, 2 for a mistake of the caller (two lines on stderr: what is wrong, what to do), 130 when interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from cmai_core import __version__
+from cmai_core.errors import CmaiError, DataError, OptionError
+from cmai_core.progress import CancelToken, Progress
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments[:1] == ["train"]:  # training has a command line of its own
+            from cmai_core.training.__main__ import main as train
+
+            return train(arguments[1:])
+        args = parser().parse_args(arguments)
+        return args.run(args) or 0
+    except CmaiError as error:
+        print(f"{error.message}\n{error.hint}".rstrip(), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone (`cmai models | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(prog="cmai", description="Attack, defend and inspect image-text models.")
+    top.add_argument("--version", action="version", version=f"cmai {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_info(commands)
+    _add_models(commands)
+    _add_attack(commands)
+    _add_evaluate(commands)
+    _add_data(commands)
+    commands.add_parser("train", help="train a bundled model (cmai train --help)", add_help=False)
+    return top
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int | None], help: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+    command.set_defaults(run=run)
+    return command
+
+
+# --- info and models --------------------------------------------------------------------------------------------------
+
+
+def _add_info(commands: Any) -> None:
+    command = _command(commands, "info", _info, "show versions, device, bundled models, datasets and the cache folder")
+    command.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _info(args: argparse.Namespace) -> None:
+    from cmai_core.data import available_datasets
+    from cmai_core.models import bundled_models
+    from cmai_core.paths import assets_dir, cache_dir
+    from cmai_core.versions import library_versions
+
+    facts = {
+        "versions": library_versions(),
+        "device": _devices(),
+        "models": [card.name for card in bundled_models()],
+        "datasets": {info.name: list(info.splits) for info in available_datasets()},
+        "cache": str(cache_dir()),
+        "assets": str(assets_dir()),
+    }
+    if args.json:
+        print(json.dumps(facts, indent=2))
+        return
+    print("versions  " + ", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
+    print("device    " + facts["device"])
+    print("models    " + (", ".join(facts["models"]) or "none bundled (make models trains them)"))
+    for name, splits in facts["datasets"].items():
+        print(f"dataset   {name}: {', '.join(splits)}")
+    print("cache     " + facts["cache"])
+    print("assets    " + facts["assets"])
+
+
+def _devices() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return ", ".join(f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count()))
+    return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def _add_models(commands: Any) -> None:
+    command = _command(commands, "models", _models, "list the models that can be loaded")
+    command.add_argument("--json", action="store_true", help="the cards as JSON")
+
+
+def _models(args: argparse.Namespace) -> None:
+    from cmai_core.models import bundled_models
+
+    cards = bundled_models()
+    if args.json:
+        print(json.dumps([{"name": card.name, "defended": card.defended, **card.card} for card in cards], indent=2))
+        return
+    width = max([len(card.name) for card in cards], default=0)
+    for card in cards:
+        print(f"{card.name:<{width}}  {'defended  ' if card.defended else 'undefended'}  {card.description}".rstrip())
+    if not cards:
+        print("No model is bundled (make models trains them).")
+    print("\nBesides these, whatever open_clip loads: ViT-B-32/laion2b_s34b_b79k, hf-hub:organisation/repository,")
+    print("local-dir:/path/to/folder; and ViT-B-32/random for a real architecture with random weights.")
+
+
+# --- attack -----------------------------------------------------------------------------------------------------------
+
+
+def _add_attack(commands: Any) -> None:
+    command = _command(
+        commands, "attack", _attack, "attack the pairs of a dataset by PGD and report per-sample results"
+    )
+    add = command.add_argument
+    add(
+        "--spec", type=Path, metavar="FILE", help="read the experiment from a report (or its `experiment`); options add"
+    )
+    add("--model", help="crafted on: a bundled name or an open_clip specification (default: tabletop)")
+    add("--target-model", dest="targets", action="append", help="shown the same pictures (transfer); may be repeated")
+    add("--dataset", help="a dataset's name, or the path of a folder, CSV or JSONL file (default: tabletop)")
+    add("--split", help="default: test")
+    add("--limit", type=_limit, help="only the first so many pairs (default: 64); all: every pair")
+    add("--task", help="judged, and attacked: zero-shot, retrieval, vqa, captioning, nlvr (default: retrieval)")
+    add("--objective", help="task: its loss; consistency: -S_c; both: alpha*loss - beta*S_c (default: task)")
+    add("--alpha", type=float, help="weight of the task's loss in both (default: 1)")
+    add("--beta", type=float, help="weight of S_c in both (default: 1)")
+    add("--norm", help="linf, or l2: root mean square change per pixel value (default: linf)")
+    add("--epsilon", type=float, help="budget in units of 1/255 (default: 4)")
+    add("--steps", type=int, help="gradient steps (default: 20)")
+    add("--step-size", type=float, help="in units of 1/255 (default: 2.5*epsilon/steps)")
+    add("--restarts", type=int, help="random starts, the best of which is kept (default: 1)")
+    add("--momentum", type=float, help="0 to 1 (default: 0)")
+    add("--no-random-start", dest="random_start", action="store_false", default=None, help="start at the clean image")
+    add("--stop-on-success", action="store_true", default=None, help="leave a pair alone once its prediction is wrong")
+    add("--seed", type=int, help="of the random starts (default: 0)")
+    add("--batch-size", type=int, help="pairs attacked together (default: 32)")
+    add("--device", help="cpu or cuda (default: cuda if there is one)")
+    add("--json", type=Path, metavar="FILE", help="write the report here (-: to stdout)")
+    add("--save-images", type=Path, metavar="FOLDER", help="write the adversarial images as PNG")
+    add("--quiet", action="store_true", help="no progress bar")
+
+
+def _limit(text: str) -> int | str:
+    return text if text == "all" else int(text)
+
+
+def _attack(args: argparse.Namespace) -> int:
+    from cmai_core.attacks.experiment import AttackExperiment, run_experiment
+
+    values = _read_spec(args.spec) if args.spec else {}
+    for field in fields(AttackExperiment):
+        given = getattr(args, field.name)
+        if given is not None:
+            values[field.name] = None if given == "all" else given
+    experiment = AttackExperiment.from_dict(values)
+    if args.json:
+        _check_writable(args.json)
+    with _interruptible() as cancel, _bar("attack", args.quiet) as show:
+        report = run_experiment(experiment, progress=show, cancel=cancel, device=args.device)
+    if args.save_images:
+        paths = report.result.save(args.save_images)
+        for sample, path in zip(report.data["samples"], paths, strict=True):
+            sample["image"] = path.name
+    if args.json:
+        _write_json(args.json, report.data)
+    out = sys.stderr if args.json == Path("-") else sys.stdout
+    print("\n".join(_summary(report.data)), file=out)
+    if report.data["cancelled"]:
+        print("Interrupted: what was found until then is reported.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _read_spec(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.", "Check the path.") from error
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON: {error}.", "Give a file that cmai attack --json wrote.") from error
+    values = data.get("experiment", data) if isinstance(data, dict) else None
+    if not isinstance(values, dict):
+        raise DataError(f"{path} holds no experiment.", "Give a file that cmai attack --json wrote.")
+    return dict(values)
+
+
+def _summary(data: dict[str, Any]) -> list[str]:
+    """The report in a few lines, every share with its count."""
+    experiment = data["experiment"]
+    lines = [
+        f"{experiment['task']} on {experiment['dataset']}/{experiment['split']}, {experiment['norm']} "
+        f"{experiment['epsilon']:g}/255, {experiment['steps']} steps, objective {data['attack']['objective']}"
+    ]
+    for spec, totals in data["summary"].items():
+        role = "crafted on" if spec == experiment["model"] else "transferred to"
+        lines.append(
+            f"{role} {spec}: clean {_part(totals['accuracy_clean'])}, robust {_part(totals['accuracy_robust'])}, "
+            f"ASR {_part(totals['asr'])}, S_c {_score(totals['consistency_clean'])} → "
+            f"{_score(totals['consistency_attacked'])}"
+        )
+    return lines
+
+
+def _part(share: dict[str, Any]) -> str:
+    percent = "–" if share["share"] is None else f"{100 * share['share']:.1f} %"
+    return f"{percent} ({share['hits']}/{share['total']})"
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+# --- clean evaluation -------------------------------------------------------------------------------------------------
+
+
+def _add_evaluate(commands: Any) -> None:
+    command = _command(commands, "evaluate-clean", _evaluate_clean, "measure the tasks on unattacked pairs")
+    add = command.add_argument
+    add("--model", default="tabletop", help="a bundled name or an open_clip specification")
+    add("--dataset", default="tabletop", help="a dataset's name or a path")
+    add("--split", default="test")
+    add("--limit", type=_limit, default=1000, help="only the first so many pairs (default: 1000); all: every pair")
+    add("--task", dest="tasks", action="append", help="only this one; may be repeated")
+    add("--device", help="cpu or cuda (default: cuda if there is one)")
+    add("--json", type=Path, metavar="FILE", help="write the figures here (-: to stdout)")
+
+
+def _evaluate_clean(args: argparse.Namespace) -> None:
+    from cmai_core.data import load_dataset
+    from cmai_core.models import load_model
+    from cmai_core.tasks import evaluate_clean
+
+    if args.json:
+        _check_writable(args.json)
+    dataset = load_dataset(args.dataset, split=args.split, limit=None if args.limit == "all" else args.limit)
+    model = load_model(args.model, device=args.device)
+    figures = evaluate_clean(model, dataset, args.tasks)
+    if args.json:
+        _write_json(args.json, figures)
+    if args.json != Path("-"):
+        print(json.dumps(figures, indent=1))
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def _add_data(commands: Any) -> None:
+    command = _command(commands, "data", _data_build, "make Tabletop's training data (build), or look at it (sheet)")
+    parts = command.add_subparsers(metavar="PART")
+    build = _command(parts, "build", _data_build, "generate and cache the training split; goes on where it stopped")
+    sheet = _command(parts, "sheet", _data_sheet, "write a contact sheet of a split as PNG")
+    for target in (command, build):
+        # Without defaults in the sub-parser: they would undo what was given before its name.
+        default = argparse.SUPPRESS if target is build else None
+        target.add_argument("--scenes", type=int, default=default, help="only the first so many (default: all)")
+        target.add_argument("--workers", type=int, default=default, help="processes (default: the number of cores)")
+    sheet.add_argument("--dataset", default="tabletop", help="a dataset's name or a path")
+    sheet.add_argument("--split", default="test")
+    sheet.add_argument("--count", type=int, default=24)
+    sheet.add_argument("--columns", type=int, default=6)
+    sheet.add_argument("--out", type=Path, required=True, metavar="FILE.png")
+
+
+def _data_build(args: argparse.Namespace) -> None:
+    for name in ("scenes", "workers"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise OptionError(f"--{name} is {value}.", "Accepted: whole numbers from 1.")
+    from cmai_core.data.tabletop.arrays import training_arrays
+    from cmai_core.models.tokenizer import bundled_tokenizer_dir
+
+    with _bar("scenes", quiet=False) as show:
+        arrays = training_arrays(
+            bundled_tokenizer_dir() / "tokenizer.json",
+            "train",
+            args.scenes,
+            workers=args.workers,
+            report=lambda done, total: show(Progress(done, total)),
+        )
+    print(f"{len(arrays)} training scenes are in the cache.")
+
+
+def _data_sheet(args: argparse.Namespace) -> None:
+    if args.count < 1 or args.columns < 1:
+        raise OptionError("--count and --columns must be at least 1.")
+    from PIL import Image
+
+    from cmai_core.data import load_dataset
+
+    dataset = load_dataset(args.dataset, split=args.split, limit=args.count)
+    images = [Image.fromarray(dataset[i].image) for i in range(len(dataset))]
+    side, gap, columns = 128, 4, min(args.columns, len(images))
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * (side + gap) - gap, rows * (side + gap) - gap), "white")
+    for i, image in enumerate(images):
+        image.thumbnail((side, side))
+        x, y = i % columns * (side + gap), i // columns * (side + gap)
+        sheet.paste(image, (x + (side - image.width) // 2, y + (side - image.height) // 2))
+    with _atomic(args.out) as temporary:
+        sheet.save(temporary, "PNG")
+    print(f"{len(images)} pictures of {args.dataset}/{args.split} in {args.out}")
+
+
+# --- files, progress, interruption ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, which takes its place when all went well: readers see the old file or the new."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror or error}.", "Check folder and rights.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _check_writable(path: Path) -> None:
+    """Finds out before the work, not after it."""
+    folder = path.parent
+    if path != Path("-") and (path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK)):
+        raise DataError(f"{path} cannot be written.", "Name a file in an existing folder you may write to.")
+
+
+def _write_json(path: Path, data: Any) -> None:
+    text = json.dumps(data, allow_nan=False, indent=1)
+    if path == Path("-"):
+        print(text)
+        return
+    with _atomic(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _bar(unit: str, quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    """A progress bar on stderr, made at the first message."""
+    if quiet:
+        yield lambda progress: None
+        return
+    from tqdm import tqdm
+
+    bar = tqdm(unit=" steps" if unit == "attack" else f" {unit}", file=sys.stderr, mininterval=0.2, leave=False)
+
+    def show(progress: Progress) -> None:
+        bar.total = progress.total or None
+        bar.set_description_str(progress.stage, refresh=False)
+        bar.update(progress.done - bar.n)
+
+    try:
+        yield show
+    finally:
+        bar.close()
+
+
+@contextmanager
+def _interruptible() -> Iterator[CancelToken]:
+    """The first Ctrl+C cancels (what was found is still reported), the second one ends the program."""
+    token = CancelToken()
+
+    def handle(number: int, frame: Any) -> None:
+        token.cancel()
+        signal.signal(signal.SIGINT, before)
+
+    try:
+        before = signal.signal(signal.SIGINT, handle)
+    except ValueError:  # not in the main thread
+        yield token
+        return
+    try:
+        yield token
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
