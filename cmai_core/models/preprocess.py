@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from cmai_core.errors import DataError, ModelError
 
@@ -23,7 +24,7 @@ def preprocess(
     resize_mode: str = "shortest",
     fill: int = 0,
 ) -> torch.Tensor:
-    """Resize (antialiased) and crop to size×size, as open_clip's evaluation transform does.
+    """Resize (antialiased, by Pillow) and crop to size×size: exactly what open_clip's evaluation transform does.
 
     Args:
         images: uint8 RGB arrays, H×W×3, of any sizes; or one array N×H×W×3.
@@ -72,9 +73,10 @@ def _fit(image: np.ndarray, size: int, interpolation: str, resize_mode: str, fil
     else:
         scale = size / max(height, width)
         target = (max(1, round(height * scale)), max(1, round(width * scale)))
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).unsqueeze(0)
     if target != (height, width):
-        pixels = F.interpolate(pixels, size=target, mode=interpolation, align_corners=False, antialias=True)
+        filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+        image = np.array(Image.fromarray(image).resize((target[1], target[0]), filters[interpolation]))
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).unsqueeze(0)
     top, left = round((target[0] - size) / 2), round((target[1] - size) / 2)
     if resize_mode == "longest":
         pad_left, pad_top = (size - target[1]) // 2, (size - target[0]) // 2
