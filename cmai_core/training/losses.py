@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmai_core.data.tabletop.scene import COLOURS, MATERIALS, SHAPES, SIZES
-from cmai_core.training import fast
+from cmai_core.training import fast, packed
 from cmai_core.training.batches import TrainingBatch
 from cmai_core.training.recipes import Weights
 
@@ -111,8 +111,17 @@ def step_losses(
     image = parts.vision(pixels)
     count = len(pixels)
 
-    captions = fast.trim(batch.caption_ids, parts.pad)
-    text_pooled, caption_states = fast.text_embedding(parts.text, captions, parts.pad)
+    asked = bool(weights.question) and len(batch.question_ids) > 0
+    judged = bool(weights.nlvr) and len(batch.nlvr_ids) > 0
+    nothing = batch.nlvr_ids[:0], batch.nlvr_at[:0]
+    texts = packed.lay_out(
+        batch.caption_ids,
+        [(batch.question_ids, batch.answer_at) if asked else nothing]
+        + ([(batch.nlvr_ids, batch.nlvr_at)] if judged else []),
+        pad=parts.pad,
+        context=parts.text.context_length,
+    )
+    text_pooled, states = packed.encode_texts(parts.text, texts)
     if weights.contrastive:
         logits = contrastive_logits(image.pooled, text_pooled, parts.logit_scale, batch.truth)
         seen["contrastive"] = contrastive_loss(logits)
@@ -120,33 +129,26 @@ def step_losses(
         with torch.no_grad():
             seen["batch_r1"] = (logits.argmax(dim=1) == torch.arange(count, device=logits.device)).float().mean()
 
-    texts, readers = [], []
-    if weights.caption:
-        texts.append(caption_states[:, : captions.shape[1] - 1])
-        readers.append(None)
-    if weights.question and len(batch.question_ids):
-        texts.append(fast.text_states(parts.text, batch.question_ids))
-        readers.append(batch.answer_at - 1)
-    states = fast.decode(parts.decoder, image.tokens, texts, readers) if texts else []
-    if weights.caption:
-        targets = captions[:, 1:]
-        kept = targets != parts.pad
-        logits = fast.vocabulary_logits(parts.decoder, states[0][kept])
-        seen["caption"] = F.cross_entropy(logits.float(), targets[kept])
-        total = total + weights.caption * seen["caption"]
-    if weights.question and len(batch.question_ids):
-        answers = batch.question_ids.gather(1, batch.answer_at[:, None])[:, 0]
-        logits = fast.vocabulary_logits(parts.decoder, states[-1])
-        seen["question"], seen["question_accuracy"] = _answer_loss(logits, answers, batch.has_question)
-        total = total + weights.question * seen["question"]
-    if weights.nlvr and len(batch.nlvr_ids):
+    if weights.caption or asked or judged:
         items = len(batch.nlvr_ids)
-        both = parts.two_images(image.tokens[:items], image.tokens[items : 2 * items])
-        text = fast.text_states(parts.text, batch.nlvr_ids)
-        (state,) = fast.decode(parts.decoder, both, [text], [batch.nlvr_at - 1])
-        answers = batch.nlvr_ids.gather(1, batch.nlvr_at[:, None])[:, 0]
-        seen["nlvr"], seen["nlvr_accuracy"] = _answer_loss(fast.vocabulary_logits(parts.decoder, state), answers)
-        total = total + weights.nlvr * seen["nlvr"]
+        joined = parts.two_images(image.tokens[:items], image.tokens[items : 2 * items]) if judged else None
+        words, answers = packed.decode_texts(
+            parts.decoder, texts, states, image.tokens, joined, with_words=bool(weights.caption)
+        )
+        if weights.caption:
+            logits = fast.vocabulary_logits(parts.decoder, words)
+            seen["caption"] = F.cross_entropy(logits.float(), texts.targets)
+            total = total + weights.caption * seen["caption"]
+        logits = fast.vocabulary_logits(parts.decoder, answers)
+        if asked:
+            target = batch.question_ids.gather(1, batch.answer_at[:, None])[:, 0]
+            losses = _answer_loss(logits[: texts.questions], target, batch.has_question)
+            seen["question"], seen["question_accuracy"] = losses
+            total = total + weights.question * seen["question"]
+        if judged:
+            target = batch.nlvr_ids.gather(1, batch.nlvr_at[:, None])[:, 0]
+            seen["nlvr"], seen["nlvr_accuracy"] = _answer_loss(logits[texts.questions :], target)
+            total = total + weights.nlvr * seen["nlvr"]
     if weights.patch and head is not None and image.grid is not None:
         seen["patch"] = head(image.grid, batch.patches)
         total = total + weights.patch * seen["patch"]
