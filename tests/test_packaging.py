@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -140,6 +142,45 @@ def test_torch_and_torchvision_are_locked_as_a_pair():
     (torch,), (vision,) = pins["torch"], pins["torchvision"]
     assert vision.minor + vision.major * 100 == torch.minor + 14
     assert torch.local is None and vision.local is None
+
+
+# --- imports ----------------------------------------------------------------------------------------------------------
+
+
+def imported_by(folder: str) -> dict[str, set[str]]:
+    """Top-level modules that the files of a folder import, wherever in the file, and which files do."""
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            else:
+                continue
+            for name in names:
+                found.setdefault(name.split(".")[0], set()).add(path.relative_to(ROOT).as_posix())
+    return found
+
+
+@pytest.mark.parametrize("folder", ["cmai_core", "app"])
+def test_every_import_is_declared(folder):
+    declared = {canonical(Requirement(text).name) for text in PROJECT["project"]["dependencies"]}
+    owners = importlib.metadata.packages_distributions()
+    missing = {
+        module: files
+        for module, files in imported_by(folder).items()
+        if module not in sys.stdlib_module_names
+        and module not in ("cmai_core", "app")
+        and not declared & {canonical(owner) for owner in owners.get(module, [])}
+    }
+    assert not missing
+
+
+def test_the_library_knows_nothing_of_the_lab():
+    imported = imported_by("cmai_core")
+    assert len(imported) > 10
+    assert not imported.get("streamlit") and not imported.get("app") and not imported.get("tests")
 
 
 # --- settings of the lab ----------------------------------------------------------------------------------------------
