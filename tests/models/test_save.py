@@ -134,6 +134,6 @@ def test_a_folder_of_other_things_is_not_replaced(make, tmp_path):
 
 
 def test_a_model_of_unknown_configuration_cannot_be_saved(tmp_path):
-    model = load_model("ViT-B-32/random", device="cpu")
-    with pytest.raises(ModelError, match="configuration of ViT-B-32/random is unknown"):
+    model = load_model("ViT-S-32-alt/random", device="cpu")
+    with pytest.raises(ModelError, match="configuration of ViT-S-32-alt/random is unknown"):
         save_local_dir(model, tmp_path / "x")

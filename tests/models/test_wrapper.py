@@ -146,16 +146,16 @@ def test_a_real_architecture_reads_a_photograph_like_open_clip_does(vit_b_32):
     assert features.tokens.shape == (1, 49, 768)
 
 
-def test_random_specs_are_seeded_and_leave_the_global_state(vit_b_32):
+def test_random_specs_are_seeded_and_leave_the_global_state():
     before = torch.random.get_rng_state()
-    again = load_model("ViT-B-32/random", device="cpu")
+    first, again, other = (
+        load_model(f"ViT-S-32-alt/{tag}", device="cpu") for tag in ("random", "random-0", "random-1")
+    )
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert torch.equal(again.clip.visual.proj, vit_b_32.clip.visual.proj)
-    other = load_model("ViT-B-32/random-1", device="cpu")
-    assert not torch.equal(other.clip.visual.proj, vit_b_32.clip.visual.proj)
+    assert first.hash == again.hash != other.hash
 
 
-def test_open_clips_own_coca(vit_b_32):
+def test_open_clips_own_coca():
     model = load_model("coca_ViT-B-32/random", device="cpu")
     assert model.has_decoder and model.image_size == 224
     ids = model.tokenize(["wow ! what a cat !", "a dog"])  # id 0 is both "!" and padding here
