@@ -24,6 +24,8 @@ from cmai_core.lab.images import data_url, decode, encode, sha256, thumbnail
 if TYPE_CHECKING:
     from cmai_core.data.pair import Pair, PairDataset
     from cmai_core.jobs import Job, JobQueue, JobSnapshot
+    from cmai_core.lab.distribution import ScoreDistribution
+    from cmai_core.lab.embedding import EmbeddingMap
     from cmai_core.models import ModelCard
     from cmai_core.showcase import Showcase
 
@@ -448,6 +450,28 @@ def distribution_work(
         dataset_name, _, split = name.partition("/")
         items = load_dataset(dataset_name, split=split, limit=count)
         return score_distribution(models, items, count=count, experiment=experiment, progress=progress, cancel=cancel)
+
+
+@st.cache_data(show_spinner=False, max_entries=16)
+def areas(key: str, _measured: ScoreDistribution) -> dict[str, Any]:
+    """Role → area under the ROC with its interval."""
+    return {role: _measured.auroc(role) for role in _measured.clean}
+
+
+@st.cache_resource(show_spinner=False, max_entries=16)
+def embedding_figure(key: str, role: str, method: str, _made: EmbeddingMap, title: str) -> Any:
+    """The map's figure; the same object as long as the map is the same, so that a selection in it survives reruns."""
+    from app.components.plots import embedding_figure as draw
+
+    projection = _made.models[role].projections[method]
+    shares = projection.explained_variance
+    axes = (
+        ("", "")
+        if shares is None
+        else tuple(f"axis {k + 1}: {share:.0%} of the variance" for k, share in enumerate(shares))
+    )
+    real = projection.displacements["clean", "adversarial"].beyond_control
+    return draw(projection.points, real, _made.ids, _made.captions, title=title, axes=axes)
 
 
 def embedding_work(name: str, count: int, experiment: Experiment, store: ModelShelf, progress: Any, cancel: Any) -> Any:

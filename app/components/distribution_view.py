@@ -131,13 +131,14 @@ def result(measured) -> None:
         float(min(max(default, low), high)),
         0.001,
         format="%.3f",
-        key=f"{state.THRESHOLD}_{id(measured)}",
+        key=f"{state.THRESHOLD}_{measured.key}",
         help="It starts where 5 % of the clean pairs of the first model are flagged.",
     )
     rates = {role: measured.rates(role, tau) for role in roles}
+    areas = services.areas(measured.key, measured)
     rows = "".join(
         f"<tr><td>{label(role, role.capitalize())} · {measured.names[role]}</td><td>{fpr:.1%}</td><td>{tpr:.1%}</td>"
-        f"<td>{number(auc(measured, role))}</td></tr>"
+        f"<td>{number(areas[role].value)} [{number(areas[role].low)}, {number(areas[role].high)}]</td></tr>"
         for role, (fpr, tpr) in rates.items()
     )
     show(
@@ -161,28 +162,15 @@ def result(measured) -> None:
             )
     left, right = st.columns([1, 1])
     with left:
-        title = "ROC: " + ", ".join(f"{role} {auc(measured, role):.2f}" for role in roles)
+        title = "ROC: " + ", ".join(f"{role} {areas[role].value:.2f}" for role in roles)
         st.plotly_chart(
-            plots.roc_figure({r: curve(measured, r) for r in roles}, rates, title=title),
+            plots.roc_figure({r: measured.roc(r) for r in roles}, rates, title=title),
             key="roc",
             config=plots.CONFIG,
             alt=f"Receiver operating characteristic. Area under the curve: {title[5:]}.",
         )
     with right:
         table(measured)
-
-
-def curve(measured, role: str):
-    """(false positive rates, true positive rates)."""
-    from cmai_core.evaluation.detection import roc_curve
-
-    return roc_curve(measured.clean[role], measured.adversarial[role])
-
-
-def auc(measured, role: str) -> float:
-    from cmai_core.evaluation.detection import auroc
-
-    return auroc(measured.clean[role], measured.adversarial[role])
 
 
 def table(measured) -> None:

@@ -90,7 +90,7 @@ def result(made) -> None:
     left, right = st.columns([1.7, 1], gap="medium")
     with left:
         title = f"{role.capitalize()}: pictures move by a cosine distance of {embedded.moved.mean():.2f} on average"
-        figure = services.embedding_figure(id(made), role, method, made, title)
+        figure = services.embedding_figure(made.key, role, method, made, title)
         event = st.plotly_chart(
             figure,
             key=f"embedding_{role}_{method}",
@@ -125,16 +125,24 @@ def result(made) -> None:
 
 def honesty(projection, method: str) -> None:
     """What the map can and cannot tell."""
-    words = services.drift_words(projection)
+    moved = projection.displacements["clean", "adversarial"]
+    control = projection.control
+    drift = (
+        f"Drift control: {len(control.rows)} points were copied with a little noise (cosine distance "
+        f"{control.cosine_distance:.3f}); {int(moved.beyond_control.sum())} of {len(moved.plane)} arrows are "
+        "longer than "
+        "95 % of the copies' moves, the others are dotted and mean nothing."
+    )
     if method == "umap":
+        kept = projection.trustworthiness
+        trust = "" if kept is None else f" Of the neighbourhoods {kept:.0%} are kept (trustworthiness)."
         st.caption(
-            f"UMAP keeps neighbourhoods, not distances; all points were projected in one batch. {words} "
-            "The cosine distances beside it are measured in the full space."
+            "UMAP keeps neighbourhoods, not distances or directions; all points were projected in one "
+            f"batch.{trust} {drift}"
         )
     else:
-        st.caption(
-            f"PCA is the linear view: what is far apart here is far apart in the full space, not the reverse. {words}"
-        )
+        share = sum(projection.explained_variance or (0, 0))
+        st.caption(f"PCA is the linear view; these two axes hold {share:.0%} of the variance. {drift}")
 
 
 def details(made, k: int) -> None:

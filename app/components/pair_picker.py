@@ -125,7 +125,8 @@ def compose_dialog() -> None:
             )
             pair = services.composed(scene.to_json())
             show(
-                f'<img src="{services.preview_url(scene.to_json())}" alt="The composed scene: {escape(pair.captions[0])}" '
+                f'<img src="{services.preview_url(scene.to_json())}" alt="The composed scene: '
+                f'{escape(pair.captions[0])}" '
                 'style="width:100%;border-radius:8px;display:block">'
             )
             st.caption("Drawn finer than the models see it: they get 128×128 pixels.")

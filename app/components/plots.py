@@ -96,6 +96,7 @@ def roc_figure(
 
 def embedding_figure(
     points: Mapping[str, Sequence[Sequence[float]]],
+    real: Sequence[bool],
     ids: Sequence[str],
     texts: Sequence[str],
     *,
@@ -106,19 +107,26 @@ def embedding_figure(
 
     Args:
         points: "clean", "adversarial", "text" → N×2; rows belong to `ids`.
+        real: N booleans, whether the arrow is longer than those of the drift control (others are dotted).
     """
     figure = _figure(title, axes[0], axes[1], height=560)
-    clean, moved = points["clean"], points["adversarial"]
-    xs: list[float | None] = []
-    ys: list[float | None] = []
-    for a, b in zip(clean, moved, strict=True):
-        xs += [float(a[0]), float(b[0]), None]
-        ys += [float(a[1]), float(b[1]), None]
-    figure.add_scatter(
-        x=xs, y=ys, mode="lines+markers", name="clean → adversarial", hoverinfo="skip", opacity=0.55,
-        line={"width": 1, "color": "#888888"}, marker={"symbol": "arrow", "size": 7, "angleref": "previous",
-                "color": "#888888"},
-    )  # fmt: skip
+    for name, wanted, dash, width in (
+        ("clean → adversarial", True, "solid", 1.4),
+        ("arrow no longer than the drift control's", False, "dot", 0.8),
+    ):
+        xs: list[float | None] = []
+        ys: list[float | None] = []
+        for start, end, beyond in zip(points["clean"], points["adversarial"], real, strict=True):
+            if bool(beyond) == wanted:
+                xs += [float(start[0]), float(end[0]), None]
+                ys += [float(start[1]), float(end[1]), None]
+        if not xs:
+            continue
+        arrow = {"symbol": "arrow", "size": 8, "angleref": "previous", "color": "#888888"}
+        figure.add_scatter(
+            x=xs, y=ys, mode="lines+markers", name=name, hoverinfo="skip", opacity=0.7, marker=arrow,
+            line={"width": width, "color": "#888888", "dash": dash},
+        )  # fmt: skip
     looks = {
         "text": ("text", "#888888", "cross-thin-open", 7),
         "clean": (f"{ROLES['clean'].mark} clean picture", ROLES["clean"].colour, "circle", 8),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cmai_core.data.pair import Batch, Pair, PairDataset
+from cmai_core.evaluation import detection
 from cmai_core.lab.experiment import Experiment
-from cmai_core.lab.run import attack_for, clean_pixels, library_versions
+from cmai_core.lab.run import attack_for, clean_pixels
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
+from cmai_core.versions import library_versions
 
 if TYPE_CHECKING:
     from cmai_core.models.wrapper import VisionLanguageModel
@@ -42,15 +45,29 @@ class ScoreDistribution:
     seconds: float = 0.0
     versions: Mapping[str, str] | None = None
 
+    @property
+    def key(self) -> str:
+        """Names this measurement: a digest of what was measured and what came out."""
+        values = json.dumps([self.ids, dict(self.hashes), dict(self.adversarial), self.experiment.to_dict()])
+        return hashlib.sha256(values.encode()).hexdigest()[:16]
+
     def threshold(self, role: str, false_positive_rate: float) -> float:
-        """τ such that at most this share of the clean pairs lies below it."""
-        values = sorted(self.clean[role])
-        return values[min(len(values) - 1, math.floor(false_positive_rate * len(values)))]
+        """τ such that at most this share of these clean pairs lies below it."""
+        return detection.threshold_at_fpr(self.clean[role], false_positive_rate)
 
     def rates(self, role: str, tau: float) -> tuple[float, float]:
         """(false positive rate, true positive rate) of "flag where S_c < τ"."""
-        clean, attacked = np.asarray(self.clean[role]), np.asarray(self.adversarial[role])
-        return float(np.mean(clean < tau)), float(np.mean(attacked < tau))
+        return detection.rates_at(self.clean[role], self.adversarial[role], tau)
+
+    def auroc(self, role: str) -> detection.Interval:
+        """Area under the ROC with its 95 % bootstrap interval (pairs drawn as one)."""
+        return detection.auroc_interval(
+            self.clean[role], self.adversarial[role], generator=np.random.default_rng(0), resamples=500, paired=True
+        )
+
+    def roc(self, role: str) -> tuple[np.ndarray, np.ndarray]:
+        """(false positive rates, true positive rates) of all thresholds."""
+        return detection.roc_curve(self.clean[role], self.adversarial[role])
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a pair, for tables and CSV."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -63,6 +65,15 @@ class EmbeddingMap:
     models: Mapping[str, EmbeddedPairs]
     experiment: Experiment
     seconds: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """Names this map: a digest of the models, the pairs and the vectors."""
+        digest = hashlib.sha256(json.dumps([self.ids, self.experiment.to_dict()]).encode())
+        for embedded in self.models.values():
+            digest.update(embedded.hash.encode())
+            digest.update(np.ascontiguousarray(embedded.adversarial).tobytes())
+        return digest.hexdigest()[:16]
 
     def rows(self, role: str, method: str) -> list[dict[str, Any]]:
         """One row a pair, for tables and CSV."""

@@ -41,6 +41,7 @@ class Craft:
         objective_trace, score_trace: per step, the objective the attacker raises and S_c (best restart).
         success: the attacked task's answer is wrong (None where there is no task in the objective), measured on the
             8-bit picture; success_float the same before rounding.
+        score_float: S_c on this model before rounding to 8 bits.
         linf, l2: size of the 8-bit perturbation, in units of 1/255 (l2: root mean square).
     """
 
@@ -49,6 +50,7 @@ class Craft:
     adversarial: np.ndarray
     objective_trace: tuple[float, ...] = ()
     score_trace: tuple[float, ...] = ()
+    score_float: float | None = None
     steps_done: int = 0
     cancelled: bool = False
     success: bool | None = None

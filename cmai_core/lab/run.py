@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -13,18 +12,17 @@ import numpy as np
 
 from cmai_core.data.pair import Batch, Pair, PairDataset
 from cmai_core.errors import OptionError
+from cmai_core.lab.among import PairAmong
 from cmai_core.lab.experiment import TASKS, Experiment
 from cmai_core.lab.images import perturbation_numbers, round_trip
 from cmai_core.lab.result import Answer, Craft, LabResult, Reading
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
+from cmai_core.versions import library_versions
 
 if TYPE_CHECKING:
     import torch
 
     from cmai_core.models.wrapper import VisionLanguageModel
-
-GALLERY = 200
-"""Captions that retrieval searches through, the pair's own included."""
 
 
 def run_attack(
@@ -32,7 +30,7 @@ def run_attack(
     pair: Pair,
     models: Mapping[str, VisionLanguageModel],
     *,
-    dataset: PairDataset | None = None,
+    dataset: PairDataset,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> LabResult:
@@ -41,7 +39,7 @@ def run_attack(
     Args:
         pair: the picture; `experiment.caption` is its sentence.
         models: role → model, for "undefended" and, where the experiment names one, "defended".
-        dataset: where galleries, classes and second pictures come from; None: only what the pair itself carries.
+        dataset: where galleries, classes and second pictures come from.
         progress: told with `role`, `steps`, `objective` and `score` (traces so far), `image` (uint8), `clean_score`.
         cancel: looked at before every step and every reading; what was found until then is returned.
 
@@ -53,7 +51,7 @@ def run_attack(
     pair = dataclasses.replace(
         pair, captions=(experiment.caption, *(c for c in pair.captions if c != experiment.caption))
     )
-    setting = _Setting(pair, dataset)
+    setting = _Setting(pair, PairAmong(pair, dataset))
     crafts = {
         role: _craft(experiment, setting, role, models[role], progress, cancel) for role in experiment.crafted_models()
     }
@@ -74,25 +72,12 @@ def run_attack(
     )
 
 
-def library_versions() -> dict[str, str]:
-    """What a replay needs to know."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version()}
-    for name in ("torch", "open_clip_torch", "numpy", "cmai"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 @dataclasses.dataclass(frozen=True)
 class _Setting:
     """The pair among its kind: tasks are prepared on it, with the dataset's classes and gallery."""
 
     pair: Pair
-    dataset: PairDataset | None
+    dataset: PairDataset
 
     def tasks(self, model: VisionLanguageModel) -> tuple[dict[str, tuple[Any, Any]], dict[str, str]]:
         """(task name → (task, prepared), task name → why it does not apply)."""
@@ -105,7 +90,23 @@ class _Setting:
         return usable, skipped
 
     def prepare(self, name: str, model: VisionLanguageModel) -> tuple[Any, Any]:
-        raise NotImplementedError
+        """A task, and what it prepared for this one pair.
+
+        Raises:
+            OptionError: it does not apply; the message says why.
+        """
+        import torch
+
+        try:
+            from cmai_core.tasks import get_task
+        except ImportError:
+            raise OptionError("tasks are not part of this installation.") from None
+        task = get_task(name)
+        reason = task.applies_to(self.dataset, model)
+        if reason:
+            raise OptionError(reason)
+        with torch.no_grad():
+            return task, task.prepare(model, [self.pair], self.dataset)
 
 
 def clean_pixels(model: VisionLanguageModel, images: Sequence[np.ndarray]) -> torch.Tensor:
@@ -172,6 +173,7 @@ def _craft(
         adversarial=adversarial,
         objective_trace=_trace(result.objective_trace),
         score_trace=_trace(result.consistency_trace),
+        score_float=float(result.consistency[0]),
         steps_done=int(result.steps_done),
         cancelled=bool(result.cancelled),
         success=None if task is None else bool(result.success_8bit[0]),
@@ -217,11 +219,7 @@ def _read(setting: _Setting, role: str, model: VisionLanguageModel, picture: str
         pixels = model.preprocess([craft.clean, craft.adversarial, jpeg])
         features = model.image_features(pixels)
         text = model.encode_text([caption])
-        scores = (
-            model.consistency(features, text, image_of_text=None).tolist()
-            if len(text) == len(pixels)
-            else [float(v) for v in (features.embedding @ text[0]).tolist()]
-        )
+        scores = (features.embedding @ text[0]).tolist()
         usable, skipped = setting.tasks(model)
         answers = {}
         for name, (task, prepared) in usable.items():
@@ -236,7 +234,7 @@ def _read(setting: _Setting, role: str, model: VisionLanguageModel, picture: str
         picture=picture,
         clean=scores[0],
         adversarial=scores[1],
-        float_score=None,
+        float_score=craft.score_float if picture == role else None,
         jpeg_score=scores[2],
         answers=answers,
         skipped=skipped,

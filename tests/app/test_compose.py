@@ -54,7 +54,9 @@ def test_a_wrong_choice_is_named():
 
 
 def test_the_pair_tells_the_truth():
-    scene, _ = c.compose([c.ObjectChoice("cube", "red", across="left"), c.ObjectChoice("sphere", "blue", across="right")])
+    scene, _ = c.compose(
+        [c.ObjectChoice("cube", "red", across="left"), c.ObjectChoice("sphere", "blue", across="right")]
+    )
     pair = c.scene_pair(scene, "my own sentence")
     assert pair.image.shape == (128, 128, 3) and pair.image.std() > 10
     assert pair.captions[0] == "my own sentence" and len(pair.captions) >= 6
@@ -63,7 +65,9 @@ def test_the_pair_tells_the_truth():
 
 
 def test_sentences_are_judged():
-    scene, _ = c.compose([c.ObjectChoice("cube", "red", across="left"), c.ObjectChoice("sphere", "blue", across="right")])
+    scene, _ = c.compose(
+        [c.ObjectChoice("cube", "red", across="left"), c.ObjectChoice("sphere", "blue", across="right")]
+    )
     assert c.judge("a red cube and a blue sphere", scene)[0] is True
     assert c.judge("a green cone", scene)[0] is False
     truth, words = c.judge("two cats asleep on a sofa", scene)

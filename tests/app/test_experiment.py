@@ -68,7 +68,9 @@ def test_a_misspelt_option_is_not_ignored():
         Experiment.from_dict({"caption": "a", "epsilom": 4})
 
 
-@pytest.mark.parametrize("pair", ["", "../../etc/passwd", "tabletop/train/1", "tabletop/test/-1", "coco/test/1", "a/b/c"])
+@pytest.mark.parametrize(
+    "pair", ["", "../../etc/passwd", "tabletop/train/1", "tabletop/test/-1", "coco/test/1", "a/b/c"]
+)
 def test_other_pair_names_are_refused(pair):
     with pytest.raises(CmaiError):
         parse_pair_id(pair)

@@ -1,0 +1,169 @@
+"""The lab as a person uses it: what the browser tests do, in their words."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+try:
+    from tests.browser.driver import settled
+except ImportError:  # run as a script from its own folder
+    from driver import settled
+
+
+class Lab:
+    """A page of the lab in a browser."""
+
+    def __init__(self, browser, url: str):
+        self.browser, self.url = browser, url
+
+    def open(self, path: str = "", wait: str = ".cm-headline") -> float:
+        """Opens a page; returns the seconds until its headline stood there."""
+        start = time.monotonic()
+        self.browser.get(self.url + path)
+        self.wait_for(wait)
+        seconds = time.monotonic() - start
+        settled(self.browser)
+        return seconds
+
+    # Looking
+
+    def all(self, css: str) -> list:
+        return self.browser.find_elements(By.CSS_SELECTOR, css)
+
+    def text(self, css: str = "[data-testid=stMain]") -> str:
+        """The text of the first match, however often the page redraws it meanwhile."""
+        for _ in range(20):
+            with contextlib.suppress(StaleElementReferenceException):
+                found = self.all(css)
+                return found[0].text if found else ""
+            time.sleep(0.05)
+        return ""
+
+    def until(self, condition, seconds: float = 30, what: str = "the page"):
+        """Waits until condition() is true and returns its value."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            with contextlib.suppress(WebDriverException):
+                value = condition()
+                if value:
+                    return value
+            time.sleep(0.05)
+        raise AssertionError(f"waited {seconds} s for {what}; the page says:\n{self.text()[:1500]}")
+
+    def wait_for(self, css: str, seconds: float = 30):
+        return self.until(lambda: next((e for e in self.all(css) if e.is_displayed()), None), seconds, css)
+
+    def wait_for_text(self, words: str, seconds: float = 30) -> str:
+        return self.until(lambda: (t := self.text()) and words.lower() in t.lower() and t, seconds, repr(words))
+
+    def no_error(self) -> None:
+        """Neither a traceback nor one of the lab's own red boxes."""
+        assert not self.all("[data-testid=stException]"), self.text()
+        assert "went wrong" not in self.text()
+
+    # Doing
+
+    def press(self, key: str) -> None:
+        """Clicks the button of this key."""
+        self.until(lambda: self._click(f".st-key-{key} button"), what=f"the button {key}")
+
+    def _click(self, css: str) -> bool:
+        found = [e for e in self.all(css) if e.is_displayed() and e.is_enabled()]
+        if not found:
+            return False
+        self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", found[0])
+        found[0].click()
+        return True
+
+    def type(self, key: str, words: str) -> None:
+        """Replaces the text of the field of this key and leaves it."""
+        field = self.wait_for(f".st-key-{key} input, .st-key-{key} textarea")
+        field.send_keys(Keys.CONTROL, "a")
+        field.send_keys(words)
+        field.send_keys(Keys.CONTROL, Keys.ENTER) if field.tag_name == "textarea" else field.send_keys(Keys.ENTER)
+        settled(self.browser)
+
+    def select(self, key: str, option: str) -> None:
+        """Chooses an option of a select box by its words."""
+        box = self.wait_for(f".st-key-{key} [data-baseweb=select], .st-key-{key} [role=combobox]")
+        box.click()
+        self.until(
+            lambda: self._click_option(option), what=f"the option {option} of {key}"
+        )
+        settled(self.browser)
+
+    def _click_option(self, option: str) -> bool:
+        for item in self.all("[role=option]"):
+            if item.text.strip() == option:
+                item.click()
+                return True
+        return False
+
+    def segment(self, key: str, option: str) -> None:
+        """Chooses in a segmented control."""
+        self.until(lambda: self._click_segment(key, option), what=f"{option} of {key}")
+        settled(self.browser)
+
+    def _click_segment(self, key: str, option: str) -> bool:
+        for item in self.all(f".st-key-{key} button"):
+            if item.text.strip() == option:
+                item.click()
+                return True
+        return False
+
+    def pick(self, collection: str, query: str) -> str:
+        """Picks the first picture that a search in the browser of examples finds; returns its caption."""
+        self.press("open_browse")
+        self.wait_for("[role=dialog]")
+        settled(self.browser)
+        self.segment("browse_set", collection)
+        self.type("browse_query", query)
+        caption = self.until(lambda: self._pick_first(query), 60, "a thumbnail")
+        self.until(lambda: not self.all("[role=dialog]"), what="the dialog to close")
+        settled(self.browser)
+        return caption
+
+    def _pick_first(self, query: str) -> str:
+        script = """
+        const walk = root => { for (const e of root.querySelectorAll('*')) {
+            if (e.matches && e.matches('button[data-id]') && e.getBoundingClientRect().width) return e;
+            if (e.shadowRoot) { const f = walk(e.shadowRoot); if (f) return f; } } return null; };
+        const b = walk(document);
+        if (!b || !arguments[0].split(' ').every(w => b.title.toLowerCase().includes(w))) return '';
+        const title = b.title; b.click(); return title;
+        """
+        return self.browser.execute_script(script, query.lower())
+
+    def upload(self, path: Path, caption: str) -> None:
+        """Uploads a picture with its sentence."""
+        self.press("open_upload")
+        self.wait_for("[role=dialog]")
+        settled(self.browser)
+        self.until(lambda: self.all("[role=dialog] input[type=file]"))[0].send_keys(str(path))
+        self.type("upload_caption", caption)
+        self.press("upload_use")
+        self.until(lambda: not self.all("[role=dialog]"), what="the dialog to close")
+        settled(self.browser)
+
+    def attack(self, seconds: float = 120) -> None:
+        """Starts an attack and waits for its result."""
+        self.press("start_attack")
+        self.wait_for(".st-key-cancel_attack button", 20)
+        self.until(lambda: self.all(".st-key-start_attack button"), seconds, "the attack to end")
+        settled(self.browser)
+        self.wait_for_text("What the attack did")
+
+    def scores(self) -> dict[str, tuple[float, float]]:
+        """Role → (S_c clean, S_c adversarial) as the cards print them."""
+        found = {}
+        for card in self.all(".cm-card[aria-label^='S_c of the']"):
+            role = card.get_attribute("aria-label").split()[3]
+            values = [e.text for e in card.find_elements(By.CSS_SELECTOR, ".value")]
+            found[role] = tuple(float(v.replace("−", "-")) for v in values[:2])
+        return found
