@@ -94,6 +94,9 @@ class Raised(Criterion):
 class Untargeted(Criterion):
     """The task's prediction is wrong. A prediction whose truth is unknown is no success.
 
+    A task may have a method `wrong(model, features, prepared)`, a bool tensor of length N made on the device without
+    synchronising; then the criterion is asked at every step. Others are decoded by `task.predict`, which takes longer.
+
     Attributes:
         task: any object with the interface of `cmai_core.tasks` tasks.
         prepared: `task.prepare(...)` of the batch's pairs; prepared at binding when None.
@@ -103,7 +106,10 @@ class Untargeted(Criterion):
     task: Any
     prepared: Any = None
     dataset: Any = None
-    stepwise: bool = field(default=False, init=False)
+
+    @property
+    def stepwise(self) -> bool:
+        return hasattr(self.task, "wrong")
 
     def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Criterion:
         prepared = prepare_task(self.task, self.prepared, model, batch, self.dataset, shared)
@@ -123,7 +129,10 @@ class Untargeted(Criterion):
 class _BoundUntargeted(Criterion):
     task: Any
     rows: TaskRows
-    stepwise: bool = field(default=False, init=False)
+
+    @property
+    def stepwise(self) -> bool:
+        return hasattr(self.task, "wrong")
 
     def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Criterion:
         return self
@@ -133,6 +142,8 @@ class _BoundUntargeted(Criterion):
 
     def __call__(self, scored: Scored) -> torch.Tensor:
         def wrong(features: Any, prepared: Any) -> torch.Tensor:
+            if self.stepwise:
+                return self.task.wrong(scored.model, features, prepared)
             predictions = self.task.predict(scored.model, features, prepared)
             flags = [p.correct is False for p in predictions]
             return torch.tensor(flags, dtype=torch.bool, device=scored.pixels.device)

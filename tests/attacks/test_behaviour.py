@@ -209,6 +209,27 @@ def test_success_comes_before_the_objective(kit):
     assert bool(result.success) and start - 0.15 <= result.consistency.item() < start - 0.05
 
 
+def test_a_task_that_judges_on_the_device_is_asked_at_every_step(kit):
+    class Judged(kit.LabelTask):
+        asked = 0
+
+        def wrong(self, model, features, prepared):
+            self.asked += 1
+            return features.embedding.argmax(dim=1) != prepared
+
+        def predict(self, model, features, prepared):
+            raise AssertionError("not needed")
+
+    model = kit.conv_model(seed=1)
+    batch = kit.make_batch(model, 12, size=8)
+    options = {"epsilon": 10 / 255, "steps": 12, "step_size": 3 / 255}
+    task = Judged()
+    result = task_pgd(task, **options)(model, batch, seed=4)
+    assert task.asked == 1 + 13 + 2  # clean; every iterate; the final image before and after rounding
+    decoded = task_pgd(kit.LabelTask(), **options)(model, batch, seed=4)
+    assert (result.success | ~decoded.success).all() and result.success.any()
+
+
 def test_early_stop_compacts_and_agrees_with_the_full_run(kit):
     model = kit.conv_model(seed=1)
     batch = kit.make_batch(model, 12, size=8)
