@@ -1,0 +1,200 @@
+"""Where a model looks: attention flow to the image embedding, the last layer's heads, and the decoder's words.
+
+None of these depends on how the score would change, so none is an attribution; see `relevance` for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from cmai_core.errors import OptionError
+from cmai_core.explain.recording import batches, evaluation, recorded_attention
+from cmai_core.explain.result import Explanation, TokenMaps, read_only
+from cmai_core.explain.towers import decoder_parts, matched, vision_parts
+from cmai_core.explain.words import merge_words, token_strings
+
+if TYPE_CHECKING:
+    from cmai_core.models.wrapper import VisionLanguageModel
+
+
+def roll_out(attentions: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Attention rollout (Abnar and Zuidema 2020, arXiv 2005.00928, section 3): N×L×L from layers of N×heads×L×L.
+
+    Ã = (mean over heads + identity) / 2, multiplied from the first layer to the last. Each row sums to 1: the shares of
+    the input tokens in each output token, if only attention and the skip connection moved anything.
+    """
+    length = attentions[0].shape[-1]
+    identity = torch.eye(length, dtype=attentions[0].dtype, device=attentions[0].device)
+    total = identity.expand(len(attentions[0]), length, length)
+    for weights in attentions:
+        total = 0.5 * (weights.mean(dim=1) + identity) @ total
+    return total
+
+
+def attention_flow(
+    model: VisionLanguageModel, pixels: torch.Tensor, *, depth: int | None = None, batch_size: int = 32
+) -> Explanation:
+    """How much attention flows from the image embedding back to each patch, through all layers (rollout).
+
+    The same for every caption. With an attentional pooler, its attention is multiplied with the tower's rollout.
+
+    Args:
+        pixels: N×3×S×S in [0, 1].
+        depth: last layers used; None: all.
+        batch_size: images per pass.
+
+    Returns:
+        Maps on the patch grid, ≥ 0. Map and class token's share sum to 1; `checks` holds "class_token_share" and
+        "flow_error" (how far the sum is from 1).
+
+    Raises:
+        ModelError: the image tower gives out no attention (ResNet, timm).
+    """
+    parts = vision_parts(model)
+    names = parts.last(depth)
+    rows: list[torch.Tensor] = []
+    with torch.no_grad(), evaluation(model.clip):
+        for part in batches(len(pixels), batch_size):
+            with recorded_attention(parts.modules) as weights:
+                model.image_features(pixels[part].detach())
+            flow = roll_out([weights[name] for name in names])
+            if parts.pooler is not None:
+                flow = weights["pooler"].mean(dim=1) @ flow
+            rows.append(parts.start(flow).float().cpu())
+    row = torch.cat(rows).numpy() if rows else np.zeros((0, 1 + parts.grid[0] * parts.grid[1]), np.float32)
+    return Explanation(
+        "attention flow",
+        read_only(row[:, 1:].reshape(-1, *parts.grid)),
+        signed=False,
+        depends_on_text=False,
+        depth=len(names),
+        checks={
+            "class_token_share": read_only(row[:, 0]),
+            "flow_error": read_only(np.abs(row.sum(axis=1, dtype=np.float64) - 1)),
+        },
+        notes=(
+            "Attention rollout: where information may have come from. It does not depend on the caption.",
+            f"Computed over {len(names)} of {len(parts.blocks)} layers"
+            + (" and the attentional pooler." if parts.pooler is not None else "."),
+        ),
+    )
+
+
+def last_layer_attention(model: VisionLanguageModel, pixels: torch.Tensor, *, batch_size: int = 32) -> Explanation:
+    """Raw attention weights of the step that makes the image embedding, for each head.
+
+    The class token's row of the last block or, in a model with an attentional pooler, the pooler's first query.
+
+    Args:
+        pixels: N×3×S×S in [0, 1].
+
+    Returns:
+        `heads` N×K×h×w, `map` their mean; each head's map sums to 1 minus its weight on the class token.
+
+    Raises:
+        ModelError: the image tower gives out no attention.
+    """
+    parts = vision_parts(model)
+    name = "pooler" if parts.pooler is not None else list(parts.blocks)[-1]
+    rows: list[torch.Tensor] = []
+    with torch.no_grad(), evaluation(model.clip):
+        for part in batches(len(pixels), batch_size):
+            with recorded_attention({name: parts.modules[name]}) as weights:
+                model.image_features(pixels[part].detach())
+            rows.append(parts.start(weights[name]).float().cpu())
+    heads = parts.modules[name].num_heads
+    row = torch.cat(rows).numpy() if rows else np.zeros((0, heads, 1 + parts.grid[0] * parts.grid[1]), np.float32)
+    maps = row[..., 1:].reshape(-1, heads, *parts.grid)
+    return Explanation(
+        "last-layer attention",
+        read_only(maps.mean(axis=1)),
+        signed=False,
+        depends_on_text=False,
+        depth=1,
+        heads=read_only(maps),
+        checks={"class_token_share": read_only(row[..., 0].mean(axis=1))},
+        notes=(
+            f"Weights of the {'attentional pooler' if parts.pooler is not None else 'last block'}, {heads} heads. "
+            "The tokens attended to have mixed with others in earlier layers.",
+        ),
+    )
+
+
+def decoder_attention(
+    model: VisionLanguageModel,
+    pixels: torch.Tensor,
+    texts: Sequence[str] | None = None,
+    *,
+    layer: int | None = None,
+    image_of_text: Sequence[int] | None = None,
+    batch_size: int = 16,
+) -> TokenMaps:
+    """Where the multimodal decoder looks while it predicts each token of a text (CoCa).
+
+    Args:
+        pixels: N×3×S×S in [0, 1].
+        texts: T texts, teacher-forced; None: the caption that the model writes for each image.
+        layer: of the decoder, 0 is the first; None: the mean over all. Heads are averaged.
+        image_of_text: as in `VisionLanguageModel.consistency`.
+
+    Returns:
+        Per text, one map per predicted token. With an attentional pooler the decoder sees queries, not patches; its
+        attention is then multiplied with the pooler's.
+
+    Raises:
+        ModelError: the model has no decoder, or an image tower without patches.
+        OptionError: a layer that the decoder does not have.
+    """
+    cross = decoder_parts(model)
+    parts = vision_parts(model)
+    names = list(cross)
+    if layer is not None:
+        if not 0 <= layer < len(names):
+            raise OptionError(f"Layer {layer} of the decoder.", f"It has layers 0 to {len(names) - 1}.")
+        names = [names[layer]]
+    texts = tuple(model.generate(pixels) if texts is None else texts)
+    ids = model.tokenize(texts)
+    pixels, ids = matched(pixels.detach(), ids, image_of_text)
+    texts = texts * len(ids) if len(texts) == 1 < len(ids) else texts
+    _, _, eos = model.token_ids()
+    tokens, maps, outside, words, word_maps = [], [], [], [], []
+    with torch.no_grad(), evaluation(model.clip):
+        for part in batches(len(ids), batch_size):
+            some = model.trim(ids[part])
+            with recorded_attention(parts.modules | {name: cross[name] for name in names}) as weights:
+                features = model.image_features(pixels[part])
+                model.fusion_logits(features.tokens, some)
+            looked = torch.stack([weights[name].mean(dim=1) for name in names]).mean(dim=0)
+            if parts.pooler is not None:
+                # the decoder gets every query but the first, each a mixture of class token and patches
+                looked = (looked @ weights["pooler"].mean(dim=1)[:, 1:])[..., 1:]
+            for row, text_ids in zip(looked.float().cpu().numpy(), some.tolist(), strict=True):
+                last = text_ids.index(eos) if eos in text_ids else len(text_ids) - 1
+                predicted = text_ids[1 : last + 1]
+                text_maps = row[:last].reshape(last, *parts.grid)
+                spelled = token_strings(model, predicted)
+                merged, groups = merge_words(model, predicted)
+                tokens.append(spelled)
+                maps.append(read_only(text_maps))
+                outside.append(read_only(np.clip(1 - text_maps.sum(axis=(1, 2)), 0, None)))
+                words.append(merged)
+                word_maps.append(
+                    read_only(np.stack([text_maps[g].mean(axis=0) for g in groups]) if groups else text_maps[:0])
+                )
+    return TokenMaps(
+        texts,
+        tuple(tokens),
+        tuple(maps),
+        tuple(words),
+        tuple(word_maps),
+        tuple(outside),
+        len(names),
+        (
+            f"Cross-attention of {'the decoder, mean of ' + str(len(names)) + ' layers' if layer is None else names[0]}"
+            ", mean of all heads. The image tokens attended to have mixed with others in the image tower.",
+        ),
+    )

@@ -1,0 +1,210 @@
+"""What of a model's towers can be looked into, by type; a clear error where it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cmai_core.errors import DataError, ModelError
+from cmai_core.models import text_tower
+
+if TYPE_CHECKING:
+    from cmai_core.models.wrapper import VisionLanguageModel
+
+_HINT = "Pixel attribution (integrated gradients) works with every model."
+
+
+@dataclass(frozen=True)
+class VisionParts:
+    """The attentions of a vision transformer, from the first block to the last.
+
+    Attributes:
+        blocks: name → self-attention over 1 + P tokens, the class token first.
+        pooler: the attentional pooler's attention (queries over 1 + P tokens), None where there is none.
+        grid: (h, w) of the P = h·w patches.
+        pool: "tok" or "avg": what of the last tokens (or of the pooler's queries) is the image embedding.
+        last_norm: the last block's first layer norm.
+    """
+
+    blocks: Mapping[str, nn.MultiheadAttention]
+    pooler: nn.MultiheadAttention | None
+    grid: tuple[int, int]
+    pool: str
+    last_norm: nn.Module
+
+    @property
+    def modules(self) -> dict[str, nn.MultiheadAttention]:
+        """All of them, by name; the pooler last."""
+        return dict(self.blocks) | ({"pooler": self.pooler} if self.pooler is not None else {})
+
+    def start(self, x: torch.Tensor) -> torch.Tensor:
+        """Of something per query, …×Q×K, what belongs to the image embedding: …×K."""
+        return x[..., 0, :] if self.pool == "tok" else x[..., 1:, :].mean(dim=-2)
+
+    def last(self, depth: int | None) -> list[str]:
+        """Names of the last `depth` blocks (None: all).
+
+        Raises:
+            DataError: a depth that the tower does not have.
+        """
+        return _last(self.blocks, depth)
+
+
+@dataclass(frozen=True)
+class TextParts:
+    """The attentions of a text transformer, from the first block to the last.
+
+    Attributes:
+        tower: with `TextTransformer`'s attributes.
+        blocks: name → self-attention.
+    """
+
+    tower: Any
+    blocks: Mapping[str, nn.MultiheadAttention]
+
+    def last(self, depth: int | None) -> list[str]:
+        """As for `VisionParts`."""
+        return _last(self.blocks, depth)
+
+    def forward(self, ids: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
+        """Unit embeddings T×D of token embeddings T×L×W; `ids` T×L say what is padding and where the text ends."""
+        run = text_tower.forward_plain if self.tower.cls_emb is None else text_tower.forward_coca
+        return F.normalize(run(self.tower, ids, embedded)[0], dim=-1)
+
+    def rows(self, ids: torch.Tensor, length: int) -> torch.Tensor:
+        """Which of the `length` positions becomes the embedding of each text, int64 T."""
+        last = torch.full((len(ids),), length - 1, device=ids.device)
+        if self.tower.cls_emb is not None or self.tower.pool_type == "last":
+            return last
+        if self.tower.pool_type == "argmax":
+            return ids.argmax(dim=1)
+        if self.tower.pool_type == "eos":
+            return (ids == self.tower.eos_id).int().argmax(dim=1)
+        return torch.zeros_like(last)
+
+
+def _last(blocks: Mapping[str, Any], depth: int | None) -> list[str]:
+    names = list(blocks)
+    if depth is None:
+        return names
+    if not 1 <= depth <= len(names):
+        raise DataError(f"A depth of {depth} layers.", f"This tower has {len(names)}; choose 1 to {len(names)}.")
+    return names[-depth:]
+
+
+def _attentions(transformer: nn.Module, what: str, model: VisionLanguageModel) -> dict[str, nn.MultiheadAttention]:
+    from open_clip.transformer import ResidualAttentionBlock
+
+    blocks = list(transformer.resblocks)
+    if not all(isinstance(b, ResidualAttentionBlock) and isinstance(b.attn, nn.MultiheadAttention) for b in blocks):
+        kinds = sorted({type(b.attn).__name__ for b in blocks if hasattr(b, "attn")})
+        raise ModelError(f"The {what} of {model.name} uses the attention {', '.join(kinds)}, which keeps none.", _HINT)
+    return {f"block {k}": block.attn for k, block in enumerate(blocks)}
+
+
+def vision_parts(model: VisionLanguageModel) -> VisionParts:
+    """The attentions of the image tower.
+
+    Raises:
+        ModelError: ResNets and timm towers (fused attention), an untested kind of pooling: no attention to be had.
+    """
+    from open_clip.transformer import VisionTransformer
+
+    visual = model.clip.visual
+    if not isinstance(visual, VisionTransformer):
+        raise ModelError(
+            f"No attention maps for {model.name}: its image tower ({type(visual).__name__}) is not open_clip's own "
+            "vision transformer and gives out no attention weights.",
+            _HINT,
+        )
+    blocks = _attentions(visual.transformer, "image tower", model)
+    pool = visual.pool_type
+    pooler = getattr(visual, "attn_pool", None)
+    if pool not in ("tok", "avg") or getattr(visual, "attn_pool_contrastive", None) is not None:
+        raise ModelError(
+            f"No attention maps for {model.name}: its image tower pools its tokens in two stages "
+            f"({getattr(visual, 'attn_pool_type', pool)}), which is not supported.",
+            _HINT,
+        )
+    return VisionParts(
+        blocks,
+        None if pooler is None else pooler.attn,
+        tuple(visual.grid_size),
+        pool,
+        visual.transformer.resblocks[-1].ln_1,
+    )
+
+
+def text_parts(model: VisionLanguageModel) -> TextParts:
+    """The text tower.
+
+    Raises:
+        ModelError: a text tower that is not open_clip's own.
+    """
+    tower = text_tower.text_parts(model.clip)
+    if tower is None:
+        raise ModelError(
+            f"No explanation by tokens for {model.name}: its text tower ({type(model.clip.text).__name__}) is not "
+            "open_clip's own.",
+            _HINT,
+        )
+    return TextParts(tower, _attentions(tower.transformer, "text tower", model))
+
+
+def decoder_parts(model: VisionLanguageModel) -> dict[str, nn.MultiheadAttention]:
+    """name → cross-attention of CoCa's decoder (text tokens over image tokens).
+
+    Raises:
+        ModelError: no decoder, or one of another kind.
+    """
+    if not model.has_decoder:
+        raise ModelError(
+            f"{model.name} has no multimodal decoder, so there is no attention from words to image.",
+            "Choose a CoCa model, such as tabletop.",
+        )
+    return {f"layer {k}": block.attn for k, block in enumerate(model.clip.text_decoder.cross_attn)}
+
+
+def paired(
+    model: VisionLanguageModel,
+    pixels: torch.Tensor,
+    texts: Sequence[str] | torch.Tensor,
+    image_of_text: Sequence[int] | torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(pixels T×3×S×S detached, text embeddings T×D without gradient): row k is the pair k.
+
+    Args:
+        texts: strings, ids, or embeddings T×D already normalised.
+        image_of_text: as in `VisionLanguageModel.consistency`.
+
+    Raises:
+        DataError: images and texts that do not pair up.
+    """
+    ready = isinstance(texts, torch.Tensor) and texts.is_floating_point() and texts.ndim == 2
+    with torch.no_grad():
+        embedded = texts.detach() if ready else model.encode_text(texts)
+    pixels, embedded = matched(pixels.detach(), embedded, image_of_text)
+    return pixels, embedded
+
+
+def matched(
+    images: torch.Tensor, texts: torch.Tensor, image_of_text: Sequence[int] | torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of both, one pair a row; a single image goes with every text and a single text with every image."""
+    if image_of_text is not None:
+        index = torch.as_tensor(image_of_text, dtype=torch.long, device=images.device)
+        if len(index) != len(texts) or not bool(((index >= 0) & (index < len(images))).all()):
+            raise DataError(f"{len(index)} image numbers for {len(texts)} texts and {len(images)} images do not fit.")
+        return images[index], texts
+    if len(images) == len(texts):
+        return images, texts
+    if len(images) == 1:
+        return images.expand(len(texts), *images.shape[1:]), texts
+    if len(texts) == 1:
+        return images, texts.expand(len(images), *texts.shape[1:])
+    raise DataError(f"{len(images)} images and {len(texts)} texts do not pair up.", "Give image_of_text.")
