@@ -51,18 +51,23 @@ class PatchHead(nn.Module):
             self.linear.bias.zero_()
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross entropy over the four attributes.
+        """Mean cross entropy over the four attributes; a patch of background counts a tenth of one with an object.
+
+        Nine of ten patches are background: with equal weights the shapes were still at chance after 100,000 images.
 
         Args:
             tokens: B×P×W.
             targets: int64 B×P×4, −100 where a patch has no such attribute.
         """
         logits = self.linear(tokens).float().split(PATCH_CLASSES, dim=-1)
-        losses = [
-            F.cross_entropy(part.flatten(0, 1), targets[..., k].flatten(), ignore_index=IGNORED, reduction="sum")
-            / (targets[..., k] != IGNORED).sum().clamp(min=1)
-            for k, part in enumerate(logits)
-        ]
+        losses = []
+        for k, part in enumerate(logits):
+            target = targets[..., k].flatten()
+            each = F.cross_entropy(part.flatten(0, 1), target, ignore_index=IGNORED, reduction="none")
+            counted = (target != IGNORED).to(each.dtype)
+            if k == 0:
+                counted = torch.where(target == 0, 0.1 * counted, counted)
+            losses.append((each * counted).sum() / counted.sum().clamp(min=1))
         return torch.stack(losses).mean()
 
 
@@ -91,6 +96,15 @@ def _answer_loss(logits: Tensor, target: Tensor, keep: Tensor | None = None) -> 
     weight = torch.ones_like(losses) if keep is None else keep.to(losses.dtype)
     total = weight.sum().clamp(min=1)
     return (losses * weight).sum() / total, (right * weight).sum() / total
+
+
+def vision_losses(
+    parts: Parts, head: PatchHead, batch: TrainingBatch, pixels: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The patch loss alone, for the steps in which only the image tower learns."""
+    image = parts.vision(pixels)
+    loss = head(image.grid, batch.patches)
+    return loss, {"patch": loss}
 
 
 def step_losses(

@@ -60,6 +60,8 @@ class Recipe:
         batch: scenes a step; pairs: default length of a training, in image-caption pairs seen.
         nlvr_share: two-image items a step, as a share of the batch (each takes two of its images).
         questions: questions a scene and step.
+        vision_share: share of the training, at its start, in which only the image tower learns, from the patch labels: texts
+            teach nothing before shapes are seen, and these steps cost a third.
         learning_rate: peak, reached after `warmup_steps`, then a cosine down to `final_share` of it.
         ema: decay of the averaged weights, which are the ones evaluated and saved.
         brightness: images are scaled by a random factor within 1 ± brightness; shift: moved by up to that many pixels.
@@ -78,7 +80,8 @@ class Recipe:
     nlvr_share: float = 0.25
     questions: int = 2
     weights: Weights = field(default_factory=Weights)
-    learning_rate: float = 1.5e-3
+    vision_share: float = 0.0
+    learning_rate: float = 2e-3
     warmup_steps: int = 500
     final_share: float = 0.02
     weight_decay: float = 0.05
@@ -96,6 +99,7 @@ class Recipe:
             (self.batch >= 4, f"batch={self.batch}", "Give at least 4 scenes a step."),
             (self.pairs > 0, f"pairs={self.pairs}", "Give a positive number."),
             (0 <= self.nlvr_share <= 0.5, f"nlvr_share={self.nlvr_share}", "Two images each: 0 to 0.5."),
+            (0 <= self.vision_share < 1, f"vision_share={self.vision_share}", "Give a share in [0, 1)."),
             (self.questions >= 0, f"questions={self.questions}", "Give 0 or more."),
             (0 <= self.ema < 1, f"ema={self.ema}", "Give a decay in [0, 1)."),
             (self.precision in PRECISIONS, f"precision={self.precision!r}", f"One of {', '.join(PRECISIONS)}."),
@@ -122,6 +126,7 @@ _BASE = Recipe(
     model_name="tabletop",
     summary="Undefended: contrastive, captioning, questions, two-image statements and patch labels on clean images.",
     source="CoCa: Yu et al. 2022, arXiv 2205.01917",
+    vision_share=0.4,
 )
 
 RECIPES: dict[str, Recipe] = {
@@ -140,6 +145,7 @@ RECIPES: dict[str, Recipe] = {
             name="tecoa",
             model_name="tabletop-tecoa",
             start="tabletop",
+            vision_share=0.0,
             summary="Text-guided contrastive adversarial fine-tuning of `tabletop` at L∞ 2/255, with all tasks' losses.",
             source="TeCoA: Mao et al. 2023, arXiv 2212.07016, sec. 3.3, captions in the place of class prompts",
             pairs=400_000,

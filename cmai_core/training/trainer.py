@@ -25,7 +25,7 @@ from cmai_core.training.adversarial import inner_objective, perturb
 from cmai_core.training.averaging import MovingAverage
 from cmai_core.training.batches import Arrays, Prefetcher, TrainingBatch, to_pixels
 from cmai_core.training.checkpoint import CHECKPOINT, Log, load_checkpoint, save_checkpoint
-from cmai_core.training.losses import Parts, PatchHead, step_losses
+from cmai_core.training.losses import Parts, PatchHead, step_losses, vision_losses
 from cmai_core.training.recipes import Recipe
 from cmai_core.training.validation import quick_validation, robust_validation
 
@@ -169,7 +169,10 @@ class _Training:
         pixels = to_pixels(batch.images, recipe, self.seed, self.step)
         with self.autocast():
             pixels = self.perturbed(batch, pixels, self.step)
-            loss, seen = step_losses(self.parts, self.head, batch, pixels, recipe.weights)
+            if self.head is not None and self.step < recipe.vision_share * (self.total_steps or 0):
+                loss, seen = vision_losses(self.parts, self.head, batch, pixels)
+            else:
+                loss, seen = step_losses(self.parts, self.head, batch, pixels, recipe.weights)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), recipe.clip_norm)
