@@ -7,7 +7,8 @@ and how far the sum is off, |Σ − ΔS| / |ΔS|, comes with every result.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +34,8 @@ def pixel_attribution(
     *,
     baseline: str = "grey",
     n_steps: int = 20,
+    max_steps: int = 320,
+    tolerance: float = 0.01,
     internal_batch_size: int = 64,
     image_of_text: Sequence[int] | torch.Tensor | None = None,
 ) -> Explanation:
@@ -42,44 +45,44 @@ def pixel_attribution(
         pixels: N×3×S×S in [0, 1].
         texts: T strings, ids or normalised embeddings T×D.
         baseline: what "nothing" looks like: "grey", "blur" or "mean" (see `fill_image`).
-        n_steps: nodes of the quadrature, 2 to 1000.
+        n_steps: nodes of the quadrature, 2 to 1000. Enough for a smooth score; the path away from a flat image, where
+            layer norms turn sharply, can need more.
+        max_steps: nodes are doubled, up to this number, for each pair whose sum is off by more than `tolerance` times
+            |ΔS| (or times 0.01 where |ΔS| is smaller).
+        tolerance: see `max_steps`.
         internal_batch_size: images that go through the model at once, at most.
         image_of_text: T image numbers; None pairs row by row.
 
     Returns:
         Signed maps T×S×S, summed over the colour channels. `checks`: "completeness_error" (relative), "delta" (ΔS),
-        "baseline_score".
+        "baseline_score", "steps" (nodes used).
 
     Raises:
         OptionError: unknown baseline, numbers out of range.
         DataError: images and texts that do not pair up.
     """
-    _check_steps(n_steps, internal_batch_size)
+    settings = _Settings(n_steps, max_steps, tolerance, internal_batch_size)
     if baseline not in FILLS:
         raise OptionError(f"Unknown baseline {baseline!r}.", f"Choose from {', '.join(FILLS)}.")
     pixels, embedded = paired(model, pixels, texts, image_of_text)
-    maps, ends, starts, sums = [], [], [], []
+    done = _Done()
+    maps: list[np.ndarray] = []
     with evaluation(model.clip):
         for part in batches(len(pixels), max(1, internal_batch_size // n_steps)):
-            inputs, text = pixels[part], embedded[part]
-            nothing = fill_image(inputs, baseline)
-            found = _integrate(model.consistency, inputs, nothing, text, n_steps, internal_batch_size)
-            with torch.no_grad():
-                ends.append(model.consistency(inputs, text).double().cpu())
-                starts.append(model.consistency(nothing, text).double().cpu())
-            sums.append(found.double().sum(dim=(1, 2, 3)).cpu())
-            maps.append(found.sum(dim=1).float().cpu())
+            nothing = fill_image(pixels[part], baseline)
+            found = done.integrate(model.consistency, pixels[part], nothing, embedded[part], settings)
+            maps += list(found.sum(dim=1).float().cpu().numpy())
     size = tuple(pixels.shape[-2:])
     return Explanation(
         "integrated gradients",
-        read_only(torch.cat(maps).numpy() if maps else np.zeros((0, *size))),
+        read_only(np.stack(maps) if maps else np.zeros((0, *size))),
         signed=True,
         depends_on_text=True,
         depth=0,
-        score=read_only(_joined(ends)),
-        checks=_completeness(_joined(sums), _joined(ends), _joined(starts)),
+        score=read_only(_joined(done.ends)),
+        checks=done.checks(),
         notes=(
-            f"Integrated gradients of S_c from the baseline “{baseline}”, {n_steps} Gauss–Legendre steps. "
+            f"Integrated gradients of S_c from the baseline “{baseline}”, at least {n_steps} Gauss–Legendre steps. "
             "Positive values raise S_c against that baseline; with another baseline the map differs.",
         ),
     )
@@ -92,6 +95,8 @@ def token_attribution(
     *,
     baseline: str = "pad",
     n_steps: int = 20,
+    max_steps: int = 320,
+    tolerance: float = 0.01,
     internal_batch_size: int = 64,
     image_of_text: Sequence[int] | torch.Tensor | None = None,
 ) -> TextExplanation:
@@ -105,7 +110,7 @@ def token_attribution(
         texts: T strings or ids, int64 T×L.
         baseline: what stands for each of the other tokens: "pad" (the padding token; in CLIP's vocabulary token 0,
             "!"), "zero" (a zero vector), "mean" (the mean of all token embeddings).
-        n_steps, internal_batch_size, image_of_text: as for `pixel_attribution`.
+        n_steps, max_steps, tolerance, internal_batch_size, image_of_text: as for `pixel_attribution`.
 
     Returns:
         Signed values by token and by word; `checks` as for `pixel_attribution`.
@@ -114,14 +119,14 @@ def token_attribution(
         ModelError: a text tower that is not open_clip's own.
         OptionError, DataError: as for `pixel_attribution`, or texts already embedded.
     """
-    _check_steps(n_steps, internal_batch_size)
+    settings = _Settings(n_steps, max_steps, tolerance, internal_batch_size)
     if baseline not in TEXT_BASELINES:
         raise OptionError(f"Unknown baseline {baseline!r}.", f"Choose from {', '.join(TEXT_BASELINES)}.")
     parts = text_parts(model)
     ids = text_ids(model, texts)
     pixels, ids = matched(pixels.detach(), ids, image_of_text)
     values: list[np.ndarray] = []
-    ends, starts, sums = [], [], []
+    done = _Done()
     table = parts.tower.token_embedding.weight.detach()
     filler = {"pad": table[parts.tower.pad_id], "zero": torch.zeros_like(table[0]), "mean": table.mean(dim=0)}[baseline]
     kept = _kept(ids, *model.token_ids())
@@ -139,13 +144,8 @@ def token_attribution(
             ) -> torch.Tensor:
                 return model.consistency(features[which], parts.forward(some[which], x))
 
-            found = _integrate(score, inputs, nothing, rows, n_steps, internal_batch_size)
-            with torch.no_grad():
-                ends.append(score(inputs, rows).double().cpu())
-                starts.append(score(nothing, rows).double().cpu())
-            by_token = found.double().sum(dim=2).cpu()
-            sums.append(by_token.sum(dim=1))
-            values += list(by_token.numpy())
+            found = done.integrate(score, inputs, nothing, rows, settings)
+            values += list(found.double().sum(dim=2).cpu().numpy())
     return text_explanation(
         model,
         "integrated gradients (text)",
@@ -153,19 +153,94 @@ def token_attribution(
         values,
         signed=True,
         depth=0,
-        score=_joined(ends),
-        checks=_completeness(_joined(sums), _joined(ends), _joined(starts)),
+        score=_joined(done.ends),
+        checks=done.checks(),
         notes=(
             f"Integrated gradients of S_c from the baseline “{baseline}” for every token but the first and the last, "
-            f"{n_steps} Gauss–Legendre steps.",
+            f"at least {n_steps} Gauss–Legendre steps.",
         ),
     )
 
 
+@dataclass(frozen=True)
+class _Settings:
+    n_steps: int
+    max_steps: int
+    tolerance: float
+    internal_batch_size: int
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.n_steps <= 1000 or self.max_steps > 1000 or self.internal_batch_size < 1 or self.tolerance < 0:
+            raise OptionError(
+                f"n_steps={self.n_steps}, max_steps={self.max_steps}, tolerance={self.tolerance}, "
+                f"internal_batch_size={self.internal_batch_size}.",
+                "n_steps is 2 to 1000, max_steps at most 1000, internal_batch_size at least 1, tolerance at least 0.",
+            )
+
+
+@dataclass
+class _Done:
+    """What has been integrated so far, chunk by chunk: float64 tensors on the CPU."""
+
+    ends: list[torch.Tensor] = field(default_factory=list)
+    starts: list[torch.Tensor] = field(default_factory=list)
+    sums: list[torch.Tensor] = field(default_factory=list)
+    steps: list[torch.Tensor] = field(default_factory=list)
+
+    def integrate(
+        self,
+        forward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        inputs: torch.Tensor,
+        baseline: torch.Tensor,
+        extra: torch.Tensor,
+        settings: _Settings,
+    ) -> torch.Tensor:
+        """Attributions of one chunk, of the shape of `inputs`, with as many steps as each row needs."""
+        with torch.no_grad():
+            end = forward(inputs, extra).double().cpu()
+            start = forward(baseline, extra).double().cpu()
+        found = torch.zeros_like(inputs)
+        total, steps = torch.zeros_like(end), torch.zeros_like(end)
+        rows, n_steps = torch.arange(len(inputs)), settings.n_steps
+        while len(rows):
+            where = rows.to(inputs.device)
+            new = _integrate(
+                forward, inputs[where], baseline[where], extra[where], n_steps, settings.internal_batch_size
+            )
+            found[where], steps[rows] = new, float(n_steps)
+            total[rows] = new.double().flatten(1).sum(dim=1).cpu()
+            delta = (end - start)[rows]
+            n_steps *= 2
+            if n_steps > settings.max_steps:
+                break
+            rows = rows[(total[rows] - delta).abs() > settings.tolerance * delta.abs().clamp(min=0.01)]
+        self.ends.append(end)
+        self.starts.append(start)
+        self.sums.append(total)
+        self.steps.append(steps)
+        return found
+
+    def checks(self) -> dict[str, np.ndarray]:
+        end, start = _joined(self.ends), _joined(self.starts)
+        delta = end - start
+        error = np.abs(_joined(self.sums) - delta) / np.maximum(np.abs(delta), 1e-12)
+        return {
+            "completeness_error": read_only(error),
+            "delta": read_only(delta),
+            "baseline_score": read_only(start),
+            "steps": read_only(_joined(self.steps)),
+        }
+
+
 def _integrate(
-    forward, inputs: torch.Tensor, baseline: torch.Tensor, extra: torch.Tensor, n_steps: int, internal_batch_size: int
+    forward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    inputs: torch.Tensor,
+    baseline: torch.Tensor,
+    extra: torch.Tensor,
+    n_steps: int,
+    internal_batch_size: int,
 ) -> torch.Tensor:
-    """Captum's integrated gradients of `forward(inputs, extra)`, without its gradients left behind."""
+    """Captum's integrated gradients of `forward(inputs, extra)`, without a graph."""
     from captum.attr import IntegratedGradients
 
     inputs = inputs.clone().requires_grad_()
@@ -187,23 +262,5 @@ def _kept(ids: torch.Tensor, pad: int, bos: int, eos: int) -> torch.Tensor:
     return after | (ids == bos) | (ids == pad) & (after.any(dim=1, keepdim=True).logical_not())
 
 
-def _completeness(total: np.ndarray, end: np.ndarray, start: np.ndarray) -> dict[str, np.ndarray]:
-    delta = end - start
-    error = np.abs(total - delta) / np.maximum(np.abs(delta), 1e-12)
-    return {
-        "completeness_error": read_only(error),
-        "delta": read_only(delta),
-        "baseline_score": read_only(start),
-    }
-
-
 def _joined(parts: Sequence[torch.Tensor]) -> np.ndarray:
     return torch.cat([torch.zeros(0, dtype=torch.float64), *parts]).numpy()
-
-
-def _check_steps(n_steps: int, internal_batch_size: int) -> None:
-    if not 2 <= n_steps <= 1000 or internal_batch_size < 1:
-        raise OptionError(
-            f"n_steps={n_steps}, internal_batch_size={internal_batch_size}.",
-            "n_steps is 2 to 1000, internal_batch_size at least 1.",
-        )

@@ -272,10 +272,9 @@ def max_sensitivity(
         noise = (2 * torch.rand(x.shape, generator=generator) - 1) * radius
         return (x + noise.to(x)).clamp(0, 1)
 
-    def maps(inputs: Any, additional_forward_args: Any) -> torch.Tensor:
+    def maps(inputs: Any, additional_forward_args: Any) -> tuple[torch.Tensor]:
         x = inputs[0] if isinstance(inputs, tuple) else inputs
-        text = additional_forward_args[0]
-        return torch.from_numpy(np.array(explain(model, x, text).map))
+        return (torch.from_numpy(np.array(explain(model, x, additional_forward_args[0]).map)),)
 
     found = sensitivity_max(
         maps, pixels, perturb, perturb_radius=radius, n_perturb_samples=samples, additional_forward_args=(embedded,)

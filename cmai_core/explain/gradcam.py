@@ -35,7 +35,8 @@ def grad_cam(
         image_of_text: T image numbers; None pairs row by row.
 
     Returns:
-        T maps on the patch grid, ≥ 0.
+        T maps on the patch grid, ≥ 0; `checks` holds "share_positive", the share of patches above 0. Averaging a
+        gradient over all patches suits convolutions better than transformers: maps are often nearly or wholly empty.
 
     Raises:
         ModelError: not a vision transformer of open_clip's own.
@@ -53,12 +54,14 @@ def grad_cam(
             weights = gradient[:, 1:].mean(dim=1, keepdim=True)
             maps.append((weights * activations.detach()[:, 1:]).sum(dim=2).clamp(min=0).float().cpu())
             scores.append(score.detach().float().cpu())
+    values = torch.cat(maps).view(-1, *parts.grid)
     return Explanation(
         "grad-cam",
-        read_only(torch.cat(maps).view(-1, *parts.grid).numpy()),
+        read_only(values.numpy()),
         signed=False,
         depends_on_text=True,
         depth=1,
         score=read_only(torch.cat(scores).numpy()),
+        checks={"share_positive": read_only((values > 0).float().mean(dim=(1, 2)).numpy())},
         notes=("Grad-CAM of S_c at the last block's first layer norm.",),
     )

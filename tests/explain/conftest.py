@@ -1,0 +1,164 @@
+"""Small real models for explanations: untrained ones of every kind, and one trained to see a coloured square."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import pytest
+
+SIZE, PATCH, GRID = 32, 8, 4
+COCA = {
+    "embed_dim": 32,
+    "vision_cfg": {
+        "image_size": SIZE,
+        "patch_size": PATCH,
+        "width": 32,
+        "layers": 2,
+        "head_width": 16,
+        "output_tokens": True,
+        "pool_type": "tok",
+    },
+    "text_cfg": {
+        "context_length": 48,
+        "vocab_size": 1024,
+        "hf_tokenizer_name": "cmai-tabletop",
+        "width": 32,
+        "heads": 4,
+        "layers": 2,
+        "embed_cls": True,
+        "output_tokens": True,
+        "pad_id": 0,
+        "eos_id": 2,
+    },
+    "multimodal_cfg": {"context_length": 48, "vocab_size": 1024, "width": 32, "heads": 4, "layers": 2},
+    "custom_text": True,
+}
+POOLER = {"attentional_pool": True, "attn_pooler_queries": 6, "attn_pooler_heads": 4, "width": 24, "head_width": 12}
+PREPROCESS = {
+    "size": [SIZE, SIZE],
+    "mode": "RGB",
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.5, 0.5, 0.5],
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+    "fill_color": 0,
+}
+CAPTIONS = ("A red cube.", "naïve <eos> zebra!", "There are two small cyan balls in front of a cone.")
+SQUARE_CAPTIONS = ("a red cube.", "a green cube.", "a blue cube.")
+
+
+def make_coca(seed=0, **vision):
+    import torch
+
+    from cmai_core.models import VisionLanguageModel
+    from cmai_core.models.architectures import build_from_config
+    from cmai_core.models.registry import bundled_tokenizer
+
+    config = deepcopy(COCA)
+    config["vision_cfg"] |= vision
+    clip = build_from_config(config, PREPROCESS, torch.Generator().manual_seed(seed))
+    clip.eval().requires_grad_(False)
+    return VisionLanguageModel(clip, bundled_tokenizer(), spec="small", card={"domain": "tabletop"})
+
+
+def make_clip(custom_text=True, vision=None):
+    import open_clip
+    import torch
+    from open_clip.model import CLIP, CustomTextCLIP, set_model_preprocess_cfg
+
+    from cmai_core.models import VisionLanguageModel
+
+    vision = vision or {"image_size": SIZE, "patch_size": PATCH, "width": 24, "layers": 2, "head_width": 12}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        clip = (CustomTextCLIP if custom_text else CLIP)(16, vision, text)
+    set_model_preprocess_cfg(clip, dict(PREPROCESS))
+    return VisionLanguageModel(clip.eval(), open_clip.get_tokenizer("ViT-B-32"), spec="small-clip")
+
+
+BUILDERS = {
+    "CoCa": lambda: make_coca(),
+    "CoCa pooler": lambda: make_coca(**POOLER),
+    "CoCa mean": lambda: make_coca(pool_type="avg"),
+    "CustomTextCLIP": lambda: make_clip(True),
+    "CLIP": lambda: make_clip(False),
+}
+
+
+@pytest.fixture(scope="session", params=list(BUILDERS))
+def any_model(request):
+    """One model of each kind. Treat as read-only."""
+    return BUILDERS[request.param]()
+
+
+@pytest.fixture(scope="session", params=["CoCa", "CoCa pooler", "CoCa mean"])
+def any_coca(request):
+    return BUILDERS[request.param]()
+
+
+@pytest.fixture(scope="session")
+def resnet():
+    """A CLIP with a ResNet image tower."""
+    return make_clip(vision={"image_size": SIZE, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None})
+
+
+@pytest.fixture
+def pixels(generator):
+    import torch
+
+    return torch.rand(3, 3, SIZE, SIZE, generator=generator)
+
+
+@pytest.fixture
+def captions():
+    return list(CAPTIONS)
+
+
+@dataclass(frozen=True)
+class Squares:
+    """Images N×3×32×32 of noise with one coloured square that fills a patch; its cell and its caption."""
+
+    pixels: object
+    cells: object
+    captions: list[str]
+
+
+def make_squares(count, generator):
+    import torch
+
+    x = 0.5 + 0.1 * torch.randn(count, 3, SIZE, SIZE, generator=generator)
+    cells = torch.randint(GRID * GRID, (count,), generator=generator)
+    colours = torch.randint(3, (count,), generator=generator)
+    for k, (cell, colour) in enumerate(zip(cells.tolist(), colours.tolist(), strict=True)):
+        top, left = PATCH * (cell // GRID), PATCH * (cell % GRID)
+        square = x[k, :, top : top + PATCH, left : left + PATCH]
+        square[:] = 0.1
+        square[colour] = 0.9
+    return Squares(x.clamp(0, 1), cells, [SQUARE_CAPTIONS[c] for c in colours.tolist()])
+
+
+@pytest.fixture(scope="session")
+def finder():
+    """(model, test images): a CoCa trained for about a second to tell the colour of the square, wherever it is."""
+    import torch
+    import torch.nn.functional as F
+
+    model = make_coca(seed=1)
+    generator = torch.Generator().manual_seed(11)
+    model.clip.requires_grad_(True).train()
+    used = [*model.clip.visual.parameters(), *model.clip.text.parameters()]
+    optimiser = torch.optim.AdamW(used, lr=3e-3, weight_decay=0.0)
+    ids = model.tokenize(SQUARE_CAPTIONS)
+    for _ in range(80):
+        batch = make_squares(24, generator)
+        target = torch.tensor([SQUARE_CAPTIONS.index(c) for c in batch.captions])
+        logits = 5 * model.encode_image(batch.pixels) @ model.encode_text(ids).T
+        optimiser.zero_grad()
+        F.cross_entropy(logits, target).backward()
+        optimiser.step()
+    model.clip.eval().requires_grad_(False)
+    for parameter in model.clip.parameters():
+        parameter.grad = None
+    return model, make_squares(24, generator)
