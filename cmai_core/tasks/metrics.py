@@ -1,0 +1,147 @@
+"""Measures of tasks, each with a bootstrap confidence interval."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+
+import numpy as np
+
+from cmai_core.errors import DataError
+
+_ARTICLES = {"a", "an", "the"}
+_NUMBERS = {
+    word: str(k)
+    for k, word in enumerate(("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"))
+} | {"none": "0"}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure over n samples with the bounds of its 95 % percentile bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def to_dict(self) -> dict[str, float]:
+        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+
+
+def bootstrap_interval(
+    values: Sequence[float] | np.ndarray,
+    statistic: Callable[[np.ndarray], float] | None = None,
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap (Efron 1979) over the rows of `values`.
+
+    Args:
+        values: n samples (or rows of sufficient statistics, n×k).
+        statistic: of resampled rows; the mean of the values if None.
+        resamples, level, seed: number of resamples, coverage, and seed of their generator.
+
+    Raises:
+        DataError: no sample.
+    """
+    rows = np.asarray(values, dtype=float)
+    n = len(rows)
+    if n == 0:
+        raise DataError("There is nothing to average.", "Give at least one sample.")
+    rng = np.random.default_rng(seed)
+    if statistic is None:
+        counts = rng.multinomial(n, np.full(n, 1 / n), size=resamples)
+        found = counts @ rows / n
+        value = float(rows.mean())
+    else:
+        found = np.array([statistic(rows[rng.integers(0, n, n)]) for _ in range(resamples)])
+        value = float(statistic(rows))
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high), n)
+
+
+def recall_at(similarity: np.ndarray, truth: np.ndarray, k: int) -> np.ndarray:
+    """Per query (row), whether one of its k most similar items is right: bool Q.
+
+    Args:
+        similarity: Q×C; truth: bool Q×C, which items are right for a query.
+    """
+    k = min(k, similarity.shape[1])
+    best = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+    return np.take_along_axis(truth, best, axis=1).any(axis=1)
+
+
+def normalise_answer(text: str) -> str:
+    """An answer as VQA compares them: lower case, no punctuation or articles, number words as digits."""
+    words = re.sub(r"[^\w\s'-]", " ", text.lower()).split()
+    return " ".join(_NUMBERS.get(word, word) for word in words if word not in _ARTICLES)
+
+
+def vqa_accuracy(answer: str, accepted: Sequence[str]) -> float:
+    """VQAv2's accuracy (Antol et al. 2015, arXiv 1505.00468, sec. 3): min(matches / 3, 1).
+
+    With ten answers it is averaged over the ten sets of nine, as the official evaluation does, so that one, two, three
+    and four matches give 0.3, 0.6, 0.9 and 1. With fewer than three answers one match suffices.
+    """
+    given = normalise_answer(answer)
+    matches = sum(normalise_answer(a) == given for a in accepted)
+    if len(accepted) < 3:
+        return float(matches > 0)
+    total = len(accepted)
+    return (matches * min((matches - 1) / 3, 1) + (total - matches) * min(matches / 3, 1)) / total
+
+
+def tokens(text: str) -> str:
+    """A caption for n-gram measures: lower case, punctuation apart and left out, words joined by one blank."""
+    return " ".join(re.findall(r"[a-z0-9]+(?:['-][a-z0-9]+)*", text.lower()))
+
+
+def _prepared(texts: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[dict, dict]:
+    if len(texts) != len(references) or any(not r for r in references):
+        raise DataError("Every caption needs at least one reference.", "Give references for all of them.")
+    generated = {k: [tokens(t)] for k, t in enumerate(texts)}
+    return generated, {k: [tokens(t) for t in r] for k, r in enumerate(references)}
+
+
+def bleu4(texts: Sequence[str], references: Sequence[Sequence[str]], **bootstrap: int) -> Interval:
+    """Corpus BLEU-4 in [0, 1] (Papineni et al. 2002) by pycocoevalcap's scorer, closest reference length."""
+    from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+
+    generated, wanted = _prepared(texts, references)
+    scorer = BleuScorer(n=4)
+    for k, text in generated.items():
+        scorer += (text[0], wanted[k])
+    with redirect_stdout(sys.stderr):
+        scorer.compute_score(option="closest", verbose=0)
+    rows = []
+    for entry in scorer.ctest:
+        length = entry["testlen"]
+        closest = min((abs(r - length), r) for r in entry["reflen"])[1]
+        rows.append([length, closest, *entry["guess"], *entry["correct"]])
+    return bootstrap_interval(np.array(rows, dtype=float), _bleu_of, **bootstrap)
+
+
+def _bleu_of(rows: np.ndarray) -> float:
+    length, reference, *counts = rows.sum(axis=0)
+    guess, correct = np.array(counts[:4]), np.array(counts[4:])
+    precision = np.exp(np.log((correct + 1e-15) / (guess + 1e-9)).mean())
+    ratio = (length + 1e-15) / (reference + 1e-9)
+    return float(precision * (np.exp(1 - 1 / ratio) if ratio < 1 else 1.0))
+
+
+def cider(texts: Sequence[str], references: Sequence[Sequence[str]], **bootstrap: int) -> Interval:
+    """CIDEr (Vedantam et al. 2015, arXiv 1411.5726) by pycocoevalcap's scorer, document frequencies of the references.
+
+    The interval resamples the per-caption scores; the document frequencies stay those of the whole set.
+    """
+    from pycocoevalcap.cider.cider import Cider
+
+    generated, wanted = _prepared(texts, references)
+    _, scores = Cider().compute_score(wanted, generated)
+    return bootstrap_interval(scores, **bootstrap)

@@ -1,0 +1,161 @@
+"""Visual question answering: the decoder's most probable answer among the task's vocabulary of answers.
+
+One question a pair: its only one, or else one chosen by the pair's id, the same every time. `prepare_questions` asks
+any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cmai_core.data.text import question_prompt
+from cmai_core.errors import OptionError
+from cmai_core.tasks.base import Choices, ChoiceTask
+
+if TYPE_CHECKING:
+    from cmai_core.data.pair import Pair, PairDataset, Question
+    from cmai_core.models.wrapper import ImageFeatures, VisionLanguageModel
+
+_CHUNK = 64
+
+
+def tabletop_answers() -> tuple[str, ...]:
+    """Every answer Tabletop's questions have."""
+    from cmai_core.data.tabletop.scene import COLOURS, MATERIALS, MAX_OBJECTS, SHAPES, SIZES
+
+    return ("yes", "no", *map(str, range(1, MAX_OBJECTS + 1)), *COLOURS, *SHAPES, *MATERIALS, *SIZES)
+
+
+@dataclass(frozen=True)
+class VqaChoices(Choices):
+    """Attributes:
+    states: N×L×W token states of the questions. last: int64 N, position of the last token of each question.
+    ids: int64 N×L. answers: the options' token ids; single: int64 C where every answer is one token, else None.
+    """
+
+    states: Tensor = field(default_factory=lambda: torch.empty(0))
+    last: Tensor = field(default_factory=lambda: torch.empty(0))
+    ids: Tensor = field(default_factory=lambda: torch.empty(0))
+    answers: tuple[tuple[int, ...], ...] = ()
+    single: Tensor | None = field(default=None, metadata={"rows": False})
+
+
+class Vqa(ChoiceTask):
+    """Args: answers: the vocabulary of answers (None: Tabletop's for its scenes, else the pairs' accepted answers)."""
+
+    name = "vqa"
+    needs_decoder = True
+
+    def __init__(self, answers: Sequence[str] | None = None):
+        self.answers = tuple(answers) if answers is not None else None
+
+    def _missing(self, dataset: PairDataset) -> str:
+        some = range(min(8, len(dataset)))
+        return "" if any(dataset[k].questions for k in some) else f"{dataset.name} has no questions."
+
+    def question(self, pair: Pair) -> Question:
+        """The question that is asked about a pair.
+
+        Raises:
+            OptionError: it has none.
+        """
+        if not pair.questions:
+            raise OptionError(f"The pair {pair.id} has no question.", "Add one, or choose another task.")
+        return pair.questions[crc32(pair.id.encode()) % len(pair.questions)]
+
+    def prepare(
+        self, model: VisionLanguageModel, pairs: Sequence[Pair], dataset: PairDataset | None = None
+    ) -> VqaChoices:
+        """One question a pair. A question without accepted answers has no known truth."""
+        return self.prepare_questions(model, pairs, [self.question(pair) for pair in pairs])
+
+    @torch.no_grad()
+    def prepare_questions(
+        self, model: VisionLanguageModel, pairs: Sequence[Pair], questions: Sequence[Question]
+    ) -> VqaChoices:
+        """Any questions, one a row: `pairs[i]` is asked `questions[i]` (a pair may stand in several rows)."""
+        options = self.options(pairs, questions)
+        place = {text: k for k, text in enumerate(options)}
+        target = torch.zeros(len(pairs), len(options), dtype=torch.bool)
+        for row, question in enumerate(questions):
+            for answer in question.answers:
+                if answer.strip().lower() in place:
+                    target[row, place[answer.strip().lower()]] = True
+        known = torch.tensor([bool(q.answers) for q in questions], dtype=torch.bool)
+        pad, _, eos = model.token_ids()
+        ids = model.tokenize([question_prompt(q.text) for q in questions])
+        last = (ids == eos).int().argmax(dim=1) - 1
+        ids = ids.masked_fill(torch.arange(ids.shape[1], device=ids.device) > last[:, None], pad)
+        ids = ids[:, : int(last.max()) + 1]
+        answers = answer_tokens(model, options)
+        single = torch.tensor([a[0] for a in answers], device=ids.device) if max(map(len, answers)) == 1 else None
+        prepared = VqaChoices(
+            options=options,
+            target=target.to(model.device),
+            known=known.to(model.device),
+            asked=tuple(q.text for q in questions),
+            states=model.text_states(ids),
+            last=last,
+            ids=ids,
+            answers=answers,
+            single=single,
+        )
+        return self.stand_in(model, pairs, prepared)
+
+    def options(self, pairs: Sequence[Pair], questions: Sequence[Question]) -> tuple[str, ...]:
+        """The vocabulary of answers for these questions."""
+        if self.answers is not None:
+            return self.answers
+        accepted = dict.fromkeys(a.strip().lower() for q in questions for a in q.answers)
+        if all(pair.scene is not None for pair in pairs):
+            return tuple(dict.fromkeys([*tabletop_answers(), *accepted]))
+        return tuple(dict.fromkeys(["yes", "no", *accepted]))
+
+    def logits(self, model: VisionLanguageModel, features: ImageFeatures, prepared: VqaChoices) -> Tensor:
+        """Log-probability of each answer after the question, per token."""
+        if prepared.single is None:
+            return self._long_answers(model, features, prepared)
+        scores = model.fusion_logits(features.tokens, prepared.states)
+        rows = torch.arange(len(scores), device=scores.device)
+        return scores[rows, prepared.last].index_select(1, prepared.single)
+
+    def _long_answers(self, model: VisionLanguageModel, features: ImageFeatures, prepared: VqaChoices) -> Tensor:
+        """Answers of several tokens: each is appended to the question and scored, by the mean over its tokens."""
+        pad = model.token_ids()[0]
+        longest = max(map(len, prepared.answers))
+        padded = torch.full((len(prepared.answers), longest), pad, device=prepared.ids.device)
+        for k, tokens in enumerate(prepared.answers):
+            padded[k, : len(tokens)] = torch.tensor(tokens, device=padded.device)
+        lengths = torch.tensor([len(a) for a in prepared.answers], device=padded.device)
+        width = min(prepared.ids.shape[1] + longest, model.context_length)
+        rows = []
+        for row in range(len(prepared)):
+            start = int(prepared.last[row]) + 1
+            room = min(longest, width - start)
+            texts = F.pad(prepared.ids[row], (0, width - prepared.ids.shape[1]), value=pad).repeat(len(padded), 1)
+            texts[:, start : start + room] = padded[:, :room]
+            parts = []
+            for k in range(0, len(texts), _CHUNK):
+                some = texts[k : k + _CHUNK, : start + room]
+                tokens = features.tokens[row].expand(len(some), -1, -1)
+                scores = model.fusion_logits(tokens, some)[:, start - 1 : start + room - 1].float().log_softmax(dim=-1)
+                parts.append(scores.gather(2, some[:, start:, None])[..., 0])
+            kept = torch.arange(room, device=padded.device) < lengths[:, None]
+            rows.append((torch.cat(parts) * kept).sum(dim=1) / kept.sum(dim=1).clamp(min=1))
+        return torch.stack(rows)
+
+
+def answer_tokens(model: VisionLanguageModel, answers: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """Token ids of each answer as it stands after a question, without begin and end tokens."""
+    _, bos, eos = model.token_ids()
+    out = []
+    for row in model.tokenize(list(answers)).tolist():
+        out.append(tuple(row[1 if row[0] == bos else 0 : row.index(eos)]))
+    return tuple(out)
