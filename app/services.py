@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cmai_core.jobs import Job, JobQueue, JobSnapshot
     from cmai_core.lab.distribution import ScoreDistribution
     from cmai_core.lab.embedding import EmbeddingMap
+    from cmai_core.lab.result import LabResult
     from cmai_core.models import ModelCard
     from cmai_core.showcase import Showcase
 
@@ -488,3 +489,17 @@ def embedding_work(name: str, count: int, experiment: Experiment, store: ModelSh
         dataset_name, _, split = name.partition("/")
         items = load_dataset(dataset_name, split=split, limit=count)
         return embedding_map(models, items, count=count, experiment=experiment, progress=progress, cancel=cancel)
+
+
+def explanation_work(
+    result: LabResult, methods: Sequence[str], steps: int, store: ModelShelf, progress: Any, cancel: Any
+) -> Any:
+    """Explains a result; runs in the worker thread."""
+    from cmai_core.lab.explanation import explain_result
+    from cmai_core.progress import Progress
+
+    models = {}
+    for role, reading in result.readings.items():
+        progress(Progress(0, 0, f"Loading {reading.spec}", {}))
+        models[role] = store.get(reading.spec)
+    return explain_result(result, models, methods=methods, steps=steps, progress=progress, cancel=cancel)

@@ -17,12 +17,10 @@ def verdict(reading: Reading, tau: float | None) -> str:
             parts.append("Falls below its threshold: flagged as inconsistent.")
         else:
             parts.append("Stays above its threshold: no alarm.")
-    elif reading.change <= -0.1:
-        parts.append("To this model, the picture no longer means the sentence.")
-    elif reading.change >= 0.1:
-        parts.append("The pair even looks more consistent than before.")
     else:
-        parts.append("The meaning stays where it was.")
+        verb = "falls" if reading.change < -0.01 else "rises" if reading.change > 0.01 else "hardly changes"
+        amount = f" by {abs(reading.change):.2f}" if verb != "hardly changes" else ""
+        parts.append(f"S_c {verb}{amount}; no threshold is known for this model.")
     if right:
         parts.append(
             f"{broken} of {right} answers that were right are now wrong." if broken else "No right answer is lost."

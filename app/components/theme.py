@@ -60,6 +60,7 @@ _CSS = """
   border: 1px solid color-mix(in srgb, currentColor 24%, transparent);}
 .cm-mark {font-size: .9em; margin-right: .35em;}
 .cm-numbers {display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 8px; margin: 10px 0 2px;}
+.cm sub {line-height: 0;}
 .cm-numbers .label {font-size: 12px; opacity: .75;}
 .cm-numbers .value {font-size: 24px; font-weight: 600; line-height: 1.15;}
 .cm-track {position: relative; height: 30px; margin: 8px 7px 18px;}

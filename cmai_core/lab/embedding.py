@@ -86,12 +86,7 @@ class EmbeddingMap:
                 "S_c adversarial": round(float(embedded.score_adversarial[k]), 4),
                 "cosine distance moved": round(float(embedded.moved[k]), 4),
             }
-            | {
-                f"{kind} {axis}": round(float(points[kind][k][i]), 4)
-                for kind in points
-                for i, axis in enumerate("xy")
-                if kind != "control"
-            }
+            | {f"{kind} {axis}": round(float(points[kind][k][i]), 4) for kind in points for i, axis in enumerate("xy")}
             for k in range(len(self.ids))
         ]
 

@@ -37,7 +37,8 @@ def run_attack(
     """Crafts the adversarial picture (or pictures) and reads everything both models make of it.
 
     Args:
-        pair: the picture; `experiment.caption` is its sentence.
+        pair: the picture; S_c is measured with `experiment.caption`. Where that is false of the pair's scene, the tasks go
+            by the pair's own captions.
         models: role → model, for "undefended" and, where the experiment names one, "defended".
         dataset: where galleries, classes and second pictures come from.
         progress: told with `role`, `steps`, `objective` and `score` (traces so far), `image` (uint8), `clean_score`.
@@ -48,9 +49,7 @@ def run_attack(
     """
     start = time.perf_counter()
     experiment.checked()
-    pair = dataclasses.replace(
-        pair, captions=(experiment.caption, *(c for c in pair.captions if c != experiment.caption))
-    )
+    pair = _with_sentence(pair, experiment.caption)
     setting = _Setting(pair, PairAmong(pair, dataset))
     crafts = {
         role: _craft(experiment, setting, role, models[role], progress, cancel) for role in experiment.crafted_models()
@@ -60,7 +59,7 @@ def run_attack(
         if progress:
             progress(Progress(0, 0, f"reading what the {role} model makes of it", {}))
         picture = role if role in crafts else next(iter(crafts))
-        readings[role] = _read(setting, role, model, picture, crafts[picture])
+        readings[role] = _read(setting, experiment.caption, role, model, picture, crafts[picture])
     return LabResult(
         experiment,
         crafts,
@@ -72,6 +71,17 @@ def run_attack(
     )
 
 
+def _with_sentence(pair: Pair, caption: str) -> Pair:
+    """The pair as the tasks see it: a sentence that is false of the scene (or not understood) is no caption of it."""
+    if pair.scene is not None:
+        from cmai_core.lab.compose import judge
+
+        true = tuple(c for c in pair.captions if c != caption)
+        if judge(caption, pair.scene)[0] is not True and true:
+            return dataclasses.replace(pair, captions=true)
+    return dataclasses.replace(pair, captions=(caption, *(c for c in pair.captions if c != caption)))
+
+
 @dataclasses.dataclass(frozen=True)
 class _Setting:
     """The pair among its kind: tasks are prepared on it, with the dataset's classes and gallery."""
@@ -80,33 +90,31 @@ class _Setting:
     dataset: PairDataset
 
     def tasks(self, model: VisionLanguageModel) -> tuple[dict[str, tuple[Any, Any]], dict[str, str]]:
-        """(task name → (task, prepared), task name → why it does not apply)."""
+        """(task name → (task, prepared for two pictures), task name → why it does not apply)."""
         usable, skipped = {}, {}
         for name in TASKS:
             try:
-                usable[name] = self.prepare(name, model)
+                usable[name] = self.prepare(name, model, rows=2)
             except OptionError as error:
                 skipped[name] = str(error)
         return usable, skipped
 
-    def prepare(self, name: str, model: VisionLanguageModel) -> tuple[Any, Any]:
-        """A task, and what it prepared for this one pair.
+    def prepare(self, name: str, model: VisionLanguageModel, rows: int = 1) -> tuple[Any, Any]:
+        """A task, and what it prepared for `rows` pictures of this one pair.
 
         Raises:
             OptionError: it does not apply; the message says why.
         """
         import torch
 
-        try:
-            from cmai_core.tasks import get_task
-        except ImportError:
-            raise OptionError("tasks are not part of this installation.") from None
+        from cmai_core.tasks import get_task
+
         task = get_task(name)
         reason = task.applies_to(self.dataset, model)
         if reason:
             raise OptionError(reason)
         with torch.no_grad():
-            return task, task.prepare(model, [self.pair], self.dataset)
+            return task, task.prepare(model, [self.pair] * rows, self.dataset)
 
 
 def clean_pixels(model: VisionLanguageModel, images: Sequence[np.ndarray]) -> torch.Tensor:
@@ -209,11 +217,12 @@ class _Listener:
         self._progress(Progress(update.done, update.total, stage.capitalize(), data))
 
 
-def _read(setting: _Setting, role: str, model: VisionLanguageModel, picture: str, craft: Craft) -> Reading:
+def _read(
+    setting: _Setting, caption: str, role: str, model: VisionLanguageModel, picture: str, craft: Craft
+) -> Reading:
     """S_c and answers of a model on the clean and the adversarial 8-bit picture it is shown."""
     import torch
 
-    caption = setting.pair.captions[0]
     with torch.no_grad():
         jpeg = round_trip(craft.adversarial, "JPEG", 90)
         pixels = model.preprocess([craft.clean, craft.adversarial, jpeg])
@@ -223,7 +232,7 @@ def _read(setting: _Setting, role: str, model: VisionLanguageModel, picture: str
         usable, skipped = setting.tasks(model)
         answers = {}
         for name, (task, prepared) in usable.items():
-            both = [task.predict(model, features[i : i + 1], prepared)[0] for i in (0, 1)]
+            both = task.predict(model, features[:2], prepared)
             answers[name] = tuple(_answer(p) for p in both)
     return Reading(
         role=role,

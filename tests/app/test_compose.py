@@ -53,6 +53,9 @@ def test_a_wrong_choice_is_named():
         c.compose([])
 
 
+PAIR = [c.ObjectChoice("cube", "red", across="left"), c.ObjectChoice("sphere", "blue", across="right")]
+
+
 def test_the_pair_tells_the_truth():
     scene, _ = c.compose(
         [c.ObjectChoice("cube", "red", across="left"), c.ObjectChoice("sphere", "blue", across="right")]

@@ -1,0 +1,231 @@
+"""The form, the maps and the words of the page Attention & attribution."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app import services, state
+from app.components.theme import escape, label, mark, number, show
+from cmai_core.errors import CmaiError, OptionError
+from cmai_core.lab.images import colour_map, data_url, overlay
+from cmai_core.lab.result import LabResult
+
+METHODS = ("attention flow", "relevance", "integrated gradients")
+METHOD_WORDS = {
+    "attention flow": "Attention flow: where information may have come from. It does not depend on the sentence.",
+    "relevance": "Relevance: the patches that S_c rests on (attention weighted by its gradient). It depends on "
+    "the sentence.",
+    "integrated gradients": "Integrated gradients: what each pixel adds to S_c (blue lowers it, orange raises it).",
+}
+
+
+def subject() -> LabResult | None:
+    """The result that is explained: the attack made last, else the bundled example."""
+    result = state.get(state.RESULT)
+    bundle = services.showcase()
+    return result if result is not None else (bundle.result if bundle else None)
+
+
+def form(result: LabResult | None) -> None:
+    """What to explain, and how."""
+    if result is None:
+        st.info("There is no attacked pair yet: make an attack in the attack lab first.", icon="ℹ️")
+        if st.button("To the attack lab", key="to_lab", icon=":material/experiment:"):
+            st.switch_page("app_pages/attack_lab.py")
+        return
+    craft = result.first_craft
+    pictures, settings = st.columns([1, 2.4], gap="medium")
+    with pictures:
+        show(
+            '<div style="display:flex;gap:8px">'
+            f'<img src="{data_url(craft.clean)}" alt="The clean picture" style="width:48%;border-radius:6px">'
+            f'<img src="{data_url(craft.adversarial)}" alt="The adversarial picture" '
+            'style="width:48%;border-radius:6px"></div>'
+        )
+    with settings:
+        which = "the attack made last" if state.get(state.RESULT) is not None else "the bundled example"
+        show(
+            f'<p class="cm-quote">{escape(result.experiment.caption)}</p><div class="cm-small cm-muted">{which}; '
+            + ", ".join(escape(r.name) for r in result.readings.values())
+            + "</div>"
+        )
+        left, right = st.columns([2, 1])
+        left.pills(
+            "Methods",
+            METHODS,
+            selection_mode="multi",
+            default=list(METHODS),
+            key="explanation_methods",
+            persist_state="session",
+        )
+        right.number_input(
+            "Steps of integrated gradients", 4, 200, 20, key="explanation_steps", persist_state="session",
+            help="Gauss–Legendre nodes; the completeness error beside the map says whether they suffice.",
+        )  # fmt: skip
+
+
+def start() -> None:
+    """Validates and queues the explanation."""
+    try:
+        result = subject()
+        if result is None:
+            raise OptionError("There is no attacked pair yet.", "Make an attack in the attack lab first.")
+        methods = tuple(m for m in METHODS if m in (st.session_state.explanation_methods or ()))
+        if not methods:
+            raise OptionError("No method is chosen.", f"Choose some of: {', '.join(METHODS)}.")
+        steps = min(200, max(4, int(st.session_state.explanation_steps)))
+        shelf = services.shelf()
+        handle = services.submit(
+            "explanation",
+            lambda progress, cancel: services.explanation_work(result, methods, steps, shelf, progress, cancel),
+        )
+    except CmaiError as error:
+        state.put(state.NOTICE, error)
+        return
+    state.put(state.EXPLANATION_JOB, handle)
+
+
+def result(made) -> None:
+    """All maps of all models, one method under the other."""
+    show(f'<p class="cm-quote">{escape(made.caption)}</p>')
+    for method in METHODS:
+        if any(method in role.maps or method in role.missing for role in made.roles.values()):
+            with st.container(border=True, key=f"card_{method.replace(' ', '_')}"):
+                one_method(made, method)
+    with st.container(border=True, key="card_words"):
+        words(made)
+    st.caption(
+        f"{made.seconds:.1f} s. Maps are computed for S_c of the sentence above; one colour scale within each method."
+    )
+
+
+def finding(made, method: str) -> str:
+    """The title of a method's row: what it shows."""
+    parts = []
+    for role, explained in made.roles.items():
+        if method in explained.similarity:
+            value = explained.similarity[method]
+            word = "hardly moves" if value > 0.8 else "moves in part" if value > 0.5 else "moves"
+            noise = explained.control.get(method)
+            parts.append(f"{role} {word} ({value:.2f}; under mere noise {noise:.2f})".replace("-", "−"))
+    return f"{method.capitalize()}: " + ("; ".join(parts) if parts else "not available")
+
+
+def one_method(made, method: str) -> None:
+    """Four maps on one scale: clean and adversarial, for both models."""
+    show(f'<div class="cm-h">{escape(finding(made, method))}</div>')
+    st.caption(f"{METHOD_WORDS[method]} In brackets: rank correlation of the clean and the adversarial map.")
+    scale = made.scales.get(method, 1.0)
+    columns = st.columns(2 * len(made.roles), gap="small")
+    place = 0
+    for role, explained in made.roles.items():
+        for row, kind in enumerate(("clean", "adversarial")):
+            with columns[place]:
+                show(f'<div class="cm-small">{label(role)} · {mark(kind)}{kind}</div>')
+                if method in explained.maps:
+                    one_map(explained, method, row, kind, scale)
+                else:
+                    st.caption(f"Not available: {explained.missing.get(method, '')}")
+            place += 1
+    signed = any(e.maps[method].signed for e in made.roles.values() if method in e.maps)
+    colour_bar(scale, signed)
+    for role, explained in made.roles.items():
+        if method in explained.warnings:
+            st.warning(f"{role.capitalize()}: {explained.warnings[method]}", icon="⚠️")
+
+
+def one_map(explained, method: str, row: int, kind: str, scale: float) -> None:
+    """One map over its picture, and its numbers."""
+    explanation = explained.maps[method]
+    picture = (explained.clean, explained.adversarial)[row]
+    low = -scale if explanation.signed else 0.0
+    st.image(
+        overlay(picture, explanation.map[row], low, scale, explanation.signed),
+        output_format="PNG",
+        width="stretch",
+        alt=f"{method} of the {kind} picture, laid over its grey version",
+    )
+    lines = []
+    if explanation.score is not None:
+        lines.append(("S<sub>c</sub>", number(float(explanation.score[row]))))
+    for name, words in (
+        ("completeness_error", "completeness error δ/|ΔS|"),
+        ("class_token_share", "share of the class token"),
+    ):
+        if name in explanation.checks:
+            value = float(explanation.checks[name][row])
+            lines.append((words, f"{value:.1e}" if value < 1e-3 else number(value)))
+    for check in explained.checks.get(method, ((), ()))[row]:
+        fill = escape(check.fill)
+        lines.append((f"deletion AUC ({fill}), random {number(check.random)}", number(check.deletion)))
+        lines.append((f"insertion AUC ({fill}), random {number(check.random)}", number(check.insertion)))
+    show("<table><tbody>" + "".join(f"<tr><td>{n}</td><td>{v}</td></tr>" for n, v in lines) + "</tbody></table>")
+
+
+def colour_bar(scale: float, signed: bool) -> None:
+    """The one scale of all maps above it."""
+    import numpy as np
+
+    low = -scale if signed else 0.0
+    bar = colour_map(np.linspace(low, scale, 160)[None].repeat(8, 0), low, scale, signed)
+    ends = (f"{low:.2g}".replace("-", "−"), f"{scale:.2g}")
+    show(
+        '<div class="cm-row cm-small" style="flex-wrap:nowrap;align-items:center;max-width:420px">'
+        f"<span>{ends[0]}</span>"
+        f'<img src="{data_url(bar)}" alt="Colour scale from {ends[0]} to {ends[1]}" '
+        'style="flex:1;height:8px;min-width:0;border-radius:4px">'
+        f'<span>{ends[1]}</span><span class="cm-muted">one scale for all</span></div>'
+    )
+
+
+def words(made) -> None:
+    """Integrated gradients of the sentence's words: bars to the left lower S_c, to the right raise it."""
+    show('<div class="cm-h">Words: what each adds to S_c</div>')
+    st.caption("Integrated gradients of the token embeddings, summed over each word, on one scale for all.")
+    found = {role: e for role, e in made.roles.items() if e.words is not None}
+    for role, explained in made.roles.items():
+        if explained.words is None:
+            st.caption(f"{role}: not available. {explained.missing.get('words', '')}")
+    if not found:
+        return
+    top = max(float(abs(v).max()) for e in found.values() for v in e.words.values if len(v)) or 1.0
+    columns = st.columns(2 * len(found), gap="small")
+    place = 0
+    rows = []
+    for role, explained in found.items():
+        for row, kind in enumerate(("clean", "adversarial")):
+            with columns[place]:
+                error = float(explained.words.checks["completeness_error"][row])
+                bars = "".join(
+                    _bar(word, float(v), top)
+                    for word, v in zip(explained.words.words[row], explained.words.values[row], strict=True)
+                )
+                show(
+                    f'<div class="cm-small">{label(role)} · {mark(kind)}{kind}, S<sub>c</sub> '
+                    f"{number(float(explained.words.score[row]))}</div>{bars}"
+                    f'<div class="cm-small cm-muted">completeness error {error:.1e}</div>'
+                )
+                rows += [
+                    {"model": explained.name, "picture": kind, "word": w, "contribution to S_c": round(float(v), 5)}
+                    for w, v in zip(explained.words.words[row], explained.words.values[row], strict=True)
+                ]
+            place += 1
+    with st.expander("As a table"):
+        st.dataframe(rows, hide_index=True)
+
+
+def _bar(word: str, value: float, top: float) -> str:
+    share = min(50.0, 50 * abs(value) / top)
+    left = 50 - share if value < 0 else 50
+    colour = "#0072B2" if value < 0 else "#D55E00"
+    return (
+        '<div style="display:grid;grid-template-columns:minmax(0,1.1fr) 2fr '
+        '52px;gap:6px;align-items:center;font-size:12.5px">'
+        f"<span>{escape(word)}</span>"
+        '<span style="position:relative;height:10px;border-left:0;display:block">'
+        '<span style="position:absolute;left:50%;top:-3px;bottom:-3px;border-left:1px solid '
+        'currentColor;opacity:.4"></span>'
+        f'<span style="position:absolute;left:{left:.1f}%;width:{share:.1f}%;top:0;bottom:0;'
+        f'background:{colour}"></span></span>'
+        f'<span style="text-align:right">{value:+.3f}</span></div>'.replace("-0.", "−0.")
+    )

@@ -1,0 +1,199 @@
+"""Where both models look and why, on the clean and on the adversarial picture of one result; with checks beside every
+map.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cmai_core.errors import ModelError, OptionError
+from cmai_core.lab.result import LabResult
+from cmai_core.progress import CancelToken, Progress, ProgressCallback
+
+if TYPE_CHECKING:
+    import torch
+
+    from cmai_core.explain.result import Explanation, TextExplanation
+    from cmai_core.models.wrapper import VisionLanguageModel
+
+METHODS = ("attention flow", "relevance", "integrated gradients")
+
+
+@dataclass(frozen=True)
+class MapCheck:
+    """How faithful one map is, for one fill: areas under the curves of S_c, and that of random orders.
+
+    A good map's deletion area is lower and its insertion area higher than the random one.
+    """
+
+    fill: str
+    deletion: float
+    insertion: float
+    random: float
+
+
+@dataclass(frozen=True)
+class RoleExplanation:
+    """One model's maps. Rows of each map: 0 clean, 1 adversarial, 2 clean with random noise of the same strength.
+
+    Attributes:
+        maps: method → Explanation; missing: method → why the model has none.
+        words: integrated gradients of the sentence's tokens, None where the text tower gives none.
+        checks: method → (checks of the clean map, checks of the adversarial map).
+        similarity: method → rank correlation of the two maps, in [−1, 1]; control: the same of the clean map with
+        the map
+            under random noise as strong as the attack.
+        kept_answers: whether every task's answer stayed the same under the attack (None: no answers known).
+        warnings: method → why its maps are not to be trusted, where they are not.
+    """
+
+    name: str
+    clean: np.ndarray
+    adversarial: np.ndarray
+    maps: Mapping[str, Explanation]
+    missing: Mapping[str, str] = field(default_factory=dict)
+    words: TextExplanation | None = None
+    checks: Mapping[str, tuple[tuple[MapCheck, ...], tuple[MapCheck, ...]]] = field(default_factory=dict)
+    similarity: Mapping[str, float] = field(default_factory=dict)
+    control: Mapping[str, float] = field(default_factory=dict)
+    kept_answers: bool | None = None
+    warnings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LabExplanation:
+    """Explanations of one result, by role; `scales`: method → the one largest absolute value for all maps compared."""
+
+    caption: str
+    roles: Mapping[str, RoleExplanation]
+    scales: Mapping[str, float]
+    seconds: float = 0.0
+
+
+def explain_result(
+    result: LabResult,
+    models: Mapping[str, VisionLanguageModel],
+    *,
+    methods: Sequence[str] = METHODS,
+    steps: int = 20,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> LabExplanation:
+    """Explains S_c of a result's pair for each model, clean and adversarial.
+
+    Args:
+        models: role → model, of the result's roles.
+        methods: some of METHODS.
+        steps: nodes of the integrated gradients.
+
+    Raises:
+        OptionError: no method, or an unknown one. Cancelled: when told to stop.
+    """
+    from cmai_core.explain.result import shared_scale
+
+    unknown = [m for m in methods if m not in METHODS]
+    if unknown or not methods:
+        raise OptionError(f"Unknown explanation {unknown[:1]}.", f"Choose some of: {', '.join(METHODS)}.")
+    start = time.perf_counter()
+    roles = {}
+    total = len(models) * (2 * len(methods) + 1)
+    done = 0
+
+    def tell(words: str) -> None:
+        nonlocal done
+        if cancel is not None:
+            cancel.check()
+        if progress is not None:
+            progress(Progress(done, total, words, {}))
+        done += 1
+
+    for role, model in models.items():
+        roles[role] = _explain_role(result, role, model, methods, steps, tell, cancel)
+    scales = {}
+    for method in methods:
+        found = [r.maps[method] for r in roles.values() if method in r.maps]
+        if found:
+            scales[method] = shared_scale([e.map[:2] for e in found], 99.5)
+    return LabExplanation(result.experiment.caption, roles, scales, round(time.perf_counter() - start, 2))
+
+
+def _explain_role(
+    result: LabResult, role: str, model: VisionLanguageModel, methods: Sequence[str], steps: int, tell, cancel
+) -> RoleExplanation:
+    from cmai_core.explain import explanation_moved_but_prediction_did_not, token_attribution
+
+    craft = result.craft_for(role)
+    pictures = [craft.clean, craft.adversarial, _noisy(craft.clean, craft.adversarial)]
+    pixels = model.preprocess(pictures)
+    texts = [result.experiment.caption] * len(pictures)
+    answers = result.readings[role].answers
+    kept = all(c.text == a.text for c, a in answers.values()) if answers else None
+    maps, missing, checks, similarity, control, warnings = {}, {}, {}, {}, {}, {}
+    for method in methods:
+        tell(f"{method.capitalize()}, {role} model")
+        try:
+            found = _map(method, model, pixels, texts, steps)
+        except ModelError as error:
+            missing[method] = str(error)
+            tell(f"{method.capitalize()} is not available for the {role} model")
+            continue
+        shift = explanation_moved_but_prediction_did_not(
+            found.map[:1], found.map[1:2], [bool(kept)], control=found.map[2:3]
+        )
+        maps[method] = found
+        similarity[method], control[method] = float(shift.correlation[0]), float(shift.control[0])
+        if shift.warn[0]:
+            warnings[method] = shift.messages[0]
+        tell(f"Checking {method}, {role} model")
+        checks[method] = _faithfulness(model, pixels[:2], texts[:2], found.map[:2], result.experiment.seed, cancel)
+    tell(f"Words, {role} model")
+    words = None
+    try:
+        words = token_attribution(model, pixels[:2], texts[:2], n_steps=steps)
+    except ModelError as error:
+        missing["words"] = str(error)
+    return RoleExplanation(
+        model.name, craft.clean, craft.adversarial, maps, missing, words, checks, similarity, control, kept, warnings
+    )
+
+
+def _noisy(clean: np.ndarray, adversarial: np.ndarray) -> np.ndarray:
+    """The clean picture with the attack's own changes in random order: as strong, and meaning nothing."""
+    change = (adversarial.astype(np.int16) - clean.astype(np.int16)).ravel()
+    shuffled = np.random.default_rng(0).permutation(change).reshape(clean.shape)
+    return np.clip(clean.astype(np.int16) + shuffled, 0, 255).astype(np.uint8)
+
+
+def _map(method: str, model: VisionLanguageModel, pixels: torch.Tensor, texts: list[str], steps: int) -> Explanation:
+    from cmai_core.explain.attention import attention_flow
+    from cmai_core.explain.attribution import pixel_attribution
+    from cmai_core.explain.relevance import relevance
+
+    if method == "attention flow":
+        return attention_flow(model, pixels)
+    if method == "relevance":
+        return relevance(model, pixels, texts)
+    return pixel_attribution(model, pixels, texts, n_steps=steps)
+
+
+def _faithfulness(model, pixels, texts, maps, seed: int, cancel) -> tuple[tuple[MapCheck, ...], tuple[MapCheck, ...]]:
+    """Checks of the clean and of the adversarial map, two fills each."""
+    import torch
+
+    from cmai_core.explain import deletion_insertion
+
+    found = deletion_insertion(
+        model, pixels, texts, maps, generator=torch.Generator().manual_seed(seed), controls=4, steps=12, cancel=cancel
+    )
+    clean, adversarial = (
+        tuple(
+            MapCheck(fill, *(float(v[row]) for v in (d.deletion, d.insertion, d.random))) for fill, d in found.items()
+        )
+        for row in (0, 1)
+    )
+    return clean, adversarial

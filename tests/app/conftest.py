@@ -1,0 +1,112 @@
+"""The lab without a browser: two random models of a bundled architecture, and pages as AppTest runs them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cmai_core.lab.experiment import Experiment
+from cmai_core.lab.result import Answer, Craft, LabResult, Reading
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory) -> Path:
+    """A folder of bundled models with random weights: tabletop (undefended) and tabletop-tecoa (defended)."""
+    import torch
+
+    from cmai_core.models import new_model, save_local_dir
+
+    folder = tmp_path_factory.mktemp("models")
+    for name, seed in (("tabletop", 0), ("tabletop-tecoa", 1)):
+        model = new_model("tabletop", torch.Generator().manual_seed(seed))
+        model.card.update(defended=name != "tabletop", description="random weights", domain="tabletop")
+        save_local_dir(model, folder / name)
+    return folder
+
+
+@pytest.fixture
+def app(tiny_models, monkeypatch):
+    """A function that opens a page of the lab with these models."""
+    import streamlit as st
+    from streamlit.testing.v1 import AppTest
+
+    import cmai_core.models.registry as registry
+
+    monkeypatch.setattr(registry, "bundled_dir", lambda: tiny_models)
+    st.cache_data.clear()
+
+    def opened(page: str = "", query: dict[str, str] | None = None, **values) -> AppTest:
+        at = AppTest.from_file(str(ROOT / "app" / "streamlit_app.py"), default_timeout=60)
+        for name, value in (query or {}).items():
+            at.query_params[name] = value
+        for name, value in values.items():
+            at.session_state[name] = value
+        at.run()
+        if page:
+            at.switch_page(f"app_pages/{page}.py").run()
+        return at
+
+    return opened
+
+
+@pytest.fixture
+def texts():
+    """texts(at): everything a page says, in one string."""
+
+    def said(at) -> str:
+        parts = [e.proto.body for e in at.get("html")]
+        for kind in ("markdown", "caption", "info", "warning", "error", "success"):
+            parts += [str(e.value) for e in at.get(kind)]
+        return "\n".join(parts)
+
+    return said
+
+
+@pytest.fixture
+def finished():
+    """finished(at, key): runs the page again until the session's job of this key is over."""
+
+    def wait(at, key: str, seconds: float = 240):
+        end = time.monotonic() + seconds
+        while at.session_state[key] is not None:
+            assert time.monotonic() < end, "the job did not end"
+            time.sleep(0.1)
+            at.run()
+        return at
+
+    return wait
+
+
+@pytest.fixture
+def result() -> LabResult:
+    """A small made-up result: undefended fooled by a white-box attack, defended shown the same picture."""
+    rng = np.random.default_rng(0)
+    clean = rng.integers(30, 220, (16, 16, 3), dtype=np.uint8)
+    adversarial = (clean + rng.integers(-4, 5, clean.shape)).astype(np.uint8)
+    experiment = Experiment(pair="tabletop/test/0", caption="a red cube <b>& a blue ring</b>")
+    craft = Craft(
+        "undefended", clean, adversarial, (0.1, 0.9), (0.6, -0.2), -0.21, 2, False, True, True, 4.0, 2.5, 3, 2, 0.5
+    )
+    right, wrong = (
+        Answer("a red cube", True, 0.9, (("a red cube", 0.9, True), ("x", 0.1, False))),
+        Answer("a ring", False, 0.7),
+    )
+    answers = {"zero-shot": (right, wrong), "retrieval": (right, right)}
+    reading = {
+        "undefended": Reading(
+            "undefended", "tabletop", "tabletop", "h1", "tabletop", "undefended", 0.612, -0.204, -0.21, -0.1, answers,
+            {"nlvr": "no second picture"},
+        ),
+        "defended": Reading(
+            "defended", "tabletop-tecoa", "tabletop-tecoa", "h2", "tabletop", "undefended", 0.55, 0.5, None, 0.5,
+            {"zero-shot": (right, right)},
+        ),
+    }  # fmt: skip
+    return LabResult(
+        experiment, {"undefended": craft}, reading, 0.7, "cpu", "2025-01-01T00:00:00+00:00", {"python": "3"}
+    )

@@ -1,0 +1,92 @@
+"""What components say: numbers, verdicts, roles in words, and nothing that a caption could inject."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from app.components.answers import answers_table
+from app.components.score_card import verdict
+from app.components.svg import histogram, histogram_table, line_chart
+from app.components.theme import ROLES, escape, number, signed
+from cmai_core.lab.result import LabResult
+
+
+def test_roles_differ_in_more_than_colour():
+    assert ROLES["clean"].colour == "#0072B2" and ROLES["adversarial"].colour == "#D55E00"
+    assert ROLES["defended"].colour == "#009E73" and ROLES["undefended"].colour == "#6B7280"
+    for attribute in ("colour", "mark", "plotly_symbol", "word"):
+        assert len({getattr(role, attribute) for role in ROLES.values()}) == 4
+
+
+def test_numbers_have_three_decimals_and_a_true_minus():
+    assert (
+        number(0.5) == "0.500" and number(-0.2041) == "−0.204" and number(None) == "–" and number(float("nan")) == "–"
+    )
+    assert signed(0.1) == "+0.100" and signed(-0.1) == "−0.100"
+
+
+def test_text_is_escaped():
+    assert escape('<img src=x onerror="a">') == "&lt;img src=x onerror=&quot;a&quot;&gt;"
+
+
+@pytest.mark.parametrize(
+    ("tau", "words"),
+    [(0.3, "Falls below its threshold"), (-0.5, "no alarm"), (0.7, "even when clean"), (None, "no threshold is known")],
+)
+def test_the_verdict_follows_the_threshold(result, tau, words):
+    said = verdict(result.readings["undefended"], tau)
+    assert words in said
+    assert "1 of 2 answers that were right are now wrong" in said
+
+
+def test_a_model_that_keeps_its_answers_is_told_so(result):
+    assert "No right answer is lost" in verdict(result.readings["defended"], None)
+    assert result.readings["defended"].transferred and not result.readings["undefended"].transferred
+
+
+def test_results_survive_json(result):
+    document = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    craft = result.crafts["undefended"]
+    again = LabResult.from_dict(document, {"undefended": (craft.clean, craft.adversarial)})
+    assert again.readings == result.readings
+    assert again.experiment == result.experiment
+    assert again.crafts["undefended"].score_trace == craft.score_trace
+    assert np.array_equal(again.first_craft.adversarial, craft.adversarial)
+
+
+def test_an_unchanged_picture_is_json_too(result):
+    craft = result.crafts["undefended"]
+    same = replace(result, crafts={"undefended": replace(craft, adversarial=craft.clean)})
+    assert json.loads(json.dumps(same.to_dict(), allow_nan=False))["crafts"]["undefended"]["psnr_db"] is None
+
+
+def test_the_answers_table_holds_every_answer(result):
+    rows = answers_table(result.readings)
+    assert len(rows) == 3
+    assert [r["adversarial right"] for r in rows] == [False, True, True]
+    assert [r["transferred"] for r in rows] == [False, False, True]
+
+
+def test_charts_are_described_and_hold_their_data():
+    chart = line_chart({"S_c": ([0.6, 0.1, -0.2], "adversarial")}, title="S_c <falls>", x_label="step", x_max=10)
+    assert 'role="img"' in chart and "&lt;falls&gt;" in chart and "<falls>" not in chart
+    assert chart.count("<polyline") == 1 and ROLES["adversarial"].dash in chart
+    assert "−0.200" in chart
+    bars = histogram(
+        [0, 0.5, 1.0], {"clean": [0, 4], "adversarial": [3, 1]}, title="t", markers={"clean": 0.9}, tau=0.4
+    )
+    assert bars.count("<rect x=") == 3 and "τ 0.400" in bars
+    table = histogram_table([0, 0.5, 1.0], {"clean": [0, 4], "adversarial": [3, 1]})
+    assert table == [
+        {"from": 0.0, "to": 0.5, "clean": 0, "adversarial": 3},
+        {"from": 0.5, "to": 1.0, "clean": 4, "adversarial": 1},
+    ]
+
+
+def test_empty_and_constant_curves_can_be_drawn():
+    assert "<svg" in line_chart({"S_c": ([], "clean")}, title="t", x_label="step", x_max=0)
+    assert "<svg" in line_chart({"S_c": ([0.5, 0.5], "clean")}, title="t", x_label="step", x_max=2)

@@ -1,0 +1,183 @@
+"""Every page as a script: it runs, keeps its state, says what is wrong in words, and never shows a traceback."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from cmai_core.lab.experiment import Experiment
+
+PAGES = ("distributions", "embedding_map", "attention", "about")
+
+
+def test_the_attack_lab_opens(app, texts):
+    at = app()
+    assert not at.exception and not at.error
+    assert "Same picture to you" in texts(at)
+    assert at.selectbox(key="undefended").value == "tabletop"
+    assert at.selectbox(key="defended").value == "tabletop-tecoa"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_other_pages_open(app, page, texts):
+    at = app(page)
+    assert not at.exception and not at.error, texts(at)
+    assert "cm-headline" in texts(at)
+
+
+def test_start_without_a_picture_says_so_and_keeps_the_settings(app):
+    at = app(pair="", caption="a red cube", steps=7)
+    at.session_state["pair"] = ""
+    at.button(key="start_attack").click().run()
+    if at.session_state["attack_job"] is None:  # no bundled example whose pair would be taken
+        assert any("No picture is chosen" in e.value for e in at.error)
+    assert at.session_state["steps"] == 7
+
+
+def test_an_empty_sentence_is_refused(app):
+    at = app(pair="tabletop/test/3", caption="")
+    at.button(key="start_attack").click().run()
+    assert any("sentence is empty" in e.value for e in at.error)
+    assert at.session_state["attack_job"] is None and not at.exception
+
+
+def test_an_unknown_model_is_explained(app, texts, finished):
+    at = app(
+        pair="tabletop/test/3",
+        caption="a red cube",
+        undefended="other",
+        undefended_spec="ViT-B-99/none",
+        defended="none",
+    )
+    at.radio(key="craft_on").set_value("undefended")
+    at.button(key="start_attack").click().run()
+    finished(at, "attack_job")
+    assert any("ViT-B-99" in e.value for e in at.error), texts(at)
+    assert not at.exception and at.session_state["undefended_spec"] == "ViT-B-99/none"
+
+
+def test_a_photograph_on_a_tabletop_model_is_met_with_a_warning(app):
+    at = app(pair="photos/test/chelsea", caption="a cat")
+    assert any("only ever seen Tabletop" in w.value for w in at.warning)
+    at = app(pair="tabletop/test/3", caption="a red cube")
+    assert not at.warning
+
+
+def test_the_truth_of_a_typed_sentence_is_shown(app, texts):
+    at = app(pair="tabletop/test/3", caption="two cats on a sofa")
+    assert "does not understand" in texts(at)
+
+
+def test_a_link_fills_the_form(app):
+    wanted = Experiment(
+        pair="photos/test/coffee", caption="a cup of coffee", defended="", epsilon=8.0, steps=33, objective="consistency",
+        norm="l2", undefended="ViT-B-32/random", seed=5,
+    )  # fmt: skip
+    at = app(query=wanted.to_query())
+    assert not at.exception
+    s = at.session_state
+    assert (s["pair"], s["caption"], s["epsilon"], s["steps"]) == (wanted.pair, wanted.caption, 8.0, 33)
+    assert (s["undefended"], s["undefended_spec"], s["defended"]) == ("other", "ViT-B-32/random", "none")
+    assert (s["norm"], s["objective"], s["seed"]) == ("l2", "consistency", 5)
+
+
+def test_a_broken_link_is_explained(app):
+    at = app(query={"pair": "tabletop/test/1", "caption": "a", "steps": "1e9"})
+    assert at.error and not at.exception
+
+
+def test_a_link_to_somebody_s_upload_is_explained(app):
+    at = app(query={"pair": "upload/" + "0" * 64, "caption": "a cat"})
+    assert any("uploaded picture" in e.value for e in at.error) and not at.exception
+
+
+def test_a_result_is_shown_with_its_roles_in_words(app, result, texts):
+    at = app(result=result)
+    said = texts(at)
+    assert not at.exception and not at.error
+    assert "What the attack did" in said and "white-box attack" in said and "transferred attack" in said
+    assert "0.612" in said and "−0.204" in said
+    assert "&lt;b&gt;" in said and "cube <b>" not in said
+    assert "change, ×16, mid-grey = 0" in " ".join(i.proto.imgs[0].caption for i in at.get("image"))
+    assert "saved as JPEG 90" in said and "Not asked: no second picture" in said
+
+
+def test_a_rerun_with_nothing_new_is_quick(app, result):
+    at = app(result=result)
+    at.run()
+    times = []
+    for _ in range(5):
+        start = time.process_time()
+        at.run()
+        times.append(time.process_time() - start)
+    assert min(times) < 0.3, times
+
+
+def test_the_attack_of_the_lab_runs_to_its_end(app, texts, finished):
+    at = app(pair="tabletop/test/3", caption="a white cube", steps=3, objective="consistency", craft_on="each")
+    at.button(key="start_attack").click().run()
+    assert not at.error, texts(at)
+    finished(at, "attack_job")
+    assert not at.error and not at.exception, texts(at)
+    made = at.session_state["result"]
+    assert set(made.crafts) == {"undefended", "defended"}
+    for role, craft in made.crafts.items():
+        assert craft.linf <= 4 and craft.steps_done == 3
+        reading = made.readings[role]
+        assert not reading.transferred and reading.adversarial < reading.clean
+    assert "What the attack did" in texts(at)
+
+
+def test_cancelling_keeps_the_best_so_far(app, texts, finished):
+    at = app(pair="tabletop/test/3", caption="a white cube", steps=200, restarts=10, objective="consistency")
+    at.button(key="start_attack").click().run()
+    handle = at.session_state["attack_job"]
+    end = time.monotonic() + 120
+    while not (p := handle.snapshot().progress) or not p.data.get("score"):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    at.button(key="cancel_attack").click().run()
+    finished(at, "attack_job")
+    made = at.session_state["result"]
+    assert made.crafts["undefended"].cancelled and made.crafts["undefended"].steps_done < 2000
+    assert "Cancelled" in texts(at)
+
+
+def test_a_distribution_is_measured(app, texts, finished):
+    at = app("distributions")
+    at.select_slider(key="distribution_count").set_value(16)
+    at.number_input(key="distribution_steps").set_value(2)
+    at.button(key="start_distribution").click().run()
+    finished(at, "distribution_job")
+    assert not at.error and not at.exception, texts(at)
+    measured = at.session_state["distribution"]
+    assert len(measured.ids) == 16 and set(measured.clean) == {"undefended", "defended"}
+    assert "false positives" in texts(at) and len(at.get("plotly_chart")) == 3
+    slider = next(s for s in at.slider if s.key.startswith("threshold"))
+    slider.set_value(slider.max).run()
+    assert "100.0%" in texts(at)
+
+
+def test_an_embedding_map_is_drawn(app, texts, finished):
+    at = app("embedding_map")
+    at.select_slider(key="embedding_count").set_value(16)
+    at.number_input(key="embedding_steps").set_value(2)
+    at.button(key="start_embedding").click().run()
+    finished(at, "embedding_job")
+    assert not at.error and not at.exception, texts(at)
+    assert "Drift control" in texts(at) and at.get("plotly_chart")
+
+
+def test_an_explanation_is_made(app, texts, finished):
+    at = app(pair="tabletop/test/3", caption="a white cube", steps=2, objective="consistency")
+    at.button(key="start_attack").click().run()
+    finished(at, "attack_job")
+    at.switch_page("app_pages/attention.py").run()
+    at.number_input(key="explanation_steps").set_value(8)
+    at.button(key="start_explanation").click().run()
+    finished(at, "explanation_job")
+    assert not at.error and not at.exception, texts(at)
+    said = texts(at)
+    assert "deletion AUC" in said and "completeness error" in said and "one scale for all" in said
+    assert "under mere noise" in said
