@@ -15,7 +15,7 @@ from cmai_core.attacks.options import strict_options
 from cmai_core.attacks.result import AttackResult, round_to_8bit
 from cmai_core.attacks.seeds import resolve_seed
 from cmai_core.attacks.success import Criterion, Raised
-from cmai_core.attacks.threat import ThreatModel
+from cmai_core.attacks.threat import ThreatModel, changed_positions
 from cmai_core.attacks.watch import Watch
 from cmai_core.data.pair import Batch
 from cmai_core.errors import DataError, OptionError
@@ -133,6 +133,8 @@ class Attack:
             self.success.bind(model, batch, shared),
             consistency,
             getattr(self.search, "micro_batch", None),
+            batch=batch,
+            shared=shared,
         )
 
     def _result(
@@ -165,6 +167,11 @@ class Attack:
             "l2": delta.norm(dim=1),
             "linf_8bit": delta_8bit.abs().amax(dim=1),
             "l2_8bit": delta_8bit.norm(dim=1),
+            "l0": changed_positions(outcome.pixels, pixels),
+            "l0_8bit": changed_positions(rounded, pixels),
+            "minimum": outcome.minimum,
+            "minimum_norm": outcome.minimum_norm,
+            "universal": outcome.universal,
             "forwards": outcome.forwards,
             "backwards": outcome.backwards,
         }

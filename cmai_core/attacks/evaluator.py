@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import nn
 
 from cmai_core.attacks.objectives import Objective
 from cmai_core.attacks.success import Criterion, Scored
+from cmai_core.data.pair import Batch
 from cmai_core.errors import CmaiError, OptionError
 
 
@@ -36,6 +38,8 @@ class Evaluator:
         model: anything with `image_features(pixels)`.
         objective, criterion, consistency: bound to the batch; the last two may be None.
         micro_batch: images in one pass (None: all); halved, for good, whenever the device runs out of memory.
+        batch, shared, rows: where other objectives are bound (`with_objective`): the batch, its memo, and which of its
+            samples this evaluator sees (None: all).
     """
 
     def __init__(
@@ -45,35 +49,91 @@ class Evaluator:
         criterion: Criterion | None,
         consistency: Objective | None,
         micro_batch: int | None = None,
+        *,
+        batch: Batch | None = None,
+        shared: dict | None = None,
+        rows: torch.Tensor | None = None,
     ):
         self.model = model
         self.objective, self.criterion, self.consistency = objective, criterion, consistency
         self.micro_batch = micro_batch
+        self.batch, self.shared, self.rows = batch, shared, rows
         self.clean_value: torch.Tensor | None = None
         self._parts_key: Any = None
         self._parts: list[_Part] = []
 
+    def select(self, rows: torch.Tensor) -> Evaluator:
+        """An evaluator of some of the samples only (int64 indices)."""
+        pick = lambda item: None if item is None else item.select(rows)  # noqa: E731
+        chosen = rows if self.rows is None else self.rows[rows]
+        parts = (pick(self.objective), pick(self.criterion), pick(self.consistency))
+        part = Evaluator(self.model, *parts, self.micro_batch, batch=self.batch, shared=self.shared, rows=chosen)
+        part.clean_value = None if self.clean_value is None else self.clean_value[rows]
+        return part
+
+    def with_objective(self, objective: Objective, clean: torch.Tensor | None = None) -> Evaluator:
+        """The same samples and criterion under another objective, which is bound here.
+
+        `clean`: pixels whose value under it becomes the clean value (costs one pass over them).
+        """
+        bound = objective.bind(self.model, self.batch, self.shared)
+        bound = bound if self.rows is None else bound.select(self.rows)
+        parts = (bound, self.criterion, self.consistency)
+        other = Evaluator(self.model, *parts, self.micro_batch, batch=self.batch, shared=self.shared, rows=self.rows)
+        if clean is not None:
+            other.clean_value = other.score(clean, success=False).value
+        return other
+
     def score(self, pixels: torch.Tensor, rows: torch.Tensor | None = None, success: bool = True) -> Evaluation:
-        """Scores without gradients. `rows`: which samples of the batch the pixels are (None: all, in order)."""
+        """Scores without gradients. `rows`: which samples of the batch the pixels are (None: all, in order).
+
+        A row may occur several times: several candidates of one sample in one call.
+        """
         with torch.no_grad():
-            return self._retrying(lambda: self._run(pixels, rows, success, gradient=False))[0]
+            return self._retrying(lambda: self._run(pixels, rows, success, None))[0]
 
     def climb(
-        self, pixels: torch.Tensor, rows: torch.Tensor | None = None, success: bool = False
+        self,
+        pixels: torch.Tensor,
+        rows: torch.Tensor | None = None,
+        success: bool = False,
+        through: Callable[[torch.Tensor, slice], torch.Tensor] | None = None,
     ) -> tuple[Evaluation, torch.Tensor]:
-        """Scores, and the gradient of each sample's objective in its own pixels."""
+        """Scores, and the gradient of each sample's objective in its own pixels.
+
+        `through`: a differentiable map that pixels take before the model (of the given rows of `pixels`).
+        """
         with torch.enable_grad():
-            return self._retrying(lambda: self._run(pixels, rows, success, gradient=True))
+            evaluation, (gradient,) = self._retrying(lambda: self._run(pixels, rows, success, _summed, through))
+        return evaluation, gradient
+
+    def slopes(
+        self, pixels: torch.Tensor, rows: torch.Tensor | None = None, count: int | None = None, success: bool = True
+    ) -> tuple[Evaluation, torch.Tensor, torch.Tensor]:
+        """Scores, the `count` largest of each sample's rivals (N×k; all when None), and their gradients N×k×3×H×W.
+
+        The objective's `rivals` are taken, with one batched vector-Jacobian product for all of them.
+        """
+        with torch.enable_grad():
+            evaluation, (values, gradients) = self._retrying(
+                lambda: self._run(pixels, rows, success, functools.partial(_largest, count=count))
+            )
+        return evaluation, values, gradients
 
     def _run(
-        self, pixels: torch.Tensor, rows: torch.Tensor | None, success: bool, gradient: bool
-    ) -> tuple[Evaluation, torch.Tensor | None]:
-        values, consistencies, successes, gradients = [], [], [], []
+        self,
+        pixels: torch.Tensor,
+        rows: torch.Tensor | None,
+        success: bool,
+        derive: Callable[..., tuple[torch.Tensor, ...]] | None,
+        through: Callable[[torch.Tensor, slice], torch.Tensor] | None = None,
+    ) -> tuple[Evaluation, tuple[torch.Tensor, ...]]:
+        values, consistencies, successes, derived = [], [], [], []
         for part in self._split(len(pixels), rows, pixels.device):
             x = pixels[part.span].detach()
-            if gradient:
+            if derive is not None:
                 x.requires_grad_(True)
-            features = self.model.image_features(x)
+            features = self.model.image_features(x if through is None else through(x, part.span))
             value = part.objective(self.model, x, features)
             values.append(value.detach())
             with torch.no_grad():
@@ -82,15 +142,15 @@ class Evaluator:
                 if success and part.criterion is not None:
                     scored = Scored(self.model, x, features, value.detach(), part.clean_value)
                     successes.append(part.criterion(scored))
-            if gradient:
+            if derive is not None:
                 if not value.requires_grad:
                     raise OptionError(
                         f"The objective {part.objective.describe()} has no gradient in the pixels.",
                         "Choose one that depends on the image.",
                     )
-                gradients.append(torch.autograd.grad(value.sum(), x)[0])
+                derived.append(derive(part.objective, self.model, x, features, value))
         evaluation = Evaluation(torch.cat(values), _joined(consistencies), _joined(successes))
-        return evaluation, _joined(gradients)
+        return evaluation, tuple(_joined(list(parts)) for parts in zip(*derived, strict=True))
 
     def _split(self, count: int, rows: torch.Tensor | None, device: torch.device) -> list[_Part]:
         size = min(self.micro_batch or count, count)
@@ -128,6 +188,37 @@ class Evaluator:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+
+def _summed(objective: Objective, model: Any, x: torch.Tensor, features: Any, value: torch.Tensor) -> tuple:
+    return (torch.autograd.grad(value.sum(), x)[0],)
+
+
+def _largest(
+    objective: Objective, model: Any, x: torch.Tensor, features: Any, value: torch.Tensor, count: int | None
+) -> tuple:
+    rivals = objective.rivals(model, x, features)
+    if count is not None and count < rivals.shape[1]:
+        rivals = rivals.topk(count, dim=1).values
+    return rivals.detach(), jacobian(rivals, x)
+
+
+def jacobian(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Gradients of N×K values in x, N×K×…, where row n of the values depends on row n of x only."""
+    count = values.shape[1]
+    eye = torch.eye(count, dtype=values.dtype, device=values.device)
+    if count > 1:
+        try:
+            outputs = eye.unsqueeze(1).expand(count, *values.shape)
+            (stacked,) = torch.autograd.grad(values, x, outputs, retain_graph=True, is_grads_batched=True)
+            return stacked.movedim(0, 1)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            # An operation of the model that cannot be batched: one product after another gives the same.
+    outputs = [row.expand_as(values) for row in eye]
+    parts = [torch.autograd.grad(values, x, o, retain_graph=k + 1 < count)[0] for k, o in enumerate(outputs)]
+    return torch.stack(parts, dim=1)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ one is called at every step with the pixels and their features.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,6 +39,14 @@ class Objective(ABC):
     @abstractmethod
     def __call__(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
         """Values of the bound objective, length N, for pixels N×3×H×W and `features = model.image_features(pixels)`."""
+
+    def rivals(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
+        """Signed heights over the decision boundaries, N×K: fooled where any is positive; −inf where there is none.
+
+        Searches that look for the nearest boundary (DeepFool, FAB) linearise these. An objective with one boundary at
+        the value 0 need not override this.
+        """
+        return self(model, pixels, features).unsqueeze(1)
 
     @abstractmethod
     def describe(self) -> str:
@@ -181,22 +190,49 @@ class TaskRows:
         kept = rows if self.rows is None else self.rows[rows]
         return TaskRows(self.task, self.prepared, self.total, kept)
 
-    def expand(self, features: Any) -> Any:
-        """Features in the order in which the task was prepared."""
+    def apply(self, function: Any, features: Any, width: bool = False) -> torch.Tensor:
+        """`function(features, prepared)` for these rows: length N, or N×K with `width`. A row may occur repeatedly."""
         if self.rows is None:
-            return features
-        source = torch.zeros(self.total, dtype=torch.int64, device=self.rows.device)
-        source[self.rows] = torch.arange(len(self.rows), device=self.rows.device)
-        return take_rows(features, source)
+            return self._checked(function(features, self.prepared), width)
+        parts = []
+        for chosen in self._groups:
+            rows = self.rows[chosen]
+            source = torch.zeros(self.total, dtype=torch.int64, device=rows.device)
+            source[rows] = chosen
+            values = self._checked(function(take_rows(features, source), self.prepared), width)
+            parts.append((chosen.to(values.device), values[rows.to(values.device)]))
+        if len(parts) == 1:
+            return parts[0][1]
+        order = torch.cat([chosen for chosen, _ in parts])
+        return torch.cat([values for _, values in parts])[order.argsort()]
 
-    def apply(self, function: Any, features: Any) -> torch.Tensor:
-        values = function(self.expand(features), self.prepared)
-        if values.shape != (self.total,):
+    @functools.cached_property
+    def _groups(self) -> list[torch.Tensor]:
+        return _once_each(self.rows)
+
+    def _checked(self, values: torch.Tensor, width: bool) -> torch.Tensor:
+        if values.dim() != 1 + width or len(values) != self.total:
+            wanted = "one row of numbers" if width else "one number"
             raise OptionError(
                 f"Task {self.task.name} scored {tuple(values.shape)} for {self.total} samples.",
-                "An objective is one number per sample.",
+                f"An objective is {wanted} per sample.",
             )
-        return values if self.rows is None else values[self.rows.to(values.device)]
+        return values
+
+
+def _once_each(rows: torch.Tensor) -> list[torch.Tensor]:
+    """Positions of `rows` in groups within which no row occurs twice."""
+    if len(rows) == 0 or len(rows.unique()) == len(rows):
+        return [torch.arange(len(rows), device=rows.device)]
+    order = rows.argsort(stable=True)
+    ordered = rows[order]
+    position = torch.arange(len(rows), device=rows.device)
+    first = torch.ones_like(ordered, dtype=torch.bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    start = torch.where(first, position, 0).cummax(dim=0).values
+    occurrence = torch.empty_like(rows)
+    occurrence[order] = position - start
+    return [(occurrence == k).nonzero().squeeze(1) for k in range(int(occurrence.max()) + 1)]
 
 
 @dataclass(frozen=True)

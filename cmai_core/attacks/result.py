@@ -52,6 +52,12 @@ class AttackResult:
         steps_done: gradient steps over all restarts; cancelled: whether the attack was stopped before its end.
         seconds: wall time of the search for the whole batch. seed: replays it.
         attack: plain description of threat, objective, search and criterion.
+        l0, l0_8bit: pixel positions that differ from the clean image (N).
+        minimum, minimum_norm: of a minimum-norm search: the closest adversarial image N×3×H×W whatever ε, and its
+            distance in the threat's units (inf where none was found); None otherwise. `pixels` respect ε.
+        universal: 3×H×W, the one perturbation of a universal search (a patch's content), to be used on other images.
+
+    `forwards` of a black-box search are its queries, exactly.
     """
 
     ids: tuple[str, ...]
@@ -79,6 +85,11 @@ class AttackResult:
     seconds: float
     seed: int
     attack: Mapping[str, Any] = field(default_factory=dict)
+    l0: torch.Tensor | None = None
+    l0_8bit: torch.Tensor | None = None
+    minimum: torch.Tensor | None = None
+    minimum_norm: torch.Tensor | None = None
+    universal: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -103,11 +114,22 @@ class AttackResult:
         success = self.success_8bit if rounded else self.success
         return Rate(int((~success & ~self.clean_success).sum()), len(self))
 
+    def success_at(self, epsilons: Any) -> torch.Tensor:
+        """A minimum-norm search scored at several ε at once: bool E×N, whether an adversarial image lies within each ε.
+
+        Raises:
+            DataError: the search was not a minimum-norm one.
+        """
+        if self.minimum_norm is None:
+            raise DataError("Only a minimum-norm search can be scored at every epsilon.", "Run the attack at each.")
+        limits = torch.as_tensor(epsilons, dtype=torch.float64).reshape(-1, 1)
+        return (self.minimum_norm.double() <= limits * (1 + 1e-9)) | self.clean_success
+
     def records(self, traces: bool = True) -> list[dict[str, Any]]:
         """One dict of plain JSON values per sample (None for what is not a finite number), without pixels."""
         names = ("clean_success", "success", "success_8bit", "clean_objective", "objective", "objective_8bit")
         names += ("clean_consistency", "consistency", "consistency_8bit", "linf", "l2", "linf_8bit", "l2_8bit")
-        names += ("forwards", "backwards")
+        names += ("l0", "l0_8bit", "minimum_norm", "forwards", "backwards")
         columns = {name: _plain(getattr(self, name)) for name in names}
         if traces:
             columns["objective_trace"] = _plain(self.objective_trace.T)
@@ -165,6 +187,8 @@ class AttackResult:
                 merged[name] = sum(values)
             elif name == "cancelled":
                 merged[name] = any(values)
+            elif name == "universal":  # each batch has its own
+                merged[name] = values[0] if len(values) == 1 else None
             elif isinstance(values[0], torch.Tensor):
                 merged[name] = torch.cat(values, dim=1 if name.endswith("_trace") else 0)
             elif isinstance(values[0], tuple):

@@ -5,32 +5,47 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
-from cmai_core.attacks.options import one_of, strict_options
+from cmai_core.attacks.options import number, one_of, strict_options
 from cmai_core.errors import DataError, OptionError
 
-NORMS = ("linf", "l2")
+NORMS = ("linf", "l2", "l0", "patch")
+
+# The largest ε of each norm, and the accepted values in words.
+RANGES = {
+    "linf": (1.0, "numbers from 0 to 1, such as 4/255"),
+    "l2": (math.inf, "finite numbers from 0"),
+    "l0": (math.inf, "finite numbers of pixel positions from 0"),
+    "patch": (1.0, "shares of the area from 0 to 1, such as 0.05"),
+}
 
 
 @strict_options
 @dataclass(frozen=True, eq=False)
 class ThreatModel:
-    """What the attacker may change: ‖adversarial − clean‖ ≤ ε, and pixels stay in [0, 1].
+    """What the attacker may change: a bound ε on adversarial − clean, while pixels stay in [0, 1].
 
     Attributes:
-        norm: "linf" (largest change of any pixel value) or "l2" (Euclidean length over all 3·H·W values).
-        epsilon: in pixel units of [0, 1] (4/255, not 4): one number, or one per sample (sequence or 1-D tensor).
-            At most 1 for linf; any non-negative number for l2.
+        norm: "linf" (largest change of any pixel value), "l2" (Euclidean length over all 3·H·W values), "l0" (how many
+            pixel positions change, all channels together, each as far as it likes), or "patch" (whatever lies under a
+            mask may be replaced altogether).
+        epsilon: in pixel units of [0, 1] (4/255, not 4) for linf (at most 1) and l2; positions for l0; for patch the
+            share of the picture's area, at most 1. One number, or one per sample (sequence or 1-D tensor).
+        place: patch only: centre of the square patch as shares (down, right) of height and width; it is moved inside.
+        mask: patch only: bool H×W, or N×H×W, True where pixels may change, in place of the square; covering at most the
+            share ε.
 
     Raises:
-        OptionError: unknown norm, or an ε outside its range.
+        OptionError: unknown norm, an ε outside its range, or a mask that does not go with the rest.
     """
 
     norm: str = "linf"
     epsilon: float | Sequence[float] | torch.Tensor = 4 / 255
+    place: tuple[float, float] = field(default=(0.5, 0.5), kw_only=True)
+    mask: torch.Tensor | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         one_of("norm", self.norm, NORMS)
@@ -40,15 +55,28 @@ class ThreatModel:
             raise OptionError(
                 f"epsilon={self.epsilon!r} is not a number.", "Accepted: a number, or one per sample."
             ) from error
-        highest = 1.0 if self.norm == "linf" else math.inf
+        highest, accepted = RANGES[self.norm]
         if values.dim() > 1 or values.numel() == 0:
             raise OptionError(
                 f"epsilon has shape {tuple(values.shape)}.",
                 "Accepted: one number, or a 1-D sequence with one per sample.",
             )
         if not bool((torch.isfinite(values) & (values >= 0) & (values <= highest)).all()):
-            accepted = "numbers from 0 to 1, such as 4/255" if self.norm == "linf" else "finite numbers from 0"
             raise OptionError(f"epsilon={self.epsilon!r} is not accepted for {self.norm}.", f"Accepted: {accepted}.")
+        self._check_patch()
+
+    def _check_patch(self) -> None:
+        if self.norm != "patch" and (self.mask is not None or tuple(self.place) != (0.5, 0.5)):
+            raise OptionError(f"mask and place do not go with {self.norm}.", "Accepted with: norm='patch'.")
+        if len(self.place) != 2:
+            raise OptionError(f"place={self.place!r} is not accepted.", "Accepted: two shares (down, right).")
+        for value in self.place:
+            number("place", value, 0.0, 1.0)
+        mask = self.mask
+        if mask is not None and not (
+            isinstance(mask, torch.Tensor) and mask.dtype == torch.bool and mask.dim() in (2, 3)
+        ):
+            raise OptionError("The mask is not accepted.", "Accepted: a bool tensor H×W or N×H×W.")
 
     def epsilons(self, count: int) -> torch.Tensor:
         """ε of each of `count` samples: float64 tensor of that length.
@@ -69,12 +97,52 @@ class ThreatModel:
         """
         _check_pixels(pixels)
         epsilon = self.epsilons(len(pixels)).to(pixels).view(-1, *[1] * (pixels.dim() - 1))
-        return (LinfRegion if self.norm == "linf" else L2Region).build(pixels.detach(), epsilon)
+        if self.norm == "patch":
+            return PatchRegion.build(pixels.detach(), epsilon, self.masks(pixels))
+        kinds = {"linf": LinfRegion, "l2": L2Region, "l0": L0Region}
+        return kinds[self.norm].build(pixels.detach(), epsilon)
+
+    def masks(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Where a patch may change pixels N×3×H×W: bool N×1×H×W on their device.
+
+        A square's side is the largest whole number of pixels whose area is within the share ε.
+
+        Raises:
+            OptionError: the mask given does not fit the pixels, or covers more than ε.
+        """
+        count, (height, width) = len(pixels), pixels.shape[-2:]
+        epsilon = self.epsilons(count)
+        if self.mask is not None:
+            mask = self.mask if self.mask.dim() == 3 else self.mask.expand(count, *self.mask.shape)
+            if tuple(mask.shape) != (count, height, width):
+                raise OptionError(
+                    f"The mask is {tuple(self.mask.shape)} for pixels {tuple(pixels.shape)}.",
+                    f"Accepted: {height}×{width}, or {count}×{height}×{width}.",
+                )
+            share = mask.double().mean(dim=(1, 2)).cpu()
+            if bool((share > epsilon + 1e-9).any()):
+                raise OptionError(
+                    f"The mask covers {float(share.max()):.3g} of the picture, more than epsilon.",
+                    "Give epsilon as the share of the area that the mask covers, or 1.",
+                )
+            return mask.unsqueeze(1).to(pixels.device)
+        masks = torch.zeros(count, 1, height, width, dtype=torch.bool)
+        for row, share in enumerate(epsilon.tolist()):
+            side = min(int(math.sqrt(share * height * width) + 1e-9), height, width)
+            top = min(max(round(self.place[0] * height - side / 2), 0), height - side)
+            left = min(max(round(self.place[1] * width - side / 2), 0), width - side)
+            if share >= 1:
+                masks[row] = True
+            masks[row, :, top : top + side, left : left + side] = True
+        return masks.to(pixels.device)
 
     def describe(self) -> dict:
         """Plain values for reports: norm and ε (a list where it is per sample)."""
         epsilon = torch.as_tensor(self.epsilon, dtype=torch.float64)
-        return {"norm": self.norm, "epsilon": epsilon.tolist()}
+        extra = {}
+        if self.norm == "patch":
+            extra = {"place": list(self.place)} if self.mask is None else {"mask": f"{int(self.mask.sum())} positions"}
+        return {"norm": self.norm, "epsilon": epsilon.tolist()} | extra
 
 
 def _check_pixels(pixels: torch.Tensor) -> None:
@@ -111,6 +179,27 @@ class Region(ABC):
         """The region of some rows only."""
         return type(self)(self.centre[rows], self.epsilon[rows], self.lower[rows], self.upper[rows])
 
+    @property
+    def reach(self) -> torch.Tensor:
+        """How far a step may usefully be, N×1×1×1 in pixel units: ε where ε is a length, else the whole range 1."""
+        return self.epsilon
+
+    def distance(self, pixels: torch.Tensor) -> torch.Tensor:
+        """How far pixels lie from the centre, in the units of ε: length N."""
+        raise NotImplementedError
+
+    def shrink(self, delta: torch.Tensor) -> torch.Tensor:
+        """Perturbations brought into the ball, the box left aside."""
+        raise OptionError(f"One perturbation for all does not go with {type(self).__name__}.", "Accepted: linf, l2.")
+
+    def compose(self, shared: torch.Tensor) -> torch.Tensor:
+        """The images that one shared perturbation 1×3×H×W gives."""
+        return self.project(self.centre + shared)
+
+    def content(self, shared: torch.Tensor) -> torch.Tensor:
+        """The shared perturbation as it is handed out."""
+        return shared
+
     @abstractmethod
     def project(self, pixels: torch.Tensor) -> torch.Tensor:
         """The given images brought back into the region."""
@@ -137,6 +226,12 @@ class LinfRegion(Region):
     def direction(self, gradient: torch.Tensor) -> torch.Tensor:
         return gradient.sign()
 
+    def distance(self, pixels: torch.Tensor) -> torch.Tensor:
+        return (pixels - self.centre).abs().flatten(1).amax(dim=1)
+
+    def shrink(self, delta: torch.Tensor) -> torch.Tensor:
+        return torch.clamp(delta, -self.epsilon, self.epsilon)
+
     def random(self, generators: Sequence[torch.Generator]) -> torch.Tensor:
         shape, dtype = self.centre.shape[1:], self.centre.dtype
         uniform = torch.stack([torch.rand(shape, generator=g, dtype=dtype) for g in generators])
@@ -162,6 +257,12 @@ class L2Region(Region):
     def direction(self, gradient: torch.Tensor) -> torch.Tensor:
         return gradient / _length(gradient)
 
+    def distance(self, pixels: torch.Tensor) -> torch.Tensor:
+        return (pixels - self.centre).flatten(1).norm(dim=1)
+
+    def shrink(self, delta: torch.Tensor) -> torch.Tensor:
+        return delta * (self.epsilon / _length(delta)).clamp(max=1.0)
+
     def random(self, generators: Sequence[torch.Generator]) -> torch.Tensor:
         shape, dtype = self.centre.shape[1:], self.centre.dtype
         dimensions = math.prod(shape)
@@ -171,6 +272,87 @@ class L2Region(Region):
             radius = torch.rand((), generator=generator, dtype=torch.float64) ** (1.0 / dimensions)
             draws.append(normal / normal.norm().clamp(min=1e-12) * radius.to(dtype))
         return self.project(self.centre + self.epsilon * torch.stack(draws).to(self.centre.device))
+
+
+class L0Region(Region):
+    """At most ε pixel positions differ from the centre, within the box.
+
+    Projection is exact (Croce & Hein 2019, "Sparse and imperceivable adversarial attacks", §4.1): a position is kept
+    where clamping it to the box saves most of its squared change. Steps follow the gradient scaled to a largest entry
+    of 1, so that the magnitudes decide which positions survive.
+    """
+
+    @classmethod
+    def build(cls, centre: torch.Tensor, epsilon: torch.Tensor) -> L0Region:
+        return cls(centre, epsilon, torch.zeros_like(centre), torch.ones_like(centre))
+
+    @property
+    def reach(self) -> torch.Tensor:
+        return torch.ones_like(self.epsilon)
+
+    def project(self, pixels: torch.Tensor) -> torch.Tensor:
+        boxed = torch.clamp(pixels, self.lower, self.upper)
+        gain = ((pixels - self.centre) ** 2 - (pixels - boxed) ** 2).sum(dim=1).flatten(1)
+        order = gain.argsort(dim=1, descending=True, stable=True)
+        ranks = torch.empty_like(order).scatter_(
+            1, order, torch.arange(gain.shape[1], device=gain.device).expand_as(order)
+        )
+        kept = (ranks < self.epsilon.flatten(1).floor()).view(len(pixels), 1, *pixels.shape[2:])
+        return torch.where(kept, boxed, self.centre)
+
+    def direction(self, gradient: torch.Tensor) -> torch.Tensor:
+        largest = gradient.flatten(1).abs().amax(dim=1).clamp(min=torch.finfo(gradient.dtype).tiny)
+        return gradient / largest.view(-1, *[1] * (gradient.dim() - 1))
+
+    def distance(self, pixels: torch.Tensor) -> torch.Tensor:
+        return changed_positions(pixels, self.centre).to(pixels)
+
+    def random(self, generators: Sequence[torch.Generator]) -> torch.Tensor:
+        shape, dtype = self.centre.shape[1:], self.centre.dtype
+        draws = []
+        for generator, epsilon in zip(generators, self.epsilon.flatten().tolist(), strict=True):
+            uniform = torch.rand(shape, generator=generator, dtype=dtype)
+            chosen = torch.randperm(shape[-2] * shape[-1], generator=generator) < int(epsilon)
+            draws.append(torch.where(chosen.view(1, *shape[-2:]), uniform, torch.nan))
+        drawn = torch.stack(draws).to(self.centre.device)
+        return torch.where(drawn.isnan(), self.centre, drawn)
+
+
+class PatchRegion(LinfRegion):
+    """Any value in [0, 1] under a mask, the clean one elsewhere."""
+
+    @classmethod
+    def build(cls, centre: torch.Tensor, epsilon: torch.Tensor, mask: torch.Tensor) -> PatchRegion:
+        lower = torch.where(mask, torch.zeros_like(centre), centre)
+        return cls(centre, epsilon, lower, torch.where(mask, torch.ones_like(centre), centre))
+
+    @property
+    def mask(self) -> torch.Tensor:
+        """Bool N×1×H×W: where pixels may change."""
+        return (self.upper > self.lower).any(dim=1, keepdim=True)
+
+    @property
+    def reach(self) -> torch.Tensor:
+        return torch.ones_like(self.epsilon)
+
+    def distance(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Share of the picture's area that changed."""
+        return changed_positions(pixels, self.centre).to(pixels) / pixels[0, 0].numel()
+
+    def shrink(self, delta: torch.Tensor) -> torch.Tensor:
+        return torch.clamp(delta, -0.5, 0.5)
+
+    def compose(self, shared: torch.Tensor) -> torch.Tensor:
+        """One content for all: what is shared is its deviation from mid-grey."""
+        return torch.where(self.mask, self.content(shared), self.centre)
+
+    def content(self, shared: torch.Tensor) -> torch.Tensor:
+        return 0.5 + shared
+
+
+def changed_positions(pixels: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    """How many pixel positions differ in any channel: int64 of length N."""
+    return (pixels != clean).any(dim=1).flatten(1).sum(dim=1)
 
 
 def _length(x: torch.Tensor) -> torch.Tensor:
