@@ -117,13 +117,12 @@ def stale_reasons(bundle: Showcase) -> list[str]:
 
 
 def build_showcase(
-    out_dir: Path | None = None, *, pairs: int = 400, candidates: int = 24, progress=None
+    out_dir: Path | None = None, *, pairs: int = 400, candidates: int = 24, steps: int = 40, progress=None
 ) -> Showcase | None:
     """Makes the example from the bundled models and writes it to `out_dir`.
 
-    Among the first `candidates` test scenes the one is taken whose attack (L∞ 4/255, on the undefended model) lowers
-    S_c
-    most while the defended model keeps it best; S_c is then counted over `pairs` test pairs, clean and attacked alike.
+    Among the first `candidates` test scenes the clearest is taken: L∞ 4/255 lowers S_c most on the undefended model and
+    least on the defended one (each faces its own white-box attack). S_c is counted over `pairs` test pairs.
 
     Returns:
         The example, or None when there is no bundled undefended model.
@@ -142,7 +141,12 @@ def build_showcase(
     models = {role: load_model(spec) for role, spec in specs.items()}
     items = load_dataset("tabletop", split="test", limit=1000)
     base = Experiment(
-        undefended=specs["undefended"], defended=specs.get("defended", ""), epsilon=4.0, steps=40, step_size=1.0, seed=0
+        undefended=specs["undefended"],
+        defended=specs.get("defended", ""),
+        epsilon=4.0,
+        steps=steps,
+        step_size=1.0,
+        seed=0,
     )
     survey = score_distribution(models, items, count=pairs, experiment=base, progress=progress)
     best, best_value = 0, -float("inf")

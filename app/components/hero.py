@@ -28,7 +28,8 @@ def hero(bundle: Showcase) -> None:
     with left:
         before_after(craft.clean, craft.adversarial, key="hero_slider", alt=result.experiment.caption)
         show(f'<p class="cm-quote">{escape(result.experiment.caption)}</p>')
-        st.caption(f"A bundled example. {craft_note(result, craft)}")
+        more = " The defended model faces a picture crafted on itself." if len(result.crafts) > 1 else ""
+        st.caption(f"A bundled example, chosen because it is clear. {craft_note(result, craft)}{more}")
     with right:
         for role, reading in result.readings.items():
             score_card(reading, bundle.tau.get(role))

@@ -37,8 +37,8 @@ def run_attack(
     """Crafts the adversarial picture (or pictures) and reads everything both models make of it.
 
     Args:
-        pair: the picture; S_c is measured with `experiment.caption`. Where that is false of the pair's scene, the tasks go
-            by the pair's own captions.
+        pair: the picture; S_c is measured with `experiment.caption`. Where that is false of the pair's scene, the
+            tasks go by the pair's own captions.
         models: role → model, for "undefended" and, where the experiment names one, "defended".
         dataset: where galleries, classes and second pictures come from.
         progress: told with `role`, `steps`, `objective` and `score` (traces so far), `image` (uint8), `clean_score`.

@@ -71,8 +71,8 @@ def test_the_truth_of_a_typed_sentence_is_shown(app, texts):
 
 def test_a_link_fills_the_form(app):
     wanted = Experiment(
-        pair="photos/test/coffee", caption="a cup of coffee", defended="", epsilon=8.0, steps=33, objective="consistency",
-        norm="l2", undefended="ViT-B-32/random", seed=5,
+        pair="photos/test/coffee", caption="a cup of coffee", defended="", epsilon=8.0, steps=33,
+        objective="consistency", norm="l2", undefended="ViT-B-32/random", seed=5,
     )  # fmt: skip
     at = app(query=wanted.to_query())
     assert not at.exception

@@ -93,9 +93,7 @@ class Lab:
         """Chooses an option of a select box by its words."""
         box = self.wait_for(f".st-key-{key} [data-baseweb=select], .st-key-{key} [role=combobox]")
         box.click()
-        self.until(
-            lambda: self._click_option(option), what=f"the option {option} of {key}"
-        )
+        self.until(lambda: self._click_option(option), what=f"the option {option} of {key}")
         settled(self.browser)
 
     def _click_option(self, option: str) -> bool:

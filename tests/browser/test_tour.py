@@ -1,0 +1,46 @@
+"""Every page and every dialog opens in a real browser, without an error."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+PAGES = {
+    "": "Same picture to you",
+    "/distributions": "Where would a threshold",
+    "/embedding_map": "How far does an attack carry",
+    "/attention": "Where do the models look",
+    "/about": "Models, data and how to bring your own",
+}
+
+
+def test_every_page_opens(open_lab):
+    lab = open_lab()
+    for path, headline in PAGES.items():
+        lab.open(path)
+        assert headline in lab.text(), path
+        lab.no_error()
+
+
+@pytest.mark.parametrize(
+    ("button", "words"),
+    [("open_browse", "Choose one"), ("open_upload", "up to 16 megapixels"), ("open_compose", "True of this scene")],
+)
+def test_every_dialog_opens(open_lab, button, words):
+    lab = open_lab()
+    lab.open()
+    lab.press(button)
+    lab.until(lambda: words in lab.text("[role=dialog]"), 90, words)
+    lab.no_error()
+
+
+def test_a_file_that_is_no_picture_is_explained(open_lab, tmp_path):
+    lab = open_lab()
+    lab.open()
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 64)
+    lab.press("open_upload")
+    lab.until(lambda: lab.all("[role=dialog] input[type=file]"))[0].send_keys(str(broken))
+    lab.until(lambda: lab.all("[role=dialog] [data-testid=stAlert]"), 30, "an explanation")
+    lab.no_error()
