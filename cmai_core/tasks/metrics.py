@@ -136,9 +136,9 @@ def _bleu_of(rows: np.ndarray) -> float:
 
 
 def cider(texts: Sequence[str], references: Sequence[Sequence[str]], **bootstrap: int) -> Interval:
-    """CIDEr (Vedantam et al. 2015, arXiv 1411.5726) by pycocoevalcap's scorer, document frequencies of the references.
+    """CIDEr-D (Vedantam et al. 2015, arXiv 1411.5726) by pycocoevalcap's scorer, the one COCO reports as CIDEr.
 
-    The interval resamples the per-caption scores; the document frequencies stay those of the whole set.
+    The interval resamples the per-caption scores; the document frequencies stay those of all references.
     """
     from pycocoevalcap.cider.cider import Cider
 

@@ -120,7 +120,7 @@ class Nlvr(ChoiceTask):
 
 
 def _places(dataset: PairDataset, wanted: set[str]) -> dict[str, int]:
-    """Where the pairs of these ids stand in the dataset: guessed from the number at the end of the id, else looked for."""
+    """Where the pairs of these ids stand in the dataset: guessed by the number in the id, else looked for."""
     found: dict[str, int] = {}
     for name in wanted:
         number = name.rsplit("/", 1)[-1]

@@ -30,7 +30,7 @@ def tabletop_answers() -> tuple[str, ...]:
     """Every answer Tabletop's questions have."""
     from cmai_core.data.tabletop.scene import COLOURS, MATERIALS, MAX_OBJECTS, SHAPES, SIZES
 
-    return ("yes", "no", *map(str, range(1, MAX_OBJECTS + 1)), *COLOURS, *SHAPES, *MATERIALS, *SIZES)
+    return ("yes", "no", *map(str, range(MAX_OBJECTS + 1)), *COLOURS, *SHAPES, *MATERIALS, *SIZES)
 
 
 @dataclass(frozen=True)

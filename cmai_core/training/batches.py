@@ -105,7 +105,7 @@ def draw(arrays: Arrays, recipe: Recipe, seed: int, step: int) -> TrainingBatch:
     keys[arrays.question_family[rows] < 0] = 2.0
     picked = np.argsort(keys, axis=1)[:, :asked]
     has_question = np.take_along_axis(keys, picked, axis=1).reshape(-1) < 1.0
-    question_ids = arrays.question_ids[rows[:, None], picked].reshape(size * asked, -1)
+    question_ids = arrays.question_ids[rows[:, None], picked].reshape(size * asked, arrays.question_ids.shape[2])
     answer_at = arrays.question_answer_at[rows[:, None], picked].reshape(-1)
 
     tensor = torch.from_numpy

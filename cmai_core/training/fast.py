@@ -3,7 +3,7 @@
 open_clip calls `nn.MultiheadAttention`, encodes captions at the full context length of 48 although they hold about
 sixteen tokens, and projects the image tokens to keys and values once for every text. Here the parameters are the same,
 but attention is one fused call, texts are cut to their longest (padding is masked and the class token keeps its place,
-so nothing changes), and the texts of one image share its keys and values. `tests/training/test_fast.py` holds each
+so nothing changes), and the texts of one image share its keys and values. `tests/training/test_forward.py` holds each
 function to open_clip's own output, values and gradients.
 """
 

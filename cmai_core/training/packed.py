@@ -1,8 +1,8 @@
 """All texts of a step without padding: one row a token, padded only where attention needs rectangles.
 
-Captions of Tabletop have 5 to 32 tokens, so a padded batch is half padding. Here the token rows of captions, questions and
-statements lie one after another; linear layers, norms and MLPs run on them alone. Values and gradients are those of
-`fast` (and so of open_clip); `tests/training/test_packed.py` holds them to it.
+Captions of Tabletop have 5 to 32 tokens, so a padded batch is half padding. Here the token rows of captions, questions
+and statements lie one after another; linear layers, norms and MLPs run on them alone. Values and gradients are those of
+`fast` (and so of open_clip); `tests/training/test_forward.py` holds them to it.
 """
 
 from __future__ import annotations
@@ -225,36 +225,31 @@ def memories(texts: Texts, tokens: Tensor, joined: Tensor | None, with_words: bo
     """
     images, device = len(tokens), tokens.device
     words, short = texts.words, texts.short
-    short_text = short.index // short.length
-    asked = texts.questions // images if images else 0
-    owners, full_columns = [], []
-    width = 0
-    if with_words:
-        owners.append(words.index // words.length)
-        full_columns.append(words.index % words.length)
-        width = words.length
-    word_owner = owners[0] if with_words else torch.zeros(0, dtype=torch.long, device=device)
-    word_column = full_columns[0] if with_words else word_owner
-    is_question = short_text < texts.questions
-    question_text = short_text[is_question]
-    owners.append(question_text // max(asked, 1))
-    full_columns.append(width + (question_text % max(asked, 1)) * short.length + (short.index % short.length)[is_question])
-    full_length = width + asked * short.length
-    read_owner = torch.arange(texts.questions, device=device) // max(asked, 1)
-    read_column = width + torch.arange(texts.questions, device=device) % max(asked, 1)
-    out = []
-    full = Rectangle(torch.cat(owners) * full_length + torch.cat(full_columns), images, full_length)
-    read_length = width + asked
-    read = Rectangle(
-        torch.cat([word_owner, read_owner]) * read_length + torch.cat([word_column, read_column]), images, read_length
-    )
-    out.append((Memory(tokens, full, read), len(full.index), len(read.index)))
+    asked = texts.questions // images
+    text, column = short.index // short.length, short.index % short.length
+    is_question = text < texts.questions
+
+    # The places of an image: its words, then `asked` stretches, of `short.length` tokens or of the answer alone.
+    width = words.length if with_words else 0
+    word_places = words.index if with_words else words.index[:0]
+    word_image, word_column = word_places // words.length, word_places % words.length
+    question, question_column = text[is_question], column[is_question]
+    number = torch.arange(texts.questions, device=device)
+
+    def rectangle(step: int, owner: Tensor, place: Tensor) -> Rectangle:
+        length = width + asked * step
+        index = torch.cat([word_image * length + word_column, owner * length + width + place])
+        return Rectangle(index, images, length)
+
+    each = max(asked, 1)
+    full = rectangle(short.length, question // each, (question % each) * short.length + question_column)
+    read = rectangle(1, number // each, number % each)
+    out = [(Memory(tokens, full, read), len(full.index), len(read.index))]
     if joined is not None:
-        statement = short_text[~is_question] - texts.questions
-        place = statement * short.length + (short.index % short.length)[~is_question]
         count = short.count - texts.questions
+        places = (text[~is_question] - texts.questions) * short.length + column[~is_question]
         one = Rectangle(torch.arange(count, device=device), count, 1)
-        out.append((Memory(joined, Rectangle(place, count, short.length), one), len(place), count))
+        out.append((Memory(joined, Rectangle(places, count, short.length), one), len(places), count))
     return out
 
 
@@ -270,8 +265,8 @@ def decode_texts(
         with_words: whether the captions are read too.
 
     Returns:
-        states before `ln_final`: of the captions' words (None without them), in the order of `texts.targets`; and of the
-        answers, questions first.
+        states before `ln_final`: of the captions' words (None without them), in the order of `texts.targets`; and of
+        the answers, questions first.
     """
     rows = texts.word_rows if with_words else texts.word_rows[:0]
     short = texts.short
@@ -328,4 +323,3 @@ def _last_block(block: nn.Module, x: Tensor, boxes: list[tuple[int, Rectangle, T
         out.append(attended.transpose(1, 2).flatten(1))
     attended = F.linear(torch.cat(out), attention.out_proj.weight, attention.out_proj.bias)
     return _mlp(block, take(x, rows) + block.ls_1(attended))
-

@@ -55,13 +55,13 @@ class Recipe:
 
     Attributes:
         name, summary, source: for people; the source cites the paper. model_name: of the bundled model it makes.
-        architecture: a key of `models.architectures.ARCHITECTURES`; a training that starts from a model has that model's.
+        architecture: a key of `models.architectures.ARCHITECTURES`; with `start`, that model's.
         start: "" for a new model, else the name of the bundled model that is fine-tuned.
         batch: scenes a step; pairs: default length of a training, in image-caption pairs seen.
         nlvr_share: two-image items a step, as a share of the batch (each takes two of its images).
         questions: questions a scene and step.
-        vision_share: share of the training, at its start, in which only the image tower learns, from the patch labels: texts
-            teach nothing before shapes are seen, and these steps cost a third.
+        vision_share: share of the training, at its start, in which only the image tower learns, from the patch labels:
+            texts teach nothing before shapes are seen, and these steps cost a third.
         learning_rate: peak, reached after `warmup_steps`, then a cosine down to `final_share` of it.
         ema: decay of the averaged weights, which are the ones evaluated and saved.
         brightness: images are scaled by a random factor within 1 ± brightness; shift: moved by up to that many pixels.
@@ -146,7 +146,7 @@ RECIPES: dict[str, Recipe] = {
             model_name="tabletop-tecoa",
             start="tabletop",
             vision_share=0.0,
-            summary="Text-guided contrastive adversarial fine-tuning of `tabletop` at L∞ 2/255, with all tasks' losses.",
+            summary="Text-guided contrastive adversarial fine-tuning of `tabletop`, L∞ 2/255, with all tasks' losses.",
             source="TeCoA: Mao et al. 2023, arXiv 2212.07016, sec. 3.3, captions in the place of class prompts",
             pairs=400_000,
             learning_rate=5e-4,

@@ -152,7 +152,7 @@ def test_bf16_stays_near_fp32(parts):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         _, rounded = step_losses(parts, head, batch, pixels, Weights())
     for name in ("contrastive", "caption", "question", "nlvr", "patch"):
-        assert abs(float(rounded[name] - exact[name])) < 0.02 * float(exact[name]), name
+        assert abs(rounded[name] - exact[name]) < 0.02 * exact[name], name
 
 
 def test_captions_true_of_another_image_are_no_negatives():
