@@ -38,6 +38,11 @@ def roll_relevance(weights: Sequence[torch.Tensor], gradients: Sequence[torch.Te
     return relevance
 
 
+def without_identity(relevance: torch.Tensor) -> torch.Tensor:
+    """R minus what it started from."""
+    return relevance - torch.eye(relevance.shape[-1], dtype=relevance.dtype, device=relevance.device)
+
+
 def relevance(
     model: VisionLanguageModel,
     pixels: torch.Tensor,
@@ -49,8 +54,9 @@ def relevance(
 ) -> Explanation:
     """Relevance of each image patch for S_c.
 
-    With an attentional pooler, its own Ā (the paper's equation 10, without self-attention among the queries) is
-    multiplied with the tower's R.
+    The identity that R starts from says that a token is its own source. It is subtracted again, which changes nothing
+    for a class token and takes a constant from the map of a mean-pooled tower. With an attentional pooler, its own Ā
+    (the paper's equation 10, without self-attention among the queries) is multiplied with the tower's R.
 
     Args:
         pixels: N×3×S×S in [0, 1].
@@ -79,6 +85,8 @@ def relevance(
             found = roll_relevance([weights[k].detach() for k in names], [gradients[k] for k in names])
             if parts.pooler is not None:
                 found = positive_part(weights["pooler"].detach(), gradients["pooler"]) @ found
+            else:
+                found = without_identity(found)
             rows.append(parts.start(found).float().cpu())
             scores.append(score.detach().float().cpu())
     row = torch.cat(rows).numpy()
@@ -131,7 +139,8 @@ def text_relevance(
             with recorded_attention(parts.blocks) as weights:
                 score = model.consistency(features, parts.forward(some, embedded))
             used = [weights[k] for k in names]
-            found = roll_relevance([w.detach() for w in used], torch.autograd.grad(score.sum(), used))
+            gradients = torch.autograd.grad(score.sum(), used)
+            found = without_identity(roll_relevance([w.detach() for w in used], gradients))
             rows = parts.rows(some, found.shape[-1])
             picked = found[torch.arange(len(rows), device=rows.device), rows].float().cpu().numpy()
             values += list(picked)

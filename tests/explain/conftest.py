@@ -98,6 +98,18 @@ def any_coca(request):
     return BUILDERS[request.param]()
 
 
+@pytest.fixture
+def coca():
+    """`coca(seed, **vision_cfg)` builds a small CoCa of the test's own."""
+    return make_coca
+
+
+@pytest.fixture
+def squares():
+    """`squares(count, generator)` draws images with a coloured square."""
+    return make_squares
+
+
 @pytest.fixture(scope="session")
 def resnet():
     """A CLIP with a ResNet image tower."""

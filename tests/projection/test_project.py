@@ -11,6 +11,8 @@ from cmai_core.errors import DataError, OptionError
 from cmai_core.projection import project, warm_up, warm_up_in_background
 from cmai_core.projection.drift import cosine_distances, noisy_copies, usual_distance
 
+pytestmark = pytest.mark.timeout(900)  # the first UMAP of a process is compiled, minutes on a busy machine
+
 
 def clusters(per=12, count=3, width=16, spread=0.15, seed=0):
     """Unit vectors around `count` random directions, and the number of the direction of each."""
