@@ -123,6 +123,18 @@ class SelectableTask(LabelTask):
         return super().predict(model, features, prepared.values)
 
 
+class ScoredTask(LabelTask):
+    """The same with its class scores exposed."""
+
+    name = "scored"
+
+    def logits(self, model, features, prepared):
+        return features.embedding
+
+    def true_classes(self, prepared):
+        return F.one_hot(prepared, CLASSES).bool()
+
+
 def make_batch(model, count=4, size=6, seed=0, texts=True):
     """Images away from the box's edge and touching it, labelled as the model sees them when clean."""
     generator = torch.Generator().manual_seed(seed)
@@ -210,6 +222,7 @@ def kit():
         FakeVLM=FakeVLM,
         LabelTask=LabelTask,
         SelectableTask=SelectableTask,
+        ScoredTask=ScoredTask,
         linear_model=linear_model,
         conv_model=conv_model,
         make_batch=make_batch,

@@ -1,0 +1,46 @@
+"""The clean images' features, computed once for an attack, in pieces that fit the device."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from cmai_core.data.pair import Batch
+
+PIECE = 64
+
+
+def clean_features(model: Any, batch: Batch, shared: dict | None = None) -> Any:
+    """`model.image_features` of the batch's clean pixels, without gradients; once for each memo `shared`."""
+    shared = {} if shared is None else shared
+    if "clean features" not in shared:
+        shared["clean features"] = encode(model, batch.pixels)
+    return shared["clean features"]
+
+
+def encode(model: Any, pixels: torch.Tensor) -> Any:
+    """Features of pixels N×3×H×W, piece by piece, detached, on the model's device."""
+    device = getattr(model, "device", None)
+    with torch.no_grad():
+        parts = []
+        for piece in pixels.detach().split(PIECE):
+            parts.append(model.image_features(piece if device is None else piece.to(device)))
+    return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def _joined(parts: list[Any]) -> Any:
+    first = parts[0]
+    if isinstance(first, torch.Tensor):
+        return torch.cat(parts)
+    if dataclasses.is_dataclass(first) and not isinstance(first, type):
+        names = [f.name for f in dataclasses.fields(first)]
+        return dataclasses.replace(first, **{n: _joined([getattr(p, n) for p in parts]) for n in names})
+    if isinstance(first, tuple) and hasattr(first, "_replace"):
+        return type(first)(*(_joined(list(column)) for column in zip(*parts, strict=True)))
+    if isinstance(first, (tuple, list)):
+        return type(first)(_joined(list(column)) for column in zip(*parts, strict=True))
+    if isinstance(first, dict):
+        return {key: _joined([p[key] for p in parts]) for key in first}
+    return first
