@@ -257,7 +257,7 @@ class RelaxedPGD:
                 gradient = space.gradient(x, outcome)
                 # Adam (Kingma and Ba 2015), ascending.
                 first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient.square()
-                rate = (first / (1 - 0.9 ** (step + 1))) / ((second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
+                rate = (first / (1 - 0.9 ** (step + 1))) / ((second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-3)
                 x = project_simplex(x + self.step_size * rate, space.support)
                 share = 1 - (1 - self.entropy) * (step + 1) / self.steps
                 x = torch.where(space.moving, project_entropy(x, share * space.most, space.support), x)
@@ -336,7 +336,10 @@ class _Space:
         gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
         number_ = self.support.sum(dim=2, keepdim=True)
         mean = gradient.masked_fill(~self.support, 0.0).sum(dim=2, keepdim=True) / number_
-        return torch.where(self.support & self.moving, gradient - mean, 0.0)
+        gradient = torch.where(self.support & self.moving, gradient - mean, 0.0)
+        # Scaled to 1, so that Adam's small constant means the same everywhere and rounding is not blown up.
+        largest = gradient.abs().amax(dim=(1, 2), keepdim=True)
+        return gradient / largest.clamp(min=torch.finfo(gradient.dtype).tiny)
 
     def discretise(self, x: torch.Tensor, most: int, outcome: TextOutcome, live: list[int]) -> None:
         """Scores the likeliest discrete texts of each relaxed one, within its budget."""
