@@ -121,6 +121,7 @@ def deletion_insertion(
     total, done = len(fills) * len(orders) * count, 0
     results: dict[str, DeletionInsertion] = {}
     for fill in fills:
+        filled = fill_image(pixels, fill)
         curves = np.zeros((len(orders), count, len(removed)))
         for k, order in enumerate(orders):
             for row in range(count):
@@ -128,10 +129,8 @@ def deletion_insertion(
                     cancel.check()
                 gone = torch.from_numpy(order[row][None] < removed[:, None, None]).float()
                 mask = F.interpolate(gone.unsqueeze(1), size, mode="nearest-exact").to(pixels)
-                filled = fill_image(pixels[row : row + 1], fill)
-                curves[k, row] = _scores(
-                    model, torch.where(mask > 0.5, filled, pixels[row : row + 1]), embedded[row : row + 1], batch_size
-                )
+                images = torch.where(mask > 0.5, filled[row : row + 1], pixels[row : row + 1])
+                curves[k, row] = _scores(model, images, embedded[row : row + 1], batch_size)
                 done += 1
                 if progress:
                     progress(Progress(done, total, f"Faithfulness: removing cells ({fill})", {}))
@@ -210,11 +209,12 @@ def infidelity(
     # Captum multiplies the mask N×3×S×S with attributions of that shape: share each cell's value among its pixels.
     attributions = (blocks / (3 * size * size / cells[0].size)).unsqueeze(1).expand_as(pixels)
     falls: list[torch.Tensor] = []
+    filled = pixels[:0]
 
     def remove(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = (torch.rand(len(x), *cells.shape[1:], generator=generator) < share).to(x)
         mask = F.interpolate(chosen.unsqueeze(1), x.shape[-2:], mode="nearest-exact").expand_as(x)
-        return mask, torch.where(mask > 0.5, fill_image(x, fill), x)
+        return mask, torch.where(mask > 0.5, filled, x)
 
     def score(x: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         found = model.consistency(x, text)
@@ -224,6 +224,7 @@ def infidelity(
     values = []
     for row in range(len(pixels)):
         falls.clear()
+        filled = fill_image(pixels[row : row + 1], fill)
         found = captum_infidelity(
             score,
             remove,
