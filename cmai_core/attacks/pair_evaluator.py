@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,8 +172,7 @@ class PairEvaluator:
             for view in views or (lambda p: p,):
                 seen = view(x)
                 features = self._features(self.model.image_features(seen), every, embedded, texts)
-                read = seen if not self.light else seen[:0]
-                value = self.objective(self.model, read[self.owner] if not self.light else read, features)
+                value = self.objective(self.model, seen[:0] if self.light else seen[self.owner], features)
                 if not value.requires_grad:
                     raise OptionError(
                         f"The objective {self.objective.describe()} has no gradient in the pixels.",
@@ -184,6 +184,39 @@ class PairEvaluator:
                 consistency = cosine if consistency is None else consistency + cosine
             count = max(1, len(views))
             return total / count, consistency / count, gradient / count
+
+    @contextlib.contextmanager
+    def climbing_on(self, objective: Objective | None) -> Iterator[None]:
+        """Another objective (not yet bound) while inside; None changes nothing."""
+        kept, light = self.objective, self.light
+        try:
+            if objective is not None:
+                self.objective = objective.bind(self.model, self.pairs, {})
+                self.light = light and all_parts(self.objective, "embedding_only")
+            yield
+        finally:
+            self.objective, self.light = kept, light
+
+    def score_flat(
+        self, texts: Sequence[str], index: torch.Tensor, embedded: torch.Tensor, images: Any, pixels: torch.Tensor
+    ) -> PairScores:
+        """Scores of many candidates with images that are part of a graph: the value keeps its gradient.
+
+        Raises:
+            OptionError: an objective or a criterion that cannot see one pair with several texts in one call.
+        """
+        if not self.repeats:
+            raise OptionError(
+                f"The objective {self.objective.describe()} cannot be asked of many texts at once.",
+                "Choose another schedule, such as alternating.",
+            )
+        features = self._features(images, index, embedded, texts)
+        seen = pixels[:0] if self.light else pixels[self.owner[index]]
+        value = self.objective.select(index)(self.model, seen, features)
+        with torch.no_grad():
+            clean = None if self.clean_value is None else self.clean_value[index]
+            won = self.criterion.select(index)(Scored(self.model, seen, features, value.detach(), clean))
+            return PairScores(value, (features.embedding * features.text).sum(dim=1).detach(), won)
 
     # Within
 
