@@ -14,9 +14,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line of one training."""
     p = argparse.ArgumentParser(prog="python -m cmai_core.training", description="Train a bundled model on Tabletop.")
     p.add_argument("--recipe", required=True, choices=sorted(RECIPES))
-    p.add_argument(
-        "--out", required=True, help="folder for checkpoint, log and model; goes on where it stopped"
-    )
+    p.add_argument("--out", required=True, help="folder for checkpoint, log and model; goes on where it stopped")
     p.add_argument("--base", help="model to fine-tune, e.g. local-dir:runs/base/model (default: the recipe's)")
     length = p.add_mutually_exclusive_group()
     length.add_argument("--pairs", type=int, help="image-caption pairs to see (default: the recipe's)")
