@@ -20,6 +20,8 @@ from cmai_core.lab.result import LabResult
 from cmai_core.paths import assets_dir
 
 FORMAT = "cmai-showcase/1"
+FINALISTS = 5
+"""Scenes tried in full when the example is chosen."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Showcase:
     result: LabResult
     histograms: Mapping[str, ScoreHistogram]
     tau: Mapping[str, float]
+    flagged: Mapping[str, float]
     false_positive_rate: float
     pairs: int
 
@@ -74,6 +77,7 @@ def load_showcase(folder: Path | None = None) -> Showcase | None:
                 for r, h in raw["histograms"].items()
             },
             raw["tau"],
+            raw["flagged"],
             raw["false_positive_rate"],
             raw["pairs"],
         )
@@ -94,6 +98,7 @@ def save_showcase(bundle: Showcase, folder: Path) -> None:
             r: {"edges": h.edges, "clean": h.clean, "adversarial": h.adversarial} for r, h in bundle.histograms.items()
         },
         "tau": dict(bundle.tau),
+        "flagged": dict(bundle.flagged),
         "false_positive_rate": bundle.false_positive_rate,
         "pairs": bundle.pairs,
     }
@@ -121,8 +126,10 @@ def build_showcase(
 ) -> Showcase | None:
     """Makes the example from the bundled models and writes it to `out_dir`.
 
-    Among the first `candidates` test scenes the clearest is taken: L∞ 4/255 lowers S_c most on the undefended model and
-    least on the defended one (each faces its own white-box attack). S_c is counted over `pairs` test pairs.
+    The example is chosen because it is clear, and says so: among the first `candidates` test scenes those are tried on
+    which L∞ 4/255 lowers S_c most on the undefended model and least on the defended one (each faces its own white-box
+    attack), and the one is taken with most answers lost by the first and kept by the second. The histograms are over
+    all of the first `pairs` test pairs.
 
     Returns:
         The example, or None when there is no bundled undefended model.
@@ -141,37 +148,43 @@ def build_showcase(
     models = {role: load_model(spec) for role, spec in specs.items()}
     items = load_dataset("tabletop", split="test", limit=1000)
     base = Experiment(
-        undefended=specs["undefended"],
-        defended=specs.get("defended", ""),
-        epsilon=4.0,
-        steps=steps,
-        step_size=1.0,
-        seed=0,
+        undefended=specs["undefended"], defended=specs.get("defended", ""), craft_on="each", epsilon=4.0, steps=steps
     )
     survey = score_distribution(models, items, count=pairs, experiment=base, progress=progress)
-    best, best_value = 0, -float("inf")
-    for k in range(min(candidates, pairs)):
-        drop = survey.clean["undefended"][k] - survey.adversarial["undefended"][k]
-        value = drop + survey.clean["undefended"][k]
-        if "defended" in survey.clean:
-            value -= 2 * abs(survey.clean["defended"][k] - survey.adversarial["defended"][k])
-            value += survey.clean["defended"][k]
-        value += 0.2 * min(3, len(items[k].scene.objects)) if items[k].scene else 0
-        if value > best_value:
-            best, best_value = k, value
-    pair = items[best]
-    experiment = Experiment(**{**base.to_dict(), "pair": pair.id, "caption": pair.captions[0]}).checked()
-    result = run_attack(experiment, pair, models, dataset=items)
+    ranked = sorted(range(min(candidates, pairs)), key=lambda k: _clarity(survey, k), reverse=True)
+    results = []
+    for k in ranked[:FINALISTS]:
+        pair = items[k]
+        experiment = Experiment(**{**base.to_dict(), "pair": pair.id, "caption": pair.captions[0]}).checked()
+        results.append(run_attack(experiment, pair, models, dataset=items))
+    result = max(results, key=_answers_told_apart)
     fpr = 0.05
+    tau = {r: survey.threshold(r, fpr) for r in survey.clean}
     bundle = Showcase(
         result,
         {r: ScoreHistogram(*histogram_counts(survey.clean[r], survey.adversarial[r], bins=36)) for r in survey.clean},
-        {r: survey.threshold(r, fpr) for r in survey.clean},
+        tau,
+        {r: survey.rates(r, tau[r])[1] for r in survey.clean},
         fpr,
         pairs,
     )
     save_showcase(bundle, Path(out_dir) if out_dir else showcase_dir())
     return bundle
+
+
+def _clarity(survey, k: int) -> float:
+    """How plainly pair k shows the difference: S_c lost by the undefended model, kept by the defended one."""
+    value = 2 * survey.clean["undefended"][k] - survey.adversarial["undefended"][k]
+    if "defended" in survey.clean:
+        value += survey.clean["defended"][k] - 2 * (survey.clean["defended"][k] - survey.adversarial["defended"][k])
+    return value
+
+
+def _answers_told_apart(result: LabResult) -> int:
+    """Right answers the undefended model has and loses, minus those the defended one loses."""
+    lost, right = result.readings["undefended"].broken_tasks()
+    defended = result.readings.get("defended")
+    return 2 * lost + right - (2 * defended.broken_tasks()[0] if defended else 0)
 
 
 if __name__ == "__main__":

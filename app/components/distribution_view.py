@@ -7,6 +7,7 @@ import streamlit as st
 from app import services, state
 from app.components import plots
 from app.components.attack_form import NORM_WORDS
+from app.components.chart import chart
 from app.components.models_choice import chosen_models
 from app.components.svg import histogram, histogram_table
 from app.components.theme import label, number, show
@@ -101,11 +102,8 @@ def bundled() -> None:
     for column, (role, data) in zip(columns, bundle.histograms.items(), strict=False):
         with column, st.container(border=True, key=f"card_bundled_{role}"):
             counts = {"clean": data.clean, "adversarial": data.adversarial}
-            show(
-                histogram(
-                    data.edges, counts, title=f"{role.capitalize()}: S_c clean and attacked", tau=bundle.tau.get(role)
-                )
-            )
+            title = f"{role.capitalize()}: {bundle.flagged[role]:.0%} of the attacked pairs lie below τ"
+            chart(histogram(data.edges, counts, title=title, tau=bundle.tau[role]), key=f"bundled_{role}")
             with st.expander("As a table"):
                 st.dataframe(histogram_table(data.edges, counts), hide_index=True)
 

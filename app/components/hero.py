@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app.components.before_after import before_after
+from app.components.chart import chart
 from app.components.result_view import craft_note
 from app.components.score_card import score_card
 from app.components.svg import histogram, histogram_table
@@ -36,14 +37,15 @@ def hero(bundle: Showcase) -> None:
         role = next((r for r in bundle.histograms if r in result.readings), None)
         if role:
             data, reading = bundle.histograms[role], result.readings[role]
-            show(
+            chart(
                 histogram(
                     data.edges,
                     {"clean": data.clean, "adversarial": data.adversarial},
-                    title=f"{role.capitalize()}: attacked pairs fall out of the clean range",
+                    title=f"{role.capitalize()}: {bundle.flagged[role]:.0%} of the attacked pairs lie below τ",
                     markers={"clean": reading.clean, "adversarial": reading.adversarial},
                     tau=bundle.tau.get(role),
-                )
+                ),
+                key="hero_histogram",
             )
             with st.expander("The histogram as a table"):
                 st.dataframe(

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app import services
+from app.components.chart import chart
 from app.components.svg import line_chart
-from app.components.theme import number, show
+from app.components.theme import number
 
 if TYPE_CHECKING:
     from cmai_core.jobs import Job
@@ -66,13 +67,9 @@ def live_job(handle: Job, noun: str = "attack") -> None:
         steps = int(data.get("steps", max(2, len(score))))
         if len(score):
             now = f"S_c is {number(score[-1])} after {len(score)} steps"
-            show(line_chart({"S_c": (score, "adversarial")}, title=now, x_label="step", x_max=steps))
+            markup = line_chart({"S_c": (score, "adversarial")}, title=now, x_label="step", x_max=steps)
+            chart(markup, key="live_score")
         if len(objective):
-            show(
-                line_chart(
-                    {"objective": (objective, role)},
-                    title=f"The objective is {number(objective[-1])}",
-                    x_label="step",
-                    x_max=steps,
-                )
-            )
+            now = f"The objective is {number(objective[-1])}"
+            markup = line_chart({"objective": (objective, role)}, title=now, x_label="step", x_max=steps)
+            chart(markup, key="live_objective")

@@ -8,6 +8,7 @@ import streamlit as st
 
 from app.components.answers import answers_table, answers_view
 from app.components.before_after import before_after
+from app.components.chart import chart
 from app.components.score_card import score_card
 from app.components.svg import line_chart
 from app.components.theme import escape, label, number, show
@@ -121,9 +122,11 @@ def course(result: LabResult) -> None:
     steps = max(len(c.objective_trace) for c in result.crafts.values())
     left, right = st.columns(2)
     with left:
-        show(line_chart(score, title=_course_title("S_c", score), x_label="step", x_max=steps))
+        markup = line_chart(score, title=_course_title("S_c", score), x_label="step", x_max=steps)
+        chart(markup, key="course_score")
     with right:
-        show(line_chart(objective, title=_course_title("The objective", objective), x_label="step", x_max=steps))
+        markup = line_chart(objective, title=_course_title("The objective", objective), x_label="step", x_max=steps)
+        chart(markup, key="course_objective")
     with st.expander("As a table"):
         st.dataframe(
             [

@@ -63,7 +63,7 @@ _CSS = """
 .cm sub {line-height: 0;}
 .cm-numbers .label {font-size: 12px; opacity: .75;}
 .cm-numbers .value {font-size: 24px; font-weight: 600; line-height: 1.15;}
-.cm-track {position: relative; height: 30px; margin: 8px 7px 18px;}
+.cm-track {position: relative; height: 30px; margin: 18px 7px 18px;}
 .cm-track .line {position: absolute; left: 0; right: 0; top: 14px; height: 2px;
   background: color-mix(in srgb, currentColor 22%, transparent);}
 .cm-track .span {position: absolute; top: 13px; height: 4px; border-radius: 2px;
@@ -88,8 +88,6 @@ _CSS = """
 .cm-quote {font-size: 16px; border-left: 3px solid color-mix(in srgb, currentColor 26%, transparent);
   padding: 2px 0 2px 12px;  margin: 0; overflow-wrap: anywhere;}
 .cm-chip {display: flex; flex-wrap: wrap; gap: 4px 14px; justify-content: flex-end; font-size: 12.5px; opacity: .8;}
-.cm svg {display: block; width: 100%; height: auto; overflow: visible;}
-.cm svg text {fill: currentColor;}
 .cm table {width: 100%; border-collapse: collapse; font-size: 13px;}
 .cm th, .cm td {text-align: right; padding: 4px 8px;
   border-bottom: 1px solid color-mix(in srgb, currentColor 12%, transparent);}

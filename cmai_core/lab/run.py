@@ -59,7 +59,7 @@ def run_attack(
         if progress:
             progress(Progress(0, 0, f"reading what the {role} model makes of it", {}))
         picture = role if role in crafts else next(iter(crafts))
-        readings[role] = _read(setting, experiment.caption, role, model, picture, crafts[picture])
+        readings[role] = _read(setting, experiment.caption, role, model, picture, crafts[picture], cancel)
     return LabResult(
         experiment,
         crafts,
@@ -89,10 +89,18 @@ class _Setting:
     pair: Pair
     dataset: PairDataset
 
-    def tasks(self, model: VisionLanguageModel) -> tuple[dict[str, tuple[Any, Any]], dict[str, str]]:
-        """(task name → (task, prepared for two pictures), task name → why it does not apply)."""
+    def tasks(
+        self, model: VisionLanguageModel, cancel: CancelToken | None
+    ) -> tuple[dict[str, tuple[Any, Any]], dict[str, str]]:
+        """(task name → (task, prepared for two pictures), task name → why it does not apply).
+
+        After a cancellation nothing slow is begun: captions, written word by word, are left out.
+        """
         usable, skipped = {}, {}
         for name in TASKS:
+            if name == "captioning" and cancel is not None and cancel.cancelled:
+                skipped[name] = "the attack was cancelled, and writing captions takes time."
+                continue
             try:
                 usable[name] = self.prepare(name, model, rows=2)
             except OptionError as error:
@@ -218,7 +226,13 @@ class _Listener:
 
 
 def _read(
-    setting: _Setting, caption: str, role: str, model: VisionLanguageModel, picture: str, craft: Craft
+    setting: _Setting,
+    caption: str,
+    role: str,
+    model: VisionLanguageModel,
+    picture: str,
+    craft: Craft,
+    cancel: CancelToken | None,
 ) -> Reading:
     """S_c and answers of a model on the clean and the adversarial 8-bit picture it is shown."""
     import torch
@@ -229,7 +243,7 @@ def _read(
         features = model.image_features(pixels)
         text = model.encode_text([caption])
         scores = (features.embedding @ text[0]).tolist()
-        usable, skipped = setting.tasks(model)
+        usable, skipped = setting.tasks(model, cancel)
         answers = {}
         for name, (task, prepared) in usable.items():
             both = task.predict(model, features[:2], prepared)
