@@ -24,6 +24,11 @@ def choose(pair_id: str, caption: str) -> None:
 
 @st.dialog("Browse examples", width="large", icon=":material/photo_library:")
 def browse_dialog() -> None:
+    browse_body()
+
+
+def browse_body() -> None:
+    """Search and thumbnails of the collections; a click chooses and closes."""
     with guard():
         top, find = st.columns([1, 2])
         name = top.segmented_control(
@@ -56,6 +61,11 @@ def browse_dialog() -> None:
 
 @st.dialog("Use your own picture", width="medium", icon=":material/upload:")
 def upload_dialog() -> None:
+    upload_body()
+
+
+def upload_body() -> None:
+    """A picture of one's own and its sentence."""
     with guard():
         st.caption(
             "PNG, JPEG or WebP, up to 16 megapixels. It is decoded once, its metadata is dropped, and it stays "
@@ -86,6 +96,11 @@ def upload_dialog() -> None:
 
 @st.dialog("Compose a scene", width="large", icon=":material/category:")
 def compose_dialog() -> None:
+    compose_body()
+
+
+def compose_body() -> None:
+    """A scene from a few choices, rendered as they change, with sentences known to be true of it."""
     with guard():
         from cmai_core.data.tabletop.scene import COLOURS, MATERIALS, MAX_OBJECTS, SHAPES, SIZES
         from cmai_core.lab import compose as core

@@ -20,7 +20,7 @@ def _nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     first = -(-low // step) * step
     ticks = []
     while first <= high + 1e-9 * span:
-        ticks.append(round(first, 10))
+        ticks.append(round(first, 10) + 0.0)  # no negative zero
         first += step
     return ticks
 

@@ -81,6 +81,17 @@ class Lab:
         found[0].click()
         return True
 
+    def press_close(self) -> None:
+        """Closes the dialog."""
+        self.until(lambda: self._click('[role=dialog] button[aria-label="Close"]'), what="the dialog's cross")
+        self.until(lambda: not self.all("[role=dialog]"), what="the dialog to close")
+
+    def tab(self, words: str) -> None:
+        """Opens a tab by its words."""
+        found = self.until(lambda: next((e for e in self.all("[role=tab]") if e.text.strip() == words), None))
+        found.click()
+        settled(self.browser)
+
     def type(self, key: str, words: str) -> None:
         """Replaces the text of the field of this key and leaves it."""
         field = self.wait_for(f".st-key-{key} input, .st-key-{key} textarea")

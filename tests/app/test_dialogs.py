@@ -1,0 +1,125 @@
+"""Choosing a pair: browsing with a search, uploading, composing; and what stands behind it."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app import services
+from cmai_core.errors import CmaiError, DataError, ModelError
+
+
+def picture(kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def test_a_search_finds_captions_with_all_words():
+    found = services.search("tabletop", "red CUBE")
+    assert 0 < len(found) < 1000
+    assert all("red" in caption and "cube" in caption for _, caption in found)
+    assert len(services.search("tabletop", "")) == len(services.captions_of("tabletop")) == 1000
+    assert services.search("tabletop", "zeppelin") == []
+    assert services.search("photos", "cat")
+
+
+def test_stored_captions_are_the_dataset_s_own():
+    for index in (0, 7, 999):
+        assert services.captions_of("tabletop")[index] == services.dataset("tabletop")[index].captions
+
+
+def test_pairs_are_found_by_name():
+    pair = services.the_pair("photos/test/coffee", "my sentence", None, "")
+    assert pair.captions[0] == "my sentence" and pair.label == "cup of coffee"
+    assert services.the_pair("tabletop/test/12", "", None, "").id == "tabletop/test/12"
+    for wrong in ("tabletop/test/1000", "photos/test/nobody", "x/y/z"):
+        with pytest.raises(CmaiError):
+            services.the_pair(wrong, "", None, "")
+    with pytest.raises(DataError, match="cannot be read"):
+        services.the_pair("scene", "a", None, "{")
+
+
+def test_an_upload_is_known_by_its_pixels():
+    upload = services.take_upload(picture("PNG"))
+    assert (upload.width, upload.height) == (60, 40)
+    assert services.the_pair(f"upload/{upload.sha}", "a", upload, "").image.shape == (40, 60, 3)
+    with pytest.raises(DataError, match="uploaded picture"):
+        services.the_pair("upload/other", "a", upload, "")
+    with pytest.raises(DataError):
+        services.take_upload(b"not a picture")
+
+
+def test_folders_are_refused_while_the_lab_is_open_to_others(monkeypatch):
+    import streamlit as st
+
+    monkeypatch.setattr(st, "get_option", lambda name: "0.0.0.0")
+    with pytest.raises(ModelError, match="open to other machines"):
+        services.require_model("local-dir:/etc", "undefended")
+    monkeypatch.setattr(st, "get_option", lambda name: "127.0.0.1")
+    assert services.require_model(" local-dir:/x ", "undefended") == "local-dir:/x"
+    with pytest.raises(ModelError, match="No defended model"):
+        services.require_model("  ", "defended")
+
+
+@pytest.fixture
+def dialog(app):
+    """dialog(name): the inside of a dialog as a page of its own (AppTest does not keep dialogs open)."""
+    from streamlit.testing.v1 import AppTest
+
+    def opened(name: str) -> AppTest:
+        script = f"""
+from app import state
+from app.components import pair_picker
+state.initialise()
+pair_picker.{name}_body()
+"""
+        return AppTest.from_string(script, default_timeout=60).run()
+
+    return opened
+
+
+def test_uploading(dialog, app, texts):
+    at = dialog("upload")
+    at.file_uploader[0].set_value(("mine.png", picture(), "image/png")).run()
+    at.text_input(key="upload_caption").set_value("noise in <b>colour</b>").run()
+    at.button(key="upload_use").click().run()
+    assert not at.exception and not at.error
+    chosen = {name: at.session_state[name] for name in ("pair", "caption", "upload")}
+    assert chosen["pair"] == f"upload/{chosen['upload'].sha}" and chosen["caption"] == "noise in <b>colour</b>"
+    at = app(**chosen)
+    assert "your picture" in texts(at) and not at.error
+    assert any("only ever seen Tabletop" in w.value for w in at.warning)
+
+
+def test_a_broken_upload_is_explained(dialog):
+    at = dialog("upload")
+    at.file_uploader[0].set_value(("mine.png", b"\x89PNG\r\n\x1a\n" + b"0" * 64, "image/png")).run()
+    assert at.error and not at.exception
+    assert at.session_state["upload"] is None
+
+
+def test_composing(dialog, app, texts):
+    at = dialog("compose")
+    assert not at.exception and not at.error, texts(at)
+    at.selectbox(key="compose_0_colour").set_value("green").run()
+    assert "True of this scene" in texts(at)
+    at.button(key="compose_use").click().run()
+    chosen = {name: at.session_state[name] for name in ("pair", "caption", "scene")}
+    assert chosen["pair"] == "scene" and '"green"' in chosen["scene"]
+    at = app(**chosen)
+    assert "composed here" in texts(at) and "True of this scene" in texts(at)
+    at.text_area(key="caption").set_value("there is a purple ring").run()
+    assert "Not true of this scene" in texts(at)
+
+
+def test_browsing(dialog, texts):
+    at = dialog("browse")
+    assert "1000 pictures" in texts(at)
+    at.text_input(key="browse_query").set_value("zeppelin").run()
+    assert any("No caption holds" in i.value for i in at.info)
+    at.text_input(key="browse_query").set_value("red cube").run()
+    assert "Choose one" in texts(at) and not at.exception
