@@ -36,3 +36,34 @@ def resolve_seed(seed: int | None, generator: torch.Generator | None) -> int:
         return 0
     whole("seed", seed, 0)
     return seed
+
+
+class SampleNoise:
+    """Uniform numbers for searches that draw at every step: each sample has its own stream.
+
+    Samples may leave on the way, but none may come back: then a sample's numbers depend on nothing but
+    (seed, sample id, restart).
+
+    Args:
+        width: numbers of one sample and step. like: device and type of what is returned.
+    """
+
+    CHUNK = 64
+
+    def __init__(self, seed: int, ids: Sequence[str], restart: int, width: int, like: torch.Tensor):
+        self._generators = sample_generators(seed, [f"{sample_id}/steps" for sample_id in ids], restart)
+        self._width, self._device, self._dtype = width, like.device, like.dtype
+        self._position = 0
+        self._buffer = torch.empty(0)
+
+    def take(self, rows: torch.Tensor) -> torch.Tensor:
+        """The next numbers in [0, 1) of these samples (indices into `ids`): len(rows)×width."""
+        if self._position % self.CHUNK == 0:
+            shape = (self.CHUNK, self._width)
+            buffer = torch.zeros(len(self._generators), *shape, dtype=self._dtype)
+            for row in rows.tolist():
+                buffer[row] = torch.rand(shape, generator=self._generators[row], dtype=self._dtype)
+            self._buffer = buffer.to(self._device)
+        drawn = self._buffer[rows, self._position % self.CHUNK]
+        self._position += 1
+        return drawn

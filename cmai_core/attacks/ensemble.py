@@ -1,0 +1,143 @@
+"""Several attacks one after another, each on what the ones before it did not fool.
+
+AutoAttack (Croce & Hein 2020, arXiv 2003.01690, §5) is such a cascade. Every success of a member is kept as it is, so
+the ensemble is never weaker than its best member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from cmai_core.attacks.evaluator import Evaluation
+from cmai_core.attacks.gradient import Outcome, Problem
+from cmai_core.attacks.ledger import Ledger
+from cmai_core.attacks.objectives import Objective
+from cmai_core.attacks.options import strict_options, whole
+from cmai_core.attacks.seeds import sample_seed
+from cmai_core.attacks.watch import Watch
+from cmai_core.errors import OptionError
+
+
+@strict_options
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One attack of an ensemble.
+
+    Attributes:
+        name: for reports. search: how. objective: what it raises; the ensemble's own when None.
+    """
+
+    name: str
+    search: Any
+    objective: Objective | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(getattr(self.search, "run", None)):
+            raise OptionError(f"search={self.search!r} is not accepted.", "Accepted: a search, such as APGD().")
+        if self.objective is not None and not isinstance(self.objective, Objective):
+            raise OptionError(f"objective={self.objective!r} is not accepted.", "Accepted: an Objective, None.")
+
+    def describe(self) -> dict:
+        objective = {} if self.objective is None else {"objective": self.objective.describe()}
+        return {"name": self.name} | objective | self.search.describe()
+
+
+@strict_options
+@dataclass(frozen=True, kw_only=True)
+class Cascade:
+    """Members in the order given: cheap ones first.
+
+    The result's traces have one row a member (after the clean image): the ensemble's objective of what it left.
+
+    Attributes:
+        members: at least one. micro_batch: as in `GradientSearch`.
+    """
+
+    members: tuple[Member, ...]
+    micro_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.members or not all(isinstance(member, Member) for member in self.members):
+            raise OptionError("An ensemble needs members.", "Accepted: a tuple of Member.")
+        if self.micro_batch is not None:
+            whole("micro_batch", self.micro_batch, 1)
+
+    def describe(self) -> dict:
+        return {"search": "cascade", "members": [member.describe() for member in self.members]}
+
+    @staticmethod
+    def member_seed(seed: int, index: int) -> int:
+        """The seed of a member: run alone with it, it finds what it finds here."""
+        return sample_seed(seed, f"member {index}", 0)
+
+    def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
+        """Attacks all samples of the problem."""
+        ledger = Ledger(problem, watch, len(self.members))
+        ledger.objective_trace[0] = problem.clean.value
+        if ledger.consistency_trace is not None:
+            ledger.consistency_trace[0] = problem.clean.consistency
+        for index, member in enumerate(self.members):
+            rows = ledger.rows(~ledger.success)
+            if len(rows) == 0 or ledger.stop():
+                break
+            part = self._problem(problem, member, rows, ledger)
+            portion = _Portion(watch, ledger, rows, index, len(self.members), member.name)
+            found = member.search.run(part, seed=self.member_seed(seed, index), watch=portion)
+            ledger.forwards[rows] += found.forwards
+            ledger.backwards[rows] += found.backwards
+            ledger.score(found.pixels, rows, index + 1)
+            ledger.cancelled = ledger.cancelled or found.cancelled
+            ledger.steps_done += found.steps_done
+        return ledger.outcome()
+
+    def _problem(self, problem: Problem, member: Member, rows: torch.Tensor, ledger: Ledger) -> Problem:
+        part = problem.select(rows)
+        if member.objective is None:
+            return part
+        ledger.forwards[rows] += 1
+        evaluator = part.evaluator.with_objective(member.objective, clean=part.region.centre)
+        clean = Evaluation(evaluator.clean_value, part.clean.consistency, part.clean.success)
+        return Problem(part.region, part.ids, evaluator, clean)
+
+
+class _Portion(Watch):
+    """Turns the progress of one member on some samples into the ensemble's on all."""
+
+    UNITS = 1000
+
+    def __init__(self, watch: Watch, ledger: Ledger, rows: torch.Tensor, index: int, count: int, name: str):
+        self._watch, self._ledger, self._rows = watch, ledger, rows
+        self._index, self._count, self._name = index, count, name
+
+    @property
+    def cancelled(self) -> bool:
+        return self._watch.cancelled
+
+    def pace(self, device: torch.device) -> None:
+        self._watch.pace(device)
+
+    def report(
+        self, done: int, total: int, stage: str, data: Callable[[], Mapping[str, Any]], *, force: bool = False
+    ) -> None:
+        share = self._index + (done / total if total else 0.0)
+        units = int(share * self.UNITS)
+
+        def spread() -> dict:
+            inner = dict(data())
+            for name in ("objective", "consistency"):
+                if inner.get(name) is not None:
+                    trace = inner[name]
+                    whole = torch.full((len(trace), self._ledger.count), torch.nan, dtype=trace.dtype)
+                    inner[name] = whole.to(trace.device).index_copy(1, self._rows, trace)
+            if inner.get("pixels") is not None:
+                inner["pixels"] = self._ledger.pixels.index_copy(0, self._rows, inner["pixels"])
+            return inner
+
+        last = self._index == self._count - 1
+        stage = f"{self._name} ({self._index + 1} of {self._count})"
+        forced = force and (self._index == 0 or last)
+        self._watch.report(units, self._count * self.UNITS, stage, spread, force=forced)
