@@ -150,6 +150,14 @@ class _ClassObjective(Objective):
         """From scores N×K, the best true one N, the false ones N×K (−inf where true) and the targets N."""
         raise NotImplementedError
 
+    def heights(
+        self, scores: torch.Tensor, true: torch.Tensor, false: torch.Tensor, target: torch.Tensor | None
+    ) -> torch.Tensor:
+        """What `Objective.rivals` returns, from the same: each false score over the best true one."""
+        if target is not None:
+            false = false.gather(1, target.unsqueeze(1))
+        return false - true.unsqueeze(1)
+
     def describe(self) -> str:
         aim = "" if self.target is None and self.rank is None else "→rank " + str(self.rank) if self.rank else "→target"
         return f"{self.word}:{self.task.name}{aim}"
@@ -173,10 +181,7 @@ class _Bound(Objective):
         return self.kind.value(scores, true, false, self.target)
 
     def rivals(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
-        _, true, false = self.scores.split(model, features)
-        if self.target is not None:
-            false = false.gather(1, self.target.unsqueeze(1))
-        return false - true.unsqueeze(1)
+        return self.kind.heights(*self.scores.split(model, features), self.target)
 
     def describe(self) -> str:
         return self.kind.describe()
