@@ -16,6 +16,12 @@ def assets_dir() -> Path:
     return inside if inside.is_dir() else _PACKAGE.parent / "assets"
 
 
+def lab_dir() -> Path:
+    """Where the web lab lies (`app/` and `.streamlit/`): the checkout, or its mirror inside an installed wheel."""
+    inside = _PACKAGE / "_app"
+    return inside if inside.is_dir() else _PACKAGE.parent
+
+
 def cache_dir() -> Path:
     """Generated data and downloads: $CMAI_CACHE, else the user's cache folder. Created on first use."""
     path = Path(os.environ.get("CMAI_CACHE") or platformdirs.user_cache_dir("cmai", appauthor=False))

@@ -61,7 +61,7 @@ def test_help_is_quick_and_names_every_command():
         result = run("--help")
         seconds.append(time.perf_counter() - start)
         assert result.returncode == 0
-    for command in ("info", "models", "attack", "evaluate-clean", "data", "train"):
+    for command in ("app", "info", "models", "attack", "evaluate-clean", "data", "train"):
         assert command in result.stdout
     # What makes it slow is not the machine but an import: none of these may be loaded to parse a command line.
     code = "import sys, cmai_core.cli as c; c.parser(); print(*[m for m in sys.modules if '.' not in m])"
@@ -88,6 +88,7 @@ def test_a_mistake_is_two_lines_and_status_two(capsys, tmp_path):
         ("attack", "--json", str(tmp_path / "no" / "out.json")): "existing folder",
         ("data", "sheet", "--split", "nowhere", "--out", str(tmp_path / "s.png")): "test, validation",
         ("data", "build", "--workers", "0"): "whole numbers from 1",
+        ("app", "--port", "0"): "whole numbers from 1 to 65535",
     }
     for arguments, words in cases.items():
         assert cli.main(arguments) == 2, arguments

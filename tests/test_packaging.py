@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import os
 import re
+import signal
+import socket
 import subprocess
 import sys
+import time
 import tomllib
+import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -92,6 +97,46 @@ def test_an_installed_wheel_starts_its_own_lab(installed, tmp_path):
     ).stdout.splitlines()
     assert start.is_file()
     assert all(Path(line).is_relative_to(installed) for line in printed) and len(printed) == 2
+
+
+@pytest.mark.parametrize("place", ["checkout", "wheel"])
+def test_the_command_app_serves_the_lab(place, installed, tmp_path):
+    """`cmai app`, called from anywhere, serves the lab beside it, in the folder with its settings."""
+    root = {"checkout": ROOT, "wheel": installed}[place]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code = (
+        f"import atexit, os, sys; sys.path.insert(0, {str(root)!r}); from cmai_core.cli import main;"
+        f"atexit.register(lambda: print('served in', os.getcwd(), flush=True)); main(['app', '--port', '{port}'])"
+    )
+    environment = os.environ | {"STREAMLIT_SERVER_HEADLESS": "true"}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        end = time.monotonic() + 90
+        while (found := answer(f"http://127.0.0.1:{port}/_stcore/health")) is None:
+            assert process.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()
+            time.sleep(0.1)
+        assert found == "ok"
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+    finally:
+        process.kill()
+    said = (tmp_path / "log").read_text()
+    assert f"http://localhost:{port}" in said and "Traceback" not in said
+    assert f"served in {root if place == 'checkout' else root / 'cmai_core' / '_app'}\n" in said
+
+
+def answer(address: str) -> str | None:
+    """What the address says; None while nobody listens."""
+    try:
+        with urllib.request.urlopen(address, timeout=5) as reply:
+            return reply.read().decode()
+    except OSError:
+        return None
 
 
 def test_metadata_names_the_command_and_the_pythons(installed):
