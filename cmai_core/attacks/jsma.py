@@ -1,4 +1,4 @@
-"""JSMA, the saliency-map attack (Papernot et al. 2016, arXiv 1511.07528, algorithms 2 and 3): few values, changed far."""
+"""JSMA, the saliency-map attack (Papernot et al. 2016, arXiv 1511.07528, alg. 2 and 3): few values, changed far."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Typographic attack (Goh et al. 2021, "Multimodal neurons in artificial neural networks", §5): a word in the picture."""
+"""Typographic attack (Goh et al. 2021, "Multimodal neurons in artificial neural networks", §5): a word drawn in."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class PairDataset(Protocol):
         ...
 
     def truth(self, captions: Sequence[str], indices: Sequence[int]) -> np.ndarray | None:
-        """Which caption is true of which item: bool, len(captions)×len(indices). None where only the pairing is known."""
+        """Which caption is true of which item: bool, len(captions)×len(indices). None where only pairings are known."""
         ...
 
 
