@@ -118,6 +118,10 @@ class ChoiceTask(Task):
     def logits(self, model: VisionLanguageModel, features: ImageFeatures, prepared: Choices) -> Tensor:
         """N×C scores whose softmax is the probability of each option; differentiable in the features."""
 
+    def true_classes(self, prepared: Choices) -> Tensor:
+        """bool N×C: the right options."""
+        return prepared.target
+
     def loss(self, model: VisionLanguageModel, features: ImageFeatures, prepared: Choices) -> Tensor:
         """−log of the probability of the right options together. Rows without any right option give 0."""
         scores = F.log_softmax(self.logits(model, features, prepared).float(), dim=-1)
@@ -125,6 +129,10 @@ class ChoiceTask(Task):
         answerable = prepared.target.any(dim=-1)
         right = torch.where(answerable[:, None], right, scores)
         return -torch.logsumexp(right, dim=-1)
+
+    def true_classes(self, prepared: Choices) -> Tensor:
+        """bool N×C: which options are right."""
+        return prepared.target
 
     def wrong(self, model: VisionLanguageModel, features: ImageFeatures, prepared: Choices) -> Tensor:
         """bool N: the answer is known to be wrong. Stays on the device."""

@@ -123,6 +123,11 @@ def _interval(entry: dict[str, Any]) -> str:
     return f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"
 
 
+def _stages(training: dict[str, Any]) -> list[dict[str, Any]]:
+    """The trainings that led to a model, the first one first."""
+    return [*(_stages(training["start"]) if training.get("start") else ()), training]
+
+
 def cards_markdown() -> str:
     """All bundled models' cards."""
     from cmai_core.models import bundled_models
@@ -139,12 +144,12 @@ def cards_markdown() -> str:
         training, results = card.training, card.results
         out += ["", f"## {card.name}", "", card.description, ""]
         if training:
-            out += [
-                f"- Training: `{training.get('command') or 'unknown'}`",
-                f"- Seed {training.get('seed')}, {training.get('pairs', 0):,} image-caption pairs of"
-                f" {training.get('scenes', 0):,} scenes, {training.get('seconds', 0) / 60:.0f} minutes on"
-                f" {training.get('device')} ({training.get('precision')}).",
-            ]
+            for stage in _stages(training):
+                out.append(
+                    f"- `{stage.get('command') or 'unknown'}`: seed {stage.get('seed')}, {stage.get('pairs', 0):,}"
+                    f" image-caption pairs, {stage.get('seconds', 0) / 60:.0f} minutes on {stage.get('device')}"
+                    f" ({stage.get('precision')})."
+                )
             if training.get("source"):
                 out.append(f"- After: {training['source']}")
         tasks = results.get("test", {}).get("tasks", {})

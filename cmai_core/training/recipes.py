@@ -135,6 +135,15 @@ RECIPES: dict[str, Recipe] = {
         _BASE,
         replace(
             _BASE,
+            name="base-anneal",
+            start="tabletop",
+            pairs=60_000,
+            vision_share=0.0,
+            learning_rate=6e-4,
+            warmup_steps=50,
+        ),
+        replace(
+            _BASE,
             name="base-b",
             model_name="tabletop-b",
             architecture="tabletop-b",

@@ -392,6 +392,7 @@ def _save(
             "threads": torch.get_num_threads() if model.device.type == "cpu" else None,
             "precision": "bf16" if training.bf16 else "fp32",
             "torch": torch.__version__,
+            **({"start": start} if (start := _start_of(model)) else {}),
         },
         "results": {"validation": results},
     }
@@ -399,6 +400,13 @@ def _save(
         path = save_local_dir(model, folder / "model", card)
     model.clip.eval()
     return path
+
+
+def _start_of(model: VisionLanguageModel) -> dict[str, Any]:
+    """What the model was before this training, as its card says; empty for a new model."""
+    before = model.card.get("training") or {}
+    kept = ("command", "seed", "pairs", "seconds", "device", "precision", "start")
+    return {name: before[name] for name in kept if name in before}
 
 
 def _device_name(device: torch.device) -> str:
