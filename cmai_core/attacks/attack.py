@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from cmai_core.attacks.detectors import Decided
 from cmai_core.attacks.evaluator import Evaluation, Evaluator, at_rest
 from cmai_core.attacks.gradient import Outcome, Problem
 from cmai_core.attacks.objectives import Consistency, Objective
@@ -82,7 +83,7 @@ class Attack:
         samples of the batch nor on their order (up to the rounding of differently shaped matrix products).
 
         Args:
-            model: has `image_features(pixels)` and, where texts are used, `encode_text(texts)`.
+            model: has `image_features(pixels)` and, where texts are used, `encode_text(texts)`; or a `System`.
             batch: pixels in [0, 1]; its texts are what S_c is traced with (no texts: no S_c).
             progress: told at least every `progress_interval` seconds (0: every step), with data `step`, `restart`,
                 `objective` (traces so far, (k+1)×N), `consistency` (the same, or None) and `pixels` (the current
@@ -106,7 +107,7 @@ class Attack:
         region = self.threat.around(pixels)
         watch = Watch(progress, cancel, progress_interval)
         with at_rest(model):
-            evaluator = self._evaluator(model, batch)
+            evaluator = self._evaluator(model, batch, seed)
             start = time.perf_counter()
             clean = evaluator.score(pixels)
             evaluator.clean_value = clean.value
@@ -123,9 +124,16 @@ class Attack:
                     outcome.consistency_trace[-1] = final.consistency
         return self._result(batch, pixels, clean, outcome, final, rounded, final_8bit, seconds, seed)
 
-    def _evaluator(self, model: Any, batch: Batch) -> Evaluator:
+    def _evaluator(self, model: Any, batch: Batch, seed: int) -> Evaluator:
         shared: dict = {}
         covered = set(batch.image_of_text) == set(range(len(batch.ids)))
+        if getattr(model, "knowledge", None) == "decisions":
+            covered = False  # S_c is not theirs to see
+            if not isinstance(self.objective, Decided):
+                raise OptionError(
+                    f"The objective {self.objective.describe()} needs more than decisions.",
+                    "Accepted: Decided(success), with a search that goes by decisions.",
+                )
         consistency = Consistency().bind(model, batch, shared) if covered and hasattr(model, "encode_text") else None
         return Evaluator(
             model,
@@ -135,6 +143,7 @@ class Attack:
             getattr(self.search, "micro_batch", None),
             batch=batch,
             shared=shared,
+            sampled=model.for_samples(batch, seed) if hasattr(model, "for_samples") else None,
         )
 
     def _result(

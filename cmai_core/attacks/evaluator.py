@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from cmai_core.attacks.objectives import Objective
+from cmai_core.attacks.objectives import Objective, needs_gradient
 from cmai_core.attacks.success import Criterion, Scored
 from cmai_core.data.pair import Batch
-from cmai_core.errors import CmaiError, OptionError
+from cmai_core.errors import CmaiError
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,10 @@ class Evaluator:
         micro_batch: images in one pass (None: all); halved, for good, whenever the device runs out of memory.
         batch, shared, rows: where other objectives are bound (`with_objective`): the batch, its memo, and which of its
             samples this evaluator sees (None: all).
+        sampled: the model bound to these samples, where it has randomness of its own (`detectors.SampledView`).
+
+    Attributes:
+        forward_cost, backward_cost: passes of the model that scoring a picture, and taking its gradient, costs.
     """
 
     def __init__(
@@ -53,8 +57,12 @@ class Evaluator:
         batch: Batch | None = None,
         shared: dict | None = None,
         rows: torch.Tensor | None = None,
+        sampled: Any = None,
     ):
-        self.model = model
+        self.model, self.sampled = model, sampled
+        passes = getattr(model, "passes", 1)
+        self.forward_cost = passes * (1 + objective.extra_forwards)
+        self.backward_cost = passes * objective.backward_passes
         self.objective, self.criterion, self.consistency = objective, criterion, consistency
         self.micro_batch = micro_batch
         self.batch, self.shared, self.rows = batch, shared, rows
@@ -67,7 +75,7 @@ class Evaluator:
         pick = lambda item: None if item is None else item.select(rows)  # noqa: E731
         chosen = rows if self.rows is None else self.rows[rows]
         parts = (pick(self.objective), pick(self.criterion), pick(self.consistency))
-        part = Evaluator(self.model, *parts, self.micro_batch, batch=self.batch, shared=self.shared, rows=chosen)
+        part = self._like(*parts, chosen, self._sampled(rows))
         part.clean_value = None if self.clean_value is None else self.clean_value[rows]
         return part
 
@@ -78,11 +86,25 @@ class Evaluator:
         """
         bound = objective.bind(self.model, self.batch, self.shared)
         bound = bound if self.rows is None else bound.select(self.rows)
-        parts = (bound, self.criterion, self.consistency)
-        other = Evaluator(self.model, *parts, self.micro_batch, batch=self.batch, shared=self.shared, rows=self.rows)
+        other = self._like(bound, self.criterion, self.consistency, self.rows, self.sampled)
         if clean is not None:
             other.clean_value = other.score(clean, success=False).value
         return other
+
+    def _like(
+        self,
+        objective: Objective,
+        criterion: Criterion | None,
+        consistency: Objective | None,
+        rows: torch.Tensor | None,
+        sampled: Any,
+    ) -> Evaluator:
+        """Another evaluator of the same model and batch."""
+        known = {"batch": self.batch, "shared": self.shared, "rows": rows, "sampled": sampled}
+        return Evaluator(self.model, objective, criterion, consistency, self.micro_batch, **known)
+
+    def _sampled(self, rows: torch.Tensor) -> Any:
+        return None if self.sampled is None else self.sampled.select_rows(rows)
 
     def score(self, pixels: torch.Tensor, rows: torch.Tensor | None = None, success: bool = True) -> Evaluation:
         """Scores without gradients. `rows`: which samples of the batch the pixels are (None: all, in order).
@@ -90,7 +112,7 @@ class Evaluator:
         A row may occur several times: several candidates of one sample in one call.
         """
         with torch.no_grad():
-            return self._retrying(lambda: self._run(pixels, rows, success, None))[0]
+            return self._retrying(lambda: self._run(pixels, rows, success, None), rows)[0]
 
     def climb(
         self,
@@ -104,7 +126,7 @@ class Evaluator:
         `through`: a differentiable map that pixels take before the model (of the given rows of `pixels`).
         """
         with torch.enable_grad():
-            evaluation, (gradient,) = self._retrying(lambda: self._run(pixels, rows, success, _summed, through))
+            evaluation, (gradient,) = self._retrying(lambda: self._run(pixels, rows, success, _climbed, through), rows)
         return evaluation, gradient
 
     def slopes(
@@ -116,7 +138,7 @@ class Evaluator:
         """
         with torch.enable_grad():
             evaluation, (values, gradients) = self._retrying(
-                lambda: self._run(pixels, rows, success, functools.partial(_largest, count=count))
+                lambda: self._run(pixels, rows, success, functools.partial(_largest, count=count)), rows
             )
         return evaluation, values, gradients
 
@@ -133,22 +155,20 @@ class Evaluator:
             x = pixels[part.span].detach()
             if derive is not None:
                 x.requires_grad_(True)
-            features = self.model.image_features(x if through is None else through(x, part.span))
-            value = part.objective(self.model, x, features)
-            values.append(value.detach())
+            features = part.model.image_features(x if through is None else through(x, part.span))
+            if derive is None:
+                value = part.objective(part.model, x, features)
+            else:
+                value, *more = derive(part.objective, part.model, x, features)
+                derived.append(more)
+            value = value.detach()
+            values.append(value)
             with torch.no_grad():
                 if part.consistency is not None:
-                    consistencies.append(part.consistency(self.model, x, features).detach())
+                    consistencies.append(part.consistency(part.model, x, features).detach())
                 if success and part.criterion is not None:
-                    scored = Scored(self.model, x, features, value.detach(), part.clean_value)
+                    scored = Scored(part.model, x, features, value, part.clean_value)
                     successes.append(part.criterion(scored))
-            if derive is not None:
-                if not value.requires_grad:
-                    raise OptionError(
-                        f"The objective {part.objective.describe()} has no gradient in the pixels.",
-                        "Choose one that depends on the image.",
-                    )
-                derived.append(derive(part.objective, self.model, x, features, value))
         evaluation = Evaluation(torch.cat(values), _joined(consistencies), _joined(successes))
         return evaluation, tuple(_joined(list(parts)) for parts in zip(*derived, strict=True))
 
@@ -165,13 +185,17 @@ class Evaluator:
 
     def _part(self, span: slice, count: int, rows: torch.Tensor | None, device: torch.device) -> _Part:
         if rows is None and span == slice(0, count):
-            return _Part(span, self.objective, self.criterion, self.consistency, self.clean_value)
+            model = self.model if self.sampled is None else self.sampled
+            return _Part(span, model, self.objective, self.criterion, self.consistency, self.clean_value)
         chosen = torch.arange(span.start, span.stop, device=device) if rows is None else rows[span]
         pick = lambda item: None if item is None else item.select(chosen)  # noqa: E731
         clean = None if self.clean_value is None else self.clean_value[chosen]
-        return _Part(span, pick(self.objective), pick(self.criterion), pick(self.consistency), clean)
+        model = self.model if self.sampled is None else self._sampled(chosen)
+        return _Part(span, model, pick(self.objective), pick(self.criterion), pick(self.consistency), clean)
 
-    def _retrying(self, work: Callable[[], Any]) -> Any:
+    def _retrying(self, work: Callable[[], Any], rows: torch.Tensor | None) -> Any:
+        if self.sampled is not None:  # once a pass, however it is split
+            self.sampled.advance(rows)
         while True:
             try:
                 return work()
@@ -190,17 +214,16 @@ class Evaluator:
                 torch.cuda.empty_cache()
 
 
-def _summed(objective: Objective, model: Any, x: torch.Tensor, features: Any, value: torch.Tensor) -> tuple:
-    return (torch.autograd.grad(value.sum(), x)[0],)
+def _climbed(objective: Objective, model: Any, x: torch.Tensor, features: Any) -> tuple:
+    return objective.climb(model, x, features)
 
 
-def _largest(
-    objective: Objective, model: Any, x: torch.Tensor, features: Any, value: torch.Tensor, count: int | None
-) -> tuple:
+def _largest(objective: Objective, model: Any, x: torch.Tensor, features: Any, count: int | None) -> tuple:
+    value = needs_gradient(objective, objective(model, x, features))
     rivals = objective.rivals(model, x, features)
     if count is not None and count < rivals.shape[1]:
         rivals = rivals.topk(count, dim=1).values
-    return rivals.detach(), jacobian(rivals, x)
+    return value, rivals.detach(), jacobian(rivals, x)
 
 
 def jacobian(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -224,6 +247,7 @@ def jacobian(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 @dataclass(frozen=True)
 class _Part:
     span: slice
+    model: Any
     objective: Objective
     criterion: Criterion | None
     consistency: Objective | None

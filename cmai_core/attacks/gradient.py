@@ -315,18 +315,18 @@ class _Climb:
         evaluations: list[Evaluation] = []
         gradient = None
         for _ in range(self.search.eot if climb or plain else 0):
-            self._count(self.kept.outcome.forwards)
+            self._count(self.kept.outcome.forwards, evaluator.forward_cost)
             if not climb:
                 evaluations.append(evaluator.score(self.x, self.rows, success=self.ask))
                 continue
-            self._count(self.kept.outcome.backwards)
+            self._count(self.kept.outcome.backwards, evaluator.backward_cost)
             evaluation, slope = evaluator.climb(self.x, self.rows, success=self.ask and plain, through=self._through())
             gradient = slope if gradient is None else gradient + slope
             evaluations.append(evaluation)
         if gradient is not None and self.search.eot > 1:
             gradient = gradient / self.search.eot
         if not plain:
-            self._count(self.kept.outcome.forwards)
+            self._count(self.kept.outcome.forwards, evaluator.forward_cost)
             evaluations = [evaluator.score(self.x, self.rows, success=self.ask)]
         return _mean_evaluation(evaluations), gradient
 
@@ -339,11 +339,11 @@ class _Climb:
         drawn = transform.draw([self.generators[row] for row in rows], self.x)
         return lambda x, span: transform.apply(x, drawn[span])
 
-    def _count(self, counter: torch.Tensor) -> None:
+    def _count(self, counter: torch.Tensor, cost: int) -> None:
         if self.rows is None:
-            counter += 1
+            counter += cost
         else:
-            counter[self.rows] += 1
+            counter[self.rows] += cost
 
     def _record(self, step: int, evaluation: Evaluation) -> None:
         """Writes the traces and keeps the iterate where it is the best so far: success first, then the objective."""
@@ -421,11 +421,11 @@ class _Climb:
     def _judge(self, finished: bool) -> None:
         """A criterion too dear for every step: asked of the best iterate, and of the last one where the best fails."""
         evaluator, counter = self.problem.evaluator, self.kept.outcome.forwards
-        counter += 1
+        counter += evaluator.forward_cost
         best = evaluator.score(self.best_pixels)
         self.best_success = best.success
         if finished:
-            counter += 1
+            counter += evaluator.forward_cost
             last = evaluator.score(self.x)
             replace = last.success & ~best.success
             self.best_pixels = torch.where(_column(replace, self.x), self.x, self.best_pixels)

@@ -38,6 +38,12 @@ class Ledger:
         self.steps_done = 0
         self.cancelled = False
 
+    def begin(self) -> None:
+        """Enters the clean images as row 0 of the traces."""
+        self.objective_trace[0] = self.problem.clean.value
+        if self.consistency_trace is not None:
+            self.consistency_trace[0] = self.problem.clean.consistency
+
     def rows(self, flags: torch.Tensor | None = None) -> torch.Tensor:
         """Indices of the samples with a flag (of all, when None)."""
         if flags is None:
@@ -55,7 +61,7 @@ class Ledger:
 
     def score(self, x: torch.Tensor, rows: torch.Tensor, step: int | None = None, offer: bool = True) -> Evaluation:
         """Scores one image for each of the rows: one query each."""
-        self.forwards[rows] += 1
+        self.forwards[rows] += self.problem.evaluator.forward_cost
         evaluation = self.problem.evaluator.score(x, self._view(rows))
         return self._note(x, rows, evaluation, step, offer)
 
@@ -65,8 +71,8 @@ class Ledger:
         """Scores and gradients, averaged over `eot` passes (for models with randomness of their own)."""
         evaluations, total = [], None
         for _ in range(eot):
-            self.forwards[rows] += 1
-            self.backwards[rows] += 1
+            self.forwards[rows] += self.problem.evaluator.forward_cost
+            self.backwards[rows] += self.problem.evaluator.backward_cost
             evaluation, gradient = self.problem.evaluator.climb(x, self._view(rows), success=True)
             evaluations.append(evaluation)
             total = gradient if total is None else total + gradient
@@ -77,9 +83,10 @@ class Ledger:
         self, x: torch.Tensor, rows: torch.Tensor, count: int | None, step: int | None = None
     ) -> tuple[Evaluation, torch.Tensor, torch.Tensor]:
         """Scores, rivals and their gradients (`Evaluator.slopes`); counts one backward pass for each rival."""
-        self.forwards[rows] += 1
-        evaluation, values, gradients = self.problem.evaluator.slopes(x, self._view(rows), count)
-        self.backwards[rows] += values.shape[1]
+        evaluator = self.problem.evaluator
+        self.forwards[rows] += evaluator.forward_cost
+        evaluation, values, gradients = evaluator.slopes(x, self._view(rows), count)
+        self.backwards[rows] += evaluator.backward_cost * values.shape[1]
         return self._note(x, rows, evaluation, step, True), values, gradients
 
     def score_many(
@@ -87,7 +94,7 @@ class Ledger:
     ) -> Evaluation:
         """Scores P candidates for each of n rows (n×P×3×H×W) in one call: n×P results, P queries for each row."""
         n, many = candidates.shape[:2]
-        self.forwards[rows] += many
+        self.forwards[rows] += many * self.problem.evaluator.forward_cost
         flat = self.problem.evaluator.score(candidates.flatten(0, 1), rows.repeat_interleave(many))
         parts = (flat.value, flat.consistency, flat.success)
         found = Evaluation(*(None if part is None else part.view(n, many) for part in parts))

@@ -22,7 +22,15 @@ from cmai_core.errors import OptionError
 
 
 class Objective(ABC):
-    """A per-sample score that an attack raises."""
+    """A per-sample score that an attack raises.
+
+    Attributes:
+        extra_forwards, backward_passes: passes of the model that one value takes besides the search's own, and that one
+            gradient takes.
+    """
+
+    extra_forwards: int = 0
+    backward_passes: int = 1
 
     @abstractmethod
     def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
@@ -39,6 +47,14 @@ class Objective(ABC):
     @abstractmethod
     def __call__(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
         """Values of the bound objective, length N, for pixels N×3×H×W and `features = model.image_features(pixels)`."""
+
+    def climb(self, model: Any, pixels: torch.Tensor, features: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values of the bound objective and, N×3×H×W, the direction in which a search should raise each.
+
+        That is the values' gradient, unless an objective knows better. `pixels` require a gradient.
+        """
+        value = needs_gradient(self, self(model, pixels, features))
+        return value, torch.autograd.grad(value.sum(), pixels)[0]
 
     def rivals(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
         """Signed heights over the decision boundaries, N×K: fooled where any is positive; −inf where there is none.
@@ -70,6 +86,20 @@ class Objective(ABC):
     __rmul__ = __mul__
 
 
+def needs_gradient(objective: Objective, value: torch.Tensor) -> torch.Tensor:
+    """The value itself.
+
+    Raises:
+        OptionError: it has no gradient.
+    """
+    if not value.requires_grad:
+        raise OptionError(
+            f"The objective {objective.describe()} has no gradient in the pixels.",
+            "Choose one that depends on the image, on a model whose gradients can be seen.",
+        )
+    return value
+
+
 def _terms(objective: Objective) -> tuple[tuple[float, Objective], ...]:
     return objective.terms if isinstance(objective, Weighted) else ((1.0, objective),)
 
@@ -79,6 +109,10 @@ class Weighted(Objective):
     """A weighted sum of objectives. Terms of weight 0 are not computed."""
 
     terms: tuple[tuple[float, Objective], ...]
+
+    @property
+    def extra_forwards(self) -> int:
+        return sum(objective.extra_forwards for _, objective in self.terms)
 
     def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
         kept = tuple((w, o.bind(model, batch, shared)) for w, o in self.terms if w != 0)

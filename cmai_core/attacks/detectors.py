@@ -1,0 +1,331 @@
+"""What an attack knows of a defence around a model: the score it looks at, its threshold, and how it shows itself.
+
+A system (`cmai_core.defenses.system.System`) is attacked like a model. Attacks see of it what the protocols below say;
+they import nothing from the defences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from cmai_core.attacks.objectives import Consistency, Objective, TaskRows, prepare_task
+from cmai_core.attacks.options import number, one_of
+from cmai_core.attacks.success import Criterion, Scored
+from cmai_core.data.pair import Batch
+from cmai_core.errors import OptionError
+from cmai_core.tasks.consistency import AnswerTexts, answer_consistency, answer_texts
+
+KNOWLEDGE = ("white-box", "scores", "decisions")
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Flags a picture whose score lies below a threshold: `consistency` (not yet bound) < `tau`."""
+
+    @property
+    def tau(self) -> float: ...
+
+    @property
+    def consistency(self) -> Objective: ...
+
+
+@runtime_checkable
+class SampledModel(Protocol):
+    """A model with randomness of its own, which belongs to samples: bound to a batch and a seed before it is attacked.
+
+    `passes`: forward passes that one call of `image_features` takes of the model inside.
+    """
+
+    passes: int
+
+    def for_samples(self, batch: Batch, seed: int) -> SampledView: ...
+
+
+class SampledView(Protocol):
+    """A `SampledModel` for certain samples; everything else is the model's own."""
+
+    def image_features(self, pixels: torch.Tensor) -> Any: ...
+
+    def select_rows(self, rows: torch.Tensor) -> SampledView:
+        """For some of these samples (int64; a row may occur repeatedly). They share the count of draws."""
+        ...
+
+    def advance(self, rows: torch.Tensor | None = None) -> None:
+        """New random numbers from now on for these samples (None: all)."""
+        ...
+
+
+@runtime_checkable
+class SystemView(SampledModel, Protocol):
+    """A system as an attack sees it.
+
+    Attributes:
+        knowledge: "white-box", "scores" (values without gradients) or "decisions" (only whether an attempt succeeded).
+        detector: None where nothing is scored. rejects: whether what the detector flags gets no answer.
+    """
+
+    knowledge: str
+    detector: Detector | None
+    rejects: bool
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A detector as an attacker writes it down.
+
+    Attributes:
+        tau: threshold. consistency: the score (default: S_c of the given pair).
+    """
+
+    tau: float
+    consistency: Objective = field(default_factory=Consistency)
+
+    def __post_init__(self) -> None:
+        number("tau", self.tau, -1.0, 1.0)
+
+
+def detectors_of(model: Any, given: Sequence[Detector]) -> tuple[Detector, ...]:
+    """The detectors given, or the system's own; none where a system has none.
+
+    Raises:
+        OptionError: none was given, and the model is no system.
+    """
+    if given:
+        return tuple(given)
+    if not hasattr(model, "detector"):
+        raise OptionError("The model has no detector around it.", "Attack a System, or give a detector (Guard(tau)).")
+    return () if model.detector is None else (model.detector,)
+
+
+@dataclass(frozen=True)
+class AnswerConsistency(Objective):
+    """S_c of the picture with the text that the model's own answer amounts to (`tasks.consistency`), in [−1, 1].
+
+    Attributes: as in `TaskObjective`.
+    """
+
+    task: Any
+    prepared: Any = None
+    dataset: Any = None
+
+    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
+        prepared = prepare_task(self.task, self.prepared, model, batch, self.dataset, shared)
+        texts = answer_texts(self.task, model, batch.pairs, prepared)
+        return _BoundAnswers(self.task, TaskRows(self.task, texts, len(batch.ids)))
+
+    def select(self, rows: torch.Tensor) -> Objective:
+        raise OptionError("The objective is not bound to a batch.", "Call bind(model, batch) first.")
+
+    __call__ = select
+
+    def describe(self) -> str:
+        return f"consistency:{self.task.name}"
+
+
+@dataclass(frozen=True)
+class _BoundAnswers(Objective):
+    task: Any
+    rows: TaskRows
+
+    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
+        return self
+
+    def select(self, rows: torch.Tensor) -> Objective:
+        return _BoundAnswers(self.task, self.rows.select(rows))
+
+    def __call__(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
+        def score(f: Any, texts: AnswerTexts) -> torch.Tensor:
+            return answer_consistency(self.task, model, f, texts)
+
+        return self.rows.apply(score, features)
+
+    def describe(self) -> str:
+        return f"consistency:{self.task.name}"
+
+
+@dataclass(frozen=True, eq=False)
+class Verification(Objective):
+    """The probability of consistency V_verify(h_v, h_t) that a learned verifier gives, in [0, 1].
+
+    Raising `-Verification(v)` gets a true pair rejected, raising `Verification(v)` a false one accepted;
+    `Guard(0.5, Verification(v))` makes it a detector. With several texts for an image, their mean.
+
+    Attributes:
+        verify: differentiable, (h_v T×D, h_t T×D) → probabilities T.
+        part: "pooled" (the towers' outputs) or "embedding" (unit length).
+    """
+
+    verify: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    part: str = "pooled"
+
+    def __post_init__(self) -> None:
+        one_of("part", self.part, ("pooled", "embedding"))
+        if not callable(self.verify):
+            raise OptionError(f"verify={self.verify!r} is not accepted.", "Accepted: a function of (h_v, h_t).")
+
+    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
+        missing = set(range(len(batch.ids))) - set(batch.image_of_text)
+        if missing:
+            raise OptionError(f"Image {batch.ids[min(missing)]!r} has no text.", "Give at least one each.")
+        with torch.no_grad():
+            texts = list(batch.texts)
+            h_t = model.encode_text(texts) if self.part == "embedding" else model.encode_text(texts, normalize=False)
+        owners = torch.tensor(list(batch.image_of_text), device=h_t.device)
+        return _BoundVerification(self, h_t, owners, len(batch.ids))
+
+    def select(self, rows: torch.Tensor) -> Objective:
+        raise OptionError("The objective is not bound to a batch.", "Call bind(model, batch) first.")
+
+    __call__ = select
+
+    def describe(self) -> str:
+        return "verification"
+
+
+@dataclass(frozen=True, eq=False)
+class _BoundVerification(Objective):
+    kind: Verification
+    h_t: torch.Tensor
+    owners: torch.Tensor
+    count: int
+
+    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
+        return self
+
+    def select(self, rows: torch.Tensor) -> Objective:
+        # Every (new row, text of the old row); a row may be asked for repeatedly.
+        row, text = (rows.to(self.owners.device)[:, None] == self.owners[None, :]).nonzero(as_tuple=True)
+        return _BoundVerification(self.kind, self.h_t[text], row, len(rows))
+
+    def __call__(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
+        h_v = getattr(features, self.kind.part)[self.owners]
+        probability = self.kind.verify(h_v, self.h_t.to(h_v))
+        if probability.shape != self.owners.shape:
+            raise OptionError(
+                f"The verifier gave {tuple(probability.shape)} for {len(self.owners)} pairs.",
+                "Expected one probability a pair.",
+            )
+        texts = torch.bincount(self.owners, minlength=self.count).to(probability)
+        return probability.new_zeros(self.count).index_add(0, self.owners, probability) / texts
+
+    def describe(self) -> str:
+        return "verification"
+
+
+@dataclass(frozen=True)
+class Slack(Objective):
+    """How far a picture is from being flagged: the smallest of score − τ over the detectors; accepted where ≥ 0.
+
+    Raising `Slack()` gets a false caption accepted, raising `-Slack()` a true pair rejected.
+
+    Attributes:
+        detectors: none: the attacked system's own.
+    """
+
+    detectors: tuple[Detector, ...] = ()
+
+    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
+        found = detectors_of(model, self.detectors)
+        if not found:
+            raise OptionError("The system has no detector.", "Give one (Guard(tau)).")
+        return _BoundSlack(tuple(d.tau for d in found), tuple(d.consistency.bind(model, batch, shared) for d in found))
+
+    def select(self, rows: torch.Tensor) -> Objective:
+        raise OptionError("The objective is not bound to a batch.", "Call bind(model, batch) first.")
+
+    __call__ = select
+
+    def describe(self) -> str:
+        return "slack"
+
+
+@dataclass(frozen=True)
+class _BoundSlack(Objective):
+    taus: tuple[float, ...]
+    scores: tuple[Objective, ...]
+
+    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
+        return self
+
+    def select(self, rows: torch.Tensor) -> Objective:
+        return _BoundSlack(self.taus, tuple(score.select(rows) for score in self.scores))
+
+    def __call__(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
+        found = [s(model, pixels, features) - tau for s, tau in zip(self.scores, self.taus, strict=True)]
+        return found[0] if len(found) == 1 else torch.stack(found).amin(dim=0)
+
+    def describe(self) -> str:
+        return "slack"
+
+
+@dataclass(frozen=True)
+class Accepted(Criterion):
+    """No detector flags the picture, or the system answers all the same; `~Accepted()` is rejection.
+
+    Attributes:
+        detectors: none: the attacked system's own, as its policy has it.
+    """
+
+    detectors: tuple[Detector, ...] = ()
+
+    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Criterion:
+        found = detectors_of(model, self.detectors)
+        if not found or not (self.detectors or model.rejects):
+            return _BoundAccepted(None)
+        return _BoundAccepted(Slack(found).bind(model, batch, shared))
+
+    def select(self, rows: torch.Tensor) -> Criterion:
+        raise TypeError("bind the criterion first")
+
+    def __call__(self, scored: Scored) -> torch.Tensor:
+        raise TypeError("bind the criterion first")
+
+    def describe(self) -> str:
+        return "accepted"
+
+
+@dataclass(frozen=True)
+class _BoundAccepted(Criterion):
+    slack: Objective | None
+
+    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Criterion:
+        return self
+
+    def select(self, rows: torch.Tensor) -> Criterion:
+        return self if self.slack is None else _BoundAccepted(self.slack.select(rows))
+
+    def __call__(self, scored: Scored) -> torch.Tensor:
+        if self.slack is None:
+            return torch.ones_like(scored.value, dtype=torch.bool)
+        return self.slack(scored.model, scored.pixels, scored.features) >= 0
+
+    def describe(self) -> str:
+        return "accepted"
+
+
+@dataclass(frozen=True)
+class Decided(Objective):
+    """1 where a criterion is met, else 0: all that an attacker who sees only decisions has to go by.
+
+    Attributes:
+        criterion: not yet bound.
+    """
+
+    criterion: Criterion
+
+    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
+        return Decided(self.criterion.bind(model, batch, shared))
+
+    def select(self, rows: torch.Tensor) -> Objective:
+        return Decided(self.criterion.select(rows))
+
+    def __call__(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
+        nothing = torch.zeros(len(pixels), dtype=pixels.dtype, device=pixels.device)
+        return self.criterion(Scored(model, pixels, features, nothing)).to(pixels.dtype)
+
+    def describe(self) -> str:
+        return f"decision: {self.criterion.describe()}"

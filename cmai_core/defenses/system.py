@@ -1,0 +1,338 @@
+"""A model with an optional defence around it: preprocessing, smoothing, a detector, and what is done about a flag.
+
+    system = System(model, smoothing=Smoothing(Noise(sigma=8 / 255), copies=8), detector=ConsistencyDetector(tau))
+    system.respond(task, batch)            # as deployed
+    attack(system, batch, seed=0)          # white box: gradients through everything (EOT, BPDA)
+    attack(system.view("scores"), batch)   # values without gradients; view("decisions"): success only
+
+A system has the face of a model, so that every attack, task and explanation takes one for the other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from cmai_core.attacks.detectors import KNOWLEDGE, Accepted, Detector
+from cmai_core.attacks.evaluator import at_rest
+from cmai_core.attacks.objectives import Objective
+from cmai_core.attacks.options import flag, one_of, strict_options, whole
+from cmai_core.attacks.seeds import sample_generators
+from cmai_core.attacks.success import Criterion, Untargeted
+from cmai_core.attacks.transforms import InputTransform, Noise
+from cmai_core.data.pair import Batch
+from cmai_core.defenses.preprocessing import Preprocessing
+from cmai_core.errors import OptionError
+from cmai_core.tasks.base import Prediction
+
+POLICIES = ("reject", "robust pathway", "flag")
+
+
+@strict_options
+@dataclass(frozen=True)
+class Smoothing:
+    """Features averaged over randomly perturbed copies (after Cohen et al. 2019, arXiv 1902.02918, who average votes).
+
+    Averaging features serves every task at once. The mean embedding is stretched to the copies' mean length (unit
+    length stays unit length).
+
+    Attributes:
+        transform: how copies are perturbed. copies: how many.
+    """
+
+    transform: InputTransform = dataclasses.field(default_factory=Noise)
+    copies: int = 8
+
+    def __post_init__(self) -> None:
+        whole("copies", self.copies, 1)
+        if not isinstance(self.transform, InputTransform):
+            raise OptionError(f"transform={self.transform!r} is not accepted.", "Accepted: an InputTransform.")
+
+    def features(self, model: Any, pixels: torch.Tensor, generators: Sequence[torch.Generator]) -> Any:
+        """The mean features of each picture's copies, drawn from its own generator."""
+        seen = []
+        for _ in range(self.copies):
+            seen.append(model.image_features(self.transform.apply(pixels, self.transform.draw(generators, pixels))))
+        return _mean(seen)
+
+    def describe(self) -> dict:
+        return {"smoothing": self.transform.describe(), "copies": self.copies}
+
+
+@dataclass(frozen=True, eq=False)
+class Response:
+    """What a system answers about N pictures.
+
+    Attributes:
+        predictions: what the model says; it is withheld where `rejected`.
+        scores: the detector's score, N; None without a detector. flagged, rejected: bool N.
+    """
+
+    predictions: tuple[Prediction, ...]
+    scores: torch.Tensor | None
+    flagged: torch.Tensor
+    rejected: torch.Tensor
+
+
+@strict_options
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    """The defence.
+
+    Attributes:
+        preprocessing: applied to every picture, in order.
+        smoothing: under the policy "robust pathway" for what is flagged, else for every picture.
+        detector: flags pictures by a score.
+        policy: what happens to a flagged picture. "reject": no answer. "robust pathway": the smoothed features answer.
+            "flag": it is answered and shown to a person besides; who fools the system must not be flagged.
+        seed: of the deployed system's random numbers, which an attacker does not know.
+        knowledge: what an attacker sees: "white-box", "scores", "decisions".
+        bpda: gradients pass preprocessing as if it changed nothing (backward pass differentiable approximation with
+            the identity: Athalye et al. 2018, arXiv 1802.00420, §4.1); else they are preprocessing's own.
+    """
+
+    preprocessing: tuple[Preprocessing, ...] = ()
+    smoothing: Smoothing | None = None
+    detector: Detector | None = None
+    policy: str = "reject"
+    seed: int = 0
+    knowledge: str = "white-box"
+    bpda: bool = True
+
+    def __post_init__(self) -> None:
+        one_of("policy", self.policy, POLICIES)
+        one_of("knowledge", self.knowledge, KNOWLEDGE)
+        whole("seed", self.seed, 0)
+        flag("bpda", self.bpda)
+        if not all(callable(step) for step in self.preprocessing):
+            raise OptionError("A preprocessing step is not callable.", "Accepted: pixels → pixels, such as Quantise().")
+        if self.policy == "robust pathway" and (self.smoothing is None or self.detector is None):
+            raise OptionError("The robust pathway needs a detector and a smoothing.", "Give both.")
+
+
+class System:
+    """A model with a defence around it; without options, the model itself.
+
+    Args:
+        model: a `VisionLanguageModel`. options: as in `_Options`.
+
+    Attributes:
+        model; preprocessing, smoothing, detector, policy, seed, knowledge: as given. Others are the model's own.
+
+    Raises:
+        OptionError: an unknown option, or options that contradict each other.
+    """
+
+    def __init__(self, model: Any, **options: Any):
+        self.model = model
+        self.options = _Options(**options)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("model", "options") or name.startswith("__"):  # not there yet while being copied
+            raise AttributeError(name)
+        if name in _Options.__dataclass_fields__:
+            return getattr(self.options, name)
+        return getattr(self.model, name)
+
+    def __repr__(self) -> str:
+        return f"System({self.model!r}, {self.options!r})"
+
+    @property
+    def clip(self) -> nn.Module:
+        """The modules inside, whose mode and gradients an attack leaves as found."""
+        return self.model if isinstance(self.model, nn.Module) else self.model.clip
+
+    @property
+    def rejects(self) -> bool:
+        """Whether a flag keeps an attacker from success."""
+        return self.detector is not None and self.policy != "robust pathway"
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of the model in one pass of the system. An attacker who may only ask counts questions."""
+        if self.smoothing is None or self.knowledge != "white-box":
+            return 1
+        return self.smoothing.copies + (self.policy == "robust pathway")
+
+    def describe(self) -> dict:
+        """Plain values for reports."""
+        plain: dict[str, Any] = {"policy": self.policy, "knowledge": self.knowledge}
+        plain |= {} if self.detector is None else self.detector.describe()
+        plain |= {} if self.smoothing is None else self.smoothing.describe()
+        return plain | {"preprocessing": [step.describe() for step in self.preprocessing]}
+
+    def view(self, knowledge: str = "white-box", *, bpda: bool = True) -> System:
+        """The same system as an attacker with this knowledge sees it.
+
+        "white-box": everything but the deployed random numbers; differentiable. "scores": values without gradients.
+        "decisions": attacks may only ask whether they succeeded (their objective is `Decided`).
+        """
+        return System(self.model, **{**self._given, "knowledge": knowledge, "bpda": bpda})
+
+    @property
+    def _given(self) -> dict[str, Any]:
+        return {name: getattr(self.options, name) for name in _Options.__dataclass_fields__}
+
+    def for_samples(self, batch: Batch, seed: int) -> SampledSystem:
+        """The system for the samples of a batch, with random numbers from (seed, sample id, draw)."""
+        score = None if self.detector is None else self.detector.consistency.bind(self, batch)
+        return SampledSystem(self, batch.ids, seed, torch.zeros(len(batch.ids), dtype=torch.int64), score)
+
+    def image_features(self, pixels: torch.Tensor) -> Any:
+        """Features of pictures that belong to no sample: their random numbers come from their own content.
+
+        Under the robust pathway nothing is flagged then, since there is no text to measure S_c with.
+        """
+        generators = []
+        if self.smoothing is not None and self.policy != "robust pathway":
+            raw = pixels.detach().cpu().contiguous()
+            names = [hashlib.blake2b(picture.numpy().tobytes(), digest_size=16).hexdigest() for picture in raw]
+            generators = sample_generators(self.seed, [f"{name}/smoothing" for name in names], 0)
+        return self._features(pixels, generators)
+
+    def encode_image(self, pixels: torch.Tensor, normalize: bool = True) -> torch.Tensor:
+        """Image embeddings N×D."""
+        features = self.image_features(pixels)
+        return features.embedding if normalize else features.pooled
+
+    def respond(self, task: Any, batch: Batch, *, dataset: Any = None, prepared: Any = None) -> Response:
+        """What the deployed system answers about a batch's pictures.
+
+        Args:
+            batch: pixels in [0, 1]; `pairs` for the task. prepared: `task.prepare(...)` of them, if at hand.
+        """
+        with torch.no_grad(), at_rest(self):
+            device = getattr(self.model, "device", None) or batch.pixels.device
+            pixels = batch.pixels.detach().to(device)
+            prepared = task.prepare(self.model, list(batch.pairs), dataset) if prepared is None else prepared
+            sampled = self.for_samples(batch, self.seed)
+            scores, flagged = sampled.scores(pixels)
+            features = sampled.image_features(pixels)
+            predictions = tuple(task.predict(sampled, features, prepared))
+        rejected = flagged if self.policy == "reject" else torch.zeros_like(flagged)
+        return Response(predictions, scores, flagged, rejected)
+
+    def fooled(self, task: Any, dataset: Any = None) -> Criterion:
+        """An attack's success: the task's answer is wrong, and no flag keeps it from being given."""
+        return Untargeted(task, dataset=dataset) & Accepted()
+
+    def _features(
+        self,
+        pixels: torch.Tensor,
+        generators: Sequence[torch.Generator],
+        flagged: Callable[[Any], torch.Tensor] | None = None,
+    ) -> Any:
+        """`flagged`: from plain features, who takes the robust pathway (bool N); None: nobody."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.knowledge == "white-box"):
+            seen = self._seen(pixels)
+            if self.smoothing is not None and self.policy != "robust pathway":
+                return self.smoothing.features(self.model, seen, generators)
+            plain = self.model.image_features(seen)
+            if flagged is None:
+                return plain
+            return _chosen(flagged(plain), self.smoothing.features(self.model, seen, generators), plain)
+
+    def _seen(self, pixels: torch.Tensor) -> torch.Tensor:
+        for step in self.preprocessing:
+            changed = step(pixels)
+            pixels = pixels + (changed - pixels).detach() if self.bpda else changed
+        return pixels
+
+
+class SampledSystem:
+    """A system bound to samples: their random numbers belong to (seed, sample id, draw)."""
+
+    def __init__(
+        self,
+        system: System,
+        ids: Sequence[str],
+        seed: int,
+        draws: torch.Tensor,
+        score: Objective | None,
+        rows: torch.Tensor | None = None,
+    ):
+        self._system, self._ids, self._seed, self._draws, self._score = system, ids, seed, draws, score
+        self._rows = torch.arange(len(ids)) if rows is None else rows
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._system, name)
+
+    def select_rows(self, rows: torch.Tensor) -> SampledSystem:
+        """For some of these samples (int64; a row may occur repeatedly); draws are counted together."""
+        score = None if self._score is None else self._score.select(rows)
+        return SampledSystem(self._system, self._ids, self._seed, self._draws, score, self._rows[rows.cpu()])
+
+    def advance(self, rows: torch.Tensor | None = None) -> None:
+        """New random numbers from now on for these samples (None: all)."""
+        self._draws[(self._rows if rows is None else self._rows[rows.cpu()]).unique()] += 1
+
+    def scores(self, pixels: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """The detector's scores (None without one) and who is flagged (bool N), without gradients.
+
+        Under the robust pathway the plain features are scored, since the score decides who takes it.
+        """
+        with torch.no_grad():
+            if self._score is None:
+                return None, torch.zeros(len(pixels), dtype=torch.bool, device=pixels.device)
+            system = self._system
+            if system.policy == "robust pathway":
+                features = system.model.image_features(system._seen(pixels))
+            else:
+                features = self.image_features(pixels)
+            score = self._score_of(pixels, features)
+            return score, score < system.detector.tau
+
+    def image_features(self, pixels: torch.Tensor) -> Any:
+        """Features of these samples' pictures, N rows."""
+        if len(pixels) != len(self._rows):
+            return self._system.image_features(pixels)
+        system, generators, flagged = self._system, [], None
+        if system.smoothing is not None:
+            rows = self._rows.tolist()
+            for row, draw in zip(rows, self._draws[self._rows].tolist(), strict=True):
+                generators += sample_generators(self._seed, [f"{self._ids[row]}/smoothing"], draw)
+        if system.policy == "robust pathway":
+            flagged = lambda plain: self._score_of(pixels, plain) < system.detector.tau  # noqa: E731
+        return system._features(pixels, generators, flagged)
+
+    def _score_of(self, pixels: torch.Tensor, features: Any) -> torch.Tensor:
+        with torch.no_grad():
+            return self._score(self, pixels, features)
+
+
+def _mean(records: Sequence[Any]) -> Any:
+    """Feature records averaged field by field; see `Smoothing`."""
+    if len(records) == 1:
+        return records[0]
+
+    def average(name: str) -> torch.Tensor | None:
+        values = [getattr(record, name) for record in records]
+        if values[0] is None:
+            return None
+        mean = sum(values[1:], values[0]) / len(values)
+        if name != "embedding":
+            return mean
+        length = sum(value.norm(dim=-1, keepdim=True) for value in values) / len(values)
+        return mean * (length / mean.norm(dim=-1, keepdim=True).clamp(min=1e-12))
+
+    names = [field.name for field in dataclasses.fields(records[0])]
+    return dataclasses.replace(records[0], **{name: average(name) for name in names})
+
+
+def _chosen(flags: torch.Tensor, yes: Any, no: Any) -> Any:
+    """Rows of the first record where flagged, of the second elsewhere."""
+
+    def pick(name: str) -> torch.Tensor | None:
+        a, b = getattr(yes, name), getattr(no, name)
+        return None if a is None else torch.where(flags.view(-1, *[1] * (a.dim() - 1)), a, b)
+
+    names = [field.name for field in dataclasses.fields(no)]
+    return dataclasses.replace(no, **{name: pick(name) for name in names})
