@@ -6,12 +6,15 @@ the ensemble is never weaker than its best member.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from cmai_core.attacks.class_objectives import ClassScores, _ClassObjective
+from cmai_core.attacks.clean import clean_features
 from cmai_core.attacks.evaluator import Evaluation
 from cmai_core.attacks.gradient import Outcome, Problem
 from cmai_core.attacks.ledger import Ledger
@@ -77,31 +80,102 @@ class Cascade:
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
         """Attacks all samples of the problem."""
         ledger = Ledger(problem, watch, len(self.members))
-        ledger.objective_trace[0] = problem.clean.value
-        if ledger.consistency_trace is not None:
-            ledger.consistency_trace[0] = problem.clean.consistency
+        ledger.begin()
         for index, member in enumerate(self.members):
             rows = ledger.rows(~ledger.success)
             if len(rows) == 0 or ledger.stop():
                 break
-            part = self._problem(problem, member, rows, ledger)
+            part = _under(problem, member.objective, rows, ledger)
             portion = _Portion(watch, ledger, rows, index, len(self.members), member.name)
             found = member.search.run(part, seed=self.member_seed(seed, index), watch=portion)
-            ledger.forwards[rows] += found.forwards
-            ledger.backwards[rows] += found.backwards
-            ledger.score(found.pixels, rows, index + 1)
-            ledger.cancelled = ledger.cancelled or found.cancelled
-            ledger.steps_done += found.steps_done
+            _take(found, rows, index + 1, ledger)
         return ledger.outcome()
 
-    def _problem(self, problem: Problem, member: Member, rows: torch.Tensor, ledger: Ledger) -> Problem:
-        part = problem.select(rows)
-        if member.objective is None:
-            return part
-        ledger.forwards[rows] += 1
-        evaluator = part.evaluator.with_objective(member.objective, clean=part.region.centre)
-        clean = Evaluation(evaluator.clean_value, part.clean.consistency, part.clean.success)
-        return Problem(part.region, part.ids, evaluator, clean)
+
+@strict_options
+@dataclass(frozen=True, kw_only=True)
+class EachTarget:
+    """The same search towards one false class after another, the likeliest first, on what is not fooled yet.
+
+    So the targeted members of AutoAttack work (APGD and FAB, nine classes each). A sample with fewer false classes has
+    fewer runs; it does not matter for the others. Traces as in `Cascade`, one row a target.
+
+    Attributes:
+        search: how. objective: towards a class: `DLR(task)`, `Margin(task)`, …, without a target of its own.
+        targets: most classes tried. micro_batch: as in `GradientSearch`.
+    """
+
+    search: Any
+    objective: _ClassObjective
+    targets: int = 9
+    micro_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        whole("targets", self.targets, 1)
+        if not callable(getattr(self.search, "run", None)):
+            raise OptionError(f"search={self.search!r} is not accepted.", "Accepted: a search, such as APGD().")
+        kind = self.objective
+        if not isinstance(kind, _ClassObjective) or kind.target is not None or kind.rank is not None:
+            raise OptionError(
+                f"objective={self.objective!r} is not accepted.", "Accepted: a class objective without target and rank."
+            )
+        if self.micro_batch is not None:
+            whole("micro_batch", self.micro_batch, 1)
+
+    def describe(self) -> dict:
+        aim = {"each_target": self.targets, "target_objective": self.objective.describe()}
+        return self.search.describe() | aim
+
+    def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
+        """Attacks all samples of the problem."""
+        ledger = Ledger(problem, watch, self.targets)
+        ledger.begin()
+        aims, counts = self._aims(problem)
+        for index in range(self.targets):
+            rows = ledger.rows(~ledger.success & (counts > index))
+            if len(rows) == 0 or ledger.stop():
+                break
+            part = _under(problem, dataclasses.replace(self.objective, target=aims[:, index]), rows, ledger)
+            portion = _Portion(watch, ledger, rows, index, self.targets, f"target {index + 1}")
+            found = self.search.run(part, seed=sample_seed(seed, f"target {index}", 0), watch=portion)
+            _take(found, rows, index + 1, ledger)
+        return ledger.outcome()
+
+    def _aims(self, problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
+        """Classes by likelihood on the clean image for the whole batch (B×targets), and how many each sample has."""
+        evaluator, kind = problem.evaluator, self.objective
+        model, batch, shared = evaluator.model, evaluator.batch, evaluator.shared
+        scores = ClassScores.bind(kind.task, kind.prepared, model, batch, kind.dataset, shared)
+        with torch.no_grad():
+            false = scores.split(model, clean_features(model, batch, shared))[2]
+        best = false.topk(min(self.targets, false.shape[1]), dim=1)
+        there = best.values != -torch.inf
+        # Where a sample has no such class, any false one stands in: the sample takes no part then.
+        aims = torch.where(there, best.indices, best.indices[:, :1])
+        counts = there.sum(dim=1)
+        return aims, counts if evaluator.rows is None else counts[evaluator.rows.to(counts.device)]
+
+
+def _under(problem: Problem, objective: Objective | None, rows: torch.Tensor, ledger: Ledger) -> Problem:
+    """Some samples of a problem under another objective, whose clean value costs a pass."""
+    part = problem.select(rows)
+    if objective is None:
+        return part
+    ledger.forwards[rows] += 1
+    evaluator = part.evaluator.with_objective(objective, clean=part.region.centre)
+    clean = Evaluation(evaluator.clean_value, part.clean.consistency, part.clean.success)
+    return Problem(part.region, part.ids, evaluator, clean)
+
+
+def _take(found: Outcome, rows: torch.Tensor, step: int, ledger: Ledger) -> None:
+    """Enters what a member found for some rows."""
+    ledger.forwards[rows] += found.forwards
+    ledger.backwards[rows] += found.backwards
+    old = ledger.bad_step[rows]
+    ledger.bad_step[rows] = torch.where(old < 0, found.bad_step, old)
+    ledger.score(found.pixels, rows, step)
+    ledger.cancelled = ledger.cancelled or found.cancelled
+    ledger.steps_done += found.steps_done
 
 
 class _Portion(Watch):

@@ -1,112 +1,119 @@
 """Named attacks on texts and on image and text together: what each takes from which paper, and how it is built.
 
-    from cmai_core.attacks.text_recipes import TEXT_RECIPES
     attack = TEXT_RECIPES["sga"].build(epsilon=4 / 255, truth="scene")
     result = attack(model, batch, seed=0)
 
-Every `build` takes `objective` and `success` (default: −S_c of the pair as it is; success where it rose), the options
-of `TextThreat` by name (words, characters, truth, …), for joint attacks `norm` and `epsilon`, and the options of its
-search or schedule. An option nobody knows raises `OptionError`.
+Every `build` takes
+
+- `objective` and `success` (default: −S_c of the pair as it is; success where it rose); or `tau` in place of `success`
+  (success where S_c is below it); or `task` (and `dataset`) in place of both: the task's loss on the edited text,
+  success where its prediction is wrong (for retrieval: another picture of the batch comes before the right ones);
+- the options of `TextThreat` by name (words, characters, truth, …), for joint attacks `norm` and `epsilon`, and the
+  options of its search or schedule; `proposer` is one, or one of the names in `PROPOSERS`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from cmai_core.attacks.joint import SGA, Alternating, BestResponse, JointAttack, Separate, Sequential
 from cmai_core.attacks.masked_lm import MaskedLMProposer
-from cmai_core.attacks.objectives import Objective
+from cmai_core.attacks.options import one_of
 from cmai_core.attacks.proposers import Characters, Eda, Homoglyphs, Injection, Several, Synonyms
-from cmai_core.attacks.success import Criterion, Raised
+from cmai_core.attacks.recipe import Builder, Recipe, option_names
+from cmai_core.attacks.success import Raised
 from cmai_core.attacks.text_attack import TextAttack
-from cmai_core.attacks.text_objectives import Divergence, PairConsistency
+from cmai_core.attacks.text_objectives import (
+    Divergence,
+    Mismatch,
+    Misretrieved,
+    PairConsistency,
+    PairFlagged,
+    TextTask,
+    TextTaskWrong,
+)
 from cmai_core.attacks.text_search import BeamSearch, ImportanceSearch
 from cmai_core.attacks.text_threat import TextThreat
 from cmai_core.attacks.threat import ThreatModel
 from cmai_core.attacks.token_search import HotFlip, RelaxedPGD
 from cmai_core.errors import OptionError
 
-_THREAT_OPTIONS = frozenset(f.name for f in dataclasses.fields(TextThreat))
+PROPOSERS: dict[str, Callable[[], Any]] = {
+    "synonyms": Synonyms,
+    "eda": Eda,
+    "characters": Characters,
+    "homoglyphs": Homoglyphs,
+    "masked-lm": MaskedLMProposer,
+}
+"""Proposers that can be named by a word."""
+
+_GOAL = ("objective", "success", "tau", "task", "dataset")
+_THREAT = option_names(TextThreat)
+# The budget of Co-Attack and SGA.
+_SGA_TEXT, _EPSILON = {"words": 1}, 2 / 255
+_MASKED_LM = {"masked_lm": "model", "mode": "mode", "top": "top", "least": "least", "lexicon": "lexicon"}
 
 
-@dataclass(frozen=True)
-class TextRecipe:
-    """A named, cited attack.
-
-    Attributes:
-        slug, title: names. modality: "text" or "joint". knowledge: "white box" (gradients) or "scores".
-        threat: what changes, in words. paper, year, url: where it comes from ("" for our own).
-        constants: what is taken from there. compare: what its results may be compared with.
-        build: options → attack.
-    """
-
-    slug: str
-    title: str
-    modality: str
-    knowledge: str
-    threat: str
-    paper: str
-    year: int | None
-    url: str
-    constants: Mapping[str, Any]
-    compare: str
-    build: Callable[..., TextAttack | JointAttack]
+def _threat(options: dict[str, Any], usual: Mapping[str, Any]) -> TextThreat:
+    """The text threat of a recipe with its own defaults; its options are taken out of the others."""
+    return TextThreat(**{**usual, **{name: options.pop(name) for name in _THREAT if name in options}})
 
 
-def _split(options: Mapping[str, Any], threat: Mapping[str, Any]) -> tuple[TextThreat, dict[str, Any]]:
-    """The text threat of a recipe with its own defaults, and the options that are left for the search."""
-    own = {name: value for name, value in options.items() if name in _THREAT_OPTIONS}
-    return TextThreat(**{**threat, **own}), {k: v for k, v in options.items() if k not in _THREAT_OPTIONS}
+def _goal(options: dict[str, Any]) -> dict[str, Any]:
+    """Objective and criterion; their options are taken out of the others."""
+    given = {name: value for name in _GOAL if (value := options.pop(name, None)) is not None}
+    task, dataset = given.get("task"), given.get("dataset")
+    for one, others in (("task", ("objective", "success", "tau")), ("tau", ("success",))):
+        if one in given and (clash := [name for name in others if name in given]):
+            raise OptionError(f"{one} contradicts {', '.join(clash)}.", f"Accepted: {one}, or {', '.join(clash)}.")
+    if task is None:
+        if dataset is not None:
+            raise OptionError("A dataset without a task.", "Give the task it belongs to.")
+        success = PairFlagged(given["tau"]) if "tau" in given else given.get("success", Raised())
+        return {"objective": given.get("objective", -PairConsistency()), "success": success}
+    if isinstance(task, str):
+        from cmai_core.tasks import get_task
+
+        task = get_task(task)
+    if task.name == "retrieval":
+        return {"objective": Mismatch("image"), "success": Misretrieved("image")}
+    field = "question" if task.name == "vqa" else "caption"
+    return {"objective": TextTask(task, field, dataset), "success": TextTaskWrong(task, field, dataset)}
 
 
-def _text(slug: str, make: Callable[..., Any], threat: Mapping[str, Any]) -> Callable[..., TextAttack]:
-    def build(*, objective: Objective | None = None, success: Criterion | None = None, **options: Any) -> TextAttack:
-        region, rest = _split(options, threat)
-        return TextAttack(
-            threat=region,
-            objective=-PairConsistency() if objective is None else objective,
-            success=success or Raised(),
-            search=make(**rest),
-            name=slug,
-        )
+def _text(slug: str, make: Callable[..., Any], threat: Mapping[str, Any], names: tuple[str, ...]) -> Builder:
+    def build(**options: Any) -> TextAttack:
+        region, goal = _threat(options, threat), _goal(options)
+        return TextAttack(threat=region, search=make(**options), name=slug, **goal)
 
-    return build
+    return Builder(build, tuple(dict.fromkeys((*_GOAL, *_THREAT, *names))))
 
 
 def _joint(
-    slug: str, make: Callable[..., Any], threat: Mapping[str, Any], keep: str = "best"
-) -> Callable[..., JointAttack]:
-    def build(
-        *,
-        objective: Objective | None = None,
-        success: Criterion | None = None,
-        norm: str = "linf",
-        epsilon: Any = 2 / 255,
-        keep: str = keep,
-        **options: Any,
-    ) -> JointAttack:
-        region, rest = _split(options, threat)
-        return JointAttack(
-            threat=ThreatModel(norm, epsilon),
-            text_threat=region,
-            objective=-PairConsistency() if objective is None else objective,
-            success=success or Raised(),
-            schedule=make(**rest),
-            keep=keep,
-            name=slug,
-        )
+    slug: str, make: Callable[..., Any], threat: Mapping[str, Any], names: tuple[str, ...], keep: str = "best"
+) -> Builder:
+    def build(*, norm: str = "linf", epsilon: Any = _EPSILON, keep: str = keep, **options: Any) -> JointAttack:
+        region, goal = _threat(options, threat), _goal(options)
+        pixels = ThreatModel(norm, epsilon)
+        return JointAttack(threat=pixels, text_threat=region, schedule=make(**options), keep=keep, name=slug, **goal)
 
-    return build
+    return Builder(build, tuple(dict.fromkeys(("norm", "epsilon", *_GOAL, *_THREAT, *names, "keep"))))
+
+
+def _proposer(value: Any) -> Any:
+    """A proposer, or the one of a name."""
+    if isinstance(value, str):
+        one_of("proposer", value, tuple(PROPOSERS))
+        return PROPOSERS[value]()
+    return value
 
 
 def _masked_lm(options: dict[str, Any]) -> Any:
     """The proposer given, or masked-LM substitutes as asked for by `masked_lm`, `mode`, `top` and `least`."""
-    names = {"masked_lm": "model", "mode": "mode", "top": "top", "least": "least", "lexicon": "lexicon"}
-    given = {target: options.pop(name) for name, target in names.items() if name in options}
-    proposer = options.pop("proposer", None)
+    given = {target: options.pop(name) for name, target in _MASKED_LM.items() if name in options}
+    proposer = _proposer(options.pop("proposer", None))
     if proposer is not None and given:
         raise OptionError(f"A proposer contradicts {', '.join(given)}.", "Accepted: a proposer, or options of its own.")
     return proposer or MaskedLMProposer(**given)
@@ -122,7 +129,10 @@ def _with_proposer(make: Callable[..., Any], proposer: Callable[..., Any], *name
 
     def build(**options: Any) -> Any:
         own = {name: options.pop(name) for name in names if name in options}
-        return make(proposer=options.pop("proposer", None) or proposer(**own), **options)
+        given = _proposer(options.pop("proposer", None))
+        if given is not None and own:
+            raise OptionError(f"A proposer contradicts {', '.join(own)}.", "Accepted: one of the two.")
+        return make(proposer=given or proposer(**own), **options)
 
     return build
 
@@ -144,16 +154,36 @@ def _schedule(make: Callable[..., Any], **defaults: Any) -> Callable[..., Any]:
 def _best_response(**options: Any) -> BestResponse:
     if "text" in options:
         return BestResponse(**options)
-    given = options.pop("proposer", None)
+    given = _proposer(options.pop("proposer", None))
     proposer = given or Several((_masked_lm(options), Synonyms(), Eda()))
     return BestResponse(text=BeamSearch(proposer=proposer), **options)
 
 
-_SGA_TEXT = {"words": 1}
+def _gradient(kind: Callable[..., Any]) -> Callable[..., Any]:
+    """A search by gradients; the words it may put in are its option `vocabulary`, as `words` is the threat's budget."""
+
+    def build(vocabulary: tuple[str, ...] | None = None, **options: Any) -> Any:
+        return kind(words=vocabulary, **options)
+
+    return build
+
+
+def _gradient_names(kind: type) -> tuple[str, ...]:
+    return (*option_names(kind, without=("words",)), "vocabulary")
+
+
+_BEAM = option_names(BeamSearch)
+_BERT = (*option_names(ImportanceSearch), *_MASKED_LM)
+
+
+def _scheduled(kind: type) -> tuple[str, ...]:
+    return (*option_names(kind), "proposer", "mask", *_MASKED_LM)
+
+
 _KL = Divergence("image", "clean") + 3.0 * Divergence("image", "other")
 
 _RECIPES = (
-    TextRecipe(
+    Recipe(
         "bert-attack",
         "BERT-Attack",
         "text",
@@ -164,9 +194,9 @@ _RECIPES = (
         "https://arxiv.org/abs/2004.09984",
         {"order": "importance of the masked word", "top": 10, "words": 1, "stop words": "left alone"},
         "SGA's and Co-Attack's text attack (top 10, one word; mode='as_published', least=0.3, lexicon=None)",
-        _text("bert-attack", _bert_attack, {"words": 1}),
+        _text("bert-attack", _bert_attack, {"words": 1}, _BERT),
     ),
-    TextRecipe(
+    Recipe(
         "eda",
         "Easy data augmentation",
         "text",
@@ -177,9 +207,14 @@ _RECIPES = (
         "https://arxiv.org/abs/1901.11196",
         {"operations": ["synonym", "insert", "swap", "delete"], "rate": 0.1},
         "random text augmentation, as used in MMCoA and multimodal adversarial training; a weak baseline",
-        _text("eda", _with_proposer(BeamSearch, Eda, "operations", "count"), {"words": 3, "rate": 0.1}),
+        _text(
+            "eda",
+            _with_proposer(BeamSearch, Eda, "operations", "count"),
+            {"words": 3, "rate": 0.1},
+            (*_BEAM, "operations", "count"),
+        ),
     ),
-    TextRecipe(
+    Recipe(
         "synonym",
         "Synonym substitution",
         "text",
@@ -190,9 +225,9 @@ _RECIPES = (
         "https://aclanthology.org/P19-1103",
         {"candidates": "every synonym"},
         "PWWS and its kin, up to the lexicon and the order of words",
-        _text("synonym", _with_proposer(BeamSearch, Synonyms, "lexicon"), {"words": 2}),
+        _text("synonym", _with_proposer(BeamSearch, Synonyms, "lexicon"), {"words": 2}, (*_BEAM, "lexicon")),
     ),
-    TextRecipe(
+    Recipe(
         "hotflip",
         "HotFlip",
         "text",
@@ -203,9 +238,9 @@ _RECIPES = (
         "https://arxiv.org/abs/1712.06751",
         {"gain": "first order", "unit": "words of one token"},
         "word-level HotFlip (§5 there); candidates=1 is its greedy form",
-        _text("hotflip", HotFlip, {"words": 1}),
+        _text("hotflip", _gradient(HotFlip), {"words": 1}, _gradient_names(HotFlip)),
     ),
-    TextRecipe(
+    Recipe(
         "char",
         "Character edits",
         "text",
@@ -220,9 +255,10 @@ _RECIPES = (
             "char",
             _with_proposer(BeamSearch, Characters, "operations", "inner", "shortest", "letters"),
             {"words": 2, "characters": 2},
+            (*_BEAM, "operations", "inner", "shortest", "letters"),
         ),
     ),
-    TextRecipe(
+    Recipe(
         "homoglyph",
         "Homoglyphs",
         "text",
@@ -233,9 +269,9 @@ _RECIPES = (
         "https://arxiv.org/abs/2106.09898",
         {"class": "homoglyphs"},
         "its homoglyph attack, with a greedy search in place of differential evolution",
-        _text("homoglyph", _with_proposer(BeamSearch, Homoglyphs), {"words": 2, "characters": 2}),
+        _text("homoglyph", _with_proposer(BeamSearch, Homoglyphs), {"words": 2, "characters": 2}, _BEAM),
     ),
-    TextRecipe(
+    Recipe(
         "relaxed-pgd",
         "PGD on relaxed tokens",
         "text",
@@ -246,9 +282,9 @@ _RECIPES = (
         "https://arxiv.org/abs/2402.09154",
         {"projection": "simplex and entropy", "optimiser": "Adam", "discretisation": "likeliest token, best kept"},
         "gradient searches over tokens (HotFlip, GCG) at an equal number of gradients",
-        _text("relaxed-pgd", RelaxedPGD, {"words": 2}),
+        _text("relaxed-pgd", _gradient(RelaxedPGD), {"words": 2}, _gradient_names(RelaxedPGD)),
     ),
-    TextRecipe(
+    Recipe(
         "injection",
         "Prompt and end-of-text injection",
         "text",
@@ -263,9 +299,10 @@ _RECIPES = (
             "injection",
             lambda **options: _with_proposer(BeamSearch, Injection, "payloads", "end")(**{"rounds": 1, **options}),
             {"words": 12, "special_tokens": True, "keep_punctuation": False, "keep_case": False},
+            (*_BEAM, "payloads", "end"),
         ),
     ),
-    TextRecipe(
+    Recipe(
         "sep",
         "Separate",
         "joint",
@@ -276,9 +313,9 @@ _RECIPES = (
         "https://arxiv.org/abs/2307.14061",
         {"epsilon": "2/255", "steps": 10, "step_size": "0.5/255", "words": 1, "top": 10},
         "SGA table 1, row Sep-Attack (79.75 TR@1, 86.79 IR@1 on CLIP ViT-B/16, Flickr30k)",
-        _joint("sep", _schedule(Separate, steps=10, step_size=0.5 / 255), _SGA_TEXT),
+        _joint("sep", _schedule(Separate, steps=10, step_size=0.5 / 255), _SGA_TEXT, _scheduled(Separate)),
     ),
-    TextRecipe(
+    Recipe(
         "seq",
         "Sequential",
         "joint",
@@ -289,9 +326,9 @@ _RECIPES = (
         "https://arxiv.org/abs/2206.09391",
         {"epsilon": "2/255", "steps": 10, "step_size": "0.5/255", "words": 1, "top": 10},
         "sep and co-attack at the same budget",
-        _joint("seq", _schedule(Sequential, steps=10, step_size=0.5 / 255), _SGA_TEXT),
+        _joint("seq", _schedule(Sequential, steps=10, step_size=0.5 / 255), _SGA_TEXT, _scheduled(Sequential)),
     ),
-    TextRecipe(
+    Recipe(
         "co-attack",
         "Co-Attack",
         "joint",
@@ -307,10 +344,11 @@ _RECIPES = (
             "co-attack",
             _schedule(Sequential, steps=10, step_size=0.5 / 255, image_objective=_KL),
             _SGA_TEXT,
+            _scheduled(Sequential),
             keep="last",
         ),
     ),
-    TextRecipe(
+    Recipe(
         "sga",
         "Set-level guidance attack",
         "joint",
@@ -331,9 +369,9 @@ _RECIPES = (
         },
         "SGA table 1 (99.08 TR@1, 98.94 IR@1 on CLIP ViT-B/16, Flickr30k; with mode='as_published', least=0.3, "
         "lexicon=None and five captions an image)",
-        _joint("sga", _schedule(SGA, steps=10, step_size=0.5 / 255), _SGA_TEXT, keep="last"),
+        _joint("sga", _schedule(SGA, steps=10, step_size=0.5 / 255), _SGA_TEXT, _scheduled(SGA), keep="last"),
     ),
-    TextRecipe(
+    Recipe(
         "alternating",
         "Alternating",
         "joint",
@@ -344,9 +382,9 @@ _RECIPES = (
         "",
         {"rounds": 4},
         "sga at an equal number of image gradients (50)",
-        _joint("alternating", _schedule(Alternating, steps=50), _SGA_TEXT),
+        _joint("alternating", _schedule(Alternating, steps=50), _SGA_TEXT, _scheduled(Alternating)),
     ),
-    TextRecipe(
+    Recipe(
         "joint-cmai",
         "Best-response joint search",
         "joint",
@@ -358,9 +396,12 @@ _RECIPES = (
         {"steps": 50, "momentum": 0.75},
         "sga at an equal number of image gradients (50) and the same threat; it scores more texts, each a product of "
         "two embeddings",
-        _joint("joint-cmai", _best_response, _SGA_TEXT),
+        _joint("joint-cmai", _best_response, _SGA_TEXT, (*option_names(BestResponse), *_MASKED_LM)),
     ),
 )
 
-TEXT_RECIPES: dict[str, TextRecipe] = {recipe.slug: recipe for recipe in _RECIPES}
-"""Text and joint recipes by slug, to be merged into the registry of all recipes."""
+TEXT_RECIPES: dict[str, Recipe] = {
+    recipe.slug: replace(recipe, norm="linf", epsilon=_EPSILON) if recipe.modality == "joint" else recipe
+    for recipe in _RECIPES
+}
+"""Text and joint recipes by slug; `recipes.RECIPES` has them all."""

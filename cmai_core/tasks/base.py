@@ -118,10 +118,6 @@ class ChoiceTask(Task):
     def logits(self, model: VisionLanguageModel, features: ImageFeatures, prepared: Choices) -> Tensor:
         """N×C scores whose softmax is the probability of each option; differentiable in the features."""
 
-    def true_classes(self, prepared: Choices) -> Tensor:
-        """bool N×C: the right options."""
-        return prepared.target
-
     def loss(self, model: VisionLanguageModel, features: ImageFeatures, prepared: Choices) -> Tensor:
         """−log of the probability of the right options together. Rows without any right option give 0."""
         scores = F.log_softmax(self.logits(model, features, prepared).float(), dim=-1)

@@ -1,0 +1,22 @@
+"""All named attacks: `get_recipe("autoattack").build(task=task, dataset=dataset, epsilon=4 / 255)`."""
+
+from __future__ import annotations
+
+from cmai_core.attacks.image_recipes import IMAGE_RECIPES
+from cmai_core.attacks.recipe import Recipe
+from cmai_core.attacks.text_recipes import TEXT_RECIPES
+from cmai_core.errors import OptionError
+
+RECIPES: dict[str, Recipe] = {**IMAGE_RECIPES, **TEXT_RECIPES}
+"""Every recipe by slug: on images, on texts, on both."""
+
+
+def get_recipe(slug: str) -> Recipe:
+    """The recipe of a name.
+
+    Raises:
+        OptionError: there is none; the message lists those there are.
+    """
+    if slug not in RECIPES:
+        raise OptionError(f"There is no recipe {slug!r}.", f"Accepted: {', '.join(RECIPES)}.")
+    return RECIPES[slug]
