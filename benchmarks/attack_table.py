@@ -27,7 +27,7 @@ from cmai_core.attacks.fab import FAB
 from cmai_core.attacks.hopskipjump import HopSkipJump
 from cmai_core.attacks.result import round_to_8bit
 from cmai_core.attacks.square import Square
-from cmai_core.attacks.transforms import InputDiversity
+from cmai_core.attacks.transforms import Diversity
 from cmai_core.tasks.metrics import bootstrap_interval
 
 Call = Callable[[], torch.Tensor]
@@ -92,7 +92,7 @@ def torchattacks_rows(work: Workload, ours: Ours, steps: int, queries: int, epsi
     made = peers.MIFGSM(model, eps=epsilon, alpha=size, steps=steps, decay=1.0)
     yield row("mi-fgsm", f"{steps} steps", ours(search, epsilon=epsilon), made)
     search = GradientSearch(
-        steps=steps, step_size=size, random_start=False, momentum=1.0, transform=InputDiversity(probability=0.5)
+        steps=steps, step_size=size, random_start=False, momentum=1.0, transform=Diversity(probability=0.5)
     )
     made = peers.DIFGSM(model, eps=epsilon, alpha=size, steps=steps, decay=1.0, diversity_prob=0.5)
     yield row("di-fgsm", f"{steps} steps", ours(search, epsilon=epsilon), made)
