@@ -76,7 +76,7 @@ class Recipe:
     architecture: str = "tabletop"
     start: str = ""
     batch: int = 128
-    pairs: int = 1_500_000
+    pairs: int = 620_000
     nlvr_share: float = 0.25
     questions: int = 2
     weights: Weights = field(default_factory=Weights)
@@ -135,15 +135,6 @@ RECIPES: dict[str, Recipe] = {
         _BASE,
         replace(
             _BASE,
-            name="base-anneal",
-            start="tabletop",
-            pairs=60_000,
-            vision_share=0.0,
-            learning_rate=6e-4,
-            warmup_steps=50,
-        ),
-        replace(
-            _BASE,
             name="base-b",
             model_name="tabletop-b",
             architecture="tabletop-b",
@@ -157,7 +148,7 @@ RECIPES: dict[str, Recipe] = {
             vision_share=0.0,
             summary="Text-guided contrastive adversarial fine-tuning of `tabletop`, L∞ 2/255, with all tasks' losses.",
             source="TeCoA: Mao et al. 2023, arXiv 2212.07016, sec. 3.3, captions in the place of class prompts",
-            pairs=400_000,
+            pairs=90_000,
             learning_rate=5e-4,
             warmup_steps=200,
             adversarial_share=1.0,
