@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     _add_app(commands)
     _add_info(commands)
     _add_models(commands)
+    _add_recipes(commands)
     _add_attack(commands)
     _add_evaluate(commands)
     _add_data(commands)
@@ -155,12 +157,35 @@ def _models(args: argparse.Namespace) -> None:
     print("local-dir:/path/to/folder; and ViT-B-32/random for a real architecture with random weights.")
 
 
+# --- recipes ----------------------------------------------------------------------------------------------------------
+
+
+def _add_recipes(commands: Any) -> None:
+    command = _command(commands, "recipes", _recipes, "list the named attacks: threat, knowledge, modality, paper")
+    command.add_argument("--json", action="store_true", help="with constants, options and links, as JSON")
+
+
+def _recipes(args: argparse.Namespace) -> None:
+    from cmai_core.attacks.recipes import RECIPES
+
+    if args.json:
+        print(json.dumps([recipe.describe() for recipe in RECIPES.values()], indent=2))
+        return
+    rows = [("name", "threat", "knowledge", "modality", "paper")]
+    for r in RECIPES.values():
+        threat = f"{r.threat} ({r.norm})" if r.norm else r.threat
+        rows.append((r.slug, threat, r.knowledge, r.modality, r.citation))
+    widths = [max(len(row[k]) for row in rows) for k in range(4)]
+    for row in rows:
+        print("  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[4]]).rstrip())
+
+
 # --- attack -----------------------------------------------------------------------------------------------------------
 
 
 def _add_attack(commands: Any) -> None:
     command = _command(
-        commands, "attack", _attack, "attack the pairs of a dataset by PGD and report per-sample results"
+        commands, "attack", _attack, "attack the pairs of a dataset, by PGD or a recipe, and report per-sample results"
     )
     add = command.add_argument
     add(
@@ -171,13 +196,30 @@ def _add_attack(commands: Any) -> None:
     add("--dataset", help="a dataset's name, or the path of a folder, CSV or JSONL file (default: tabletop)")
     add("--split", help="default: test")
     add("--limit", type=_limit, help="only the first so many pairs (default: 64); all: every pair")
+    add("--captions", type=int, help="texts taken of each pair (default: 1)")
+    add("--recipe", metavar="NAME", help="a named attack of cmai recipes (default: PGD as the options below say)")
+    add(
+        "--option",
+        dest="options",
+        action="append",
+        type=_option,
+        metavar="KEY=VALUE",
+        help="of the recipe, in its own units (VALUE as JSON, a fraction such as 1/255, or a word); may be repeated",
+    )
     add("--task", help="judged, and attacked: zero-shot, retrieval, vqa, captioning, nlvr (default: retrieval)")
-    add("--objective", help="task: its loss; consistency: -S_c; both: alpha*loss - beta*S_c (default: task)")
+    add(
+        "--objective",
+        help="task: its loss; consistency: -S_c; both: alpha*loss - beta*S_c (default: task, or the recipe's own)",
+    )
     add("--alpha", type=float, help="weight of the task's loss in both (default: 1)")
     add("--beta", type=float, help="weight of S_c in both (default: 1)")
-    add("--norm", help="linf, or l2: root mean square change per pixel value (default: linf)")
-    add("--epsilon", type=float, help="budget in units of 1/255 (default: 4)")
-    add("--steps", type=int, help="gradient steps (default: 20)")
+    add(
+        "--norm",
+        help="linf, or l2: root mean square change per pixel value; with a recipe also l0, patch "
+        "(default: linf, or the recipe's own)",
+    )
+    add("--epsilon", type=float, help="budget in units of 1/255; l0: pixels, patch: share of the area (default: 4)")
+    add("--steps", type=int, help="gradient steps (default: 20, or the recipe's own, as with all that follows)")
     add("--step-size", type=float, help="in units of 1/255 (default: 2.5*epsilon/steps)")
     add("--restarts", type=int, help="random starts, the best of which is kept (default: 1)")
     add("--momentum", type=float, help="0 to 1 (default: 0)")
@@ -195,15 +237,33 @@ def _limit(text: str) -> int | str:
     return text if text == "all" else int(text)
 
 
+def _option(text: str) -> tuple[str, Any]:
+    """ "key=value" with the value as JSON, a fraction, or as it stands."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    name = name.strip().replace("-", "_")
+    if match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+)\s*", value):
+        return name, float(match[1]) / float(match[2])
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
 def _attack(args: argparse.Namespace) -> int:
     from cmai_core.attacks.experiment import AttackExperiment, run_experiment
 
     values = _read_spec(args.spec) if args.spec else {}
     for field in fields(AttackExperiment):
         given = getattr(args, field.name)
-        if given is not None:
+        if field.name == "options" and given is not None:
+            values["options"] = dict(values.get("options") or {}) | dict(given)
+        elif given is not None:
             values[field.name] = None if given == "all" else given
     experiment = AttackExperiment.from_dict(values)
+    if args.save_images and experiment.modality == "text":
+        raise OptionError(f"The recipe {experiment.recipe} changes no picture.", "Leave out --save-images.")
     if args.json:
         _check_writable(args.json)
     with _interruptible() as cancel, _bar("attack", args.quiet) as show:
@@ -238,10 +298,19 @@ def _read_spec(path: Path) -> dict[str, Any]:
 def _summary(data: dict[str, Any]) -> list[str]:
     """The report in a few lines, every share with its count."""
     experiment = data["experiment"]
-    lines = [
-        f"{experiment['task']} on {experiment['dataset']}/{experiment['split']}, {experiment['norm']} "
-        f"{experiment['epsilon']:g}/255, {experiment['steps']} steps, objective {data['attack']['objective']}"
-    ]
+    words = [f"{experiment['task']} on {experiment['dataset']}/{experiment['split']}"]
+    if experiment["recipe"]:
+        words.append(experiment["recipe"])
+    if experiment["norm"]:
+        unit = {"linf": "/255", "l2": "/255", "l0": " pixels", "patch": " of the area"}[experiment["norm"]]
+        words.append(f"{experiment['norm']} {experiment['epsilon']:g}{unit}")
+    if experiment["steps"]:
+        words.append(f"{experiment['steps']} steps")
+    lines = [", ".join([*words, f"objective {data['attack']['objective']}"])]
+    rates = data["rates"]
+    text = [f"{name.replace('_', ' ')} {_part(rate)}" for name, rate in rates.items()]
+    if len(rates) > 1:
+        lines.append(f"{data['attack']['success']}: {', '.join(text)}")
     for spec, totals in data["summary"].items():
         role = "crafted on" if spec == experiment["model"] else "transferred to"
         lines.append(
@@ -392,7 +461,8 @@ def _bar(unit: str, quiet: bool) -> Iterator[Callable[[Progress], None]]:
         return
     from tqdm import tqdm
 
-    bar = tqdm(unit=" steps" if unit == "attack" else f" {unit}", file=sys.stderr, mininterval=0.2, leave=False)
+    shape = {"bar_format": "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"} if unit == "attack" else {}
+    bar = tqdm(unit=f" {unit}", file=sys.stderr, mininterval=0.2, leave=False, **shape)
 
     def show(progress: Progress) -> None:
         bar.total = progress.total or None

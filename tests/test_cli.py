@@ -61,7 +61,7 @@ def test_help_is_quick_and_names_every_command():
         result = run("--help")
         seconds.append(time.perf_counter() - start)
         assert result.returncode == 0
-    for command in ("app", "info", "models", "attack", "evaluate-clean", "data", "train"):
+    for command in ("app", "info", "models", "recipes", "attack", "evaluate-clean", "data", "train"):
         assert command in result.stdout
     # What makes it slow is not the machine but an import: none of these may be loaded to parse a command line.
     code = "import sys, cmai_core.cli as c; c.parser(); print(*[m for m in sys.modules if '.' not in m])"
@@ -84,6 +84,14 @@ def test_a_mistake_is_two_lines_and_status_two(capsys, tmp_path):
         ("attack", "--limit", "0"): "Accepted: whole numbers from 1",
         ("attack", "--restarts", "2", "--no-random-start"): "Accepted: restarts=1",
         ("attack", "--objective", "both", "--alpha", "0", "--beta", "0"): "At least one part",
+        ("attack", "--recipe", "magic"): "Accepted: fgsm, r-fgsm, pgd",
+        ("attack", "--recipe", "square", "--option", "speed=3"): "queries, share, rescale",
+        ("attack", "--recipe", "square", "--steps", "3"): "queries, share, rescale",
+        ("attack", "--recipe", "pgd", "--option", "epsilon=0.1"): "by the same name",
+        ("attack", "--recipe", "pgd", "--option", "steps=3", "--steps", "3"): "Accepted: once",
+        ("attack", "--recipe", "patch", "--epsilon", "3"): "Accepted: numbers from 0 to 1",
+        ("attack", "--recipe", "eda", "--epsilon", "3"): "has no option 'epsilon'",
+        ("attack", "--recipe", "eda", "--save-images", str(tmp_path / "png")): "--save-images",
         ("attack", "--spec", str(tmp_path / "none.json")): "Check the path.",
         ("attack", "--json", str(tmp_path / "no" / "out.json")): "existing folder",
         ("data", "sheet", "--split", "nowhere", "--out", str(tmp_path / "s.png")): "test, validation",
@@ -195,6 +203,91 @@ def test_attack_writes_a_report_that_replays(tmp_path, capsys, model_folder, pai
         assert first == second
 
 
+def test_recipes_are_listed(capsys):
+    from cmai_core.attacks.recipes import RECIPES
+
+    assert cli.main(["recipes"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["name", "threat", "knowledge", "modality", "paper"]
+    assert [line.split()[0] for line in lines] == list(RECIPES)
+    starts = [head.index(word) for word in ("threat", "knowledge", "modality", "paper")]
+    for line, recipe in zip(lines, RECIPES.values(), strict=True):
+        cells = [line[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)]
+        assert cells[1:] == [recipe.knowledge, recipe.modality, recipe.citation] and recipe.threat in cells[0]
+    assert cli.main(["recipes", "--json"]) == 0
+    cards = json.loads(capsys.readouterr().out)
+    assert [card["slug"] for card in cards] == list(RECIPES)
+    assert all(card["constants"] and card["compare"] and card["options"] for card in cards)
+
+
+def run_recipe(tmp_path, model_folder, pairs_folder, recipe, *more, replay=False):
+    """Runs a recipe, and its report again; the report."""
+    out, again = tmp_path / f"{recipe}.json", tmp_path / "again.json"
+    arguments = ["attack", "--model", f"local-dir:{model_folder}", "--dataset", str(pairs_folder / "pairs.csv")]
+    arguments += ["--limit", "2", "--quiet", "--device", "cpu", "--recipe", recipe, *map(str, more)]
+    assert cli.main([*arguments, "--json", str(out)]) == 0
+    data = json.loads(out.read_text())
+    assert data["attack"]["name"] == recipe == data["recipe"]["slug"] == data["experiment"]["recipe"]
+    if replay:
+        assert cli.main(["attack", "--spec", str(out), "--quiet", "--device", "cpu", "--json", str(again)]) == 0
+        second = json.loads(again.read_text())
+        for key in ("experiment", "attack", "recipe", "rates", "summary", "samples"):
+            assert data[key] == second[key], key
+    return data
+
+
+def test_attack_by_a_recipe(tmp_path, capsys, model_folder, pairs_folder):
+    data = run_recipe(
+        tmp_path, model_folder, pairs_folder, "mi-fgsm", "--steps", 2, "--epsilon", 2, "--option", "step-scale=3/4",
+        replay=True,
+    )  # fmt: skip
+    assert data["attack"]["steps"] == 2 and data["attack"]["step_scale"] == 0.75 and data["attack"]["momentum"] == 1.0
+    assert data["experiment"]["options"] == {"step_scale": 0.75} and data["experiment"]["restarts"] is None
+    assert max(sample["linf_8bit"] for sample in data["samples"]) <= 2 / 255 + 1e-6
+    assert data["recipe"]["year"] == 2018
+    assert "mi-fgsm, linf 2/255, 2 steps" in capsys.readouterr().out
+    # l0 counts pixels; an L2 budget is per pixel value, whatever the recipe.
+    data = run_recipe(tmp_path, model_folder, pairs_folder, "pgd", "--norm", "l0", "--epsilon", 5, "--steps", 1)
+    assert data["attack"]["epsilon"] == 5 and max(sample["l0"] for sample in data["samples"]) <= 5
+    data = run_recipe(tmp_path, model_folder, pairs_folder, "deepfool", "--option", "steps=1")
+    assert data["attack"]["epsilon"] == pytest.approx(4 / 255 * (3 * 128 * 128) ** 0.5)
+
+
+def test_attack_with_a_surrogate(tmp_path, model_folder, pairs_folder):
+    import torch
+
+    from cmai_core.models import new_model, save_local_dir
+
+    other = tmp_path / "other"
+    save_local_dir(new_model("tabletop-b", torch.Generator().manual_seed(5)), other)
+    surrogate = ("--option", f"surrogate=local-dir:{other}")
+    data = run_recipe(tmp_path, model_folder, pairs_folder, "transfer", "--steps", 1, *surrogate)
+    assert data["attack"]["surrogate"]["hash"] == data["models"][f"local-dir:{other}"]["hash"]
+    assert list(data["summary"]) == [data["experiment"]["model"]]
+
+
+def test_attack_on_texts_and_on_both(tmp_path, capsys, model_folder, pairs_folder):
+    data = run_recipe(tmp_path, model_folder, pairs_folder, "synonym", "--option", "words=1", replay=True)
+    assert data["experiment"]["epsilon"] is None and data["attack"]["text_threat"]["words"] == 1
+    (totals,) = data["summary"].values()
+    assert totals["asr"]["total"] == 0 and totals["samples"] == 2
+    edited = [sample for sample in data["samples"] if sample["text"] != sample["clean_text"]]
+    assert edited and all(sample["words_changed"] == 1 for sample in edited)
+    for sample in data["samples"]:
+        (reading,) = sample["models"].values()
+        assert reading["consistency"] == pytest.approx(sample["consistency"], abs=1e-5)
+    assert "text became false" in capsys.readouterr().out
+    data = run_recipe(
+        tmp_path, model_folder, pairs_folder, "sga", "--steps", 1, "--option", "proposer=synonyms", "--epsilon", 2,
+        "--save-images", tmp_path / "png",
+    )  # fmt: skip
+    assert len(list((tmp_path / "png").iterdir())) == 2 and data["rates"]["success"]["total"] == 2
+    for sample in data["samples"]:
+        (reading,) = sample["models"].values()
+        assert sample["linf_8bit"] <= 2 / 255 + 1e-6 and reading["clean_correct"] is not None
+        assert reading["consistency"] == pytest.approx(sample["consistency_8bit"], abs=1e-5)
+
+
 def test_attack_shows_its_pictures_to_other_models(tmp_path, capsys, model_folder, pairs_folder):
     import torch
 
@@ -258,6 +351,11 @@ def test_experiments_round_trip_and_refuse_what_they_do_not_know():
     for wrong in ({"epsilom": 1}, {"steps": 0}, {"objective": "all"}, {"seed": -1}, {"epsilon": float("nan")}):
         with pytest.raises(OptionError):
             AttackExperiment.from_dict(wrong)
+    named = AttackExperiment(recipe="autoattack", options={"targets": 3}, steps=5, norm="l2")
+    assert AttackExperiment.from_dict(json.loads(json.dumps(named.to_dict()))) == named
+    assert named.epsilon == 4.0 and named.momentum is None
+    assert AttackExperiment(recipe="universal").epsilon == pytest.approx(10) and experiment.momentum == 0.0
+    assert AttackExperiment(recipe="patch").epsilon == 0.05 and AttackExperiment(recipe="jsma").norm == "l0"
 
 
 def test_summary_counts_only_what_was_right_when_clean():

@@ -7,7 +7,7 @@ picture file can hold.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -21,30 +21,55 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cmai_core.attacks.attack import Attack
-    from cmai_core.attacks.result import AttackResult
     from cmai_core.data.pair import Batch, Pair, PairDataset
 
 FORMAT = "cmai-attack/1"
 OBJECTIVES = ("task", "consistency", "both")
 NORMS = ("linf", "l2")
+RECIPE_NORMS = ("linf", "l2", "l0", "patch")
+
+# What the attributes are where no recipe is named.
+PGD = {
+    "objective": "task",
+    "alpha": 1.0,
+    "beta": 1.0,
+    "norm": "linf",
+    "epsilon": 4.0,
+    "steps": 20,
+    "restarts": 1,
+    "random_start": True,
+    "momentum": 0.0,
+    "stop_on_success": False,
+}
+# Budgets of a recipe under another norm than its own, in the units of an experiment.
+BUDGETS = {"linf": 4.0, "l2": 4.0, "l0": 100.0, "patch": 0.05}
+# Options of recipes that an experiment has as attributes of its own.
+ELSEWHERE = ("task", "dataset", "norm", "epsilon", "step_size", "objective", "success")
 
 
 @strict_options
 @dataclass(frozen=True, kw_only=True)
 class AttackExperiment:
-    """PGD on the first `limit` pairs of a dataset.
+    """A recipe, or PGD, on the first `limit` pairs of a dataset.
 
     Attributes:
         model: specification of the model the examples are crafted on.
-        targets: specifications of models that are then shown the same pictures (transfer).
-        dataset, split, limit: which pairs; limit None: all.
+        targets: specifications of models that are then shown the same pictures and texts (transfer).
+        dataset, split, limit: which pairs; limit None: all. captions: texts taken of each pair (joint attacks use more
+            than one).
+        recipe: a name of `recipes.RECIPES`; "": PGD as the other attributes say.
+        options: the recipe's own, as plain values (lists for tuples; a surrogate by its specification).
         task: the task whose predictions are judged, and whose loss the objective raises.
-        objective: "task": the task's loss; "consistency": −S_c; "both": alpha·loss − beta·S_c.
+        objective: "task": the task's loss, or what the recipe makes of the task; "consistency": −S_c; "both":
+            alpha·loss − beta·S_c. None: the recipe's own ("task" on images, "consistency" on texts).
         norm: "linf": every pixel value changes by at most epsilon/255. "l2": the root mean square change of the pixel
             values is at most epsilon/255 (a ball of radius epsilon/255·√(3·H·W)), so that one ladder serves both norms.
-        epsilon, step_size: in units of 1/255; step_size None: 2.5·epsilon/steps.
-        momentum, restarts, random_start, stop_on_success: as in `GradientSearch`.
-        batch_size: pairs attacked together; it does not change the result.
+            With a recipe also "l0" and "patch", where it goes with them; None: the recipe's.
+        epsilon, step_size: in units of 1/255 for linf and l2; pixel positions for l0, the share of the area for patch.
+            epsilon None: 4, or the recipe's budget; step_size None: 2.5·epsilon/steps, or the recipe's.
+        alpha, beta, steps, restarts, random_start, momentum, stop_on_success: as in `GradientSearch`; with a recipe
+            they are options of it (None: its own values).
+        batch_size: pairs attacked together; it does not change the result (but of universal recipes).
 
     Raises:
         OptionError: a value outside its range; the message lists what is accepted.
@@ -55,29 +80,38 @@ class AttackExperiment:
     dataset: str = "tabletop"
     split: str = "test"
     limit: int | None = 64
+    captions: int = 1
+    recipe: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
     task: str = "retrieval"
-    objective: str = "task"
-    alpha: float = 1.0
-    beta: float = 1.0
-    norm: str = "linf"
-    epsilon: float = 4.0
-    steps: int = 20
+    objective: str | None = None
+    alpha: float | None = None
+    beta: float | None = None
+    norm: str | None = None
+    epsilon: float | None = None
+    steps: int | None = None
     step_size: float | None = None
-    restarts: int = 1
-    random_start: bool = True
-    momentum: float = 0.0
-    stop_on_success: bool = False
+    restarts: int | None = None
+    random_start: bool | None = None
+    momentum: float | None = None
+    stop_on_success: bool | None = None
     seed: int = 0
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        one_of("objective", self.objective, OBJECTIVES)
-        one_of("norm", self.norm, NORMS)
-        number("epsilon", self.epsilon, 0.0, 255.0)
-        number("alpha", self.alpha, 0.0)
-        number("beta", self.beta, 0.0)
-        for name in ("steps", "restarts", "batch_size"):
-            whole(name, getattr(self, name), 1)
+        self._fill(self._recipe_defaults() if self.recipe else PGD)
+        if self.objective is not None:
+            one_of("objective", self.objective, OBJECTIVES)
+        if self.norm is not None:
+            high = {"linf": 255.0, "l2": 255.0, "patch": 1.0}.get(self.norm, math.inf)
+            one_of("norm", self.norm, RECIPE_NORMS if self.recipe else NORMS)
+            number("epsilon", self.epsilon, 0.0, high)
+        for name in ("alpha", "beta"):
+            if getattr(self, name) is not None:
+                number(name, getattr(self, name), 0.0)
+        for name in ("steps", "restarts", "batch_size", "captions"):
+            if getattr(self, name) is not None:
+                whole(name, getattr(self, name), 1)
         whole("seed", self.seed, 0)
         if self.step_size is not None:
             number("step_size", self.step_size, 0.0, 255.0, above_low=True)
@@ -85,14 +119,55 @@ class AttackExperiment:
             whole("limit", self.limit, 1)
         if self.objective == "both" and self.alpha == 0 and self.beta == 0:
             raise OptionError("alpha and beta are both 0.", "At least one part of the objective needs a weight.")
-        if self.restarts > 1 and not self.random_start:
+        if self.restarts is not None and self.restarts > 1 and self.random_start is False:
             raise OptionError(
                 f"restarts={self.restarts} without a random start would repeat one and the same run.",
                 "Accepted: restarts=1, or a random start.",
             )
 
+    def _fill(self, defaults: Mapping[str, Any]) -> None:
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
+    def _recipe_defaults(self) -> dict[str, Any]:
+        """Checks recipe and options, as far as their names go; its budget."""
+        from cmai_core.attacks.recipes import get_recipe
+
+        recipe = get_recipe(self.recipe)
+        if not isinstance(self.options, Mapping):
+            raise OptionError(f"options={self.options!r} is not accepted.", "Accepted: names with values.")
+        if elsewhere := sorted(set(self.options) & set(ELSEWHERE)):
+            raise OptionError(
+                f"{', '.join(elsewhere)} is no option of a recipe here.",
+                "Accepted beside the options, by the same name, in the units of an experiment.",
+            )
+        unknown = sorted(set(self._given()) - set(recipe.options))
+        if recipe.norm is None and (self.norm is not None or self.epsilon is not None):
+            unknown += ["norm" if self.norm is not None else "epsilon"]
+        if unknown:
+            raise OptionError(
+                f"The recipe {self.recipe} has no option {', '.join(map(repr, unknown))}.",
+                f"Accepted: {', '.join(name for name in recipe.options if name not in ELSEWHERE)}.",
+            )
+        if recipe.norm is None:
+            return {}
+        norm = self.norm or recipe.norm
+        own = {"linf": recipe.epsilon * 255, "l2": 4.0}.get(norm, recipe.epsilon)
+        return {"norm": norm, "epsilon": own if norm == recipe.norm else BUDGETS.get(norm)}
+
+    def _given(self) -> dict[str, Any]:
+        """Options of the recipe in its own names, but for those whose units depend on the pictures."""
+        weights = () if self.objective == "both" else ("alpha", "beta")
+        names = ("steps", "restarts", "random_start", "momentum", "stop_on_success", *weights)
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if clash := sorted(set(given) & set(self.options)):
+            raise OptionError(f"{', '.join(clash)} was given twice.", "Accepted: once.")
+        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in self.options.items()}
+        return given | plain
+
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"targets": list(self.targets)}
+        return asdict(self) | {"targets": list(self.targets), "options": dict(self.options)}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> AttackExperiment:
@@ -101,31 +176,65 @@ class AttackExperiment:
         values = {k: tuple(v) if k == "targets" and k in known else v for k, v in values.items()}
         return AttackExperiment(**values)
 
-    def build(self, task: Any, dataset: Any, value_count: int) -> Attack:
-        """The attack itself. `value_count`: 3·H·W of the model's pixels (L2 budgets are per value)."""
-        from cmai_core.attacks.objectives import Consistency, TaskObjective
+    @property
+    def modality(self) -> str:
+        """What is attacked: "image", "text" or "joint"."""
+        if not self.recipe:
+            return "image"
+        from cmai_core.attacks.recipes import get_recipe
+
+        return get_recipe(self.recipe).modality
+
+    def build(self, task: Any, dataset: Any, value_count: int, load: Callable[[str], Any] | None = None) -> Attack:
+        """The attack itself: an `Attack`, `TextAttack` or `JointAttack`.
+
+        Args:
+            value_count: 3·H·W of the model's pixels (L2 budgets are per value).
+            load: specification → model, for a surrogate.
+        """
         from cmai_core.attacks.presets import pgd
+        from cmai_core.attacks.recipes import get_recipe
         from cmai_core.attacks.success import Untargeted
 
+        unit = {"linf": 1 / 255, "l2": math.sqrt(value_count) / 255}.get(self.norm, 1.0)
+        step_size = None if self.step_size is None else self.step_size * unit
+        if not self.recipe:
+            names = ("steps", "restarts", "random_start", "momentum", "stop_on_success")
+            return pgd(
+                self._image_objective(task, dataset),
+                norm=self.norm,
+                epsilon=self.epsilon * unit,
+                success=Untargeted(task, dataset=dataset),
+                step_size=step_size,
+                **{name: getattr(self, name) for name in names},
+            )
+        recipe, options = get_recipe(self.recipe), self._given()
+        if recipe.norm is not None:
+            options |= {"norm": self.norm, "epsilon": self.epsilon * unit}
+        if step_size is not None:
+            options["step_size"] = step_size
+        if isinstance(options.get("surrogate"), str) and load is not None:
+            options["surrogate"] = load(options["surrogate"])
+        if recipe.modality == "image":
+            options |= {"task": task, "dataset": dataset}
+            if self.objective in ("consistency", "both"):
+                options["objective"] = self._image_objective(task, dataset)
+        elif self.objective == "task":
+            options |= {"task": task, "dataset": dataset}
+        elif self.objective == "both":
+            raise OptionError("objective='both' is for recipes on images.", "Accepted here: consistency, task.")
+        return recipe.build(**options)
+
+    def _image_objective(self, task: Any, dataset: Any) -> Any:
+        from cmai_core.attacks.objectives import Consistency, TaskObjective
+
         loss, consistency = TaskObjective(task, dataset=dataset), Consistency()
-        objective = {
+        alpha, beta = (1.0 if weight is None else weight for weight in (self.alpha, self.beta))
+        return {
             "task": lambda: loss,
             "consistency": lambda: -consistency,
-            "both": lambda: self.alpha * loss - self.beta * consistency,
+            "both": lambda: alpha * loss - beta * consistency,
         }[self.objective]()
-        unit = (1.0 if self.norm == "linf" else math.sqrt(value_count)) / 255
-        return pgd(
-            objective,
-            norm=self.norm,
-            epsilon=self.epsilon * unit,
-            success=Untargeted(task, dataset=dataset),
-            steps=self.steps,
-            step_size=None if self.step_size is None else self.step_size * unit,
-            restarts=self.restarts,
-            random_start=self.random_start,
-            momentum=self.momentum,
-            stop_on_success=self.stop_on_success,
-        )
 
 
 @dataclass
@@ -134,11 +243,12 @@ class AttackReport:
 
     Attributes:
         data: everything but pixels, as JSON values (see `run_experiment`).
-        result: the crafting model's outcome over all pairs, with the adversarial images.
+        result: the crafting model's outcome over all pairs, with the adversarial images and texts: an `AttackResult`,
+            `TextAttackResult` or `JointResult`.
     """
 
     data: dict[str, Any]
-    result: AttackResult = field(repr=False)
+    result: Any = field(repr=False)
 
 
 def run_experiment(
@@ -148,20 +258,21 @@ def run_experiment(
     cancel: CancelToken | None = None,
     device: str | None = None,
 ) -> AttackReport:
-    """Loads models and data, attacks batch by batch, and shows the rounded pictures to every model.
+    """Loads models and data, attacks batch by batch, and shows the rounded pictures and the texts to every model.
 
-    The report's `data` holds: format, experiment, attack, models (spec, hash, …), versions, device, created, seconds,
-    cancelled, `summary` by model (accuracy clean and robust, ASR with its denominator, S_c) and `samples`, one a pair.
+    The report's `data` holds: format, experiment, attack, recipe (its card, or None), models (spec, hash, …), versions,
+    device, created, seconds, cancelled, `rates` (success on the crafting model by the attack's own criterion; of texts
+    also how many became false), `summary` by model (accuracy clean and robust, ASR with its denominator, S_c) and
+    `samples`: one a picture, or one a pair of picture and text where texts are attacked.
 
     Args:
-        progress: the whole run's gradient steps, finished and in all.
+        progress: the whole run's steps, finished and in all.
         cancel: looked at before every step; what was attacked until then is reported.
         device: for example "cpu" or "cuda"; the best there is when None.
 
     Raises:
         CmaiError: a model, dataset or task that cannot be used, or does not fit the others.
     """
-    from cmai_core.attacks.result import AttackResult
     from cmai_core.data import load_dataset
     from cmai_core.models import load_model
     from cmai_core.tasks import get_task
@@ -169,41 +280,78 @@ def run_experiment(
     task = get_task(experiment.task)
     dataset = load_dataset(experiment.dataset, split=experiment.split, limit=experiment.limit)
     models = {spec: load_model(spec, device=device) for spec in (experiment.model, *experiment.targets)}
-    for spec, model in models.items():
-        if reason := task.applies_to(dataset, model):
+    source, surrogates = models[experiment.model], {}
+
+    def load(spec: str) -> Any:
+        surrogates[spec] = load_model(spec, device=device)
+        return surrogates[spec]
+
+    attack = experiment.build(task, dataset, 3 * source.image_size**2, load)
+    modality = experiment.modality
+    for spec, model in (models | surrogates).items():
+        if modality != "text" and (reason := task.applies_to(dataset, model)):
             raise OptionError(f"The task {experiment.task} does not apply to {spec} on {experiment.dataset}.", reason)
-    source = models[experiment.model]
-    attack = experiment.build(task, dataset, 3 * source.image_size**2)
     token = cancel or CancelToken()
     results, samples = [], []
     count = math.ceil(len(dataset) / experiment.batch_size)
-    for index, batch in enumerate(_batches(dataset, source, experiment.batch_size)):
+    for index, batch in enumerate(_batches(dataset, source, experiment.batch_size, experiment.captions)):
         if token.cancelled and results:
             break
-        listener = None if progress is None else _Offset(progress, index, count, experiment.steps * experiment.restarts)
+        listener = None if progress is None else _Offset(progress, index, count)
         result = attack(source, batch, progress=listener, cancel=token, seed=experiment.seed)
         results.append(result)
         records = result.records()
-        clean, adversarial = _pictures(batch.pixels), result.images()
         for spec, model in models.items():
-            for record, reading in zip(records, _read(model, task, dataset, batch, clean, adversarial), strict=True):
+            if modality == "image":
+                readings = _read(model, task, dataset, batch, _pictures(batch.pixels), result.images())
+            else:
+                readings = _read_pairs(model, task if modality == "joint" else None, dataset, batch, result)
+            for record, reading in zip(records, readings, strict=True):
                 record.setdefault("models", {})[spec] = reading
         samples += records
-    result = AttackResult.concatenate(results)
+    result = _concatenate(modality, results)
     data = {
         "format": FORMAT,
         "experiment": experiment.to_dict(),
         "attack": attack.describe(),
-        "models": {spec: _identity(model) for spec, model in models.items()},
+        "recipe": _card(experiment.recipe),
+        "models": {spec: _identity(model) for spec, model in (models | surrogates).items()},
         "versions": library_versions(),
         "device": str(source.device),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(result.seconds, 3),
         "cancelled": token.cancelled,
+        "rates": _rates(modality, result),
         "summary": {spec: summarise(samples, spec) for spec in models},
         "samples": samples,
     }
     return AttackReport(data, result)
+
+
+def _concatenate(modality: str, results: list[Any]) -> Any:
+    if modality == "image":
+        from cmai_core.attacks.result import AttackResult
+
+        return AttackResult.concatenate(results)
+    from cmai_core.attacks.text_result import concatenate
+
+    return concatenate(results)
+
+
+def _card(slug: str) -> dict[str, Any] | None:
+    if not slug:
+        return None
+    from cmai_core.attacks.recipes import get_recipe
+
+    return {name: value for name, value in get_recipe(slug).describe().items() if name != "options"}
+
+
+def _rates(modality: str, result: Any) -> dict[str, Any]:
+    rates = {"success": result.success_rate().to_dict()}
+    if modality != "image":
+        rates["success_text_still_true"] = result.success_rate(truthful=True).to_dict()
+        rates["text_became_false"] = result.label_change_rate().to_dict()
+    return rates
 
 
 def summarise(samples: Sequence[Mapping[str, Any]], spec: str) -> dict[str, Any]:
@@ -238,15 +386,16 @@ def _identity(model: Any) -> dict[str, Any]:
     return {"spec": model.spec, "name": model.name, "hash": model.hash, "defended": bool(model.defended)}
 
 
-def _batches(dataset: PairDataset, model: Any, size: int) -> Iterator[Batch]:
+def _batches(dataset: PairDataset, model: Any, size: int, captions: int) -> Iterator[Batch]:
     from cmai_core.attacks.result import round_to_8bit
     from cmai_core.data.pair import Batch
 
     for start in range(0, len(dataset), size):
         pairs: list[Pair] = [dataset[i] for i in range(start, min(start + size, len(dataset)))]
         pixels = round_to_8bit(model.preprocess([pair.image for pair in pairs]))
-        texts = tuple(pair.captions[0] for pair in pairs)
-        yield Batch(tuple(pair.id for pair in pairs), pixels, texts, tuple(range(len(pairs))), tuple(pairs))
+        texts = tuple(text for pair in pairs for text in pair.captions[:captions])
+        owners = tuple(row for row, pair in enumerate(pairs) for _ in pair.captions[:captions])
+        yield Batch(tuple(pair.id for pair in pairs), pixels, texts, owners, tuple(pairs))
 
 
 def _pictures(pixels: Any) -> np.ndarray:
@@ -258,39 +407,71 @@ def _pictures(pixels: Any) -> np.ndarray:
 def _read(
     model: Any, task: Any, dataset: PairDataset, batch: Batch, clean: np.ndarray, adversarial: np.ndarray
 ) -> list[dict[str, Any]]:
-    """What a model answers on the clean and on the adversarial pictures, and S_c with the pairs' captions."""
+    """What a model answers on the clean and on the adversarial pictures, and S_c with the pairs' captions (mean)."""
     import torch
 
     from cmai_core.attacks.evaluator import at_rest
+    from cmai_core.attacks.objectives import Consistency
 
     with torch.no_grad(), at_rest(model):
         prepared = task.prepare(model, list(batch.pairs), dataset)
-        text = model.encode_text(list(batch.texts))
+        consistency = Consistency().bind(model, batch)
         both = []
         for images in (clean, adversarial):
-            features = model.image_features(model.preprocess(list(images)))
-            both.append((task.predict(model, features, prepared), (features.embedding * text).sum(dim=1).tolist()))
+            pixels = model.preprocess(list(images))
+            features = model.image_features(pixels)
+            both.append((task.predict(model, features, prepared), consistency(model, pixels, features).tolist()))
     (before, score_before), (after, score_after) = both
     return [
-        {
-            "clean_answer": b.answer,
-            "answer": a.answer,
-            "clean_correct": b.correct,
-            "correct": a.correct,
-            "clean_consistency": sb,
-            "consistency": sa,
-        }
+        {**_answers(b, a), "clean_consistency": sb, "consistency": sa}
         for b, a, sb, sa in zip(before, after, score_before, score_after, strict=True)
     ]
 
 
-class _Offset:
-    """Turns the progress of one batch into that of the whole run."""
+def _answers(before: Any, after: Any) -> dict[str, Any]:
+    """Two predictions side by side; nothing where there are none."""
+    return {
+        "clean_answer": before and before.answer,
+        "answer": after and after.answer,
+        "clean_correct": before and before.correct,
+        "correct": after and after.correct,
+    }
 
-    def __init__(self, progress: ProgressCallback, index: int, count: int, steps: int):
-        self._progress, self._index, self._count, self._steps = progress, index, count, steps
+
+def _read_pairs(model: Any, task: Any, dataset: PairDataset, batch: Batch, result: Any) -> list[dict[str, Any]]:
+    """S_c of the clean and of the attacked pairs, one row a text; the task's answers stand with each image's first."""
+    import torch
+
+    from cmai_core.attacks.evaluator import at_rest
+
+    owner = torch.tensor(batch.image_of_text)
+    first = {row: place for place, row in reversed(list(enumerate(batch.image_of_text)))}
+    clean = _pictures(batch.pixels)
+    attacked = clean if task is None else result.images()
+    with torch.no_grad(), at_rest(model):
+        prepared = None if task is None else task.prepare(model, list(batch.pairs), dataset)
+        scores, answers = [], []
+        for images, texts in ((clean, batch.texts), (attacked, result.texts)):
+            features = model.image_features(model.preprocess(list(images)))
+            text = model.encode_text(list(texts))
+            scores.append((features.embedding[owner.to(text.device)] * text).sum(dim=1).tolist())
+            answers.append([None] * len(clean) if task is None else task.predict(model, features, prepared))
+    out = []
+    for place, row in enumerate(batch.image_of_text):
+        shown = (answers[0][row], answers[1][row]) if first[row] == place else (None, None)
+        out.append({**_answers(*shown), "clean_consistency": scores[0][place], "consistency": scores[1][place]})
+    return out
+
+
+class _Offset:
+    """Turns the progress of one batch into that of the whole run, in thousandths of a batch."""
+
+    UNITS = 1000
+
+    def __init__(self, progress: ProgressCallback, index: int, count: int):
+        self._progress, self._index, self._count = progress, index, count
 
     def __call__(self, update: Progress) -> None:
-        done = self._index * self._steps + round(update.fraction * self._steps)
+        done = self._index * self.UNITS + round(update.fraction * self.UNITS)
         stage = f"batch {self._index + 1} of {self._count}"
-        self._progress(Progress(done, self._count * self._steps, stage, update.data))
+        self._progress(Progress(done, self._count * self.UNITS, stage, update.data))

@@ -131,13 +131,14 @@ def _recipe(
     norms: tuple[str, ...] = ANY,
     epsilon: float | None = None,
     targeted: bool = True,
+    fixed: bool = False,
 ) -> Recipe:
     """An image recipe.
 
     Args:
         make, names: the search and its options. goal, goal_names: the objective and its options.
         norm, norms: the usual norm, and all that it goes with. epsilon: the usual budget under the usual norm.
-        targeted: whether it takes `target` and `rank`.
+        targeted: whether it takes `target` and `rank`. fixed: its parts have objectives of their own: it takes none.
     """
     usual = USUAL | {norm: USUAL[norm] if epsilon is None else epsilon}
     aim_names = ("target", "rank") if targeted else ()
@@ -164,7 +165,8 @@ def _recipe(
         search = make(task, dataset, **options)
         return Attack(threat=threat_model, objective=objective, search=search, success=success, name=slug)
 
-    options = tuple(dict.fromkeys((*_COMMON, *place, *aim_names, *goal_names, *names)))
+    common = tuple(name for name in _COMMON if not (fixed and name == "objective"))
+    options = tuple(dict.fromkeys((*common, *place, *aim_names, *goal_names, *names)))
     cited = (slug, title, "image", knowledge, threat, paper, year, url, constants, compare)
     return Recipe(*cited, Builder(build, options), norm, usual[norm])
 
@@ -350,6 +352,7 @@ _RECIPES = (
         goal=_margin,
         norms=CONVEX,
         targeted=False,
+        fixed=True,
     ),
     _recipe(
         "fab",
@@ -431,6 +434,7 @@ _RECIPES = (
         goal=_margin,
         norms=LENGTHS,
         targeted=False,
+        fixed=True,
     ),
     _recipe(
         "universal",
@@ -566,6 +570,7 @@ _RECIPES = (
         make=_transfer,
         names=("surrogate", "surrogate_objective", *_GRADIENT, *_DIVERSITY),
         targeted=False,
+        fixed=True,
     ),
     _recipe(
         "eot",

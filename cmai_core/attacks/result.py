@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -158,22 +158,7 @@ class AttackResult:
         Raises:
             DataError: the folder cannot be written.
         """
-        from PIL import Image
-
-        folder = Path(folder)
-        paths: list[Path] = []
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for sample_id, image in zip(self.ids, self.images(), strict=True):
-                stem = re.sub(r"[^A-Za-z0-9._-]+", "_", sample_id).strip("._")[:120] or "sample"
-                path, number = folder / f"{stem}.png", 2
-                while path in paths:
-                    path, number = folder / f"{stem}-{number}.png", number + 1
-                Image.fromarray(image).save(path)
-                paths.append(path)
-        except OSError as error:
-            raise DataError(f"Images cannot be written to {folder}: {error.strerror or error}.") from error
-        return paths
+        return save_images(self.ids, self.images(), folder)
 
     @staticmethod
     def concatenate(results: list[AttackResult]) -> AttackResult:
@@ -196,6 +181,30 @@ class AttackResult:
             else:
                 merged[name] = values[0]
         return AttackResult(**merged)
+
+
+def save_images(ids: Sequence[str], images: np.ndarray, folder: str | Path) -> list[Path]:
+    """Writes uint8 images N×H×W×3 as PNGs named after their ids; returns the paths in their order.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    from PIL import Image
+
+    folder = Path(folder)
+    paths: list[Path] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for sample_id, image in zip(ids, images, strict=True):
+            stem = re.sub(r"[^A-Za-z0-9._-]+", "_", sample_id).strip("._")[:120] or "sample"
+            path, number = folder / f"{stem}.png", 2
+            while path in paths:
+                path, number = folder / f"{stem}-{number}.png", number + 1
+            Image.fromarray(image).save(path)
+            paths.append(path)
+    except OSError as error:
+        raise DataError(f"Images cannot be written to {folder}: {error.strerror or error}.") from error
+    return paths
 
 
 def round_to_8bit(pixels: torch.Tensor) -> torch.Tensor:

@@ -6,12 +6,13 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from cmai_core.attacks.result import Rate, round_to_8bit, to_uint8
+from cmai_core.attacks.result import Rate, round_to_8bit, save_images, to_uint8
 from cmai_core.attacks.words import Edit, distance, edits, word_distance
 from cmai_core.errors import DataError
 
@@ -170,6 +171,20 @@ class JointResult(TextAttackResult):
     def images(self) -> np.ndarray:
         """Adversarial images as a picture file holds them: uint8 N×H×W×3."""
         return to_uint8(self.pixels)
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Writes each adversarial image as a PNG; returns one path a pair (pairs of one image share it).
+
+        Raises:
+            DataError: the folder cannot be written.
+        """
+        names = {}
+        for sample_id, row in zip(self.ids, self.image_of_text, strict=True):
+            shared = self.image_of_text.count(row) > 1
+            names.setdefault(row, sample_id.rsplit("#", 1)[0] if shared else sample_id)
+        rows = sorted(names)
+        paths = dict(zip(rows, save_images([names[row] for row in rows], self.images()[rows], folder), strict=True))
+        return [paths[row] for row in self.image_of_text]
 
     def _won(self, rounded: bool) -> torch.Tensor:
         return self.success_8bit if rounded else self.success
