@@ -1,8 +1,11 @@
-"""Small models and tasks whose answers are known in closed form, and the checker every attack must pass."""
+"""Small models and tasks whose answers are known in closed form, and the checks every attack must pass (checks.py)."""
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cmai_core.attacks import Consistency
 from cmai_core.data.pair import Batch, Pair
 
 CLASSES = 5
@@ -159,65 +161,27 @@ def take(batch, rows):
     )
 
 
-def linear_optimum(model, batch, epsilon):
-    """Exact maximum of −S_c of a linear model over the L∞ ball ∩ box."""
-    weight = model.tower[1].weight.double()
-    gradient = -(model.encode_text(list(batch.texts)) @ weight).view_as(batch.pixels)
-    lower, upper = (batch.pixels - epsilon).clamp(min=0), (batch.pixels + epsilon).clamp(max=1)
-    best = torch.where(gradient > 0, upper, lower)
-    with torch.no_grad():
-        return best, -(model(best) * model.encode_text(list(batch.texts))).sum(dim=1)
+def _beside(name):
+    """A module of this folder: the tests are no package."""
+    spec = importlib.util.spec_from_file_location(f"attacks_{name}", Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def violations(make_attack, epsilon=8 / 255):
-    """What is wrong with an L∞ attack on −S_c, judged on a linear model with dropout-free training mode switched on.
+CHECKS = _beside("checks")
 
-    `make_attack(objective)` builds it. An empty list: it stays in ball and box, leaves everything as it found it, does
-    not depend on order or split, reports what a fresh evaluation confirms, and reaches the known optimum.
-    """
-    model, found = linear_model().train(), []
-    model.tower[1].weight.grad = torch.ones_like(model.tower[1].weight)
-    model.tower[1].bias.requires_grad_(False)
-    batch = make_batch(model, 5)
-    before = (batch.pixels.clone(), {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state())
-    attack = make_attack(-Consistency())
-    result = attack(model, batch, seed=3)
-    delta = result.pixels - before[0]
-    if delta.abs().max() > epsilon + 1e-12:
-        found.append("ball")
-    if result.pixels.min() < 0 or result.pixels.max() > 1:
-        found.append("box")
-    if not torch.equal(batch.pixels, before[0]) or batch.pixels.requires_grad:
-        found.append("input changed")
-    state = model.state_dict()
-    flags = model.tower[1].weight.requires_grad and not model.tower[1].bias.requires_grad
-    modes = all(module.training for module in model.modules())
-    gradient = torch.equal(model.tower[1].weight.grad, torch.ones_like(model.tower[1].weight))
-    if not (flags and modes and gradient and all(torch.equal(state[k], v) for k, v in before[1].items())):
-        found.append("model changed")
-    if not torch.equal(torch.get_rng_state(), before[2]):
-        found.append("global random state changed")
-    order = [3, 0, 4, 2, 1]
-    if not torch.allclose(attack(model, take(batch, order), seed=3).pixels, result.pixels[order], atol=1e-9):
-        found.append("order")
-    split = torch.cat([attack(model, take(batch, rows), seed=3).pixels for rows in ([0, 1], [2], [3, 4])])
-    if not torch.allclose(split, result.pixels, atol=1e-9):
-        found.append("split")
-    with torch.no_grad():
-        texts = model.encode_text(list(batch.texts))
-        fresh, clean = (-(model(x) * texts).sum(dim=1) for x in (result.pixels, before[0]))
-    if not torch.allclose(fresh, result.objective) or not torch.equal(result.success, fresh > clean):
-        found.append("report")
-    optimum = linear_optimum(model, batch, epsilon)[1]
-    if ((optimum - fresh) / (optimum - clean) > 1e-6).any():
-        found.append("optimum")
-    return found
+
+@pytest.fixture(scope="session")
+def checks():
+    """What every attack must keep (checks.py)."""
+    return CHECKS
 
 
 @pytest.fixture(scope="session")
 def kit():
     """The builders above."""
-    return SimpleNamespace(
+    tools = SimpleNamespace(
         Features=Features,
         FakeVLM=FakeVLM,
         LabelTask=LabelTask,
@@ -227,7 +191,9 @@ def kit():
         conv_model=conv_model,
         make_batch=make_batch,
         take=take,
-        linear_optimum=linear_optimum,
-        violations=violations,
+        linear_optimum=CHECKS.linear_optimum,
         CLASSES=CLASSES,
     )
+    tools.violations = functools.partial(CHECKS.violations, tools)
+    tools.flaws = functools.partial(CHECKS.flaws, tools)
+    return tools
