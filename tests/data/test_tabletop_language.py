@@ -55,6 +55,7 @@ from cmai_core.data.tabletop.statements import (
     truth_matrix,
 )
 from cmai_core.data.tabletop.statistics import question_balance, statement_balance, words_only_accuracy
+from cmai_core.errors import OptionError
 
 
 def scenes(number, split="test"):
@@ -237,6 +238,15 @@ def test_two_image_items_are_true_as_said_and_balanced_given_the_words():
         assert holds_of_two(parse_two(item.text), some_scenes[item.left], some_scenes[item.right]) == item.truth
     accuracy, number = statement_balance()
     assert number > 2000 and accuracy < 0.55
+
+
+def test_two_image_items_among_few_scenes_end():
+    """What is rare occurs in one scene alone, so that no two scenes can both hold it."""
+    few = encode_scenes(scenes(12))[0]
+    made = items(few, 100, np.random.default_rng(0))
+    assert len(made) == 100 and {item.family for item in made} == {"together", "more", "both", "one", "neither"}
+    with pytest.raises(OptionError, match="too few"):
+        items(few[:1], 2, np.random.default_rng(0))
 
 
 def test_fact_f1_knows_right_from_wrong():

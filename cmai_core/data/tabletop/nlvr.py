@@ -13,6 +13,7 @@ from cmai_core.data.tabletop.language import _choose, realise
 from cmai_core.data.tabletop.questions import matches
 from cmai_core.data.tabletop.scene import COLOURS, SHAPES, SIZES
 from cmai_core.data.tabletop.statements import ATTRIBUTES, InPictures, MoreInPicture, Pattern, Thing, Together, TwoImage
+from cmai_core.errors import OptionError
 
 FAMILIES = ("both", "one", "neither", "together", "more")
 _THINGS = tuple(Thing(**{name: value}) for name, values in ATTRIBUTES.items() for value in values)
@@ -39,15 +40,24 @@ def items(objects: np.ndarray, number: int, rng: np.random.Generator) -> list[It
 
     Args:
         objects: the split's scenes as `statements.encode_scenes` gives them.
+
+    Raises:
+        OptionError: the scenes are too few or too much alike to say anything true and anything false of two.
     """
     counts = {thing: matches(thing, objects) for thing in {*_THINGS, *_DESCRIBED}}
     out: list[Item] = []
+    failed = 0
     while len(out) < number:
         family = FAMILIES[len(out) % len(FAMILIES)]
         truth = bool(rng.random() < 0.5)
         thing = _choose(rng, _THINGS if family in ("together", "more") else _DESCRIBED)
         total = int(rng.integers(1, 5)) if thing.material or thing.size else int(rng.integers(1, 4))
         pair = _find(counts[thing], family, total, truth, rng)
+        if pair is None:  # only among few scenes: what is rare may occur in one scene alone
+            failed += 1
+            if failed > 100 + 10 * number:
+                raise OptionError(f"{len(objects)} scenes are too few for two-image statements.", "Give more scenes.")
+            continue
         if family == "together":
             statement: TwoImage = Together(thing, total)
         elif family == "more":
@@ -60,9 +70,14 @@ def items(objects: np.ndarray, number: int, rng: np.random.Generator) -> list[It
     return out
 
 
-def _find(number: np.ndarray, family: str, total: int, truth: bool, rng: np.random.Generator) -> tuple[int, int]:
-    """Two different scenes whose counts of a thing make the statement true (or false, but not absurdly so)."""
-    while True:
+def _find(
+    number: np.ndarray, family: str, total: int, truth: bool, rng: np.random.Generator
+) -> tuple[int, int] | None:
+    """Two different scenes whose counts of a thing make the statement true (or false, but not absurdly so).
+
+    None where 65,536 draws find none.
+    """
+    for _ in range(16):
         i, j = rng.integers(0, len(number), (2, 4096))
         a, b = number[i], number[j]
         if family == "together":
@@ -77,3 +92,4 @@ def _find(number: np.ndarray, family: str, total: int, truth: bool, rng: np.rand
         if fine.any():
             k = int(np.argmax(fine))
             return int(i[k]), int(j[k])
+    return None
