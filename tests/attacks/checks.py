@@ -148,7 +148,8 @@ def _cancelled(attack, model, batch, whole, best, seed):
     for after in (0, 2):
         stop = Canceller(after)
         result = attack(model, batch, seed=seed, progress=stop, cancel=stop.token, progress_interval=0)
-        if after == 0 and (not result.cancelled or int(result.forwards.sum()) > 0):
+        # A criterion asked once a restart may cost a pass.
+        if after == 0 and (not result.cancelled or int(result.forwards.max()) > 1 or result.backwards.any()):
             return ["cancel"]
         if int(result.forwards.sum()) > int(whole.forwards.sum()) or outside(attack, batch.pixels, result.pixels):
             return ["cancel"]
