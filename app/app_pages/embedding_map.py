@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from app import services, state
+from app import services, state, warm_up
 from app.components import embedding_view as view
 from app.components.attack_flow import show_notice
 from app.components.guard import guard
@@ -34,3 +34,4 @@ with guard():
         view.result(state.get(state.EMBEDDING))
     else:
         st.info("No map yet. Choose how many pairs, and press Draw the map.", icon="ℹ️")
+warm_up.projection()

@@ -60,7 +60,14 @@ def answers_view(readings: Mapping[str, Reading]) -> None:
                     f'<div class="cm-small">Not asked: {escape(reading.skipped[task])}</div></div>'
                 )
         broken, right = reading.broken_tasks()
-        summary = f"{broken} of {right} right answers lost" if right else "truth unknown for this pair"
+        if right:
+            summary = f"{broken} of {right} right answers lost"
+        elif not reading.answers:
+            summary = "not asked"
+        elif all(clean.correct is None for clean, _ in reading.answers.values()):
+            summary = "truth unknown for this pair"
+        else:
+            summary = "no right answer even when clean"
         cards.append(
             f'<div class="cm-card"><div class="cm-row"><span class="cm-h grow">{label(role, role.capitalize())} '
             f'<span class="cm-muted" style="font-weight:400">· {escape(reading.name)}</span></span>'

@@ -33,7 +33,7 @@ def live_job(handle: Job, noun: str = "attack") -> None:
     """Draws a job's progress; the page is run again when it has ended.
 
     What the job may send with its progress: `objective` and `score` (traces of the sample shown), `steps`, `image`
-    (uint8), `role`, `clean_score`.
+    (uint8), `role`, `count` (words; without it, units finished of units in all).
     """
     snapshot = services.snapshot(handle)
     if snapshot is None or snapshot.finished:
@@ -45,7 +45,8 @@ def live_job(handle: Job, noun: str = "attack") -> None:
     progress = snapshot.progress
     data = progress.data if progress else {}
     stage = (progress.stage if progress else "") or f"Starting the {noun} …"
-    count = f" · {progress.done} of {progress.total}" if progress and progress.total else ""
+    count = data.get("count", f"{progress.done} of {progress.total}" if progress and progress.total else "")
+    count = f" · {count}" if count else ""
     st.progress(progress.fraction if progress else 0.0, text=f"{stage}{count}{services.eta_words(snapshot.eta)}")
     if "score" not in data and "image" not in data:
         return

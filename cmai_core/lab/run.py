@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
     from cmai_core.models.wrapper import VisionLanguageModel
 
+READING_STEPS = 20
+"""What reading one model's answers counts for in the progress, in attack steps: about as long on the bundled models."""
+CANCELLED = "it was cancelled before this was asked."
+
 
 def run_attack(
     experiment: Experiment,
@@ -41,8 +45,9 @@ def run_attack(
             tasks go by the pair's own captions.
         models: role → model, for "undefended" and, where the experiment names one, "defended".
         dataset: where galleries, classes and second pictures come from.
-        progress: told with `role`, `steps`, `objective` and `score` (traces so far), `image` (uint8), `clean_score`.
-        cancel: looked at before every step and every reading; what was found until then is returned.
+        progress: told with `role`, `steps`, `objective` and `score` (traces so far), `image` (uint8) and `count` (words
+            for how far the present stage is); while answers are read, picture and traces stay those of the attack.
+        cancel: looked at before every step and before every task is asked; what was found until then is returned.
 
     Raises:
         OptionError: an objective on a task that does not apply to this pair or model; the message says why.
@@ -51,15 +56,14 @@ def run_attack(
     experiment.checked()
     pair = _with_sentence(pair, experiment.caption)
     setting = _Setting(pair, PairAmong(pair, dataset))
+    course = _Course(progress, experiment, len(models))
     crafts = {
-        role: _craft(experiment, setting, role, models[role], progress, cancel) for role in experiment.crafted_models()
+        role: _craft(experiment, setting, role, models[role], course, cancel) for role in experiment.crafted_models()
     }
     readings = {}
     for role, model in models.items():
-        if progress:
-            progress(Progress(0, 0, f"reading what the {role} model makes of it", {}))
         picture = role if role in crafts else next(iter(crafts))
-        readings[role] = _read(setting, experiment.caption, role, model, picture, crafts[picture], cancel)
+        readings[role] = _read(setting, experiment.caption, role, model, picture, crafts[picture], course, cancel)
     return LabResult(
         experiment,
         crafts,
@@ -88,24 +92,6 @@ class _Setting:
 
     pair: Pair
     dataset: PairDataset
-
-    def tasks(
-        self, model: VisionLanguageModel, cancel: CancelToken | None
-    ) -> tuple[dict[str, tuple[Any, Any]], dict[str, str]]:
-        """(task name → (task, prepared for two pictures), task name → why it does not apply).
-
-        After a cancellation nothing slow is begun: captions, written word by word, are left out.
-        """
-        usable, skipped = {}, {}
-        for name in TASKS:
-            if name == "captioning" and cancel is not None and cancel.cancelled:
-                skipped[name] = "the attack was cancelled, and writing captions takes time."
-                continue
-            try:
-                usable[name] = self.prepare(name, model, rows=2)
-            except OptionError as error:
-                skipped[name] = str(error)
-        return usable, skipped
 
     def prepare(self, name: str, model: VisionLanguageModel, rows: int = 1) -> tuple[Any, Any]:
         """A task, and what it prepared for `rows` pictures of this one pair.
@@ -156,7 +142,7 @@ def _craft(
     setting: _Setting,
     role: str,
     model: VisionLanguageModel,
-    progress: ProgressCallback | None,
+    course: _Course,
     cancel: CancelToken | None,
 ) -> Craft:
     from cmai_core.attacks import Consistency, TaskObjective, Untargeted
@@ -177,7 +163,7 @@ def _craft(
     result = attack(
         model,
         batch,
-        progress=None if progress is None else _Listener(progress, role, experiment.steps),
+        progress=course.attacking(role),
         cancel=cancel,
         seed=experiment.seed,
     )
@@ -209,20 +195,47 @@ def _trace(values: torch.Tensor | None) -> tuple[float, ...]:
     return tuple(round(float(v), 6) for v in values[:, 0].tolist() if v == v)
 
 
-class _Listener:
-    """Turns an attack's progress (tensors) into plain data for drawing."""
+class _Course:
+    """How far the whole run is, as plain data for drawing: every attack, then every model's answers."""
 
-    def __init__(self, progress: ProgressCallback, role: str, steps: int):
-        self._progress, self._role, self._steps = progress, role, steps
+    def __init__(self, progress: ProgressCallback | None, experiment: Experiment, models: int):
+        self._progress, self._steps = progress, experiment.steps
+        self._each = experiment.steps * experiment.restarts
+        self._total = self._each * len(experiment.crafted_models()) + READING_STEPS * models
+        self._done = 0  # of parts that are finished
+        self._shown: dict[str, Any] = {}
 
-    def __call__(self, update: Progress) -> None:
-        data: dict[str, Any] = {"role": self._role, "steps": self._steps}
-        if "pixels" in update.data:
-            data["image"] = _to_picture(update.data["pixels"][:1])
-            data["objective"] = _trace(update.data["objective"])
-            data["score"] = _trace(update.data["consistency"])
-        stage = f"{update.stage}, on the {self._role} model" if update.stage == "attacking" else update.stage
-        self._progress(Progress(update.done, update.total, stage.capitalize(), data))
+    def attacking(self, role: str) -> ProgressCallback | None:
+        """The listener of the attack on a model; from then on what was before it counts as finished."""
+        if self._progress is None:
+            return None
+        base, self._done = self._done, self._done + self._each
+
+        def tell(update: Progress) -> None:
+            data: dict[str, Any] = {"role": role, "steps": self._steps, "count": f"{update.done} of {update.total}"}
+            if "pixels" in update.data:
+                data["image"] = _to_picture(update.data["pixels"][:1])
+                data["objective"] = _trace(update.data["objective"])
+                data["score"] = _trace(update.data["consistency"])
+            part = "" if update.stage == "attacking" else f", {update.stage}"  # "restart 2 of 5"
+            done = base + round(update.fraction * self._each)
+            before = self._shown if self._shown.get("role") == role else {}
+            self._shown = before | data  # the last message brings no picture: the one before stays
+            self._progress(Progress(done, self._total, f"Attacking the {role} model{part}", self._shown))
+
+        return tell
+
+    def reading(self, role: str, task: str, share: float) -> None:
+        """Says which task a model is asked now ("": S_c is measured), and which share of its part is finished."""
+        if self._progress is None:
+            return
+        done = self._done + round(share * READING_STEPS)
+        stage = f"Asking the {role} model: {task}" if task else f"Measuring S_c on the {role} model"
+        self._progress(Progress(done, self._total, stage, self._shown | {"count": ""}))
+
+    def read(self) -> None:
+        """A model's part is finished."""
+        self._done += READING_STEPS
 
 
 def _read(
@@ -232,22 +245,35 @@ def _read(
     model: VisionLanguageModel,
     picture: str,
     craft: Craft,
+    course: _Course,
     cancel: CancelToken | None,
 ) -> Reading:
-    """S_c and answers of a model on the clean and the adversarial 8-bit picture it is shown."""
+    """S_c and answers of a model on the clean and the adversarial 8-bit picture it is shown.
+
+    S_c is always read; after a cancellation no further task is asked.
+    """
     import torch
 
     with torch.no_grad():
+        course.reading(role, "", 0.0)
         jpeg = round_trip(craft.adversarial, "JPEG", 90)
         pixels = model.preprocess([craft.clean, craft.adversarial, jpeg])
         features = model.image_features(pixels)
         text = model.encode_text([caption])
         scores = (features.embedding @ text[0]).tolist()
-        usable, skipped = setting.tasks(model, cancel)
-        answers = {}
-        for name, (task, prepared) in usable.items():
-            both = task.predict(model, features[:2], prepared)
-            answers[name] = tuple(_answer(p) for p in both)
+        answers, skipped = {}, {}
+        for number, name in enumerate(TASKS):
+            if cancel is not None and cancel.cancelled:
+                skipped[name] = CANCELLED
+                continue
+            course.reading(role, name, (number + 1) / (len(TASKS) + 1))
+            try:
+                task, prepared = setting.prepare(name, model, rows=2)
+            except OptionError as error:
+                skipped[name] = str(error)
+                continue
+            answers[name] = tuple(_answer(p) for p in task.predict(model, features[:2], prepared))
+        course.read()
     return Reading(
         role=role,
         spec=model.spec,

@@ -38,6 +38,7 @@ def app(tiny_models, monkeypatch):
     import cmai_core.models.registry as registry
 
     monkeypatch.setattr(registry, "bundled_dir", lambda: tiny_models)
+    monkeypatch.setenv("CMAI_WARM_UP", "0")  # a thread would go on into the next test
     st.cache_data.clear()
 
     def opened(page: str = "", query: dict[str, str] | None = None, **values) -> AppTest:

@@ -1,0 +1,70 @@
+"""One attack as the lab runs it: progress that only grows, pictures that stay, and an early end wherever it is asked."""
+
+from __future__ import annotations
+
+import pytest
+
+from cmai_core.lab.experiment import TASKS, Experiment
+from cmai_core.lab.run import CANCELLED, run_attack
+from cmai_core.progress import CancelToken
+
+
+@pytest.fixture(scope="module")
+def setting(tiny_models):
+    from cmai_core.data import load_dataset
+    from cmai_core.models import load_model
+
+    items = load_dataset("tabletop", split="test", limit=12)
+    models = {
+        role: load_model(f"local-dir:{tiny_models / name}")
+        for role, name in (("undefended", "tabletop"), ("defended", "tabletop-tecoa"))
+    }
+    return items, models
+
+
+def run(setting, *, tell=None, cancel=None, **options):
+    items, models = setting
+    experiment = Experiment(pair=items[0].id, caption=items[0].captions[0], **{"steps": 4, **options})
+    models = {role: model for role, model in models.items() if getattr(experiment, role)}
+    return run_attack(experiment, items[0], models, dataset=items, progress=tell, cancel=cancel)
+
+
+def test_progress_only_grows_and_the_picture_stays(setting):
+    seen = []
+    run(
+        setting, tell=seen.append, restarts=2, defended=""
+    )  # writing captions is slow with random weights: once will do
+    shares = [progress.fraction for progress in seen]
+    assert shares == sorted(shares) and shares[0] < 0.2 and 0.9 < shares[-1] < 1
+    asking = [p for p in seen if p.stage.startswith("Asking")]
+    assert [p.stage for p in asking] == [f"Asking the undefended model: {task}" for task in TASKS]
+    assert all(p.data["image"].shape == (128, 128, 3) and p.data["score"] for p in asking)
+    attacking = [p for p in seen if p.stage.startswith("Attacking the undefended model")]
+    assert attacking and attacking[-1].data["count"] == "8 of 8"
+
+
+def test_cancelled_while_answers_are_read_it_asks_nothing_more(setting):
+    token = CancelToken()
+
+    def tell(progress):
+        if progress.stage == "Asking the undefended model: retrieval":
+            token.cancel()
+
+    result = run(setting, tell=tell, cancel=token)
+    undefended, defended = result.readings["undefended"], result.readings["defended"]
+    assert set(undefended.answers) == {"zero-shot", "retrieval"} and not defended.answers
+    assert defended.skipped == dict.fromkeys(TASKS, CANCELLED)
+    assert all(-1 <= reading.adversarial <= 1 for reading in result.readings.values())
+    assert not result.first_craft.cancelled
+
+
+def test_cancelled_while_attacking_it_keeps_the_picture_and_s_c(setting):
+    token = CancelToken()
+
+    def tell(progress):
+        if progress.data.get("score"):
+            token.cancel()
+
+    result = run(setting, tell=tell, cancel=token, steps=200, objective="consistency")
+    assert result.first_craft.cancelled and result.first_craft.steps_done <= 2
+    assert not result.readings["undefended"].answers and result.readings["undefended"].adversarial < 1
