@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from cmai_core.data.tabletop.scene import COLOURS, MATERIALS, MAX_OBJECTS, RELATIONS, SHAPES, SIZES, Scene, SceneObject
 from cmai_core.errors import DataError
@@ -265,12 +265,15 @@ def pattern_holds(code, objects, frame, chosen):
     return False
 
 
-@njit(cache=True, parallel=True)
+@njit(cache=True, nogil=True)
 def truth_of_codes(codes, objects, frame):
-    """Encoded patterns S×CODE_LENGTH against encoded scenes N: bool S×N."""
+    """Encoded patterns S×CODE_LENGTH against encoded scenes N: bool S×N.
+
+    Not parallel: numba's threads would change how many PyTorch uses in the same process.
+    """
     out = np.zeros((codes.shape[0], objects.shape[0]), np.bool_)
-    for s in prange(codes.shape[0]):
-        chosen = np.empty(4, np.int64)
+    chosen = np.empty(4, np.int64)
+    for s in range(codes.shape[0]):
         for n in range(objects.shape[0]):
             out[s, n] = pattern_holds(codes[s], objects[n], frame[n], chosen)
     return out
