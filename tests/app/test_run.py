@@ -1,4 +1,4 @@
-"""One attack as the lab runs it: progress that only grows, pictures that stay, and an early end wherever it is asked."""
+"""One attack as the lab runs it: progress that only grows, a picture that stays, an early end wherever it is asked."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_progress_only_grows_and_the_picture_stays(setting):
     seen = []
     run(
         setting, tell=seen.append, restarts=2, defended=""
-    )  # writing captions is slow with random weights: once will do
+    )  # one model: captions take time
     shares = [progress.fraction for progress in seen]
     assert shares == sorted(shares) and shares[0] < 0.2 and 0.9 < shares[-1] < 1
     asking = [p for p in seen if p.stage.startswith("Asking")]
