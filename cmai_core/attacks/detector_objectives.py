@@ -4,7 +4,7 @@ A success is wrong *and* accepted, so neither loss alone will do. Three ways to 
 
 - "lagrangian": unit gradient of the loss plus λ times the unit gradient of the score; λ belongs to the sample and grows
   at each gradient while the picture would be flagged, and shrinks while it would not (dual ascent).
-- "selective" and "orthogonal" (Bryniarski et al. 2022, arXiv 2106.15023, §4): the loss while the answer is still
+- "selective" and "orthogonal" (Bryniarski et al. 2022, arXiv 2106.15023): the loss while the answer is still
   right, the score once it is wrong; "orthogonal" removes from each gradient its part along the other, so that a step
   for one does not undo the other.
 

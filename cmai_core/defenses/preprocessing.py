@@ -45,7 +45,7 @@ class Preprocessing(Protocol):
 @strict_options
 @dataclass(frozen=True, kw_only=True)
 class Quantise:
-    """Pixel values rounded to `levels` evenly spaced ones (bit depth: Xu et al. 2018, arXiv 1704.01155, §II-C).
+    """Pixel values rounded to `levels` evenly spaced ones (bit depth: Xu et al. 2018, arXiv 1704.01155).
 
     Attributes:
         levels: at least 2; 8 is three bits.
