@@ -1,8 +1,9 @@
 """Speed of SGA, ours and a literal one in turn: python benchmarks/bench_joint.py [--model tabletop]
 
 The literal one does what the paper says (Lu et al. 2023, arXiv 2307.14061, §4.2) as its authors' code is laid out:
-images climb together, texts are searched one after another and word by word. Both start at the same points, draw the
-same noise and choose among the same ten substitutes for every word, and must end with the same texts and pictures.
+images climb together, texts are searched one after another and word by word, and open_clip encodes both. Both start at
+the same points, draw the same noise and choose among the same ten substitutes for every word, and must end with the
+same texts and pictures.
 """
 
 from __future__ import annotations
@@ -40,17 +41,23 @@ def literal(work: Workload, batch: Batch, seed: int) -> tuple[torch.Tensor, list
     model, clean = work.model, batch.pixels
     owners = list(batch.image_of_text)
 
+    def encode_image(pixels: torch.Tensor) -> torch.Tensor:
+        return model.clip.encode_image((pixels - model._mean) / model._std, normalize=True)
+
+    def encode_text(texts: list[str]) -> torch.Tensor:
+        return model.clip.encode_text(model.tokenize(texts), normalize=True)
+
     def attack_texts(pixels: torch.Tensor) -> list[str]:
         found = []
         with torch.no_grad():
-            images = model.image_features(pixels).embedding
+            images = encode_image(pixels)
             for text, owner in zip(batch.texts, owners, strict=True):
                 words, best, best_value = Words.split(text), text, None
-                own = model.encode_text([text]) @ images[owner]
+                own = encode_text([text]) @ images[owner]
                 best_value = -float(own)
                 for place in range(len(words)):
                     tried = [str(words.replace(place, word)) for word in SUBSTITUTES]
-                    values = -(model.encode_text(tried) @ images[owner])
+                    values = -(encode_text(tried) @ images[owner])
                     if float(values.max()) > best_value:
                         best, best_value = tried[int(values.argmax())], float(values.max())
                 found.append(best)
@@ -58,7 +65,7 @@ def literal(work: Workload, batch: Batch, seed: int) -> tuple[torch.Tensor, list
 
     texts = attack_texts(clean)
     with torch.no_grad():
-        targets = model.encode_text(texts)
+        targets = encode_text(texts)
         sums = torch.zeros(len(clean), targets.shape[1]).index_add_(0, torch.tensor(owners), targets)
     lower, upper = (clean - EPSILON).clamp(min=0), (clean + EPSILON).clamp(max=1)
     starts = sample_generators(seed, batch.ids, 0)
@@ -75,7 +82,7 @@ def literal(work: Workload, batch: Batch, seed: int) -> tuple[torch.Tensor, list
             if ratio != 1:
                 scaled = F.interpolate(seen, size=(int(side * ratio),) * 2, mode="bicubic", antialias=True)
                 seen = F.interpolate(scaled, size=(side, side), mode="bicubic", antialias=True).clamp(0, 1)
-            loss = loss - (model.image_features(seen).embedding * sums).sum()
+            loss = loss - (encode_image(seen) * sums).sum()
         (gradient,) = torch.autograd.grad(loss, x)
         x = (x.detach() + size * gradient.sign()).clamp(lower, upper)
     return x, attack_texts(x)
