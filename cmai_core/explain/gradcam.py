@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cmai_core.explain.recording import batches, evaluation, recorded_output
+from cmai_core.explain.recording import batches, evaluation
 from cmai_core.explain.result import Explanation, read_only
-from cmai_core.explain.towers import paired, vision_parts
+from cmai_core.explain.towers import paired
+from cmai_core.models.recording import recorded_output
+from cmai_core.models.towers import vision_parts
 
 if TYPE_CHECKING:
     from cmai_core.models.wrapper import VisionLanguageModel
