@@ -1,8 +1,9 @@
 """Strength of joint attacks at equal cost: python benchmarks/joint_equal_budget.py [--models tabletop] [--limit 50]
 
 SGA, Co-Attack and our best-response search attack the same pairs with the same pixel budget, the same one-word text
-budget and the same substitutes (a masked language model's ten likeliest), and spend at most `--passes` image gradients
-and a few more image passes; what each really spent is printed. All raise −S_c and keep the best pair they meet.
+budget and the same substitutes, and spend at most `--passes` image gradients and a few more image passes; what each
+really spent is printed. All raise −S_c and keep the best pair they meet. SGA and Co-Attack search their texts among all
+substitutes ("beam", the default: then they differ from ours in the schedule alone), or as published ("importance").
 Success: retrieval among the pairs' clean items fails (`Misretrieved`); of pairs that fail when clean nothing is said.
 Intervals: 95 % percentile bootstrap over images; the difference to ours is paired.
 """
@@ -19,10 +20,11 @@ import torch
 from cmai_core.attacks import ThreatModel
 from cmai_core.attacks.joint import SGA, BestResponse, JointAttack, Scales, Sequential
 from cmai_core.attacks.masked_lm import MaskedLMProposer
+from cmai_core.attacks.proposers import Vocabulary
 from cmai_core.attacks.result import round_to_8bit
 from cmai_core.attacks.text_objectives import Divergence, Misretrieved
 from cmai_core.attacks.text_result import JointResult
-from cmai_core.attacks.text_search import ImportanceSearch
+from cmai_core.attacks.text_search import BeamSearch, ImportanceSearch
 from cmai_core.attacks.text_threat import TextThreat
 from cmai_core.data import load_dataset
 from cmai_core.data.pair import Batch
@@ -30,6 +32,8 @@ from cmai_core.models import load_model
 from cmai_core.tasks.metrics import Interval, bootstrap_interval
 
 OURS = "best-response"
+# Where there is no masked language model: words that say something else about a scene.
+WORDS = ("red", "green", "blue", "cube", "ball", "cone", "large", "small", "metal", "rubber", "left", "right", "two")
 # Image passes without gradients that our schedule needs more than SGA's, made up for by fewer steps.
 OVERHEAD = 2
 
@@ -48,10 +52,11 @@ class Counted:
         return self._model.encode_text(texts, **options)
 
 
-def attacks(epsilon: float, passes: int, direction: str) -> Iterator[tuple[str, JointAttack]]:
+def attacks(epsilon: float, options: argparse.Namespace) -> Iterator[tuple[str, JointAttack]]:
     """The three, each with its own schedule of pixels and the same rest."""
-    views = len(Scales().ratios)
-    text = ImportanceSearch(proposer=MaskedLMProposer())
+    views, passes = len(Scales().ratios), options.passes
+    proposer = MaskedLMProposer() if options.substitutes == "masked-lm" else Vocabulary(words=WORDS)
+    text = {"beam": BeamSearch, "importance": ImportanceSearch}[options.text_search](proposer=proposer)
     kl = Divergence("image", "clean") + 3.0 * Divergence("image", "other")
     schedules = {
         "sga": SGA(text=text, steps=passes // views),
@@ -65,7 +70,7 @@ def attacks(epsilon: float, passes: int, direction: str) -> Iterator[tuple[str, 
                 threat=ThreatModel("linf", epsilon),
                 text_threat=TextThreat(words=1),
                 schedule=schedule,
-                success=Misretrieved(direction),
+                success=Misretrieved(options.direction),
                 name=name,
             ),
         )
@@ -99,13 +104,13 @@ def written(interval: Interval) -> str:
     return f"{interval.value:6.1%} [{interval.low:6.1%}, {interval.high:6.1%}]"
 
 
-def compare(model: Any, batch: Batch, epsilon: float, passes: int, direction: str, seed: int) -> list[str]:
+def compare(model: Any, batch: Batch, epsilon: float, options: argparse.Namespace) -> list[str]:
     """Rows of the table for one model and one ε."""
     owners = torch.tensor(batch.image_of_text)
     results: dict[str, tuple[JointResult, int]] = {}
-    for name, attack in attacks(epsilon, passes, direction):
+    for name, attack in attacks(epsilon, options):
         counted = Counted(model)
-        results[name] = attack(counted, batch, seed=seed), counted.texts
+        results[name] = attack(counted, batch, seed=options.seed), counted.texts
     ours = results[OURS][0]
     intact = ~ours.clean_success
     rows = []
@@ -131,6 +136,8 @@ def main() -> None:
     parser.add_argument("--epsilon", nargs="+", type=float, default=[0.5, 1.0], help="in units of 1/255")
     parser.add_argument("--passes", type=int, default=50, help="image gradients; SGA takes 5 a step")
     parser.add_argument("--direction", choices=("image", "text"), default="image", help="what is retrieved")
+    parser.add_argument("--substitutes", choices=("masked-lm", "words"), default="masked-lm", help="for a word")
+    parser.add_argument("--text-search", choices=("beam", "importance"), default="beam", help="of SGA and Co-Attack")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     head = f"{'epsilon':>9}  {'attack':14} {'success':26} {'pairs':>5}  {'best-response minus this':27} {'S_c':>7} "
@@ -140,7 +147,7 @@ def main() -> None:
         batch = batch_of(model, options.limit, options.captions)
         print(f"{spec}: {len(batch.ids)} pictures, {len(batch.texts)} pairs, {options.direction} retrieval\n{head}")
         for epsilon in options.epsilon:
-            for row in compare(model, batch, epsilon / 255, options.passes, options.direction, options.seed):
+            for row in compare(model, batch, epsilon / 255, options):
                 print(row, flush=True)
 
 

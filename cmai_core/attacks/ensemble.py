@@ -161,8 +161,8 @@ def _under(problem: Problem, objective: Objective | None, rows: torch.Tensor, le
     part = problem.select(rows)
     if objective is None:
         return part
-    ledger.forwards[rows] += 1
     evaluator = part.evaluator.with_objective(objective, clean=part.region.centre)
+    ledger.forwards[rows] += evaluator.forward_cost
     clean = Evaluation(evaluator.clean_value, part.clean.consistency, part.clean.success)
     return Problem(part.region, part.ids, evaluator, clean)
 
