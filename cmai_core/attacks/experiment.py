@@ -216,7 +216,7 @@ class AttackExperiment:
         if isinstance(options.get("surrogate"), str) and load is not None:
             options["surrogate"] = load(options["surrogate"])
         if recipe.modality == "image":
-            options |= {"task": task, "dataset": dataset}
+            options |= {name: value for name, value in (("task", task), ("dataset", dataset)) if name in recipe.options}
             if self.objective in ("consistency", "both"):
                 options["objective"] = self._image_objective(task, dataset)
         elif self.objective == "task":

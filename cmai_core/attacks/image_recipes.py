@@ -145,7 +145,7 @@ def _recipe(
     place = ("place", "mask") if "patch" in norms else ()
 
     def build(**options: Any) -> Attack:
-        task, dataset = _task(options.pop("task", None)), options.pop("dataset", None)
+        task, dataset = resolve_task(options.pop("task", None)), options.pop("dataset", None)
         chosen = options.pop("norm", norm)
         one_of("norm", chosen, norms)
         spot = {name: options.pop(name) for name in place if name in options}
@@ -171,7 +171,8 @@ def _recipe(
     return Recipe(*cited, Builder(build, options), norm, usual[norm])
 
 
-def _task(task: Any) -> Any:
+def resolve_task(task: Any) -> Any:
+    """The task itself, the one of a name, or retrieval."""
     if task is None or isinstance(task, str):
         from cmai_core.tasks import get_task
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from cmai_core.attacks.adaptive_recipes import ADAPTIVE_RECIPES
 from cmai_core.attacks.image_recipes import IMAGE_RECIPES
 from cmai_core.attacks.recipe import Recipe
 from cmai_core.attacks.text_recipes import TEXT_RECIPES
 from cmai_core.errors import OptionError
 
-RECIPES: dict[str, Recipe] = {**IMAGE_RECIPES, **TEXT_RECIPES}
-"""Every recipe by slug: on images, on texts, on both."""
+RECIPES: dict[str, Recipe] = {**IMAGE_RECIPES, **TEXT_RECIPES, **ADAPTIVE_RECIPES}
+"""Every recipe by slug: on images, on texts, on both, and on a model with a detector around it."""
 
 
 def get_recipe(slug: str) -> Recipe:

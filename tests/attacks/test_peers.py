@@ -181,25 +181,27 @@ def test_deepfool_comes_as_near(kit, single, peer):
 
 def test_carlini_wagner_comes_as_near_as_torchattacks_and_nearer_than_art(kit, single):
     torchattacks = pytest.importorskip("torchattacks")
-    model, batch, labels = single
+    model, batch, _ = single
+    batch = kit.take(batch, [1, 2, 3, 4])
+    labels = labels_of(batch)
     # torchattacks has one weight for all samples and does not search for it.
     mine = ours(kit, "cw", model, batch, epsilon=1e3, searches=1, steps=60, step_size=0.03, initial=0.5)
     theirs = torchattacks.CW(model, c=0.5, kappa=0, steps=60, lr=0.03)(batch.pixels, labels)
     found = wrong(model, theirs, labels)
-    assert found.sum() > 3 and mine.success[found].all()
+    assert found.sum() > 2 and mine.success[found].all()
     assert (mine.minimum_norm.double()[found] / distance(theirs, batch.pixels)[found]).max() <= 1.02
     # ART tries several lengths in every step: compared at an equal number of passes, not of steps.
     seen = []
     hook = model.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
     theirs = by_art(
-        "CarliniL2Method", model, batch, labels, binary_search_steps=2, max_iter=10, learning_rate=0.03,
+        "CarliniL2Method", model, batch, labels, binary_search_steps=2, max_iter=15, learning_rate=0.03,
         initial_const=0.5, batch_size=8,
     )  # fmt: skip
     hook.remove()
     mine = ours(kit, "cw", model, batch, epsilon=1e3, searches=3, steps=50, step_size=0.03, initial=0.5)
     found = wrong(model, theirs, labels)
     assert int((mine.forwards + mine.backwards).sum()) < sum(seen)
-    assert found.sum() > 3 and mine.success[found].all()
+    assert found.sum() > 2 and mine.success[found].all()
     assert (mine.minimum_norm.double()[found] / distance(theirs, batch.pixels)[found]).median() <= 1.0
 
 

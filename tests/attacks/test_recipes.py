@@ -7,7 +7,6 @@ import torch
 
 from cmai_core.attacks import Attack, Consistency, GradientSearch
 from cmai_core.attacks.class_objectives import Margin
-from cmai_core.attacks.image_recipes import IMAGE_RECIPES
 from cmai_core.attacks.recipe import MODALITIES
 from cmai_core.attacks.recipes import RECIPES, get_recipe
 from cmai_core.attacks.success import Raised
@@ -16,7 +15,8 @@ from cmai_core.errors import OptionError
 WANTED = (
     "fgsm r-fgsm pgd mi-fgsm di-fgsm apgd apgd-dlr apgd-t fab deepfool cw jsma autoattack universal patch typographic "
     "square nes spsa genetic hopskipjump transfer eot mbat-pgd bert-attack eda synonym hotflip char homoglyph "
-    "relaxed-pgd injection sep seq co-attack sga alternating joint-cmai"
+    "relaxed-pgd injection sep seq co-attack sga alternating joint-cmai "
+    "adaptive detector-pgd accept-false reject-true"
 )
 
 # Options that make a recipe quick, and budgets at which some samples give way.
@@ -43,7 +43,12 @@ SMALL = {
     "transfer": {"steps": 3},
     "eot": {"steps": 3, "eot": 2},
     "mbat-pgd": {"steps": 5},
+    "adaptive": {"steps": 3, "tau": -0.9},
+    "detector-pgd": {"steps": 5, "tau": -0.9},
+    "accept-false": {"steps": 5, "tau": 0.9},
+    "reject-true": {"steps": 5, "tau": -0.9},
 }
+IMAGE_RECIPES = [slug for slug, recipe in RECIPES.items() if recipe.modality == "image"]
 LAST = ("fgsm", "r-fgsm")  # return their last iterate, as published
 # The best is the nearest; the best for all; the surrogate's.
 OTHERWISE = ("fab", "deepfool", "cw", "hopskipjump", "universal", "transfer")
@@ -51,7 +56,8 @@ WEAK = ("transfer", "nes", "spsa", "genetic", "square", "hopskipjump", "mbat-pgd
 
 
 def build(kit, slug, **options):
-    options = {"task": kit.ScoredTask(), **SMALL.get(slug, {}), **options}
+    task = {"task": kit.ScoredTask()} if "task" in RECIPES[slug].options else {}
+    options = {**task, **SMALL.get(slug, {}), **options}
     if slug == "transfer":
         options.setdefault("surrogate", kit.conv_model(seed=2))
     if RECIPES[slug].norm == "linf" and "norm" not in options:
