@@ -119,9 +119,10 @@ def default_model(defended: bool) -> str:
 def dataset(name: str, split: str = "test") -> PairDataset:
     """A dataset of the lab: the bundled part of Tabletop's test split, or the photographs."""
     from cmai_core.data import load_dataset
+    from cmai_core.lab.kept import KeptItems
 
     limit = 1000 if name == "tabletop" else None
-    return load_dataset(name, split=split, limit=limit)
+    return KeptItems(load_dataset(name, split=split, limit=limit))
 
 
 @st.cache_data(show_spinner=False, max_entries=4)

@@ -57,8 +57,21 @@ def models() -> None:
     drawn = st.session_state.setdefault(_START, time.monotonic())
     if _wanted() and time.monotonic() - drawn > PATIENCE:
         names = [name for name in (services.default_model(False), services.default_model(True)) if name]
-        shelf = services.shelf()
-        _background().begin("models", lambda: [shelf.get(name) for name in names])
+        if names:
+            shelf = services.shelf()
+            _background().begin("models", lambda: _load(names, shelf))
+
+
+def _load(names: list[str], shelf: services.ModelShelf) -> None:
+    """The models, and the pictures and sentences that every attack's gallery is made of."""
+    from cmai_core.lab.among import OTHERS
+
+    for name in names:
+        shelf.get(name)
+    with services.quiet_thread():
+        items = services.dataset("tabletop")
+    for k in range(min(len(items), OTHERS + 1)):
+        items[k]
 
 
 def projection() -> None:

@@ -42,7 +42,8 @@ with stage:
             show('<h1 class="cm-headline">Crafting the attack …</h1>')
             live_job(state.get(state.ATTACK_JOB))
         elif result is not None:
-            show(f'<h1 class="cm-headline">What the attack did</h1><p class="cm-lead">{escape(finding(result))}</p>')
+            said = "<br>".join(escape(sentence).replace("S_c", "S<sub>c</sub>") for sentence in finding(result))
+            show(f'<h1 class="cm-headline">What the attack did</h1><p class="cm-lead">{said}</p>')
             result_view(result, tau=attack_flow.thresholds(result, bundle), link=attack_flow.link(result))
         else:
             headline()

@@ -65,9 +65,10 @@ def live_job(handle: Job, noun: str = "attack") -> None:
             )
     with right:
         score, objective = data.get("score", ()), data.get("objective", ())
-        steps = int(data.get("steps", max(2, len(score))))
+        steps = int(data.get("steps", len(score)))
         if len(score):
-            now = f"S_c is {number(score[-1])} after {len(score)} steps"
+            done = len(score) - 1
+            now = f"S_c is {number(score[-1])} after {done} step{'' if done == 1 else 's'}"
             markup = line_chart({"S_c": (score, "adversarial")}, title=now, x_label="step", x_max=steps)
             chart(markup, key="live_score")
         if len(objective):

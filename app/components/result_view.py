@@ -38,15 +38,14 @@ def craft_note(result: LabResult, craft: Craft) -> str:
     )
 
 
-def finding(result: LabResult) -> str:
-    """The headline of a result."""
-    lost = {role: r.broken_tasks() for role, r in result.readings.items()}
-    parts = []
+def finding(result: LabResult) -> list[str]:
+    """What came out, a sentence for each model."""
+    sentences = []
     for role, reading in result.readings.items():
-        broken, right = lost[role]
+        broken, right = reading.broken_tasks()
         tail = f", {broken} of {right} right answers lost" if right else ""
-        parts.append(f"{role}: S_c {number(reading.clean)} → {number(reading.adversarial)}{tail}")
-    return "; ".join(parts)
+        sentences.append(f"{role.capitalize()}: S_c {number(reading.clean)} → {number(reading.adversarial)}{tail}.")
+    return sentences
 
 
 def result_view(result: LabResult, *, tau: dict[str, float] | None = None, link: str = "") -> None:
@@ -119,7 +118,7 @@ def course(result: LabResult) -> None:
     if not score and not objective:
         st.caption("No step was finished.")
         return
-    steps = max(len(c.objective_trace) for c in result.crafts.values())
+    steps = max(len(c.objective_trace) for c in result.crafts.values()) - 1
     left, right = st.columns(2)
     with left:
         markup = line_chart(score, title=_course_title("S_c", score), x_label="step", x_max=steps)
@@ -130,7 +129,7 @@ def course(result: LabResult) -> None:
     with st.expander("As a table"):
         st.dataframe(
             [
-                {"crafted on": r, "step": i + 1, "S_c": s, "objective": o}
+                {"crafted on": r, "step": i, "S_c": s, "objective": o}
                 for r, c in result.crafts.items()
                 for i, (s, o) in enumerate(zip(c.score_trace, c.objective_trace, strict=False))
             ],

@@ -38,10 +38,10 @@ def line_chart(
     y_range: tuple[float, float] | None = None,
     line_at: float | None = None,
 ) -> str:
-    """Curves over steps 1…n.
+    """Curves over steps 0…n.
 
     Args:
-        curves: name → (values, role that gives colour and dash).
+        curves: name → (values after 0, 1, 2 … steps, role that gives colour and dash).
         title: the finding; also the chart's text alternative.
         x_max: steps planned, so that the axis does not move while the curve grows.
         line_at: a dashed level (a threshold).
@@ -53,21 +53,21 @@ def line_chart(
         low, high = low - 0.5, high + 0.5
     pad = 0.06 * (high - low)
     low, high = low - pad, high + pad
-    x_max = max(2, x_max)
+    x_max = max(1, x_max)
 
     def place(step: float, value: float) -> tuple[float, float]:
-        x = left + (step - 1) / (x_max - 1) * (width - left - right)
+        x = left + step / x_max * (width - left - right)
         return x, top + (high - value) / (high - low) * (height - top - bottom)
 
     parts = []
     for tick in _nice_ticks(low, high):
-        _, y = place(1, tick)
+        _, y = place(0, tick)
         parts.append(
             f'<line x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" opacity=".12"/>'
             f'<text x="{left - 6}" y="{y + 3.5:.1f}" font-size="11" text-anchor="end" '
             f'opacity=".75">{_short(tick)}</text>'
         )
-    for step in sorted({1, max(1, x_max // 2), x_max}):
+    for step in sorted({0, x_max // 2, x_max}):
         x, _ = place(step, low)
         parts.append(
             f'<text x="{x:.1f}" y="{height - 18}" font-size="11" text-anchor="middle" opacity=".75">{step}</text>'
@@ -77,7 +77,7 @@ def line_chart(
         f"{escape(x_label)}</text>"
     )
     if line_at is not None and low <= line_at <= high:
-        _, y = place(1, line_at)
+        _, y = place(0, line_at)
         parts.append(
             f'<line x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" '
             'stroke-dasharray="5 4" '
@@ -85,7 +85,7 @@ def line_chart(
         )
     for ys, role in curves.values():
         look = ROLES[role]
-        points = [place(i + 1, v) for i, v in enumerate(ys) if v == v]
+        points = [place(i, v) for i, v in enumerate(ys) if v == v]
         if not points:
             continue
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)

@@ -87,6 +87,13 @@ def test_charts_are_described_and_hold_their_data():
     ]
 
 
+def test_a_finished_curve_ends_at_the_axis_end():
+    """n steps are n + 1 values: the start, and what each step came to."""
+    chart = line_chart({"S_c": ([0.5, 0.4, 0.3], "clean")}, title="t", x_label="step", x_max=2)
+    xs = [float(point.split(",")[0]) for point in chart.split('points="')[1].split('"')[0].split()]
+    assert xs == [46.0, 247.0, 448.0] and ">0</text>" in chart and ">2</text>" in chart
+
+
 def test_empty_and_constant_curves_can_be_drawn():
     assert "<svg" in line_chart({"S_c": ([], "clean")}, title="t", x_label="step", x_max=0)
     assert "<svg" in line_chart({"S_c": ([0.5, 0.5], "clean")}, title="t", x_label="step", x_max=2)

@@ -32,6 +32,14 @@ def test_stored_captions_are_the_dataset_s_own():
         assert services.captions_of("tabletop")[index] == services.dataset("tabletop")[index].captions
 
 
+def test_an_item_is_read_once():
+    items = services.dataset("tabletop")
+    assert items[3] is items[3] and len(items) == 1000 and items.name == "tabletop"
+    again = items.dataset[3]
+    assert again.captions == items[3].captions and (again.image == items[3].image).all()
+    assert items.truth(items[3].captions[:2], [3]).all()
+
+
 def test_pairs_are_found_by_name():
     pair = services.the_pair("photos/test/coffee", "my sentence", None, "")
     assert pair.captions[0] == "my sentence" and pair.label == "cup of coffee"
