@@ -31,9 +31,7 @@ def run(setting, *, tell=None, cancel=None, **options):
 
 def test_progress_only_grows_and_the_picture_stays(setting):
     seen = []
-    run(
-        setting, tell=seen.append, restarts=2, defended=""
-    )  # one model: captions take time
+    run(setting, tell=seen.append, restarts=2, defended="")  # one model: captions take time
     shares = [progress.fraction for progress in seen]
     assert shares == sorted(shares) and shares[0] < 0.2 and 0.9 < shares[-1] < 1
     asking = [p for p in seen if p.stage.startswith("Asking")]
