@@ -1,16 +1,18 @@
-"""Shoots every page of the lab, light and dark, wide and as a telephone sees it, into docs/screenshots.
+"""Photographs every page of the lab, light and dark, and the attack lab as a telephone shows it.
 
-    python docs/make_screenshots.py            # needs Chromium and chromedriver, and the bundled models
+    python docs/make_screenshots.py            # into docs/screenshots; needs Chromium, chromedriver and the models
 
-It starts its own lab, makes one attack, one distribution, one map and one explanation, and photographs them.
+It starts a lab of its own and makes one attack, one explanation, one distribution and one map in it.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
+import tempfile
 from pathlib import Path
+
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "browser"))
@@ -18,16 +20,40 @@ sys.path.insert(0, str(ROOT / "tests" / "browser"))
 from driver import chromium, full_page, running_lab, settled  # noqa: E402
 from page import Lab  # noqa: E402
 
-OUT = ROOT / "docs" / "screenshots"
-PATIENCE = 600.0
+WIDE, NARROW, TALL = 1440, 420, 900
+MAX_BYTES = 250_000
+PATIENCE = 1200.0
 
 
-def shoot(lab: Lab, name: str, width: int, theme: str) -> None:
-    settled(lab.browser)
-    time.sleep(1.0)
-    path = OUT / f"{name}-{theme}.png"
-    full_page(lab.browser, path, width)
-    print(path.relative_to(ROOT), flush=True)
+class Camera:
+    """Photographs of one browser's lab, as small PNG files named <page>-<theme>.png."""
+
+    def __init__(self, lab: Lab, folder: Path, theme: str):
+        self.lab, self.folder, self.theme = lab, folder, theme
+
+    def shoot(self, name: str, width: int = WIDE) -> None:
+        """The whole page at this width."""
+        browser = self.lab.browser
+        size = {"width": width, "height": TALL, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.execute_script("document.querySelector('[data-testid=stMain]').scrollTo(0, 0)")
+        settled(browser)
+        path = self.folder / f"{name}-{self.theme}.png"
+        with tempfile.TemporaryDirectory() as folder:
+            raw = Path(folder) / "raw.png"
+            full_page(browser, raw, width)
+            shrink(Image.open(raw).convert("RGB"), path)
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size | {"width": WIDE})
+        print(path, f"{path.stat().st_size / 1000:.0f} kB", flush=True)
+
+
+def shrink(image: Image.Image, path: Path) -> None:
+    """Writes a palette PNG of at most MAX_BYTES: with as many colours as fit."""
+    for colours in (256, 128, 64, 32):
+        image.quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
+        if path.stat().st_size <= MAX_BYTES:
+            return
+    raise SystemExit(f"{path} is larger than {MAX_BYTES} bytes even with few colours.")
 
 
 def follow(lab: Lab, words: str) -> None:
@@ -36,65 +62,52 @@ def follow(lab: Lab, words: str) -> None:
     settled(lab.browser)
 
 
-def run_job(lab: Lab, button: str, cancel: str, words: str) -> None:
-    lab.press(button)
-    lab.wait_for(f".st-key-{cancel} button", 60)
-    lab.until(lambda: not lab.all(f".st-key-{cancel} button"), PATIENCE, words)
+def run_job(lab: Lab, name: str, words: str) -> None:
+    """Presses a page's button and waits for what it computes."""
+    lab.press(f"start_{name}")
+    lab.wait_for(f".st-key-cancel_{name} button", 60)
+    lab.until(lambda: not lab.all(f".st-key-cancel_{name} button"), PATIENCE, words)
     lab.wait_for_text(words, 60)
     lab.no_error()
 
 
-def tour(lab: Lab, theme: str) -> None:
+def tour(lab: Lab, camera: Camera, defended: str) -> None:
     """All pages with something on them."""
-    wide = 1440
     lab.open()
-    shoot(lab, "first-screen", wide, theme)
-    lab.press("open_browse")
-    lab.until(lambda: "Choose one" in lab.text("[role=dialog]"), PATIENCE)
-    time.sleep(2)
-    lab.browser.save_screenshot(str(OUT / f"browse-{theme}.png"))
-    lab.press_close()
-    lab.press("open_compose")
-    lab.until(lambda: "True of this scene" in lab.text("[role=dialog]"), PATIENCE)
-    time.sleep(2)
-    lab.browser.save_screenshot(str(OUT / f"compose-{theme}.png"))
-    lab.press_close()
-    lab.press("start_attack")
-    lab.until(lambda: "current picture" in lab.text() or "What the attack did" in lab.text(), PATIENCE)
-    if "current picture" in lab.text():
-        lab.browser.save_screenshot(str(OUT / f"attacking-{theme}.png"))
-    lab.wait_for_text("What the attack did", PATIENCE)
-    shoot(lab, "attack-lab", wide, theme)
-    for number, tab in enumerate(("Perturbation", "Course", "Does it survive a file?", "Replay and files")):
-        lab.tab(tab)
-        shoot(lab, f"attack-lab-{number + 1}", wide, theme)
+    camera.shoot("first-screen")
+    if defended:
+        lab.select("defended", "OpenCLIP model …")
+        lab.type("defended_spec", defended)
+    run_job(lab, "attack", "What the attack did")
+    camera.shoot("attack-lab")
+    camera.shoot("attack-lab-narrow", NARROW)
     follow(lab, "Attention & attribution")
-    run_job(lab, "start_explanation", "cancel_explanation", "Words: what each adds")
-    shoot(lab, "attention", wide, theme)
+    run_job(lab, "explanation", "Words: what each adds")
+    camera.shoot("attention")
     follow(lab, "Distributions")
-    run_job(lab, "start_distribution", "cancel_distribution", "area under the ROC")
-    shoot(lab, "distributions", wide, theme)
+    run_job(lab, "distribution", "area under the ROC")
+    camera.shoot("distributions")
     follow(lab, "Embedding map")
-    run_job(lab, "start_embedding", "cancel_embedding", "Drift control")
-    shoot(lab, "embedding-map", wide, theme)
+    run_job(lab, "embedding", "Drift control")
+    camera.shoot("embedding-map")
     follow(lab, "Models & about")
-    shoot(lab, "about", wide, theme)
+    camera.shoot("about")
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--out", type=Path, default=ROOT / "docs" / "screenshots", help="default: docs/screenshots")
     options.add_argument("--theme", choices=("light", "dark", "both"), default="both")
-    themes = ("light", "dark") if (chosen := options.parse_args().theme) == "both" else (chosen,)
-    OUT.mkdir(parents=True, exist_ok=True)
+    options.add_argument(
+        "--defended", default="", help="another defended model than the bundled one (an OpenCLIP name)"
+    )
+    chosen = options.parse_args()
+    chosen.out.mkdir(parents=True, exist_ok=True)
     with running_lab() as (address, _):
-        for theme in themes:
-            with chromium(1440, 900, theme == "dark") as browser:
-                tour(Lab(browser, address), theme)
-            with chromium(420, 900, theme == "dark") as browser:
+        for theme in ("light", "dark") if chosen.theme == "both" else (chosen.theme,):
+            with chromium(WIDE, TALL, theme == "dark") as browser:
                 lab = Lab(browser, address)
-                for path, name in (("", "telephone-first-screen"), ("/distributions", "telephone-distributions")):
-                    lab.open(path)
-                    shoot(lab, name, 420, theme)
+                tour(lab, Camera(lab, chosen.out, theme), chosen.defended)
 
 
 if __name__ == "__main__":

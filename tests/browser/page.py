@@ -163,7 +163,7 @@ class Lab:
     def attack(self, seconds: float = 120) -> None:
         """Starts an attack and waits for its result."""
         self.press("start_attack")
-        self.wait_for(".st-key-cancel_attack button", 20)
+        self.wait_for(".st-key-cancel_attack button", seconds)
         self.until(lambda: self.all(".st-key-start_attack button"), seconds, "the attack to end")
         settled(self.browser)
         self.wait_for_text("What the attack did")

@@ -10,6 +10,7 @@ import pytest
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
 
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 PATIENCE = float(os.environ.get("CMAI_BROWSER_PATIENCE", "240"))
 """Seconds to wait for a model or an attack; generous, since tests may share few cores."""
 
@@ -24,20 +25,41 @@ def photograph(shared: Path) -> tuple[Path, str]:
     return Path(skimage.__file__).parent / "data" / "coffee.png", "a cup of coffee on a table"
 
 
-def cancel_soon(lab) -> float:
-    """Starts a long attack, waits for its first curve, cancels; returns the seconds until the result stood there."""
+def busy() -> bool:
+    """Whether other work takes the cores: then nothing can be said about speed."""
+    return os.getloadavg()[0] > (os.cpu_count() or 1)
+
+
+def redraws_a_second(lab, seconds: float = 4.0) -> float:
+    """How often the line that says how far the attack is changes on the page."""
+    seen, end = [], time.monotonic() + seconds
+    while time.monotonic() < end:
+        words = lab.text("[data-testid=stProgress]")
+        if words and words != (seen[-1] if seen else ""):
+            seen.append(words)
+        time.sleep(0.02)
+    return len(seen) / seconds
+
+
+def cancel_soon(lab) -> None:
+    """Starts a long attack, watches its curve grow, cancels, and reads the best picture so far."""
     lab.press("start_attack")
     lab.wait_for(".st-key-cancel_attack button", PATIENCE)
     lab.until(lambda: "S_c is" in lab.text(), PATIENCE, "the first steps")
+    rate = redraws_a_second(lab)
+    assert rate >= 2 or busy(), f"progress was drawn {rate:.1f} times a second"
     start = time.monotonic()
     lab.press("cancel_attack")
-    lab.wait_for_text("Cancelled", PATIENCE)
-    return time.monotonic() - start
+    said = lab.wait_for_text("Cancelled: this is the best picture", PATIENCE)
+    seconds = time.monotonic() - start
+    assert seconds < 5 or busy(), f"the result stood there {seconds:.1f} s after Cancel"
+    assert "Not asked: it was cancelled before this was asked." in said
+    lab.until(lambda: lab.all(".st-key-start_attack button"), what="the form to be free again")
 
 
 def set_search(lab, steps: int, restarts: int = 1) -> None:
     if not any(e.is_displayed() for e in lab.all(".st-key-steps input")):
-        lab.until(lambda: lab._click("[data-testid=stExpander] summary"))
+        lab.until(lambda: lab._click(".st-key-card_controls [data-testid=stExpander] summary"))
     lab.type("steps", str(steps))
     lab.type("restarts", str(restarts))
 
@@ -50,7 +72,7 @@ def tell(lab, collection: str, query: str, shared: Path) -> None:
     cancel_soon(lab)
     lab.no_error()
     assert lab.scores()
-    set_search(lab, 10)
+    set_search(lab, 4)
     lab.attack(PATIENCE)
     lab.no_error()
     clean, adversarial = lab.scores()["undefended"]
@@ -68,22 +90,25 @@ def test_the_story_on_the_bundled_models(open_lab):
     from cmai_core.models import bundled_models
 
     names = {card.name for card in bundled_models()}
-    if not {"tabletop", "tabletop-tecoa"} <= names:
-        pytest.skip("needs the bundled models tabletop and tabletop-tecoa (make models)")
+    if "tabletop" not in names:
+        pytest.skip("needs the bundled model tabletop (make models)")
     lab = open_lab()
     lab.open()
-    tell(lab, "Tabletop scenes", "red cube", Path(__file__).resolve().parents[3] / "shared" / "data")
-    assert "only ever seen Tabletop" in lab.text()
-    assert "transferred attack" in lab.text() and set(lab.scores()) == {"undefended", "defended"}
+    tell(lab, "Tabletop scenes", "red cube", SHARED)
+    said = lab.text()
+    assert "only ever seen Tabletop" in said and "ViT-B-32/laion2b_s34b_b79k" in said
+    if any(card.defended for card in bundled_models()):
+        assert "transferred attack" in said and set(lab.scores()) == {"undefended", "defended"}
 
 
 def test_the_story_on_a_real_vit_b_32(open_lab):
     lab = open_lab()
     lab.open()
-    lab.select("undefended", "OpenCLIP model …") if not lab.all(".st-key-undefended_spec input") else None
+    if not lab.all(".st-key-undefended_spec input"):
+        lab.select("undefended", "OpenCLIP model …")
     lab.type("undefended_spec", "ViT-B-32/random")
     if "none" not in lab.text(".st-key-defended"):
         lab.select("defended", "none")
     lab.segment("objective", "S_c")
-    tell(lab, "Photographs", "cat", Path(__file__).resolve().parents[3] / "shared" / "data")
-    assert set(lab.scores()) == {"undefended"}
+    tell(lab, "Photographs", "cat", SHARED)
+    assert set(lab.scores()) == {"undefended"} and "only ever seen Tabletop" not in lab.text()
