@@ -99,7 +99,7 @@ def main() -> None:
     options.add_argument("--out", type=Path, default=ROOT / "docs" / "screenshots", help="default: docs/screenshots")
     options.add_argument("--theme", choices=("light", "dark", "both"), default="both")
     options.add_argument(
-        "--defended", default="", help="another defended model than the bundled one (an OpenCLIP name)"
+        "--defended", default="", help="an OpenCLIP name instead of the bundled one"
     )
     chosen = options.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
