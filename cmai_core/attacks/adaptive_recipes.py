@@ -32,11 +32,8 @@ def _builder(slug: str, make: Callable[..., Attack], *names: str, judged: bool =
     def build(**options: Any) -> Attack:
         if "norm" in options:
             one_of("norm", options["norm"], NORMS)
-        if not judged:
-            attack = make(**options)
-        else:
-            attack = make(resolve_task(options.pop("task", None)), **options)
-        return dataclasses.replace(attack, name=slug)
+        task = (resolve_task(options.pop("task", None)),) if judged else ()
+        return dataclasses.replace(make(*task, **options), name=slug)
 
     own = ("task", "dataset") if judged else ()
     return Builder(build, tuple(dict.fromkeys((*own, *_DETECTOR, *names, *_SEARCH))))

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from cmai_core.attacks.memory import is_out_of_memory, smaller
 from cmai_core.data.pair import Batch
 
 PIECE = 64
@@ -21,12 +22,25 @@ def clean_features(model: Any, batch: Batch, shared: dict | None = None) -> Any:
 
 
 def encode(model: Any, pixels: torch.Tensor) -> Any:
-    """Features of pixels N×3×H×W, piece by piece, detached, on the model's device."""
+    """Features of pixels N×3×H×W, detached, on the model's device; in pieces, halved when memory runs out.
+
+    Raises:
+        CmaiError: the device has too little memory for a single image.
+    """
     device = getattr(model, "device", None)
-    with torch.no_grad():
-        parts = []
-        for piece in pixels.detach().split(PIECE):
-            parts.append(model.image_features(piece if device is None else piece.to(device)))
+    parts, start, size = [], 0, PIECE
+    while start < len(pixels) or not parts:
+        piece = pixels[start : start + size].detach()
+        try:
+            with torch.no_grad():
+                parts.append(model.image_features(piece if device is None else piece.to(device)))
+            start += size
+            continue
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Outside the handler, so that the failed pass and its tensors are gone.
+        size = smaller(len(piece))
     return parts[0] if len(parts) == 1 else _joined(parts)
 
 

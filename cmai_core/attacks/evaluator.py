@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from cmai_core.attacks.memory import is_out_of_memory, smaller
 from cmai_core.attacks.objectives import Objective, needs_gradient
 from cmai_core.attacks.success import Criterion, Scored
 from cmai_core.data.pair import Batch
-from cmai_core.errors import CmaiError
 
 
 @dataclass(frozen=True)
@@ -204,14 +203,7 @@ class Evaluator:
                     raise
             # The exception and the frames it holds are gone here, and with them the tensors of the failed pass.
             largest = max((part.span.stop - part.span.start for part in self._parts), default=1)
-            if largest <= 1:
-                raise CmaiError(
-                    "The device has too little memory for a single image.", "Choose a smaller model, or the CPU."
-                ) from None
-            self.micro_batch = largest // 2
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            self.micro_batch = smaller(largest)
 
 
 def _climbed(objective: Objective, model: Any, x: torch.Tensor, features: Any) -> tuple:
@@ -258,14 +250,6 @@ def _joined(parts: list[torch.Tensor]) -> torch.Tensor | None:
     if not parts:
         return None
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on any kind of device."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ from typing import Any
 
 import torch
 
-from cmai_core.attacks.evaluator import is_out_of_memory
 from cmai_core.attacks.features import take_rows
+from cmai_core.attacks.memory import is_out_of_memory, smaller
 from cmai_core.attacks.objectives import Objective
 from cmai_core.attacks.success import Criterion, Raised, Scored
 from cmai_core.attacks.text_objectives import (
@@ -24,7 +23,7 @@ from cmai_core.attacks.text_objectives import (
     pair_batch,
 )
 from cmai_core.data.pair import Batch
-from cmai_core.errors import CmaiError, OptionError
+from cmai_core.errors import OptionError
 
 _MOST_TEXTS = 16_384
 
@@ -281,14 +280,7 @@ class PairEvaluator:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-            if size <= 1:
-                raise CmaiError(
-                    "The device has too little memory for a single pair.", "Choose a smaller model."
-                ) from None
-            setattr(self, limit, size // 2)
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            setattr(self, limit, smaller(size))
         return parts
 
 

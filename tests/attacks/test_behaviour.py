@@ -22,7 +22,7 @@ from cmai_core.attacks import (
     pgd,
     task_pgd,
 )
-from cmai_core.attacks.evaluator import is_out_of_memory
+from cmai_core.attacks.memory import is_out_of_memory
 from cmai_core.attacks.result import round_to_8bit
 from cmai_core.attacks.seeds import sample_seed
 from cmai_core.data.pair import Batch
