@@ -35,6 +35,9 @@ with controls, st.container(border=True, key="card_controls"):
             "Start the attack", type="primary", key="start_attack", icon=":material/play_arrow:", width="stretch",
             on_click=attack_flow.start,
         )  # fmt: skip
+    if running or result is not None:  # where the columns stand under each other, the stage may be out of sight
+        words = "Progress is shown" if running else "The result stands"
+        show(f'<div class="cm-narrow cm-small cm-muted">▲ {words} at the top of the page.</div>')
 with stage:
     attack_flow.show_notice()
     with guard():

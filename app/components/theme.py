@@ -93,7 +93,9 @@ _CSS = """
   border-bottom: 1px solid color-mix(in srgb, currentColor 12%, transparent);}
 .cm th:first-child, .cm td:first-child {text-align: left;}
 .cm-legend {display: flex; flex-wrap: wrap; gap: 2px 16px; font-size: 12.5px;}
+.cm-narrow {display: none;}
 @media (max-width: 640px) {
+  .cm-narrow {display: block;}
   .cm-headline {font-size: 22px;}
   .cm-chip {justify-content: flex-start;}
   .cm-numbers .value {font-size: 20px;}

@@ -119,7 +119,7 @@ def chromium(width: int = 1440, height: int = 900, dark: bool = False) -> Iterat
             browser.quit()
 
 
-def settled(browser, seconds: float = 30) -> None:
+def settled(browser, seconds: float = 60) -> None:
     """Waits until no script is running and nothing is stale."""
     end = time.monotonic() + seconds
     quiet = 0

@@ -45,7 +45,7 @@ class Lab:
             time.sleep(0.05)
         return ""
 
-    def until(self, condition, seconds: float = 30, what: str = "the page"):
+    def until(self, condition, seconds: float = 90, what: str = "the page"):
         """Waits until condition() is true and returns its value."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -56,10 +56,10 @@ class Lab:
             time.sleep(0.05)
         raise AssertionError(f"waited {seconds} s for {what}; the page says:\n{self.text()[:1500]}")
 
-    def wait_for(self, css: str, seconds: float = 30):
+    def wait_for(self, css: str, seconds: float = 90):
         return self.until(lambda: next((e for e in self.all(css) if e.is_displayed()), None), seconds, css)
 
-    def wait_for_text(self, words: str, seconds: float = 30) -> str:
+    def wait_for_text(self, words: str, seconds: float = 90) -> str:
         return self.until(lambda: (t := self.text()) and words.lower() in t.lower() and t, seconds, repr(words))
 
     def no_error(self) -> None:
