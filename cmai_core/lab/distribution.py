@@ -171,15 +171,14 @@ class _Inner:
 def histogram_counts(
     clean: Sequence[float], adversarial: Sequence[float], bins: int = 40, limits: tuple[float, float] | None = None
 ) -> tuple[tuple[float, ...], tuple[int, ...], tuple[int, ...]]:
-    """(edges, counts clean, counts adversarial) over one range that holds both."""
-    values = np.asarray([*clean, *adversarial], dtype=float)
+    """(edges, counts clean, counts adversarial) over one range that holds both, with a margin, within [-1, 1]."""
     if limits is None:
-        low, high = (float(values.min()), float(values.max())) if len(values) else (-1.0, 1.0)
+        low, high = min(*clean, *adversarial), max(*clean, *adversarial)
         margin = max(0.02, 0.03 * (high - low))
         limits = (max(-1.0, low - margin), min(1.0, high + margin))
-    edges = np.linspace(*limits, bins + 1)
+    found = detection.histogram({"clean": clean, "adversarial": adversarial}, bins, limits)
     return (
-        tuple(round(float(e), 5) for e in edges),
-        tuple(int(c) for c in np.histogram(np.asarray(clean, dtype=float), edges)[0]),
-        tuple(int(c) for c in np.histogram(np.asarray(adversarial, dtype=float), edges)[0]),
+        tuple(round(float(e), 5) for e in found.edges),
+        tuple(int(c) for c in found.counts["clean"]),
+        tuple(int(c) for c in found.counts["adversarial"]),
     )

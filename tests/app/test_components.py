@@ -87,6 +87,15 @@ def test_charts_are_described_and_hold_their_data():
     ]
 
 
+def test_a_histogram_of_scores_holds_every_pair():
+    from cmai_core.lab.distribution import histogram_counts
+
+    edges, clean, attacked = histogram_counts([0.7, 0.8, 1.0], [-0.2, 0.1, 0.7], bins=12)
+    assert len(edges) == 13 and edges[0] == pytest.approx(-0.236) and edges[-1] == 1.0
+    assert sum(clean) == sum(attacked) == 3
+    assert histogram_counts([0.5], [0.9], 2, (0.4, 0.6))[1:] == ((0, 1), (0, 0))
+
+
 def test_a_finished_curve_ends_at_the_axis_end():
     """n steps are n + 1 values: the start, and what each step came to."""
     chart = line_chart({"S_c": ([0.5, 0.4, 0.3], "clean")}, title="t", x_label="step", x_max=2)
