@@ -162,7 +162,9 @@ def _models(args: argparse.Namespace) -> None:
 
 def _add_recipes(commands: Any) -> None:
     command = _command(commands, "recipes", _recipes, "list the named attacks: threat, knowledge, modality, paper")
-    command.add_argument("--json", action="store_true", help="with constants, options and links, as JSON")
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="with constants, options and links, as JSON")
+    form.add_argument("--markdown", action="store_true", help="the table of docs/attacks.md")
 
 
 def _recipes(args: argparse.Namespace) -> None:
@@ -171,6 +173,9 @@ def _recipes(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps([recipe.describe() for recipe in RECIPES.values()], indent=2))
         return
+    if args.markdown:
+        print("\n".join(_recipes_markdown()))
+        return
     rows = [("name", "threat", "knowledge", "modality", "paper")]
     for r in RECIPES.values():
         threat = f"{r.threat} ({r.norm})" if r.norm else r.threat
@@ -178,6 +183,17 @@ def _recipes(args: argparse.Namespace) -> None:
     widths = [max(len(row[k]) for row in rows) for k in range(4)]
     for row in rows:
         print("  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[4]]).rstrip())
+
+
+def _recipes_markdown() -> list[str]:
+    from cmai_core.attacks.recipes import RECIPES
+
+    lines = ["| name | what | threat | knowledge | paper |", "|---|---|---|---|---|"]
+    for r in RECIPES.values():
+        threat = f"{r.threat} ({r.norm})" if r.norm else r.threat
+        paper = f"[{r.citation}]({r.url})" if r.url else r.citation
+        lines.append(f"| `{r.slug}` | {r.title} | {threat} | {r.knowledge} | {paper} |")
+    return lines
 
 
 # --- attack -----------------------------------------------------------------------------------------------------------

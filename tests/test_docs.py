@@ -1,0 +1,30 @@
+"""What the documentation prints is what the commands print."""
+
+from pathlib import Path
+
+import pytest
+
+from cmai_core import cli
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+def test_the_recipes_in_the_documentation_are_those_there_are(capsys):
+    assert cli.main(["recipes", "--markdown"]) == 0
+    for line in capsys.readouterr().out.splitlines():
+        assert line in (DOCS / "attacks.md").read_text(encoding="utf-8")
+
+
+def test_the_model_cards_in_the_documentation_are_the_bundled_ones():
+    from cmai_core.training.bundle import cards_markdown
+
+    assert (DOCS / "models.md").read_text(encoding="utf-8") == cards_markdown()
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/attacks.md", "docs/architecture.md", "CONTRIBUTING.md"])
+def test_links_between_files_lead_somewhere(name):
+    import re
+
+    page = DOCS.parent / name
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{name} links to {target}, which is not there"
