@@ -5,7 +5,7 @@ budget and the same substitutes, and spend at most `--passes` image gradients an
 really spent is printed. All raise −S_c and keep the best pair they meet. SGA and Co-Attack search their texts among all
 substitutes ("beam", the default: then they differ from ours in the schedule alone), or as published ("importance").
 Success: retrieval among the pairs' clean items fails (`Misretrieved`); of pairs that fail when clean nothing is said.
-Intervals: 95 % percentile bootstrap over images; the difference to ours is paired.
+Intervals: 95 % percentile bootstrap over images; differences to ours are paired (positive: ours is stronger).
 """
 
 from __future__ import annotations
@@ -120,10 +120,13 @@ def compare(model: Any, batch: Batch, epsilon: float, options: argparse.Namespac
         share, paired = (bootstrap_interval(values, ratio, seed=0) for values in (won, difference))
         gap = "" if name == OURS else f"{paired.value:+7.1%} [{paired.low:+7.1%}, {paired.high:+7.1%}]"
         score = result.consistency_8bit[intact].mean().item()
+        lower = by_image((result.consistency_8bit - ours.consistency_8bit).double(), intact, owners)
+        below = bootstrap_interval(lower, ratio, seed=0)
+        depth = "" if name == OURS else f"{below.value:+.4f} [{below.low:+.4f}, {below.high:+.4f}]"
+        forwards, backwards = (n.double().mean().item() for n in (result.forwards, result.backwards_image))
         rows.append(
             f"{epsilon * 255:>5.3g}/255  {name:14} {written(share):26} {int(intact.sum()):>5}  {gap:27} "
-            f"{score:>7.4f} {result.forwards.double().mean():>6.0f} {result.backwards_image.double().mean():>6.0f} "
-            f"{texts:>7} {result.seconds:>8.1f}"
+            f"{score:>7.4f} {depth:26} {forwards:>6.0f} {backwards:>6.0f} {texts:>7} {result.seconds:>8.1f}"
         )
     return rows
 
@@ -141,7 +144,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     head = f"{'epsilon':>9}  {'attack':14} {'success':26} {'pairs':>5}  {'best-response minus this':27} {'S_c':>7} "
-    head += f"{'fwd':>6} {'bwd':>6} {'texts':>7} {'seconds':>8}"
+    head += f"{'this S_c minus ours':26} {'fwd':>6} {'bwd':>6} {'texts':>7} {'seconds':>8}"
     for spec in options.models:
         model = load_model(spec)
         batch = batch_of(model, options.limit, options.captions)
