@@ -45,6 +45,17 @@ class Lab:
             time.sleep(0.05)
         return ""
 
+    def charts(self) -> str:
+        """The text of all SVG charts: they stand in shadow roots, which `text` does not see."""
+        script = """
+        const found = [];
+        const walk = root => { for (const e of root.querySelectorAll('*')) {
+            if (e.matches('.chart')) found.push(e.textContent);
+            if (e.shadowRoot) walk(e.shadowRoot); } };
+        walk(document); return found.join(' ');
+        """
+        return self.browser.execute_script(script)
+
     def until(self, condition, seconds: float = 90, what: str = "the page"):
         """Waits until condition() is true and returns its value."""
         end = time.monotonic() + seconds
