@@ -135,11 +135,13 @@ def test_another_seed_gives_other_weights(whole, tmp_path):
 
 def test_a_finished_training_is_not_repeated_and_a_foreign_folder_is_refused(whole, tmp_path):
     folder, result = whole
-    before = (folder / CHECKPOINT).stat().st_size
+    before = torch.load(folder / CHECKPOINT, weights_only=True)
     again = run(folder, 6)
     assert again.pairs == result.pairs == 48
     assert again.seconds == result.seconds
-    assert (folder / CHECKPOINT).stat().st_size == before
+    after = torch.load(folder / CHECKPOINT, weights_only=True)
+    assert after["step"] == before["step"] == 6
+    assert all(torch.equal(after["module"][name], tensor) for name, tensor in before["module"].items())
     with pytest.raises(CmaiError, match="recipe"):
         run(folder, 6, recipe=small(learning_rate=1e-4))
     with pytest.raises(CmaiError, match="pairs"):
