@@ -58,9 +58,15 @@ OBJECTIVE = "objective"
 TASK = "task"
 ALPHA = "alpha"
 BETA = "beta"
+RECIPE = "recipe"
+QUERIES = "queries"
+WORDS = "words"
+TRUTH = "truth"
+PRESET = "preset"
+"""The recipe that the three parts make up; it follows from them and is set anew in every run."""
 FORM_KEYS = (
     UNDEFENDED, DEFENDED, UNDEFENDED_SPEC, DEFENDED_SPEC, CRAFT_ON, NORM, EPSILON, STEPS, STEP_SIZE, RESTARTS, SEED,
-    OBJECTIVE, TASK, ALPHA, BETA, CAPTION,
+    OBJECTIVE, TASK, ALPHA, BETA, CAPTION, RECIPE, QUERIES, WORDS, TRUTH,
 )  # fmt: skip
 
 # Widgets of the dialogs and of the other pages.
@@ -115,6 +121,10 @@ def initialise() -> None:
         TASK: experiment.task,
         ALPHA: experiment.alpha,
         BETA: experiment.beta,
+        RECIPE: experiment.recipe,
+        QUERIES: experiment.queries,
+        WORDS: experiment.words,
+        TRUTH: experiment.truth,
     }
     for name, value in first.items():
         if name not in st.session_state:

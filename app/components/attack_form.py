@@ -5,20 +5,20 @@ from __future__ import annotations
 import streamlit as st
 
 from app import services, state
+from app.components.attack_parts import needs_task, parts_panel
 from app.components.theme import ROLES, show
 from cmai_core.errors import OptionError
+from cmai_core.lab.choices import BUDGETS, LENGTHS, SEARCHES
 from cmai_core.lab.experiment import (
     CRAFT_ON,
-    EPSILON_LADDER,
+    MAX_QUERIES,
     MAX_RESTARTS,
     MAX_STEPS,
-    NORMS,
-    OBJECTIVES,
+    MIN_QUERIES,
     TASKS,
     Experiment,
 )
 
-OBJECTIVE_WORDS = {"task": "task loss", "consistency": "S_c", "both": "both"}
 NORM_WORDS = {"linf": "L∞", "l2": "L2"}
 TASK_WORDS = {
     "zero-shot": "zero-shot class",
@@ -88,20 +88,8 @@ def chosen_specs() -> tuple[str, str]:
 
 def attack_panel() -> None:
     show('<div class="cm-step">3 · Attack</div>')
-    st.select_slider(
-        "ε, the largest change",
-        EPSILON_LADDER,
-        key=state.EPSILON,
-        format_func=lambda k: f"{k:g}/255",
-        help="L∞: no pixel value changes by more. L2: the root mean square change is at most this.",
-    )
-    one, two = st.columns(2)
-    with one:
-        st.segmented_control("Norm", NORMS, key=state.NORM, format_func=NORM_WORDS.get, required=True)
-    with two:
-        st.segmented_control("Raise", OBJECTIVES, key=state.OBJECTIVE, format_func=OBJECTIVE_WORDS.get, required=True,
-                             help="What the attacker raises: a task's loss, −S_c, or α·loss − β·S_c.")  # fmt: skip
-    if state.get(state.OBJECTIVE) != "consistency":
+    parts_panel()
+    if needs_task():
         st.selectbox("Attacked task", TASKS, key=state.TASK, format_func=TASK_WORDS.get)
     st.radio(
         "Craft on",
@@ -112,16 +100,34 @@ def attack_panel() -> None:
         help="The other model is shown the same picture, and its result is labelled as transferred.",
     )
     with st.expander("Search settings"):
-        a, b = st.columns(2)
-        a.number_input("Steps", 1, MAX_STEPS, key=state.STEPS, step=5)
-        b.number_input("Step size (k/255)", 0.05, 64.0, key=state.STEP_SIZE, step=0.25, format="%.2f")
-        c, d = st.columns(2)
-        c.number_input("Restarts", 1, MAX_RESTARTS, key=state.RESTARTS)
-        d.number_input("Seed", 0, 2**31 - 1, key=state.SEED)
-        if state.get(state.OBJECTIVE) == "both":
-            e, f = st.columns(2)
-            e.number_input("α (task loss)", 0.0, 100.0, key=state.ALPHA, step=0.5)
-            f.number_input("β (S_c)", 0.0, 100.0, key=state.BETA, step=0.5)
+        _search_settings()
+
+
+def _search_settings() -> None:
+    """The numbers of the chosen search, two in a row."""
+    search = SEARCHES[state.get(state.RECIPE)]
+    fields = []
+    if search.steps:
+        fields.append(lambda place: place.number_input("Steps", 1, MAX_STEPS, key=state.STEPS, step=5))
+    if search.queries:
+        fields.append(
+            lambda place: place.number_input("Queries", MIN_QUERIES, MAX_QUERIES, key=state.QUERIES, step=100)
+        )
+    if search.step_size and state.get(state.NORM) in LENGTHS:
+        fields.append(
+            lambda place: place.number_input(
+                "Step size (k/255)", 0.05, 64.0, key=state.STEP_SIZE, step=0.25, format="%.2f"
+            )
+        )
+    if search.restarts:
+        fields.append(lambda place: place.number_input("Restarts", 1, MAX_RESTARTS, key=state.RESTARTS))
+    fields.append(lambda place: place.number_input("Seed", 0, 2**31 - 1, key=state.SEED))
+    if state.get(state.OBJECTIVE) == "both":
+        fields.append(lambda place: place.number_input("α (task loss)", 0.0, 100.0, key=state.ALPHA, step=0.5))
+        fields.append(lambda place: place.number_input("β (S_c)", 0.0, 100.0, key=state.BETA, step=0.5))
+    for first in range(0, len(fields), 2):
+        for place, field in zip(st.columns(2), fields[first : first + 2], strict=False):
+            field(place)
 
 
 def experiment() -> Experiment:
@@ -153,6 +159,10 @@ def experiment() -> Experiment:
         task=state.get(state.TASK),
         alpha=float(state.get(state.ALPHA)),
         beta=float(state.get(state.BETA)),
+        recipe=state.get(state.RECIPE),
+        queries=int(state.get(state.QUERIES)),
+        words=int(state.get(state.WORDS)),
+        truth=state.get(state.TRUTH),
     ).checked()
 
 
@@ -173,11 +183,12 @@ def fill_form(e: Experiment) -> None:
     state.put(state.PAIR, e.pair)
     state.put(state.SCENE, e.scene)
     state.put(state.CAPTION, e.caption)
-    epsilon = min(EPSILON_LADDER, key=lambda k: abs(k - e.epsilon))
+    epsilon = min(BUDGETS.get(e.norm, (e.epsilon,)), key=lambda k: abs(k - e.epsilon))
     for key, value in (
         (state.CRAFT_ON, e.craft_on), (state.NORM, e.norm), (state.EPSILON, epsilon), (state.STEPS, e.steps),
         (state.STEP_SIZE, e.step_size), (state.RESTARTS, e.restarts), (state.SEED, e.seed),
         (state.OBJECTIVE, e.objective),
-        (state.TASK, e.task), (state.ALPHA, e.alpha), (state.BETA, e.beta),
+        (state.TASK, e.task), (state.ALPHA, e.alpha), (state.BETA, e.beta), (state.RECIPE, e.recipe),
+        (state.QUERIES, e.queries), (state.WORDS, e.words), (state.TRUTH, e.truth),
     ):  # fmt: skip
         state.put(key, value)

@@ -10,13 +10,13 @@ from app.components.answers import answers_table, answers_view
 from app.components.before_after import before_after
 from app.components.chart import chart
 from app.components.score_card import score_card
+from app.components.sentence import marked, verdict
 from app.components.svg import line_chart
 from app.components.theme import escape, label, number, show
+from cmai_core.lab.choices import LENGTHS, SEARCHES, THREATS, budget_words
 from cmai_core.lab.experiment import Experiment
 from cmai_core.lab.images import encode, perturbation_gain, perturbation_numbers, perturbation_view
 from cmai_core.lab.result import Craft, LabResult
-
-NORM_WORDS = {"linf": "L∞", "l2": "L2 (root mean square)"}
 
 
 def objective_words(experiment: Experiment) -> str:
@@ -26,16 +26,30 @@ def objective_words(experiment: Experiment) -> str:
         "task": task,
         "consistency": "−S_c",
         "both": f"{experiment.alpha:g}·{task} − {experiment.beta:g}·S_c",
+        "margin": f"margin({experiment.task})",
+        "dlr": f"DLR({experiment.task})",
+        "kl": f"KL({experiment.task}) from the clean answer",
+        "deviation": "distance from the clean embedding",
     }[experiment.objective]
 
 
 def craft_note(result: LabResult, craft: Craft) -> str:
     """How the picture was made, in one line."""
     e = result.experiment
-    return (
-        f"Crafted on the {craft.role} model: PGD, {NORM_WORDS[e.norm]}, ε = {e.epsilon:g}/255, {craft.steps_done} "
-        f"steps of {e.step_size:g}/255, objective {objective_words(e)}."
-    )
+    search = SEARCHES[e.recipe]
+    objective = f"own objective for {e.task}" if search.own else f"objective {objective_words(e)}"
+    said = [search.word, THREATS[e.norm]]
+    if e.norm != "text":
+        said.append(f"ε = {budget_words(e.norm, e.epsilon)}")
+    if e.edits_words:
+        said.append(f"at most {e.words} word{'' if e.words == 1 else 's'}")
+    if search.queries:
+        said.append(f"{craft.forwards} queries")
+    elif search.step_size and e.norm in LENGTHS:
+        said.append(f"{craft.steps_done} steps of {e.step_size:g}/255")
+    else:
+        said.append(f"{craft.steps_done} step{'' if craft.steps_done == 1 else 's'}")
+    return f"Crafted on the {craft.role} model: {', '.join(said)}, {objective}."
 
 
 def finding(result: LabResult) -> list[str]:
@@ -64,8 +78,8 @@ def result_view(result: LabResult, *, tau: dict[str, float] | None = None, link:
     left, right = st.columns([1, 1], gap="medium")
     with left:
         before_after(craft.clean, craft.adversarial, key="result_slider", alt=result.experiment.caption)
-        show(f'<p class="cm-quote">{escape(result.experiment.caption)}</p>')
-        st.caption(craft_note(result, craft))
+        sentence(result, craft)
+        st.caption(f"{craft_note(result, craft)} {craft.note}".strip())
     with right:
         for name, reading in result.readings.items():
             score_card(reading, tau.get(name))
@@ -84,6 +98,17 @@ def result_view(result: LabResult, *, tau: dict[str, float] | None = None, link:
         survival(result)
     with files_tab:
         files(result, craft, link)
+
+
+def sentence(result: LabResult, craft: Craft) -> None:
+    """The pair's sentence; where it was attacked, what became of it."""
+    caption = result.experiment.caption
+    if not craft.caption:
+        show(f'<p class="cm-quote">{escape(caption)}</p>')
+        return
+    words = verdict(caption, craft.caption, craft.true)
+    body = marked(caption, craft.caption)
+    show(f'<p class="cm-quote">{body}</p><p class="cm-small cm-muted">{escape(words)}</p>')
 
 
 def perturbation(craft: Craft) -> None:

@@ -12,16 +12,22 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from cmai_core.errors import CmaiError, OptionError
+from cmai_core.lab.choices import OBJECTIVES as OBJECTIVE_WORDS
+from cmai_core.lab.choices import SEARCHES, THREATS, why_not
 
 EPSILON_LADDER = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Budgets offered to people, in units of 1/255."""
 
 NORMS = ("linf", "l2")
-OBJECTIVES = ("task", "consistency", "both")
+"""Norms of the pages that measure many pairs; the attack lab has all of `choices.THREATS`."""
+OBJECTIVES = tuple(OBJECTIVE_WORDS)
+TRUTHS = ("kept", "free")
 CRAFT_ON = ("undefended", "defended", "each")
 TASKS = ("zero-shot", "retrieval", "vqa", "captioning", "nlvr")
 MAX_STEPS = 200
 MAX_RESTARTS = 10
+MIN_QUERIES, MAX_QUERIES = 10, 10_000
+MAX_WORDS = 5
 MAX_CAPTION = 300
 
 
@@ -36,10 +42,18 @@ class Experiment:
         undefended, defended: model specifications; `defended` may be "" (one model only).
         craft_on: which model the perturbation is made on; the other is then shown the same picture ("transferred");
             "each" makes one for each (white box each).
-        norm: "linf": every pixel value changes by at most epsilon/255. "l2": the root mean square change of the pixel
-            values is at most epsilon/255, so that one ladder serves both norms and every picture size.
-        epsilon, step_size: in units of 1/255.
-        objective: what the attacker raises: the loss of `task`, minus S_c, or alpha·loss − beta·S_c.
+        norm: the threat model, one of `choices.THREATS`. "linf": every pixel value changes by at most epsilon/255.
+            "l2": the root mean square change of the pixel values is at most epsilon/255, so that one ladder serves both
+            norms and every picture size. "l0": at most epsilon pixel positions. "patch": a square of epsilon per cent
+            of the area. "text": the picture stays. "joint": pixels as in linf, and words.
+        epsilon: in the units of `norm`. step_size: in units of 1/255, for searches whose step is free.
+        objective: what the attacker raises, one of `choices.OBJECTIVES`: the loss of `task` (or what the recipe makes
+            of the task), minus S_c, alpha·loss − beta·S_c, …
+        recipe: the search, one of `choices.SEARCHES`, named by the recipe that is built from it.
+        steps, queries, restarts: each for the searches that count in them.
+        words: most words of the sentence that may change. truth: "kept": the edited sentence stays true of the scene
+            (of pictures without one, and of sentences that are not true to begin with: close in the attacked model's
+            embedding); "free": anything goes.
     """
 
     pair: str = "tabletop/test/0"
@@ -58,6 +72,10 @@ class Experiment:
     task: str = "retrieval"
     alpha: float = 1.0
     beta: float = 1.0
+    recipe: str = "pgd"
+    queries: int = 1000
+    words: int = 1
+    truth: str = "kept"
 
     def checked(self) -> Experiment:
         """Itself, when every value is in range.
@@ -65,15 +83,24 @@ class Experiment:
         Raises:
             OptionError: naming the first value that is not.
         """
-        one_of = {"norm": NORMS, "objective": OBJECTIVES, "craft_on": CRAFT_ON, "task": TASKS}
+        one_of = {
+            "norm": tuple(THREATS),
+            "objective": OBJECTIVES,
+            "craft_on": CRAFT_ON,
+            "task": TASKS,
+            "recipe": tuple(SEARCHES),
+            "truth": TRUTHS,
+        }
         for name, allowed in one_of.items():
             if getattr(self, name) not in allowed:
                 raise OptionError(f"{name} is {getattr(self, name)!r}.", f"It is one of: {', '.join(allowed)}.")
         ranges = {
-            "epsilon": (0.0, 64.0),
+            "epsilon": (0.0, {"l0": 1e6, "patch": 100.0}.get(self.norm, 64.0)),
             "step_size": (0.0, 64.0),
             "steps": (1, MAX_STEPS),
             "restarts": (1, MAX_RESTARTS),
+            "queries": (MIN_QUERIES, MAX_QUERIES),
+            "words": (1, MAX_WORDS),
             "seed": (0, 2**31 - 1),
             "alpha": (0.0, 100.0),
             "beta": (0.0, 100.0),
@@ -84,8 +111,11 @@ class Experiment:
                 raise OptionError(f"{name} is {value!r}, not a number.")
             if not low <= value <= high:
                 raise OptionError(f"{name} is {value}.", f"It lies between {low:g} and {high:g}.")
-            if name in ("steps", "restarts", "seed") and int(value) != value:
+            if name in ("steps", "restarts", "queries", "words", "seed") and int(value) != value:
                 raise OptionError(f"{name} is {value}.", "It is a whole number.")
+        reason = why_not(self.norm, self.objective, self.recipe, self.task)
+        if reason:
+            raise OptionError("These three parts do not combine.", reason)
         if self.objective == "both" and self.alpha == 0 and self.beta == 0:
             raise OptionError("alpha and beta are both 0.", "At least one part of the objective needs a weight.")
         if not self.caption.strip():
@@ -147,6 +177,19 @@ class Experiment:
             except (TypeError, ValueError):
                 raise OptionError(f"The link says {field.name}={query[field.name]!r}, not a number.") from None
         return replace(default, **values).checked()
+
+    @property
+    def units(self) -> int:
+        """What the search counts in: queries, or steps over all restarts; 1 where it counts in neither."""
+        search = SEARCHES[self.recipe]
+        if search.queries:
+            return self.queries
+        return self.steps * (self.restarts if search.restarts else 1) if search.steps else 1
+
+    @property
+    def edits_words(self) -> bool:
+        """Whether the sentence is attacked."""
+        return self.norm in ("text", "joint")
 
     def crafted_models(self) -> tuple[str, ...]:
         """Roles ("undefended", "defended") on which a perturbation is made."""

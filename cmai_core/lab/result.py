@@ -43,6 +43,10 @@ class Craft:
             8-bit picture; success_float the same before rounding.
         score_float: S_c on this model before rounding to 8 bits.
         linf, l2: size of the 8-bit perturbation, in units of 1/255 (l2: root mean square).
+        queries: texts scored by an attack on words.
+        caption: the attacked sentence, "" where the sentence was not attacked. true: whether it is true of the scene,
+            None where nobody can say.
+        note: what the attack said of this pair ("" where all is as expected).
     """
 
     role: str
@@ -60,6 +64,10 @@ class Craft:
     forwards: int = 0
     backwards: int = 0
     seconds: float = 0.0
+    queries: int = 0
+    caption: str = ""
+    true: bool | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)

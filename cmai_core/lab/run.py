@@ -13,6 +13,8 @@ import numpy as np
 from cmai_core.data.pair import Batch, Pair, PairDataset
 from cmai_core.errors import OptionError
 from cmai_core.lab.among import PairAmong
+from cmai_core.lab.build import attack_for, image_objective, words_attack_for
+from cmai_core.lab.choices import SEARCHES, TASKLESS
 from cmai_core.lab.experiment import TASKS, Experiment
 from cmai_core.lab.images import perturbation_numbers, round_trip
 from cmai_core.lab.result import Answer, Craft, LabResult, Reading
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 READING_STEPS = 20
 """What reading one model's answers counts for in the progress, in attack steps: about as long on the bundled models."""
+LEAST_UNITS = 4
+"""What an attack counts for at least in the progress: one step, too, takes a while."""
 CANCELLED = "it was cancelled before this was asked."
 
 
@@ -77,12 +81,9 @@ def run_attack(
 
 def _with_sentence(pair: Pair, caption: str) -> Pair:
     """The pair as the tasks see it: a sentence that is false of the scene (or not understood) is no caption of it."""
-    if pair.scene is not None:
-        from cmai_core.lab.compose import judge
-
-        true = tuple(c for c in pair.captions if c != caption)
-        if judge(caption, pair.scene)[0] is not True and true:
-            return dataclasses.replace(pair, captions=true)
+    true = tuple(c for c in pair.captions if c != caption)
+    if pair.scene is not None and true and not _is_true(caption, pair):
+        return dataclasses.replace(pair, captions=true)
     return dataclasses.replace(pair, captions=(caption, *(c for c in pair.captions if c != caption)))
 
 
@@ -92,6 +93,12 @@ class _Setting:
 
     pair: Pair
     dataset: PairDataset
+
+    def saying(self, caption: str) -> _Setting:
+        """The same pair with another sentence in the place of its first one."""
+        rest = self.pair.captions[1:]
+        pair = dataclasses.replace(self.pair, captions=(caption, *(c for c in rest if c != caption)))
+        return _Setting(pair, PairAmong(pair, self.dataset.dataset))
 
     def prepare(self, name: str, model: VisionLanguageModel, rows: int = 1) -> tuple[Any, Any]:
         """A task, and what it prepared for `rows` pictures of this one pair.
@@ -116,23 +123,6 @@ def clean_pixels(model: VisionLanguageModel, images: Sequence[np.ndarray]) -> to
     return (model.preprocess(images) * 255).round() / 255
 
 
-def attack_for(experiment: Experiment, objective: Any, success: Any, value_count: int) -> Any:
-    """The experiment's PGD on an objective; `value_count`: 3·H·W of the pictures (L2 budgets are per value)."""
-    from cmai_core.attacks import pgd
-
-    scale = 1.0 if experiment.norm == "linf" else value_count**0.5
-    return pgd(
-        objective,
-        norm=experiment.norm,
-        epsilon=experiment.epsilon / 255 * scale,
-        success=success,
-        steps=experiment.steps,
-        step_size=experiment.step_size / 255 * scale or None,
-        restarts=experiment.restarts,
-        random_start=True,
-    )
-
-
 def _to_picture(pixels: torch.Tensor) -> np.ndarray:
     return (pixels[0].detach() * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
 
@@ -145,47 +135,81 @@ def _craft(
     course: _Course,
     cancel: CancelToken | None,
 ) -> Craft:
-    from cmai_core.attacks import Consistency, TaskObjective, Untargeted
-
     pixels = clean_pixels(model, [setting.pair.image])
-    task = prepared = None
-    if experiment.objective != "consistency":
-        task, prepared = setting.prepare(experiment.task, model)
-    consistency = Consistency([experiment.caption])
-    objective = {
-        "consistency": lambda: -consistency,
-        "task": lambda: TaskObjective(task, prepared),
-        "both": lambda: experiment.alpha * TaskObjective(task, prepared) - experiment.beta * consistency,
-    }[experiment.objective]()
-    success = None if task is None else Untargeted(task, prepared)
-    attack = attack_for(experiment, objective, success, pixels[0].numel())
     batch = Batch((setting.pair.id,), pixels, (experiment.caption,), (0,), (setting.pair,))
-    result = attack(
-        model,
-        batch,
-        progress=course.attacking(role),
-        cancel=cancel,
-        seed=experiment.seed,
+    listener = course.attacking(role)
+    if experiment.edits_words:
+        attack = words_attack_for(experiment, _is_true(experiment.caption, setting.pair))
+        result = attack(model, batch, progress=listener, cancel=cancel, seed=experiment.seed)
+        return _craft_of_words(experiment, role, pixels, result)
+    from cmai_core.attacks import Untargeted
+
+    task = prepared = None
+    if experiment.objective not in TASKLESS:
+        task, prepared = setting.prepare(experiment.task, model)
+    attack = attack_for(
+        experiment,
+        image_objective(experiment, task, prepared),
+        None if task is None else Untargeted(task, prepared),
+        pixels[0].numel(),
+        task=task,
+        dataset=setting.dataset,
     )
-    clean, adversarial = _to_picture(pixels), _to_picture(result.pixels)
-    sizes = perturbation_numbers(clean, adversarial)
+    result = attack(model, batch, progress=listener, cancel=cancel, seed=experiment.seed)
     return Craft(
-        role=role,
-        clean=clean,
-        adversarial=adversarial,
-        objective_trace=_trace(result.objective_trace),
-        score_trace=_trace(result.consistency_trace),
-        score_float=float(result.consistency[0]),
-        steps_done=int(result.steps_done),
-        cancelled=bool(result.cancelled),
+        **_pictures(role, pixels, result.pixels),
+        **_course_of(result),
         success=None if task is None else bool(result.success_8bit[0]),
         success_float=None if task is None else bool(result.success[0]),
-        linf=round(sizes["linf"], 4),
-        l2=round(sizes["rms"], 4),
         forwards=int(result.forwards[0]),
         backwards=int(result.backwards[0]),
-        seconds=round(float(result.seconds), 3),
     )
+
+
+def _craft_of_words(experiment: Experiment, role: str, pixels: torch.Tensor, result: Any) -> Craft:
+    """The craft of a text or joint attack; the picture of a text attack is the clean one."""
+    joint = experiment.norm == "joint"
+    changed = result.label_changed[0]
+    return Craft(
+        **_pictures(role, pixels, result.pixels if joint else pixels),
+        **_course_of(result),
+        forwards=int(result.forwards[0]) if joint else 0,
+        backwards=int(result.backwards_image[0] if joint else result.backwards[0]),
+        queries=int(result.queries[0]),
+        caption=result.texts[0],
+        true=None if changed is None else not changed,
+    )
+
+
+def _pictures(role: str, before: torch.Tensor, after: torch.Tensor) -> dict[str, Any]:
+    clean, adversarial = _to_picture(before), _to_picture(after)
+    sizes = perturbation_numbers(clean, adversarial)
+    return {
+        "role": role,
+        "clean": clean,
+        "adversarial": adversarial,
+        "linf": round(sizes["linf"], 4),
+        "l2": round(sizes["rms"], 4),
+    }
+
+
+def _course_of(result: Any) -> dict[str, Any]:
+    return {
+        "objective_trace": _trace(result.objective_trace),
+        "score_trace": _trace(result.consistency_trace),
+        "score_float": float(result.consistency[0]),
+        "steps_done": int(result.steps_done),
+        "cancelled": bool(result.cancelled),
+        "seconds": round(float(result.seconds), 3),
+        "note": result.notes[0],
+    }
+
+
+def _is_true(caption: str, pair: Pair) -> bool:
+    """Whether a sentence is known to be true of the pair's scene."""
+    from cmai_core.lab.compose import judge
+
+    return pair.scene is not None and judge(caption, pair.scene)[0] is True
 
 
 def _trace(values: torch.Tensor | None) -> tuple[float, ...]:
@@ -199,8 +223,10 @@ class _Course:
     """How far the whole run is, as plain data for drawing: every attack, then every model's answers."""
 
     def __init__(self, progress: ProgressCallback | None, experiment: Experiment, models: int):
-        self._progress, self._steps = progress, experiment.steps
-        self._each = experiment.steps * experiment.restarts
+        search = SEARCHES[experiment.recipe]
+        self._progress = progress
+        self._steps = experiment.queries if search.queries else experiment.steps if search.steps else 1
+        self._each = max(experiment.units, LEAST_UNITS)
         self._total = self._each * len(experiment.crafted_models()) + READING_STEPS * models
         self._done = 0  # of parts that are finished
         self._shown: dict[str, Any] = {}
@@ -215,8 +241,10 @@ class _Course:
             data: dict[str, Any] = {"role": role, "steps": self._steps, "count": f"{update.done} of {update.total}"}
             if "pixels" in update.data:
                 data["image"] = _to_picture(update.data["pixels"][:1])
+            if "objective" in update.data:
                 data["objective"] = _trace(update.data["objective"])
                 data["score"] = _trace(update.data["consistency"])
+                data["steps"] = max(self._steps, len(data["score"]) - 1)
             part = "" if update.stage == "attacking" else f", {update.stage}"  # "restart 2 of 5"
             done = base + round(update.fraction * self._each)
             before = self._shown if self._shown.get("role") == role else {}
@@ -250,17 +278,20 @@ def _read(
 ) -> Reading:
     """S_c and answers of a model on the clean and the adversarial 8-bit picture it is shown.
 
+    Where the sentence was attacked, S_c after the attack is that with the attacked sentence, and tasks that read the
+    pair's sentences (retrieval) find it in the place of the clean one.
     S_c is always read; after a cancellation no further task is asked.
     """
     import torch
 
+    after = setting if craft.caption in ("", caption) else setting.saying(craft.caption)
     with torch.no_grad():
         course.reading(role, "", 0.0)
         jpeg = round_trip(craft.adversarial, "JPEG", 90)
         pixels = model.preprocess([craft.clean, craft.adversarial, jpeg])
         features = model.image_features(pixels)
-        text = model.encode_text([caption])
-        scores = (features.embedding @ text[0]).tolist()
+        text = model.encode_text([caption, craft.caption or caption])
+        scores = [float(features.embedding[k] @ text[min(k, 1)]) for k in range(3)]
         answers, skipped = {}, {}
         for number, name in enumerate(TASKS):
             if cancel is not None and cancel.cancelled:
@@ -268,11 +299,18 @@ def _read(
                 continue
             course.reading(role, name, (number + 1) / (len(TASKS) + 1))
             try:
-                task, prepared = setting.prepare(name, model, rows=2)
+                if after is setting:
+                    task, prepared = setting.prepare(name, model, rows=2)
+                    found = task.predict(model, features[:2], prepared)
+                else:
+                    found = []
+                    for row, side in enumerate((setting, after)):
+                        task, prepared = side.prepare(name, model)
+                        found += task.predict(model, features[row : row + 1], prepared)
             except OptionError as error:
                 skipped[name] = str(error)
                 continue
-            answers[name] = tuple(_answer(p) for p in task.predict(model, features[:2], prepared))
+            answers[name] = tuple(_answer(p) for p in found)
         course.read()
     return Reading(
         role=role,

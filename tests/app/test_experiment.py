@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmai_core.errors import CmaiError, OptionError
-from cmai_core.lab.experiment import CRAFT_ON, NORMS, OBJECTIVES, TASKS, Experiment, parse_pair_id
+from cmai_core.lab.choices import SEARCHES, THREATS, settled
+from cmai_core.lab.experiment import CRAFT_ON, OBJECTIVES, TASKS, TRUTHS, Experiment, parse_pair_id
+
+
+def combining(e: Experiment) -> Experiment:
+    """With an objective and a search that go with the threat model and the task."""
+    objective, recipe = settled(e.norm, e.objective, e.recipe, e.task)
+    return replace(e, objective=objective, recipe=recipe)
+
 
 experiments = st.builds(
     Experiment,
@@ -18,17 +26,21 @@ experiments = st.builds(
     undefended=st.sampled_from(["tabletop", "ViT-B-32/random"]),
     defended=st.sampled_from(["", "tabletop-tecoa"]),
     craft_on=st.sampled_from([c for c in CRAFT_ON if c != "defended"]),
-    norm=st.sampled_from(NORMS),
+    norm=st.sampled_from(list(THREATS)),
     epsilon=st.sampled_from([0.5, 1.0, 4.0, 16.0]),
     steps=st.integers(1, 200),
     step_size=st.floats(0.05, 8.0).map(lambda v: round(v, 3)),
     restarts=st.integers(1, 10),
     seed=st.integers(0, 2**31 - 1),
     objective=st.sampled_from(OBJECTIVES),
+    recipe=st.sampled_from(list(SEARCHES)),
+    queries=st.integers(10, 10_000),
+    words=st.integers(1, 5),
+    truth=st.sampled_from(TRUTHS),
     task=st.sampled_from(TASKS),
     alpha=st.sampled_from([0.5, 1.0, 3.0]),
     beta=st.sampled_from([0.5, 1.0, 3.0]),
-)
+).map(combining)
 
 
 @settings(max_examples=60, deadline=None)
@@ -36,6 +48,11 @@ experiments = st.builds(
 def test_a_link_carries_the_whole_experiment(experiment):
     assert Experiment.from_query(experiment.to_query()) == experiment
     assert Experiment.from_dict(experiment.to_dict()) == experiment
+
+
+def test_links_from_before_there_were_recipes_mean_pgd():
+    old = Experiment.from_query({"pair": "tabletop/test/1", "caption": "a", "norm": "l2", "objective": "task"})
+    assert (old.recipe, old.norm, old.objective) == ("pgd", "l2", "task")
 
 
 def test_a_link_without_a_pair_is_no_experiment():
@@ -46,6 +63,8 @@ def test_a_link_without_a_pair_is_no_experiment():
     "change",
     [
         {"epsilon": -1.0}, {"epsilon": 65.0}, {"epsilon": float("nan")}, {"steps": 0}, {"steps": 10**6}, {"steps": 2.5},
+        {"recipe": "x"}, {"recipe": "cw"}, {"queries": 9}, {"words": 6}, {"truth": "x"},
+        {"norm": "patch", "epsilon": 101.0},
         {"norm": "l1"}, {"objective": "x"}, {"task": "x"}, {"craft_on": "x"}, {"seed": -1}, {"restarts": 11},
         {"caption": "  "}, {"caption": "a" * 301}, {"undefended": ""}, {"alpha": 0.0, "beta": 0.0},
         {"craft_on": "defended", "defended": ""}, {"pair": "scene"},

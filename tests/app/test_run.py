@@ -33,7 +33,7 @@ def test_progress_only_grows_and_the_picture_stays(setting):
     seen = []
     run(setting, tell=seen.append, restarts=2, defended="")  # one model: captions take time
     shares = [progress.fraction for progress in seen]
-    assert shares == sorted(shares) and shares[0] < 0.2 and 0.9 < shares[-1] < 1
+    assert shares == sorted(shares) and shares[0] < 0.2 and 0.85 < shares[-1] < 1
     asking = [p for p in seen if p.stage.startswith("Asking")]
     assert [p.stage for p in asking] == [f"Asking the undefended model: {task}" for task in TASKS]
     assert all(p.data["image"].shape == (128, 128, 3) and p.data["score"] for p in asking)

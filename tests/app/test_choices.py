@@ -1,0 +1,270 @@
+"""Threat model × objective × search in the lab: what is offered runs, what is not has a reason."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from cmai_core.errors import OptionError
+from cmai_core.lab import choices
+from cmai_core.lab.build import attack_for, image_objective, words_attack_for
+from cmai_core.lab.choices import (
+    BUDGETS,
+    OBJECTIVES,
+    PIXELS,
+    PRESETS,
+    SEARCHES,
+    TASKLESS,
+    TASKS_WITH_CLASSES,
+    THREATS,
+    USUAL_BUDGET,
+    preset_of,
+    settled,
+    why_not,
+    why_not_objective,
+    why_not_search,
+)
+from cmai_core.lab.experiment import TASKS, Experiment
+
+EVERY = list(product(THREATS, OBJECTIVES, SEARCHES))
+
+
+def needed(slug: str) -> dict:
+    """What a recipe cannot be built without."""
+    return {"words": ("cube", "ball")} if slug == "typographic" else {}
+
+
+@pytest.fixture(scope="module")
+def setting(tiny_models):
+    """A random model, and its batch of one pair with what the task prepared."""
+    from cmai_core.data import load_dataset
+    from cmai_core.data.pair import Batch
+    from cmai_core.lab.among import PairAmong
+    from cmai_core.lab.run import clean_pixels
+    from cmai_core.models import load_model
+    from cmai_core.tasks import get_task
+
+    model = load_model(f"local-dir:{tiny_models / 'tabletop'}")
+    items = load_dataset("tabletop", split="test", limit=4)
+    among = PairAmong(items[0], items)
+    pixels = clean_pixels(model, [items[0].image])
+    batch = Batch((items[0].id,), pixels, (items[0].captions[0],), (0,), (items[0],))
+    task = get_task("retrieval")
+    return model, among, batch, task, task.prepare(model, [items[0]], among)
+
+
+@pytest.fixture
+def masked_lm(tmp_path, monkeypatch):
+    """A masked language model with random weights in the place of the bundled one."""
+    import torch
+
+    from cmai_core.attacks import masked_lm as module
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module.save_masked_lm(module.TabletopMaskedLM(), tmp_path / "masked_lm")
+    monkeypatch.setattr(choices, "assets_dir", lambda: tmp_path)
+    monkeypatch.setattr(module, "folder", lambda: tmp_path / "masked_lm")
+    module.load_masked_lm.cache_clear()
+    yield
+    module.load_masked_lm.cache_clear()
+
+
+def test_the_lab_shows_every_recipe():
+    from cmai_core.attacks.recipes import RECIPES
+
+    assert set(SEARCHES) | set(PRESETS) == set(RECIPES)
+    assert set(SEARCHES) <= set(RECIPES)
+
+
+@pytest.mark.parametrize("slug", [s for s in SEARCHES if not SEARCHES[s].absent])
+def test_facts_of_a_search_are_those_of_its_recipe(slug):
+    from cmai_core.attacks.recipes import get_recipe
+
+    search, recipe = SEARCHES[slug], get_recipe(slug)
+    counts = {name: name in recipe.options and recipe.constants.get(name) != 1 for name in ("steps", "queries")}
+    if slug == "autoattack":
+        counts["queries"] = False  # those of one of its members
+    assert (bool(search.steps), bool(search.queries)) == (counts["steps"], counts["queries"])
+    assert search.threats == ({"image": search.threats}.get(recipe.modality) or (recipe.modality,))
+    if recipe.modality != "image":
+        return
+
+    def built(**options):
+        return recipe.build(task="vqa", **needed(slug), **options)
+
+    def accepted(**options) -> bool:
+        try:
+            built(**options)
+        except OptionError:
+            return False
+        return True
+
+    assert search.threats == tuple(norm for norm in PIXELS if accepted(norm=norm))
+    assert search.threat == recipe.norm
+    assert search.restarts == accepted(restarts=2)
+    assert search.from_clean == (getattr(built().search, "random_start", None) is False)
+    assert search.own or "objective" in recipe.options
+    if search.scores or search.boundary:
+        assert built().objective.describe() == "margin:vqa"
+    if search.classes or search.boundary:
+        with pytest.raises(OptionError):
+            recipe.build(task="captioning")
+
+
+def test_tasks_with_class_scores():
+    from cmai_core.attacks.class_objectives import exposes_logits
+    from cmai_core.tasks import get_task
+
+    assert {task for task in TASKS if exposes_logits(get_task(task))} == set(TASKS_WITH_CLASSES)
+
+
+def test_the_default_is_what_it_was():
+    e = Experiment()
+    assert (e.norm, e.objective, e.recipe) == ("linf", "both", "pgd")
+    assert preset_of(e.norm, e.objective, e.recipe) == "mbat-pgd"
+    assert (e.steps, e.step_size, e.restarts, e.epsilon) == (20, 1.0, 1, 4.0)
+
+
+def test_the_default_attack_is_pgd_as_ever(setting):
+    """The recipe makes bit for bit what `pgd` makes with the same numbers."""
+    import torch
+
+    from cmai_core.attacks import Untargeted, pgd
+
+    model, among, batch, task, prepared = setting
+    e = Experiment(caption=batch.texts[0], steps=3)
+    objective, success = image_objective(e, task, prepared), Untargeted(task, prepared)
+    ours = attack_for(e, objective, success, batch.pixels[0].numel(), task=task, dataset=among)
+    theirs = pgd(objective, epsilon=4 / 255, success=success, steps=3, step_size=1 / 255, random_start=True)
+    assert torch.equal(ours(model, batch, seed=0).pixels, theirs(model, batch, seed=0).pixels)
+
+
+@pytest.mark.parametrize("slug", list(PRESETS))
+def test_a_preset_fills_the_three_parts(slug, masked_lm):
+    preset = PRESETS[slug]
+    assert why_not(*preset.parts, "retrieval") == ""
+    assert preset_of(*preset.parts) == slug
+    assert preset.threat == "text" or preset.epsilon in BUDGETS[preset.threat]
+
+
+def test_usual_budgets_are_offered():
+    assert set(BUDGETS) == set(THREATS) - {"text"} == set(USUAL_BUDGET)
+    assert all(USUAL_BUDGET[threat] in BUDGETS[threat] for threat in BUDGETS)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_choice_settles_on_what_combines(task, masked_lm):
+    for threat, objective, search in EVERY:
+        chosen = settled(threat, objective, search, task)
+        assert why_not(threat, *chosen, task) == ""
+        if not why_not(threat, objective, search, task):
+            assert chosen == (objective, search)
+
+
+def experiment(setting, threat, objective, search, **options) -> Experiment:
+    steps = 4 if search == "alternating" else 2  # a step for each of its rounds
+    return Experiment(
+        caption=setting[2].texts[0], norm=threat, objective=objective, recipe=search, steps=steps, queries=10,
+        step_size=1.0, epsilon=USUAL_BUDGET.get(threat, 0.0), **options,
+    )  # fmt: skip
+
+
+def attacked(setting, e: Experiment):
+    from cmai_core.attacks import Untargeted
+
+    model, among, batch, task, prepared = setting
+    if e.edits_words:
+        return words_attack_for(e, True)(model, batch, seed=0)
+    plain = e.objective in TASKLESS
+    goal = image_objective(e, None if plain else task, None if plain else prepared)
+    success = None if plain else Untargeted(task, prepared)
+    attack = attack_for(e, goal, success, batch.pixels[0].numel(), task=None if plain else task, dataset=among)
+    return attack(model, batch, seed=0)
+
+
+@pytest.mark.parametrize("threat", THREATS)
+def test_every_offered_combination_runs(setting, threat, masked_lm):
+    ran = 0
+    for objective, search in product(OBJECTIVES, SEARCHES):
+        if why_not(threat, objective, search, "retrieval"):
+            continue
+        result = attacked(setting, experiment(setting, threat, objective, search).checked())
+        clean, budget = setting[2].pixels, USUAL_BUDGET.get(threat, 0.0)
+        if threat != "text":
+            change = (result.pixels - clean).abs()
+            size = {
+                "l2": lambda c: float(c.square().mean().sqrt()) * 255,
+                "l0": lambda c: int((c.amax(dim=1) > 0).sum()),
+                "patch": lambda c: float((c.amax(dim=1) > 0).float().mean()) * 100,
+            }.get(threat, lambda c: float(c.max()) * 255)(change)
+            assert size <= budget * 1.001, (objective, search)
+        if threat in ("text", "joint"):
+            assert result.words_changed[0] <= 1 and result.label_changed[0] is not True, search
+        ran += 1
+    assert ran >= (6 if threat in ("text", "joint") else 20)
+
+
+def test_what_is_not_offered_has_a_reason_in_a_sentence(masked_lm):
+    for (threat, objective, search), task in product(EVERY, TASKS):
+        reason = why_not(threat, objective, search, task)
+        assert reason == "" or (len(reason) < 130 and reason[0].isupper() and reason.endswith("."))
+
+
+@pytest.mark.parametrize("threat", PIXELS)
+def test_a_threat_that_is_not_offered_is_refused_by_the_recipe(threat):
+    from cmai_core.attacks.recipes import get_recipe
+
+    for slug, search in SEARCHES.items():
+        if set(search.threats) <= set(PIXELS) and threat not in search.threats and not search.absent:
+            assert "goes with" in why_not_search(threat, "task", slug, "vqa")
+            with pytest.raises(OptionError):
+                get_recipe(slug).build(norm=threat, task="vqa", **needed(slug))
+
+
+def test_what_needs_class_scores_is_refused_without_them(setting):
+    from cmai_core.attacks.recipes import get_recipe
+    from cmai_core.tasks import get_task
+
+    model, _, batch, _, _ = setting
+    task = get_task("captioning")
+    for objective in choices.CLASS_OBJECTIVES:
+        assert "class scores" in why_not_objective("linf", objective, "captioning")
+        with pytest.raises(OptionError, match="class scores"):
+            image_objective(Experiment(objective=objective), task, None).bind(model, batch)
+    for slug, search in SEARCHES.items():
+        if search.classes:
+            assert "class scores" in why_not_search(search.threat, "task", slug, "captioning")
+            with pytest.raises(OptionError, match="class scores"):
+                get_recipe(slug).build(task=task)
+
+
+def test_flat_objectives_have_no_slope_at_the_clean_picture(setting):
+    """The written rule behind the reason: up to rounding, their gradient is zero there."""
+    import torch
+
+    model, _, batch, task, prepared = setting
+
+    def slope(objective: str) -> float:
+        goal = image_objective(Experiment(caption=batch.texts[0], objective=objective), task, prepared)
+        pixels = batch.pixels.clone().requires_grad_(True)
+        value = goal.bind(model, batch)(model, pixels, model.image_features(pixels)).sum()
+        return float(torch.autograd.grad(value, pixels)[0].abs().max())
+
+    for objective in choices.FLAT_AT_CLEAN:
+        assert "flat" in why_not("linf", objective, "fgsm", "retrieval")
+        assert slope(objective) < 1e-3 * slope("task")
+
+
+def test_without_the_masked_language_model_its_recipes_say_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(choices, "assets_dir", lambda: tmp_path)
+    assert "masked language model" in why_not("text", "consistency", "bert-attack", "retrieval")
+    assert why_not("text", "consistency", "synonym", "retrieval") == ""
+    assert settled("text", "both", "pgd", "retrieval")[0] == "consistency"
+
+
+def test_an_experiment_that_does_not_combine_is_refused_with_the_reason():
+    with pytest.raises(OptionError, match="do not combine") as caught:
+        Experiment(caption="a", recipe="cw").checked()
+    assert "C&W goes with L2" in caught.value.hint

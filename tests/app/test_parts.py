@@ -1,0 +1,113 @@
+"""The three choosers and the recipes over them, as the page draws them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from app.components.sentence import marked, verdict
+from cmai_core.lab.choices import OBJECTIVES, PRESETS, SEARCHES, THREATS, WORDS, why_not, why_not_search
+from cmai_core.lab.experiment import Experiment
+from cmai_core.lab.result import LabResult
+
+
+def parts(at) -> tuple[str, str, str]:
+    return tuple(at.session_state[key] for key in ("norm", "objective", "recipe"))
+
+
+def button(at, key):
+    return next(b for b in at.button if b.key == key)
+
+
+def test_the_default_is_mbat_s_pgd(app):
+    at = app()
+    assert parts(at) == ("linf", "both", "pgd")
+    assert at.selectbox(key="preset").value == "mbat-pgd"
+    assert at.session_state["steps"] == 20 and at.session_state["step_size"] == 1.0
+
+
+def test_a_preset_fills_the_three_parts(app):
+    at = app()
+    for slug in ("cw", "square", "synonym", "jsma", "apgd-dlr"):
+        at.selectbox(key="preset").set_value(slug).run()
+        assert not at.exception and not at.error
+        preset = PRESETS[slug]
+        assert parts(at) == preset.parts and at.selectbox(key="preset").value == slug
+        numbers = {n.key for n in at.number_input}
+        assert ("steps" in numbers, "queries" in numbers) == (bool(preset.steps), bool(preset.queries))
+        assert ("words" in numbers) == (preset.threat == "text")
+        assert bool([s for s in at.select_slider if s.key == "epsilon"]) == (preset.threat != "text")
+        if preset.epsilon:
+            assert at.session_state["epsilon"] == preset.epsilon
+
+
+def test_what_does_not_combine_is_greyed_with_its_reason(app, texts):
+    at = app(norm="l0", objective="margin", task="vqa")
+    for slug in OBJECTIVES:
+        assert button(at, f"objective_{slug}").disabled == (slug == "aware")
+    for slug, search in SEARCHES.items():
+        reason = why_not_search("l0", "margin", slug, "vqa")
+        if search.group != WORDS and set(search.threats) != {"joint"}:
+            assert button(at, f"recipe_{slug}").disabled == bool(reason)
+            assert not reason or button(at, f"recipe_{slug}").help == reason
+        if reason:
+            assert reason in texts(at).replace("&amp;", "&")
+    assert not any(button(at, f"norm_{threat}").disabled for threat in THREATS)
+
+
+def test_another_threat_model_settles_on_what_combines(app, texts):
+    at = app()
+    button(at, "norm_text").click().run()
+    assert not at.exception and not at.error
+    assert why_not(*parts(at), at.session_state["task"]) == "" and parts(at)[:2] == ("text", "consistency")
+    assert "Changed to what combines" in texts(at)
+    button(at, "norm_patch").click().run()
+    assert at.session_state["epsilon"] in (2.0, 4.0, 5.0) and why_not(*parts(at), "retrieval") == ""
+    at.run()
+    assert "Changed to what combines" not in texts(at)
+
+
+def test_a_link_brings_the_parts_back(app):
+    wanted = Experiment(
+        pair="tabletop/test/3", caption="a white cube", norm="patch", epsilon=10.0, objective="margin", task="vqa",
+        recipe="square", queries=300,
+    ).checked()  # fmt: skip
+    at = app(query=wanted.to_query())
+    assert not at.exception and not at.error
+    assert parts(at) == ("patch", "margin", "square")
+    assert (at.session_state["epsilon"], at.session_state["queries"]) == (10.0, 300)
+
+
+def test_a_link_to_what_does_not_combine_is_explained(app):
+    at = app(query={"pair": "tabletop/test/1", "caption": "a", "recipe": "cw"})
+    assert any("do not combine" in e.value and "C&W goes with L2" in e.value for e in at.error) and not at.exception
+
+
+def test_changed_words_are_marked():
+    said = marked("a red <b> cube left of a ball", "a crimson <b> cube of a ball")
+    assert "<del>red</del>" in said and '<ins class="cm-changed">crimson</ins>' in said
+    assert "&lt;b&gt;" in said and "left</del>" in said
+    assert marked("a cube", "a cube") == "a cube"
+    assert "still true" in verdict("a", "b", True) and "false" in verdict("a", "b", False)
+    assert "nobody can say" in verdict("a", "b", None) and "stays as it is" in verdict("a", "a", True)
+
+
+def test_an_attack_on_words_is_shown_with_its_sentence(app, texts, finished):
+    at = app(
+        pair="tabletop/test/3", caption="", norm="text", objective="consistency", recipe="char", defended="none",
+        words=2, truth="free",
+    )  # fmt: skip
+    from app import services
+
+    caption = services.the_pair("tabletop/test/3", "", None, "").captions[0]
+    at.session_state["caption"] = caption
+    at.run()
+    button(at, "start_attack").click().run()
+    finished(at, "attack_job")
+    assert not at.error and not at.exception, texts(at)
+    made = at.session_state["result"]
+    craft, reading = made.first_craft, made.readings["undefended"]
+    assert np.array_equal(craft.clean, craft.adversarial) and craft.caption != caption and craft.queries > 0
+    assert reading.adversarial < reading.clean and abs(reading.adversarial - craft.score_float) < 1e-4
+    assert "cm-changed" in texts(at) and verdict(caption, craft.caption, craft.true) in texts(at)
+    again = LabResult.from_dict(made.to_dict(), {"undefended": (craft.clean, craft.adversarial)})
+    assert again.first_craft.caption == craft.caption and again.experiment == made.experiment
