@@ -21,7 +21,7 @@ from driver import chromium, full_page, running_lab, settled  # noqa: E402
 from page import Lab  # noqa: E402
 
 WIDE, NARROW, TALL = 1440, 420, 900
-MAX_BYTES = 250_000
+MAX_BYTES = 400_000
 PATIENCE = 1200.0
 
 
