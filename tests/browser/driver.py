@@ -104,7 +104,7 @@ def chromium(width: int = 1440, height: int = 900, dark: bool = False) -> Iterat
             options.add_argument(option)
         options.add_argument(f"--user-data-dir={profile}")
         options.add_argument(f"--window-size={width},{height}")
-        browser = webdriver.Chrome(options=options, service=Service(found[1]))
+        browser = _started(lambda: webdriver.Chrome(options=options, service=Service(found[1])))
         try:
             browser.execute_cdp_cmd(
                 "Emulation.setDeviceMetricsOverride",
@@ -117,6 +117,17 @@ def chromium(width: int = 1440, height: int = 900, dark: bool = False) -> Iterat
             yield browser
         finally:
             browser.quit()
+
+
+def _started(start):
+    """The browser; tried again once, since on a busy machine chromedriver may give up on a slow start."""
+    from selenium.common.exceptions import WebDriverException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        return start()
+    except (WebDriverException, HTTPError):
+        return start()
 
 
 def settled(browser, seconds: float = 60) -> None:

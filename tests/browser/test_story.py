@@ -11,7 +11,7 @@ import pytest
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-PATIENCE = float(os.environ.get("CMAI_BROWSER_PATIENCE", "240"))
+PATIENCE = float(os.environ.get("CMAI_BROWSER_PATIENCE", "400"))
 """Seconds to wait for a model or an attack; generous, since tests may share few cores."""
 
 
