@@ -12,13 +12,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageColor
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "browser"))
+sys.path[:0] = [str(ROOT / "tests" / "browser"), str(ROOT)]
 
 from driver import chromium, full_page, running_lab, settled  # noqa: E402
 from page import Lab  # noqa: E402
+
+from app.components.theme import ROLES  # noqa: E402
 
 WIDE, NARROW, TALL = 1440, 420, 900
 MAX_BYTES = 400_000
@@ -48,9 +50,13 @@ class Camera:
 
 
 def shrink(image: Image.Image, path: Path) -> None:
-    """Writes a palette PNG of at most MAX_BYTES: with as many colours as fit."""
+    """Writes a palette PNG of at most MAX_BYTES: with as many colours as fit, those of the roles always among them."""
+    kept = [value for role in ROLES.values() for value in ImageColor.getrgb(role.colour)]
     for colours in (256, 128, 64, 32):
-        image.quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
+        free = colours - len(ROLES)
+        palette = Image.new("P", (1, 1))
+        palette.putpalette(image.quantize(free).getpalette()[: 3 * free] + kept)
+        image.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
         if path.stat().st_size <= MAX_BYTES:
             return
     raise SystemExit(f"{path} is larger than {MAX_BYTES} bytes even with few colours.")
