@@ -104,9 +104,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--out", type=Path, default=ROOT / "docs" / "screenshots", help="default: docs/screenshots")
     options.add_argument("--theme", choices=("light", "dark", "both"), default="both")
-    options.add_argument(
-        "--defended", default="", help="an OpenCLIP name instead of the bundled one"
-    )
+    options.add_argument("--defended", default="", help="an OpenCLIP name instead of the bundled one")
     chosen = options.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
     with running_lab() as (address, _):
