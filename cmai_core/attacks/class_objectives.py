@@ -10,6 +10,7 @@ A sample is right when the class with the highest score is a true one.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -144,11 +145,11 @@ class _ClassObjective(Objective):
 
     __call__ = select
 
+    @abstractmethod
     def value(
         self, scores: torch.Tensor, true: torch.Tensor, false: torch.Tensor, target: torch.Tensor | None
     ) -> torch.Tensor:
         """From scores N×K, the best true one N, the false ones N×K (−inf where true) and the targets N."""
-        raise NotImplementedError
 
     def heights(
         self, scores: torch.Tensor, true: torch.Tensor, false: torch.Tensor, target: torch.Tensor | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cmai_core.lab.experiment import TASKS, Experiment
-from cmai_core.lab.run import CANCELLED, run_attack
+from cmai_core.lab.run import CANCELLED, READING_STEPS, run_attack
 from cmai_core.progress import CancelToken
 
 
@@ -33,7 +33,9 @@ def test_progress_only_grows_and_the_picture_stays(setting):
     seen = []
     run(setting, tell=seen.append, restarts=2, defended="")  # one model: captions take time
     shares = [progress.fraction for progress in seen]
-    assert shares == sorted(shares) and shares[0] < 0.2 and 0.85 < shares[-1] < 1
+    assert shares == sorted(shares) and shares[0] < 0.2
+    last = seen[-1]  # the last task has begun: S_c and every other task are behind it
+    assert last.done == last.total - READING_STEPS + round(READING_STEPS * len(TASKS) / (len(TASKS) + 1))
     asking = [p for p in seen if p.stage.startswith("Asking")]
     assert [p.stage for p in asking] == [f"Asking the undefended model: {task}" for task in TASKS]
     assert all(p.data["image"].shape == (128, 128, 3) and p.data["score"] for p in asking)
