@@ -375,19 +375,21 @@ class _Climb:
     def _advance(self, step: int, gradient: torch.Tensor) -> None:
         search, region = self.search, self.region
         at = slice(None) if self.rows is None else self.rows
-        size = gradient.flatten(1).abs().sum(dim=1)
         row = self.objective_trace[step, at]
-        finite = size.isfinite() & row.isfinite()
+        finite = gradient.flatten(1).sum(dim=1).isfinite() & row.isfinite()
         bad = self.kept.outcome.bad_step
         bad[at] = torch.where(self.alive & ~finite & (bad[at] < 0), step, bad[at])
         self.alive = self.alive & finite
-        alive = _column(self.alive, self.x)
-        gradient = torch.where(alive, gradient, 0.0)
+        # Asking costs nothing on a CPU, and spares two passes over the pixels; elsewhere it would wait for the device.
+        everyone = self.x.device.type == "cpu" and bool(self.alive.all())
+        if not everyone:
+            alive = _column(self.alive, self.x)
+            gradient = torch.where(alive, gradient, 0.0)
         if search.universal:
             gradient = gradient.sum(dim=0, keepdim=True)
-            size = gradient.flatten(1).abs().sum(dim=1)
         if search.momentum:
-            scale = size / gradient[0].numel() if isinstance(region, LinfRegion) else gradient.flatten(1).norm(dim=1)
+            flat = gradient.flatten(1)
+            scale = flat.abs().mean(dim=1) if isinstance(region, LinfRegion) else flat.norm(dim=1)
             scale = scale.nan_to_num(nan=1.0, posinf=1.0).clamp(min=torch.finfo(scale.dtype).tiny)
             unit = gradient / _column(scale, gradient)
             self.velocity = unit if self.velocity is None else search.momentum * self.velocity + unit
@@ -399,7 +401,7 @@ class _Climb:
             self.x = region.compose(self.shared)
             return
         moved = region.project(self.x + length * region.direction(gradient))
-        self.x = torch.where(alive, moved, self.x)
+        self.x = moved if everyone else torch.where(alive, moved, self.x)
 
     def _drop(self, success: torch.Tensor, gradient: torch.Tensor | None = None) -> torch.Tensor | None:
         """Leaves out the samples that have succeeded; returns the others' gradient."""
