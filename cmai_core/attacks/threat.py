@@ -184,10 +184,6 @@ class Region(ABC):
         """How far a step may usefully be, N×1×1×1 in pixel units: ε where ε is a length, else the whole range 1."""
         return self.epsilon
 
-    def distance(self, pixels: torch.Tensor) -> torch.Tensor:
-        """How far pixels lie from the centre, in the units of ε: length N."""
-        raise NotImplementedError
-
     def shrink(self, delta: torch.Tensor) -> torch.Tensor:
         """Perturbations brought into the ball, the box left aside."""
         raise OptionError(f"One perturbation for all does not go with {type(self).__name__}.", "Accepted: linf, l2.")
@@ -199,6 +195,10 @@ class Region(ABC):
     def content(self, shared: torch.Tensor) -> torch.Tensor:
         """The shared perturbation as it is handed out."""
         return shared
+
+    @abstractmethod
+    def distance(self, pixels: torch.Tensor) -> torch.Tensor:
+        """How far pixels lie from the centre, in the units of ε: length N."""
 
     @abstractmethod
     def project(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -429,6 +429,26 @@ def test_threat_options_are_checked_at_construction(norm, epsilon, words):
     assert words in str(caught.value)
 
 
+def test_a_region_without_a_distance_is_not_made():
+    from cmai_core.attacks.threat import Region
+
+    class Nowhere(Region):
+        """Everything but `distance`."""
+
+        def project(self, pixels):
+            return pixels
+
+        def direction(self, gradient):
+            return gradient
+
+        def random(self, generators):
+            return self.centre
+
+    zeros = torch.zeros(1, 3, 2, 2)
+    with pytest.raises(TypeError, match="distance"):
+        Nowhere(zeros, zeros[:, :1, :1, :1], zeros, zeros)
+
+
 def test_attack_options_are_checked(kit):
     with pytest.raises(OptionError, match="objective"):
         Attack(threat=ThreatModel(), objective=kit.LabelTask(), search=GradientSearch())
