@@ -9,7 +9,7 @@ preprocessing (BPDA).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cmai_core.attacks.attack import Attack
@@ -20,7 +20,7 @@ from cmai_core.attacks.ensemble import Cascade, Member
 from cmai_core.attacks.gradient import GradientSearch
 from cmai_core.attacks.objectives import Consistency, Objective, TaskObjective
 from cmai_core.attacks.options import flag, one_of
-from cmai_core.attacks.success import Untargeted
+from cmai_core.attacks.success import Criterion, Untargeted
 from cmai_core.attacks.threat import ThreatModel
 from cmai_core.errors import OptionError
 
@@ -94,30 +94,38 @@ def detector_pgd(
     form: str = "lagrangian",
     loss: Objective | None = None,
     dataset: Any = None,
-    tau: float | None = None,
-    detectors: Sequence[Detector] = (),
-    norm: str = "linf",
-    epsilon: Any = 4 / 255,
     margin: float = 0.005,
     **options: Any,
 ) -> Attack:
     """One detector-aware PGD ("orthogonal" and "selective": Bryniarski et al. 2022, arXiv 2106.15023).
 
     Args:
-        form: of `DetectorAware`. loss: what is raised; None: the task's loss. Others as in `adaptive`.
+        form: of `DetectorAware`. loss: what is raised; None: the task's loss.
+        task, dataset, margin: as in `adaptive`.
+        options: tau, detectors, norm and epsilon as in `adaptive`, and those of `GradientSearch`.
     """
-    found, wrong = _detectors(tau, detectors), Untargeted(task, dataset=dataset)
+    wrong = Untargeted(task, dataset=dataset)
     raised = TaskObjective(task, dataset=dataset) if loss is None else loss
-    return Attack(
-        threat=ThreatModel(norm, epsilon),
-        objective=DetectorAware(raised, wrong, found, form, margin),
-        search=GradientSearch(**options),
-        success=wrong & Accepted(found),
-        name=f"{form}-pgd",
+    return _against(
+        f"{form}-pgd",
+        lambda found: (DetectorAware(raised, wrong, found, form, margin), wrong & Accepted(found)),
+        **options,
     )
 
 
-def accept_false(
+def accept_false(**options: Any) -> Attack:
+    """Gets the batch's (false) captions accepted: PGD on score − τ. Options as in `detector_pgd`."""
+    return _against("accept-false", lambda found: (Slack(found), Accepted(found)), **options)
+
+
+def reject_true(**options: Any) -> Attack:
+    """Gets the batch's (true) pairs rejected: PGD on τ − score. Options as in `detector_pgd`."""
+    return _against("reject-true", lambda found: (-Slack(found), ~Accepted(found)), **options)
+
+
+def _against(
+    name: str,
+    goal: Callable[[tuple[Detector, ...]], tuple[Objective, Criterion]],
     *,
     tau: float | None = None,
     detectors: Sequence[Detector] = (),
@@ -125,34 +133,10 @@ def accept_false(
     epsilon: Any = 4 / 255,
     **options: Any,
 ) -> Attack:
-    """Gets the batch's (false) captions accepted: PGD on score − τ. Arguments as in `detector_pgd`."""
-    found = _detectors(tau, detectors)
-    return Attack(
-        threat=ThreatModel(norm, epsilon),
-        objective=Slack(found),
-        search=GradientSearch(**options),
-        success=Accepted(found),
-        name="accept-false",
-    )
-
-
-def reject_true(
-    *,
-    tau: float | None = None,
-    detectors: Sequence[Detector] = (),
-    norm: str = "linf",
-    epsilon: Any = 4 / 255,
-    **options: Any,
-) -> Attack:
-    """Gets the batch's (true) pairs rejected: PGD on τ − score. Arguments as in `detector_pgd`."""
-    found = _detectors(tau, detectors)
-    return Attack(
-        threat=ThreatModel(norm, epsilon),
-        objective=-Slack(found),
-        search=GradientSearch(**options),
-        success=~Accepted(found),
-        name="reject-true",
-    )
+    """PGD against detectors. `goal`: from the detectors, what is raised and when it has succeeded."""
+    objective, success = goal(_detectors(tau, detectors))
+    threat, search = ThreatModel(norm, epsilon), GradientSearch(**options)
+    return Attack(threat=threat, objective=objective, search=search, success=success, name=name)
 
 
 def _detectors(tau: float | None, detectors: Sequence[Detector]) -> tuple[Detector, ...]:

@@ -10,7 +10,7 @@ options of `GradientSearch`; the first two take `task` and `dataset` as image re
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cmai_core.attacks.adaptive import accept_false, adaptive, detector_pgd, reject_true
@@ -26,8 +26,23 @@ _DETECTOR = ("norm", "epsilon", "tau", "detectors")
 _SEARCH = option_names(GradientSearch)
 
 
-def _builder(slug: str, make: Callable[..., Attack], *names: str, judged: bool = True) -> Builder:
-    """`judged`: whether a task decides what is wrong."""
+def _recipe(
+    slug: str,
+    title: str,
+    goal: str,
+    cited: tuple[str, int | None, str],
+    constants: Mapping[str, Any],
+    compare: str,
+    make: Callable[..., Attack],
+    *names: str,
+    judged: bool = True,
+) -> Recipe:
+    """A recipe that moves pixels, by their gradient, past a detector.
+
+    Args:
+        goal: what for. cited: paper, year and address. make, names: the attack, and its options besides the common.
+        judged: whether a task decides what is wrong.
+    """
 
     def build(**options: Any) -> Attack:
         if "norm" in options:
@@ -36,68 +51,65 @@ def _builder(slug: str, make: Callable[..., Attack], *names: str, judged: bool =
         return dataclasses.replace(make(*task, **options), name=slug)
 
     own = ("task", "dataset") if judged else ()
-    return Builder(build, tuple(dict.fromkeys((*own, *_DETECTOR, *names, *_SEARCH))))
+    builder = Builder(build, tuple(dict.fromkeys((*own, *_DETECTOR, *names, *_SEARCH))))
+    threat = f"pixels, so that {goal}"
+    return Recipe(slug, title, "image", "white box", threat, *cited, constants, compare, builder, "linf", 4 / 255)
 
 
-_LINF = {"norm": "linf", "epsilon": 4 / 255}
+_BRYNIARSKI = (
+    "Bryniarski et al., Evading Adversarial Example Detection Defenses with Orthogonal Projected Gradient Descent"
+)
+_OURS = ("", None, "")
 
 _RECIPES = (
-    Recipe(
+    _recipe(
         "adaptive",
         "Adaptive ensemble against a detector",
-        "image",
-        "white box",
-        "pixels, so that the answer is wrong and accepted",
-        "Tramèr et al., On Adaptive Attacks to Adversarial Example Defenses; members after Bryniarski et al., Evading "
-        "Adversarial Example Detection Defenses with Orthogonal Projected Gradient Descent (2022)",
-        2020,
-        "https://arxiv.org/abs/2002.08347",
+        "the answer is wrong and accepted",
+        (
+            f"Tramèr et al., On Adaptive Attacks to Adversarial Example Defenses; members after {_BRYNIARSKI} (2022)",
+            2020,
+            "https://arxiv.org/abs/2002.08347",
+        ),
         {"members": "every form of awareness × task loss and margin, the plain losses first", "steps": 20},
         "pgd and autoattack, whose successes the detector may reject: count only what is accepted",
-        _builder("adaptive", adaptive, "losses", "forms", "plain", "margin"),
-        **_LINF,
+        adaptive,
+        "losses",
+        "forms",
+        "plain",
+        "margin",
     ),
-    Recipe(
+    _recipe(
         "detector-pgd",
         "PGD aware of a detector",
-        "image",
-        "white box",
-        "pixels, so that the answer is wrong and accepted",
-        "Bryniarski et al., Evading Adversarial Example Detection Defenses with Orthogonal Projected Gradient Descent",
-        2022,
-        "https://arxiv.org/abs/2106.15023",
+        "the answer is wrong and accepted",
+        (_BRYNIARSKI, 2022, "https://arxiv.org/abs/2106.15023"),
         {"form": "lagrangian (ours), selective or orthogonal (theirs)"},
         "pgd at equal steps on the same detector",
-        _builder("detector-pgd", detector_pgd, "form", "loss", "margin"),
-        **_LINF,
+        detector_pgd,
+        "form",
+        "loss",
+        "margin",
     ),
-    Recipe(
+    _recipe(
         "accept-false",
         "A false caption accepted",
-        "image",
-        "white box",
-        "pixels, so that the given texts are accepted",
-        "",
-        None,
-        "",
+        "the given texts are accepted",
+        _OURS,
         {"objective": "score − threshold"},
         "reject-true on the same detector",
-        _builder("accept-false", accept_false, judged=False),
-        **_LINF,
+        accept_false,
+        judged=False,
     ),
-    Recipe(
+    _recipe(
         "reject-true",
         "A true pair rejected",
-        "image",
-        "white box",
-        "pixels, so that the given texts are rejected",
-        "",
-        None,
-        "",
+        "the given texts are rejected",
+        _OURS,
         {"objective": "threshold − score"},
         "accept-false on the same detector",
-        _builder("reject-true", reject_true, judged=False),
-        **_LINF,
+        reject_true,
+        judged=False,
     ),
 )
 

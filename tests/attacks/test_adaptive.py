@@ -296,6 +296,16 @@ def test_the_mirrors_reach_the_linear_optimum_and_cross_the_threshold():
     assert accepted.success.any() and rejected.success.any()
 
 
+@pytest.mark.parametrize("make", (accept_false, reject_true, lambda **options: detector_pgd(Binary(), **options)))
+def test_attacks_on_a_detector_refuse_alike(make):
+    with pytest.raises(OptionError, match="Both tau and detectors"):
+        make(tau=0.1, detectors=(Guard(0.1),))
+    with pytest.raises(OptionError, match="no option 'stpes'"):
+        make(tau=0.1, stpes=3)
+    with pytest.raises(OptionError, match="norm"):
+        make(norm="linfinity")
+
+
 def test_a_verifier_is_an_objective_and_a_detector():
     model, batch = tilted(), batch_of(3)
     several = Batch(batch.ids, batch.pixels, ("a", "b", "c", "d"), (0, 2, 1, 2), batch.pairs)
