@@ -34,5 +34,9 @@ class OptionError(CmaiError):
     """An option outside its accepted values; the message lists them."""
 
 
+class StoreError(CmaiError):
+    """An evaluation store that cannot be read or written; what it holds is kept as it is."""
+
+
 class Cancelled(Exception):
     """Raised by `CancelToken.check` in code that has no partial result to return."""

@@ -18,8 +18,6 @@ from cmai_core.progress import CancelToken, Progress, ProgressCallback
 from cmai_core.versions import library_versions
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from cmai_core.attacks.attack import Attack
     from cmai_core.data.pair import Batch, Pair, PairDataset
 
@@ -302,10 +300,7 @@ def run_experiment(
         results.append(result)
         records = result.records()
         for spec, model in models.items():
-            if modality == "image":
-                readings = _read(model, task, dataset, batch, _pictures(batch.pixels), result.images())
-            else:
-                readings = _read_pairs(model, task if modality == "joint" else None, dataset, batch, result)
+            readings = _read(model, task, dataset, batch, modality, result)
             for record, reading in zip(records, readings, strict=True):
                 record.setdefault("models", {})[spec] = reading
         samples += records
@@ -387,80 +382,35 @@ def _identity(model: Any) -> dict[str, Any]:
 
 
 def _batches(dataset: PairDataset, model: Any, size: int, captions: int) -> Iterator[Batch]:
-    from cmai_core.attacks.result import round_to_8bit
-    from cmai_core.data.pair import Batch
+    from cmai_core.attacks.reading import make_batch
 
     for start in range(0, len(dataset), size):
         pairs: list[Pair] = [dataset[i] for i in range(start, min(start + size, len(dataset)))]
-        pixels = round_to_8bit(model.preprocess([pair.image for pair in pairs]))
-        texts = tuple(text for pair in pairs for text in pair.captions[:captions])
-        owners = tuple(row for row, pair in enumerate(pairs) for _ in pair.captions[:captions])
-        yield Batch(tuple(pair.id for pair in pairs), pixels, texts, owners, tuple(pairs))
+        yield make_batch(model, pairs, captions)
 
 
-def _pictures(pixels: Any) -> np.ndarray:
-    from cmai_core.attacks.result import to_uint8
+def _read(model: Any, task: Any, dataset: PairDataset, batch: Batch, modality: str, result: Any) -> list[dict]:
+    """What a model answers before and after the attack, and S_c, by the rows of the result."""
+    from cmai_core.attacks.reading import pictures, read_images, read_pairs
 
-    return to_uint8(pixels)
-
-
-def _read(
-    model: Any, task: Any, dataset: PairDataset, batch: Batch, clean: np.ndarray, adversarial: np.ndarray
-) -> list[dict[str, Any]]:
-    """What a model answers on the clean and on the adversarial pictures, and S_c with the pairs' captions (mean)."""
-    import torch
-
-    from cmai_core.attacks.evaluator import at_rest
-    from cmai_core.attacks.objectives import Consistency
-
-    with torch.no_grad(), at_rest(model):
-        prepared = task.prepare(model, list(batch.pairs), dataset)
-        consistency = Consistency().bind(model, batch)
-        both = []
-        for images in (clean, adversarial):
-            pixels = model.preprocess(list(images))
-            features = model.image_features(pixels)
-            both.append((task.predict(model, features, prepared), consistency(model, pixels, features).tolist()))
-    (before, score_before), (after, score_after) = both
+    clean = pictures(batch.pixels)
+    if modality == "image":
+        before, after = read_images(model, task, dataset, batch, (clean, result.images()))
+    else:
+        attacked = result.images() if modality == "joint" else clean
+        versions = ((clean, batch.texts), (attacked, result.texts))
+        before, after = read_pairs(model, task if modality == "joint" else None, dataset, batch, versions)
     return [
-        {**_answers(b, a), "clean_consistency": sb, "consistency": sa}
-        for b, a, sb, sa in zip(before, after, score_before, score_after, strict=True)
+        {
+            "clean_answer": b.answer,
+            "answer": a.answer,
+            "clean_correct": b.correct,
+            "correct": a.correct,
+            "clean_consistency": b.consistency,
+            "consistency": a.consistency,
+        }
+        for b, a in zip(before, after, strict=True)
     ]
-
-
-def _answers(before: Any, after: Any) -> dict[str, Any]:
-    """Two predictions side by side; nothing where there are none."""
-    return {
-        "clean_answer": before and before.answer,
-        "answer": after and after.answer,
-        "clean_correct": before and before.correct,
-        "correct": after and after.correct,
-    }
-
-
-def _read_pairs(model: Any, task: Any, dataset: PairDataset, batch: Batch, result: Any) -> list[dict[str, Any]]:
-    """S_c of the clean and of the attacked pairs, one row a text; the task's answers stand with each image's first."""
-    import torch
-
-    from cmai_core.attacks.evaluator import at_rest
-
-    owner = torch.tensor(batch.image_of_text)
-    first = {row: place for place, row in reversed(list(enumerate(batch.image_of_text)))}
-    clean = _pictures(batch.pixels)
-    attacked = clean if task is None else result.images()
-    with torch.no_grad(), at_rest(model):
-        prepared = None if task is None else task.prepare(model, list(batch.pairs), dataset)
-        scores, answers = [], []
-        for images, texts in ((clean, batch.texts), (attacked, result.texts)):
-            features = model.image_features(model.preprocess(list(images)))
-            text = model.encode_text(list(texts))
-            scores.append((features.embedding[owner.to(text.device)] * text).sum(dim=1).tolist())
-            answers.append([None] * len(clean) if task is None else task.predict(model, features, prepared))
-    out = []
-    for place, row in enumerate(batch.image_of_text):
-        shown = (answers[0][row], answers[1][row]) if first[row] == place else (None, None)
-        out.append({**_answers(*shown), "clean_consistency": scores[0][place], "consistency": scores[1][place]})
-    return out
 
 
 class _Offset:
