@@ -1,9 +1,9 @@
 """Speed of SGA, ours and a literal one in turn: python benchmarks/bench_joint.py [--model tabletop]
 
 The literal one does what the paper says (Lu et al. 2023, arXiv 2307.14061, §4.2) as its authors' code is laid out:
-images climb together, texts are searched one after another and word by word, and open_clip encodes both. Both start at
-the same points, draw the same noise and choose among the same ten substitutes for every word, and must end with the
-same texts and pictures.
+images climb together, texts are searched one after another and word by word, and open_clip tokenises and encodes.
+Both start at the same points, draw the same noise and choose among the same ten substitutes for every word, and must
+end with the same texts and pictures.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def literal(work: Workload, batch: Batch, seed: int) -> tuple[torch.Tensor, list
         return model.clip.encode_image((pixels - model._mean) / model._std, normalize=True)
 
     def encode_text(texts: list[str]) -> torch.Tensor:
-        return model.clip.encode_text(model.tokenize(texts), normalize=True)
+        return model.clip.encode_text(model.tokenizer(texts, context_length=model.context_length), normalize=True)
 
     def attack_texts(pixels: torch.Tensor) -> list[str]:
         found = []

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 
 from cmai_core.attacks.evaluator import at_rest
+from cmai_core.attacks.features import take_rows
 from cmai_core.attacks.objectives import Objective
 from cmai_core.attacks.options import flag, number, strict_options, whole
 from cmai_core.attacks.pair_evaluator import PairEvaluator, PairScores, View
@@ -546,20 +547,6 @@ class _Pools:
             order = sorted(range(1, len(pool)), key=lambda k: (-float(scores.value[k]), k))[: most - 1]
             self.texts[row] = [pool[0], *(pool[k] for k in sorted(order))]
 
-    def _choose(self, scores: PairScores) -> list[int]:
-        """For each pair the place of its best candidate in the flat list."""
-        values, wins = scores.value.tolist(), scores.success.tolist()
-        chosen: list[int] = []
-        at = 0
-        for pool in self.texts:
-            best = at
-            for k in range(at + 1, at + len(pool)):
-                if better(values[k], wins[k], values[best], wins[best]):
-                    best = k
-            chosen.append(best)
-            at += len(pool)
-        return chosen
-
     def best(self, pixels: torch.Tensor) -> list[str]:
         """For each pair the best text of its pool with these images."""
         state = self.state
@@ -567,37 +554,49 @@ class _Pools:
         state.forwards += 1
         scores = state.evaluator.score(self.flat, self.rows, images, pixels=pixels)
         state.queries += torch.bincount(torch.tensor(self.rows), minlength=len(self.texts))
-        return [self.flat[k] for k in self._choose(scores)]
+        return [self.flat[k] for k in chosen(scores, self.rows)]
 
     def climb(self, pixels: torch.Tensor, heat: float) -> tuple:
         """Value, S_c, image gradient, best texts and their scores, from one image pass."""
         state = self.state
-        evaluator = state.evaluator
-        with torch.enable_grad():
-            x = pixels.detach().requires_grad_(True)
-            features = evaluator.model.image_features(x)
-            scores = evaluator.score_flat(self.flat, self.index, self.embedded, features, x)
-            state.queries += torch.bincount(self.index.cpu(), minlength=len(self.texts))
-            chosen = self._choose(PairScores(scores.value.detach(), scores.consistency, scores.success))
-            pick = torch.tensor(chosen, device=x.device)
-            weight = torch.zeros_like(scores.value)
-            weight[pick] = 1.0
-            if heat > 0:
-                weight = self._soft(scores.value.detach(), heat)
-            gradient = torch.autograd.grad((scores.value * weight).sum(), x)[0]
-        own = PairScores(scores.value.detach()[pick], scores.consistency[pick], scores.success[pick])
-        return own.value, own.consistency, gradient, [self.flat[k] for k in chosen], own
 
-    def _soft(self, value: torch.Tensor, heat: float) -> torch.Tensor:
-        """Weights of a soft maximum over each pool: temperature = heat × the pool's standard deviation."""
-        weights = torch.zeros_like(value)
-        at = 0
-        for pool in self.texts:
-            own = value[at : at + len(pool)]
-            spread = own.std(unbiased=False).clamp(min=1e-12)
-            weights[at : at + len(pool)] = ((own - own.max()) / (heat * spread)).softmax(dim=0)
-            at += len(pool)
-        return weights
+        def weigh(scores: PairScores, own: torch.Tensor) -> torch.Tensor:
+            rows = self.index[own]
+            return _soft(scores.value, rows, heat) if heat > 0 else _hard(scores, rows)
+
+        scores, gradient = state.evaluator.climb_flat(self.flat, self.index, self.embedded, pixels, weigh)
+        state.queries += torch.bincount(self.index.cpu(), minlength=len(self.texts))
+        places = chosen(scores, self.rows)
+        own = take_rows(scores, torch.tensor(places, device=pixels.device))
+        return own.value, own.consistency, gradient, [self.flat[k] for k in places], own
+
+
+def chosen(scores: PairScores, rows: Sequence[int]) -> list[int]:
+    """For each pair, by rising row, the place of its best candidate; candidate k is one of pair `rows[k]`."""
+    values, wins = scores.value.tolist(), scores.success.tolist()
+    found: dict[int, int] = {}
+    for k, row in enumerate(rows):
+        best = found.get(row)
+        if best is None or better(values[k], wins[k], values[best], wins[best]):
+            found[row] = k
+    return [found[row] for row in sorted(found)]
+
+
+def _hard(scores: PairScores, rows: torch.Tensor) -> torch.Tensor:
+    """1 for each pair's best candidate, 0 for the others."""
+    weights = torch.zeros_like(scores.value)
+    weights[chosen(scores, rows.tolist())] = 1.0
+    return weights
+
+
+def _soft(value: torch.Tensor, rows: torch.Tensor, heat: float) -> torch.Tensor:
+    """Weights of a soft maximum over each pair's candidates: temperature = heat × their standard deviation."""
+    weights = torch.zeros_like(value)
+    for row in rows.unique().tolist():
+        own = (rows == row).nonzero()[:, 0]
+        spread = value[own].std(unbiased=False).clamp(min=1e-12)
+        weights[own] = ((value[own] - value[own].max()) / (heat * spread)).softmax(dim=0)
+    return weights
 
 
 @strict_options

@@ -26,6 +26,8 @@ from cmai_core.data.pair import Batch
 from cmai_core.errors import OptionError
 
 _MOST_TEXTS = 16_384
+# Views of few images go through the model in one pass of about so many pictures: small passes waste the device.
+_VIEWED_TOGETHER = 64
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class PairEvaluator:
         """Unit-length embeddings K×D, without gradients; each distinct text once."""
         missing = [text for text in dict.fromkeys(texts) if text not in self._embeddings]
         if missing:
+            missing.sort(key=len)  # texts of about one length share a pass, which is as long as its longest
             with torch.no_grad():
                 parts = self._pieces(len(missing), lambda span: self.model.encode_text(missing[span]), "chunk")
             for text, embedding in zip(missing, torch.cat(parts), strict=True):
@@ -163,26 +166,54 @@ class PairEvaluator:
 
         With `views` (differentiable maps of the pixels) the objective is the mean over the views.
         """
-        with torch.enable_grad():
+        views = views or (lambda p: p,)
+        value = pixels.new_zeros(len(self.owner))
+        consistency, gradient = value.clone(), torch.zeros_like(pixels)
+        together = max(1, min(len(views), _VIEWED_TOGETHER // max(1, len(pixels))))
+        for start in range(0, len(views), together):
             x = pixels.detach().requires_grad_(True)
-            total, consistency = None, None
-            gradient = torch.zeros_like(x)
-            every = torch.arange(len(self.owner), device=self.device)
-            for view in views or (lambda p: p,):
-                seen = view(x)
-                features = self._features(self.model.image_features(seen), every, embedded, texts)
-                value = self.objective(self.model, seen[:0] if self.light else seen[self.owner], features)
-                if not value.requires_grad:
-                    raise OptionError(
-                        f"The objective {self.objective.describe()} has no gradient in the pixels.",
-                        "Choose one that depends on the image.",
-                    )
-                gradient += torch.autograd.grad(value.sum(), x)[0]
-                cosine = (features.embedding * features.text).sum(dim=1).detach()
-                total = value.detach() if total is None else total + value.detach()
-                consistency = cosine if consistency is None else consistency + cosine
-            count = max(1, len(views))
-            return total / count, consistency / count, gradient / count
+            with torch.enable_grad():
+                seen = torch.stack([view(x) for view in views[start : start + together]])
+            slopes = torch.zeros_like(seen)
+
+            def climbed(span: slice, seen=seen, slopes=slopes) -> tuple[torch.Tensor, ...]:
+                return self._climb_some(seen[:, span].detach(), span, embedded, texts, slopes)
+
+            for pairs, values, cosines in self._pieces(len(pixels), climbed, "micro_batch"):
+                value[pairs] += values
+                consistency[pairs] += cosines
+            gradient += torch.autograd.grad(seen, x, slopes)[0]
+        return value / len(views), consistency / len(views), gradient / len(views)
+
+    def _climb_some(
+        self, seen: torch.Tensor, span: slice, embedded: torch.Tensor, texts: Sequence[str] | None, slopes: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Pairs of the images in `span`, their objectives and S_c summed over views; V×N×… slopes are filled in.
+
+        `seen`: V views of these images, V×n×3×H×W.
+        """
+        views, count = seen.shape[:2]
+        pairs = ((self.owner >= span.start) & (self.owner < span.stop)).nonzero()[:, 0]
+        every = len(pairs) == len(self.owner)
+        objective = self.objective if every else self.objective.select(pairs)
+        strings = texts if every or texts is None else [texts[k] for k in pairs.tolist()]
+        owner = self.owner[pairs] - span.start
+        with torch.enable_grad():
+            x = seen.flatten(0, 1).requires_grad_(True)
+            features = self.model.image_features(x)
+            values, cosines = 0.0, 0.0
+            for view in range(views):
+                rows = view * count + owner
+                found = self._of_rows(features, rows, embedded[pairs], strings)
+                values = values + objective(self.model, x[:0] if self.light else x[rows], found)
+                cosines = cosines + (found.embedding * found.text).sum(dim=1).detach()
+            if not values.requires_grad:
+                raise OptionError(
+                    f"The objective {self.objective.describe()} has no gradient in the pixels.",
+                    "Choose one that depends on the image.",
+                )
+            slopes[:, span] = torch.autograd.grad(values.sum(), x)[0].view_as(seen)
+        return pairs, values.detach(), cosines
 
     @contextlib.contextmanager
     def climbing_on(self, objective: Objective | None) -> Iterator[None]:
@@ -196,10 +227,18 @@ class PairEvaluator:
         finally:
             self.objective, self.light = kept, light
 
-    def score_flat(
-        self, texts: Sequence[str], index: torch.Tensor, embedded: torch.Tensor, images: Any, pixels: torch.Tensor
-    ) -> PairScores:
-        """Scores of many candidates with images that are part of a graph: the value keeps its gradient.
+    def climb_flat(
+        self,
+        texts: Sequence[str],
+        index: torch.Tensor,
+        embedded: torch.Tensor,
+        pixels: torch.Tensor,
+        weigh: Callable[[PairScores, torch.Tensor], torch.Tensor],
+    ) -> tuple[PairScores, torch.Tensor]:
+        """Scores of many candidates, and the gradient N×… in the pixels of their weighted sum.
+
+        Candidate k stands for the text of pair `index[k]`. `weigh` is told the scores of the candidates of some images
+        (all of theirs) and which candidates these are, and gives their weights.
 
         Raises:
             OptionError: an objective or a criterion that cannot see one pair with several texts in one call.
@@ -209,20 +248,42 @@ class PairEvaluator:
                 f"The objective {self.objective.describe()} cannot be asked of many texts at once.",
                 "Choose another schedule, such as alternating.",
             )
-        features = self._features(images, index, embedded, texts)
-        seen = pixels[:0] if self.light else pixels[self.owner[index]]
-        value = self.objective.select(index)(self.model, seen, features)
-        with torch.no_grad():
-            clean = None if self.clean_value is None else self.clean_value[index]
-            won = self.criterion.select(index)(Scored(self.model, seen, features, value.detach(), clean))
-            return PairScores(value, (features.embedding * features.text).sum(dim=1).detach(), won)
+        owner = self.owner[index]
+        gradient = torch.zeros_like(pixels)
+
+        def run(span: slice) -> tuple[torch.Tensor, PairScores]:
+            own = ((owner >= span.start) & (owner < span.stop)).nonzero()[:, 0]
+            rows, strings = index[own], [texts[k] for k in own.tolist()]
+            with torch.enable_grad():
+                x = pixels[span].detach().requires_grad_(True)
+                features = self._of_rows(self.model.image_features(x), owner[own] - span.start, embedded[own], strings)
+                seen = x[:0] if self.light else x[owner[own] - span.start]
+                value = self.objective.select(rows)(self.model, seen, features)
+                with torch.no_grad():
+                    clean = None if self.clean_value is None else self.clean_value[rows]
+                    won = self.criterion.select(rows)(Scored(self.model, seen, features, value.detach(), clean))
+                    cosine = (features.embedding * features.text).sum(dim=1).detach()
+                    scores = PairScores(value.detach(), cosine, won)
+                gradient[span] = torch.autograd.grad((value * weigh(scores, own)).sum(), x)[0]
+            return own, scores
+
+        parts = self._pieces(len(pixels), run, "micro_batch")
+        if len(parts) == 1:
+            return parts[0][1], gradient
+        back = torch.cat([own for own, _ in parts]).argsort()
+        return take_rows(_joined([scores for _, scores in parts]), back), gradient
 
     # Within
 
     def _features(
         self, images: Any, rows: torch.Tensor, text: torch.Tensor, strings: Sequence[str] | None
     ) -> PairFeatures:
-        owner = self.owner[rows]
+        return self._of_rows(images, self.owner[rows], text, strings)
+
+    def _of_rows(
+        self, images: Any, owner: torch.Tensor, text: torch.Tensor, strings: Sequence[str] | None
+    ) -> PairFeatures:
+        """Features of pairs: text k with the image of row `owner[k]`."""
         same = len(owner) == len(images.embedding) and bool(
             (owner == torch.arange(len(owner), device=owner.device)).all()
         )

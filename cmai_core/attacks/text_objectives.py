@@ -27,6 +27,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from cmai_core.attacks.clean import clean_features
 from cmai_core.attacks.objectives import Objective, Weighted
 from cmai_core.attacks.options import number, one_of
 from cmai_core.attacks.success import Criterion, Scored
@@ -137,7 +138,7 @@ class Divergence(TextObjective):
             return _BoundDivergence(self.moving, None)
         with torch.no_grad():
             clean = (
-                model.image_features(batch.pixels.to(getattr(model, "device", batch.pixels.device))).embedding
+                clean_features(model, batch, shared).embedding
                 if self.moving == "image"
                 else model.encode_text(list(batch.texts))
             )
@@ -200,7 +201,7 @@ class Mismatch(TextObjective):
         shared = {} if shared is None else shared
         if key not in shared:
             with torch.no_grad():
-                images = model.image_features(batch.pixels.to(getattr(model, "device", batch.pixels.device))).embedding
+                images = clean_features(model, batch, shared).embedding
                 shared[key] = (images.detach(), model.encode_text(list(batch.texts)).detach())
         images, texts = shared[key]
         own = _owners(batch)

@@ -113,8 +113,13 @@ def _project(tower: Any, pooled: torch.Tensor) -> torch.Tensor:
     return pooled @ tower.text_projection
 
 
-def forward_coca(tower: Any, ids: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A text tower with a class token: (pooled T×D, states T×L'×W). `x`: token embeddings; `ids`: what is padding."""
+def forward_coca(
+    tower: Any, ids: torch.Tensor, x: torch.Tensor, states: bool = True
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """A text tower with a class token: (pooled T×D, states T×L'×W). `x`: token embeddings; `ids`: what is padding.
+
+    Without `states` (None is returned in their place) the last layer is computed for the class token alone.
+    """
     full = tower.context_length
     length = min(full, _lengths_end(ids, tower.pad_id) + 1)
     ids, x = _fit(ids, x, length, tower)
@@ -129,10 +134,35 @@ def forward_coca(tower: Any, ids: torch.Tensor, x: torch.Tensor) -> tuple[torch.
     allowed[:, length, :length] = keys
     allowed[:, length, length:] = own
     positions = tower.positional_embedding
-    tokens = x + positions[:length]
     cls = (tower.cls_emb + positions[full]).expand(count, 1, -1)
-    out = tower.transformer(torch.cat([tokens, cls], dim=1), attn_mask=_additive(allowed, tower.heads, x.dtype))
-    return _project(tower, tower.ln_final(out[:, -1])), out[:, :length]
+    tokens = torch.cat([x + positions[:length], cls], dim=1)
+    mask = _additive(allowed, tower.heads, x.dtype)
+    if not states and _plain_blocks(tower.transformer):
+        return _project(tower, tower.ln_final(_class_token(tower.transformer, tokens, mask))), None
+    out = tower.transformer(tokens, attn_mask=mask)
+    return _project(tower, tower.ln_final(out[:, -1])), out[:, :length] if states else None
+
+
+def _plain_blocks(transformer: Any) -> bool:
+    """Whether the layers are open_clip's own, one after another, batch first."""
+    from open_clip.transformer import ResidualAttentionBlock, Transformer
+
+    return (
+        type(transformer) is Transformer
+        and transformer.batch_first
+        and not transformer.grad_checkpointing
+        and all(type(block) is ResidualAttentionBlock for block in transformer.resblocks)
+    )
+
+
+def _class_token(transformer: Any, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The last position after the last layer, T×W, which asks the others there and is asked by none."""
+    *before, last = transformer.resblocks
+    for block in before:
+        tokens = block(tokens, attn_mask=mask)
+    seen = last.ln_1(tokens)
+    x = tokens[:, -1:] + last.ls_1(last.attention(seen[:, -1:], seen, seen, mask[:, -1:]))
+    return (x + last.ls_2(last.mlp(last.ln_2(x))))[:, 0]
 
 
 def forward_plain(tower: Any, ids: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,9 +19,13 @@ import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cmai_core.errors import ModelError
 from cmai_core.paths import assets_dir
+
+if TYPE_CHECKING:
+    import torch
 
 VOCABULARY_SIZE = 1024
 CONTEXT_LENGTH = 48
@@ -36,6 +40,24 @@ _HERE = Path(__file__).resolve().parent
 def bundled_tokenizer_dir() -> Path:
     """Where the vocabulary of the bundled models lies."""
     return assets_dir() / "models" / "_tokenizer"
+
+
+def ids_of(tokenizer: Any, texts: list[str], context_length: int) -> torch.Tensor:
+    """Token ids of an open_clip tokenizer, int64 T×context_length.
+
+    As `tokenizer(texts, context_length=context_length)`; Hugging Face's are padded here, which takes half the time.
+    """
+    import torch
+    from open_clip.tokenizer import HFTokenizer
+
+    inner = getattr(tokenizer, "tokenizer", None)
+    usual = type(tokenizer) is HFTokenizer and not tokenizer.tokenizer_mode and not tokenizer.strip_sep_token
+    if not usual or inner.padding_side != "right" or inner.pad_token_id is None:
+        return tokenizer(texts, context_length=context_length)
+    cleaned = [tokenizer.clean_fn(text) for text in texts]
+    rows = inner(cleaned, max_length=context_length, truncation=True, return_attention_mask=False)["input_ids"]
+    pad = inner.pad_token_id
+    return torch.tensor([row + [pad] * (context_length - len(row)) for row in rows], dtype=torch.int64)
 
 
 def word_list(name: str) -> list[str]:

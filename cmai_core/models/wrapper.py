@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cmai_core.errors import DataError, ModelError, OptionError
-from cmai_core.models import text_tower
+from cmai_core.models import text_tower, tokenizer
 from cmai_core.models.generation import generate_ids
 from cmai_core.models.preprocess import preprocess
 from cmai_core.models.text_tower import TextFeatures
@@ -223,7 +223,7 @@ class VisionLanguageModel:
         if not len(texts):
             return torch.zeros(0, self.context_length, dtype=torch.long, device=self.device)
         with self._tokenizer_lock:
-            ids = self.tokenizer(list(texts), context_length=self.context_length)
+            ids = tokenizer.ids_of(self.tokenizer, list(texts), self.context_length)
         return ids.to(self.device)
 
     def detokenize(self, ids: Sequence[int]) -> str:
@@ -236,7 +236,9 @@ class VisionLanguageModel:
         start_end = set(self.token_ids()[1:])
         return self.tokenizer.decode([i for i in ids if i not in start_end]).strip()
 
-    def text_features(self, x: Sequence[str] | torch.Tensor, pad_mask: torch.Tensor | None = None) -> TextFeatures:
+    def text_features(
+        self, x: Sequence[str] | torch.Tensor, pad_mask: torch.Tensor | None = None, states: bool = True
+    ) -> TextFeatures:
         """One pass of the text tower: embedding and token states together.
 
         Args:
@@ -244,6 +246,7 @@ class VisionLanguageModel:
                 position is the mean of the token embeddings under its distribution). L ≤ context_length; a shorter L is
                 the same as padding.
             pad_mask: bool T×L, True where a position of a distribution is padding. None: where its likeliest token is.
+            states: False: the embedding alone (states None), where the tower allows a shorter way to it.
 
         Raises:
             DataError: another type, shape or length.
@@ -258,18 +261,20 @@ class VisionLanguageModel:
             if isinstance(x, torch.Tensor) and x.is_floating_point():
                 raise ModelError(f"{self.name} has a foreign text tower, which takes no distributions over tokens.")
             out = self.clip.text(ids)
-            pooled, states = out if isinstance(out, tuple) else (out, None)
+            pooled, found = out if isinstance(out, tuple) else (out, None)
         else:
             embedded = text_tower.embed(tower, x if self._is_soft(x) else ids)
-            forward = text_tower.forward_plain if tower.cls_emb is None else text_tower.forward_coca
-            pooled, states = forward(tower, ids, embedded)
-        return TextFeatures(F.normalize(pooled, dim=-1), pooled, states)
+            if tower.cls_emb is None:
+                pooled, found = text_tower.forward_plain(tower, ids, embedded)
+            else:
+                pooled, found = text_tower.forward_coca(tower, ids, embedded, states)
+        return TextFeatures(F.normalize(pooled, dim=-1), pooled, found)
 
     def encode_text(
         self, x: Sequence[str] | torch.Tensor, normalize: bool = True, pad_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Text embeddings T×D; arguments as for `text_features`."""
-        features = self.text_features(x, pad_mask)
+        features = self.text_features(x, pad_mask, states=False)
         return features.embedding if normalize else features.pooled
 
     def text_states(self, ids: torch.Tensor, pad_mask: torch.Tensor | None = None) -> torch.Tensor:

@@ -217,6 +217,25 @@ def test_progress_and_cancel(name, tools):
     assert idle.cancelled and idle.texts == batch.texts and torch.equal(idle.pixels, batch.pixels)
 
 
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_too_little_memory_takes_fewer_images_at_once_and_changes_nothing(name, tools):
+    owners, texts = (0, 0, 1, 2, 3), [*TEXTS[:1], *TEXTS]
+    expected = attack(name)(tools.BagOfWords(), tools.text_batch(texts, owners), seed=2)
+    model, refused = tools.BagOfWords(), []
+    whole = model.image_features
+
+    def tight(pixels):
+        if len(pixels) > 2:
+            refused.append(len(pixels))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return whole(pixels)
+
+    model.image_features = tight
+    result = attack(name)(model, tools.text_batch(texts, owners), seed=2)
+    assert refused and result.texts == expected.texts
+    assert torch.allclose(result.pixels, expected.pixels, atol=1e-9)
+
+
 def test_a_real_model_with_true_captions_and_l2(coca, tools):
     batch = tools.tabletop_batch(3, each=2)
     search = BeamSearch(proposer=Synonyms())
