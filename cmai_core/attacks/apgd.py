@@ -11,9 +11,8 @@ from cmai_core.attacks.gradient import Outcome, Problem
 from cmai_core.attacks.ledger import Ledger, column
 from cmai_core.attacks.options import flag, number, one_of, strict_options, whole
 from cmai_core.attacks.seeds import sample_generators
-from cmai_core.attacks.threat import L0Region, L2Region, LinfRegion, Region
+from cmai_core.attacks.threat import L2Region, LinfRegion, Region
 from cmai_core.attacks.watch import Watch
-from cmai_core.errors import OptionError
 
 RULES = ("paper", "code")
 
@@ -38,6 +37,7 @@ class APGD:
         micro_batch: as in `GradientSearch`.
     """
 
+    norms = ("linf", "l2", "patch")
     steps: int = 100
     restarts: int = 1
     momentum: float = 0.75
@@ -78,8 +78,6 @@ class APGD:
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
         """Attacks all samples of the problem."""
-        if isinstance(problem.region, L0Region):
-            raise OptionError("APGD does not go with l0.", "Accepted: linf, l2, patch.")
         ledger = Ledger(problem, watch, self.steps)
         for restart in range(self.restarts):
             rows = ledger.unfooled() if self.stop_on_success else ledger.rows(ledger.bad_step < 0)

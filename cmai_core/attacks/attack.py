@@ -10,6 +10,7 @@ import torch
 
 from cmai_core.attacks.detectors import Decided
 from cmai_core.attacks.evaluator import Evaluation, Evaluator, at_rest
+from cmai_core.attacks.fit import check_fit
 from cmai_core.attacks.gradient import Outcome, Problem
 from cmai_core.attacks.objectives import Consistency, Objective
 from cmai_core.attacks.options import strict_options
@@ -59,6 +60,7 @@ class Attack:
             raise OptionError(
                 f"search={self.search!r} is not accepted.", "Accepted: a search, such as GradientSearch()."
             )
+        check_fit(self.search, self.threat, self.objective)
 
     def describe(self) -> dict:
         """Plain values that name the attack in reports."""

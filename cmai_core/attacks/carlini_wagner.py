@@ -10,9 +10,7 @@ import torch
 from cmai_core.attacks.gradient import Outcome, Problem
 from cmai_core.attacks.ledger import NearestLedger, column
 from cmai_core.attacks.options import flag, number, strict_options, whole
-from cmai_core.attacks.threat import L2Region
 from cmai_core.attacks.watch import Watch
-from cmai_core.errors import OptionError
 
 # Pixels 0 and 1 would be infinitely far in tanh space.
 INSIDE = 0.999999
@@ -34,6 +32,7 @@ class CarliniWagner:
         micro_batch: as in `GradientSearch`.
     """
 
+    norms = ("l2",)
     steps: int = 1000
     step_size: float = 0.01
     searches: int = 9
@@ -58,8 +57,6 @@ class CarliniWagner:
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
         """Attacks all samples of the problem. Nothing is random."""
-        if not isinstance(problem.region, L2Region):
-            raise OptionError("This search measures Euclidean lengths.", "Accepted: norm='l2'.")
         ledger = NearestLedger(problem, watch, self.searches)
         rows = ledger.unfooled()
         weight = torch.full((len(rows),), self.initial).to(ledger.value)

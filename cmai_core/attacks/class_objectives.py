@@ -33,6 +33,14 @@ def exposes_logits(task: Any) -> bool:
     return callable(getattr(task, "logits", None)) and callable(getattr(task, "true_classes", None))
 
 
+def check_classes(task: Any) -> None:
+    """Raises `OptionError` for a task without class scores."""
+    if not exposes_logits(task):
+        raise OptionError(
+            f"Task {task.name} has no class scores.", "Choose its loss (TaskObjective), or a task of classes."
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class ClassScores:
     """A task's class scores for the samples of a batch.
@@ -48,10 +56,7 @@ class ClassScores:
     @staticmethod
     def bind(task: Any, prepared: Any, model: Any, batch: Batch, dataset: Any, shared: dict | None) -> ClassScores:
         """Raises OptionError for a task without class scores, or with a sample that has no true or no false class."""
-        if not exposes_logits(task):
-            raise OptionError(
-                f"Task {task.name} has no class scores.", "Choose its loss (TaskObjective), or a task of classes."
-            )
+        check_classes(task)
         prepared = prepare_task(task, prepared, model, batch, dataset, shared)
         true = task.true_classes(prepared)
         if true.dtype != torch.bool or true.dim() != 2 or len(true) != len(batch.ids):
@@ -124,6 +129,7 @@ class _ClassObjective(Objective):
     least_classes = (2, 2)
 
     def __post_init__(self) -> None:
+        check_classes(self.task)
         if self.rank is not None:
             whole("rank", self.rank, 1)
             if self.target is not None:
@@ -253,6 +259,9 @@ class Divergence(Objective):
     task: Any
     prepared: Any = None
     dataset: Any = None
+
+    def __post_init__(self) -> None:
+        check_classes(self.task)
 
     def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
         scores = ClassScores.bind(self.task, self.prepared, model, batch, self.dataset, shared)

@@ -28,6 +28,7 @@ class DeepFool:
         micro_batch: as in `GradientSearch`.
     """
 
+    norms = ("linf", "l2")
     steps: int = 50
     overshoot: float = 0.02
     candidates: int = 10

@@ -32,6 +32,7 @@ class FAB:
             clean image (3). micro_batch: as in `GradientSearch`.
     """
 
+    norms = ("linf", "l2")
     steps: int = 100
     alpha: float = 0.1
     eta: float = 1.05

@@ -30,6 +30,7 @@ class HopSkipJump:
         tries: random pictures tried as a start (100). micro_batch: as in `GradientSearch`.
     """
 
+    norms = ("linf", "l2")
     queries: int = 5000
     first: int = 100
     most: int = 10_000

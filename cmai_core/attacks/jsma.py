@@ -12,7 +12,6 @@ from cmai_core.attacks.ledger import Ledger
 from cmai_core.attacks.options import number, one_of, strict_options, whole
 from cmai_core.attacks.threat import L0Region
 from cmai_core.attacks.watch import Watch
-from cmai_core.errors import OptionError
 
 DIRECTIONS = ("up", "down", "both")
 
@@ -60,6 +59,8 @@ class JSMA:
         micro_batch: as in `GradientSearch`.
     """
 
+    norms = ("l0",)
+    objectives = (Saliency,)
     theta: float = 1.0
     direction: str = "up"
     top: int = 128
@@ -79,10 +80,6 @@ class JSMA:
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
         """Attacks all samples of the problem. Nothing is random."""
-        if not isinstance(problem.region, L0Region):
-            raise OptionError("JSMA changes few pixels.", "Accepted: norm='l0'.")
-        if not isinstance(getattr(problem.evaluator.objective, "kind", None), Saliency):
-            raise OptionError("JSMA needs both sides of a class's saliency.", "Accepted: objective=Saliency(task).")
         ledger = Ledger(problem, watch, self.steps)
         rows = ledger.unfooled()
         x = problem.region.centre[rows]

@@ -32,6 +32,7 @@ class Square:
         micro_batch: as in `GradientSearch`.
     """
 
+    norms = ("linf", "l2", "patch")
     queries: int = 5000
     share: float = 0.05
     rescale: bool = True

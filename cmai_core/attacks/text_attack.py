@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from cmai_core.attacks.evaluator import at_rest
+from cmai_core.attacks.fit import check_text_fit
 from cmai_core.attacks.objectives import Objective
 from cmai_core.attacks.options import strict_options
 from cmai_core.attacks.pair_evaluator import PairEvaluator
@@ -111,6 +112,7 @@ def check_parts(objective: Any, success: Any, search: Any, threat: Any) -> None:
             f"The objective {objective.describe()} does not depend on the text as it is edited.",
             "Accepted: objectives of cmai_core.attacks.text_objectives, such as PairConsistency(), or sums with them.",
         )
+    check_text_fit(getattr(search, "text", search), objective)  # a joint attack's schedule has a text search inside
 
 
 def check_batch(batch: Batch) -> None:

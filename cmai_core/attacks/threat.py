@@ -77,6 +77,17 @@ class ThreatModel:
             isinstance(mask, torch.Tensor) and mask.dtype == torch.bool and mask.dim() in (2, 3)
         ):
             raise OptionError("The mask is not accepted.", "Accepted: a bool tensor H×W or N×H×W.")
+        if mask is not None:
+            share = mask.double().mean(dim=(-2, -1)).cpu()
+            if share.dim() and torch.as_tensor(self.epsilon).numel() not in (1, len(share)):
+                raise OptionError(
+                    f"{len(share)} masks for {len(self.epsilon)} values of epsilon.", "Give one, or one per sample."
+                )
+            if bool((share > torch.as_tensor(self.epsilon, dtype=torch.float64).cpu() + 1e-9).any()):
+                raise OptionError(
+                    f"The mask covers {float(share.max()):.3g} of the picture, more than epsilon.",
+                    "Give epsilon as the share of the area that the mask covers, or 1.",
+                )
 
     def epsilons(self, count: int) -> torch.Tensor:
         """ε of each of `count` samples: float64 tensor of that length.
@@ -108,7 +119,7 @@ class ThreatModel:
         A square's side is the largest whole number of pixels whose area is within the share ε.
 
         Raises:
-            OptionError: the mask given does not fit the pixels, or covers more than ε.
+            OptionError: the mask given does not fit the pixels.
         """
         count, (height, width) = len(pixels), pixels.shape[-2:]
         epsilon = self.epsilons(count)
@@ -118,12 +129,6 @@ class ThreatModel:
                 raise OptionError(
                     f"The mask is {tuple(self.mask.shape)} for pixels {tuple(pixels.shape)}.",
                     f"Accepted: {height}×{width}, or {count}×{height}×{width}.",
-                )
-            share = mask.double().mean(dim=(1, 2)).cpu()
-            if bool((share > epsilon + 1e-9).any()):
-                raise OptionError(
-                    f"The mask covers {float(share.max()):.3g} of the picture, more than epsilon.",
-                    "Give epsilon as the share of the area that the mask covers, or 1.",
                 )
             return mask.unsqueeze(1).to(pixels.device)
         masks = torch.zeros(count, 1, height, width, dtype=torch.bool)

@@ -71,6 +71,7 @@ class HotFlip:
         stop_on_success: leave a pair as it is once it meets the criterion.
     """
 
+    text_gradient = True
     candidates: int = 8
     rounds: int | None = None
     words: tuple[str, ...] | None = None
@@ -212,6 +213,7 @@ class RelaxedPGD:
         words: as in `HotFlip`.
     """
 
+    text_gradient = True
     steps: int = 20
     step_size: float = 0.1
     choices: int = 64
