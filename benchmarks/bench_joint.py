@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from workload import Workload, build, paired
 
 from cmai_core.attacks import ThreatModel
-from cmai_core.attacks.joint import SGA, JointAttack, Scales
+from cmai_core.attacks.joint import JointAttack
 from cmai_core.attacks.proposers import Vocabulary
+from cmai_core.attacks.schedules import SGA, Scales
 from cmai_core.attacks.seeds import sample_generators
 from cmai_core.attacks.text_search import BeamSearch
 from cmai_core.attacks.text_threat import TextThreat

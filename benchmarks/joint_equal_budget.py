@@ -18,10 +18,12 @@ import numpy as np
 import torch
 
 from cmai_core.attacks import ThreatModel
-from cmai_core.attacks.joint import SGA, BestResponse, JointAttack, Scales, Sequential
+from cmai_core.attacks.best_response import BestResponse
+from cmai_core.attacks.joint import JointAttack
 from cmai_core.attacks.masked_lm import MaskedLMProposer
 from cmai_core.attacks.proposers import Vocabulary
 from cmai_core.attacks.result import round_to_8bit
+from cmai_core.attacks.schedules import SGA, Scales, Sequential
 from cmai_core.attacks.text_objectives import Divergence, Misretrieved
 from cmai_core.attacks.text_result import JointResult
 from cmai_core.attacks.text_search import BeamSearch, ImportanceSearch

@@ -18,11 +18,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from cmai_core.attacks.joint import SGA, Alternating, BestResponse, JointAttack, Separate, Sequential
+from cmai_core.attacks.best_response import BestResponse
+from cmai_core.attacks.joint import JointAttack
 from cmai_core.attacks.masked_lm import MaskedLMProposer
 from cmai_core.attacks.options import one_of
 from cmai_core.attacks.proposers import Characters, Eda, Homoglyphs, Injection, Several, Synonyms
 from cmai_core.attacks.recipe import Builder, Recipe, option_names
+from cmai_core.attacks.schedules import SGA, Alternating, Separate, Sequential
 from cmai_core.attacks.success import Raised
 from cmai_core.attacks.text_attack import TextAttack
 from cmai_core.attacks.text_objectives import (

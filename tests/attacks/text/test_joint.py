@@ -8,8 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cmai_core.attacks.joint import SGA, Alternating, BestResponse, JointAttack, Scales, Separate, Sequential
+from cmai_core.attacks.best_response import BestResponse
+from cmai_core.attacks.joint import JointAttack
 from cmai_core.attacks.proposers import Eda, Synonyms, Vocabulary
+from cmai_core.attacks.schedules import SGA, Alternating, Scales, Separate, Sequential
 from cmai_core.attacks.seeds import sample_generators
 from cmai_core.attacks.text_objectives import Divergence, Mismatch, Misretrieved, PairConsistency
 from cmai_core.attacks.text_result import concatenate
