@@ -79,8 +79,9 @@ def worst_case_units(readings: Readings, over: Sequence[str] = ("recipe",)) -> t
     """Unit by unit, whether any of a group's cells fooled the target.
 
     Args:
-        over: the columns that the attacker chooses freely: some of "recipe", "seed", "source", "modality". All else
-            (target, task, data; norm, ε: the threat) is held equal; `knowledge` too unless recipes or sources differ.
+        over: the columns that the attacker chooses freely: some of "recipe", "seed", "source", "modality"; (): each
+            cell alone. All else (target, task, data; norm, ε: the threat) is held equal; `knowledge` too unless recipes
+            or sources differ.
 
     Returns:
         (groups, units). groups: one row a threat: CELL with "worst case" or "any" for what was chosen freely,
@@ -94,7 +95,7 @@ def worst_case_units(readings: Readings, over: Sequence[str] = ("recipe",)) -> t
     """
     outcomes = Outcomes.of(readings)
     accepted = ("recipe", "seed", "source", "modality")
-    if not over or not set(over) <= set(accepted):
+    if not set(over) <= set(accepted):
         raise OptionError(f"over={tuple(over)!r} is not accepted.", f"Accepted: some of {', '.join(accepted)}.")
     rows, cells = outcomes.rows, outcomes.cells
     free = (*over, "knowledge") if {"recipe", "source"} & set(over) else tuple(over)
@@ -133,6 +134,31 @@ def worst_case_units(readings: Readings, over: Sequence[str] = ("recipe",)) -> t
     )
     lost, missing, _ = coverage(outcomes, group, groups["subject"].to_numpy())
     return groups.assign(lost=lost, missing=missing), units
+
+
+def all_units(outcomes: Outcomes, group: pd.Series, units: pd.DataFrame) -> pd.DataFrame:
+    """Every unit of one group of `worst_case_units`, those that no cell holds too.
+
+    Args:
+        group: a row of its groups. units: the rows of its units that belong to that group.
+
+    Returns:
+        name, text_index, item, clean, right (1, 0, −1: right before and after), `open` (right when clean, fooled by no
+        cell and not faced by all: what a cascade must not leave).
+    """
+    known = outcomes.units
+    absent = (known["subject"] == group["subject"]) & ~known["item"].isin(units["item"])
+    absent &= known["from_clean"] | ~known.loc[known["subject"] == group["subject"], "from_clean"].any()
+    rest = known[absent]
+    held = known.iloc[units["unit"].to_numpy()]
+    lost = np.where(rest["clean"] == 0, 0, UNKNOWN)
+    table = pd.concat([held, rest])[["name", "text_index", "item"]].reset_index(drop=True)
+    still_open = (units["robust"] == UNKNOWN) & ~units["complete"] & (units["clean"] != 0)
+    return table.assign(
+        clean=np.concatenate([units["clean"], rest["clean"]]),
+        right=np.concatenate([units["robust"], lost]),
+        open=np.concatenate([still_open, rest["clean"] == 1]).astype(bool),
+    )
 
 
 def worst_case(readings: Readings, over: Sequence[str] = ("recipe",)) -> pd.DataFrame:
@@ -181,15 +207,15 @@ def over_seeds(readings: Readings) -> pd.DataFrame:
     with one seed are left out.
     """
     outcomes = Outcomes.of(readings)
-    cells, rows = outcomes.cells, outcomes.rows
     held = [name for name in CELL if name != "seed"]
-    group_of_cell, first = codes_of([pd.factorize(cells[name], sort=True)[0] for name in held])
-    seeds = np.bincount(group_of_cell)
-    several = seeds[group_of_cell] > 1
+    group_of_cell, _ = codes_of([pd.factorize(outcomes.cells[name], sort=True)[0] for name in held])
+    several = np.bincount(group_of_cell)[group_of_cell] > 1
     if not several.any():
         return pd.DataFrame(columns=[*CELL, *FIGURE, "over", "seeds"])
-    kept = outcomes.select(several[rows["cell"].to_numpy()])
-    rows = kept.rows
+    kept = outcomes.select(several)
+    cells, rows = kept.cells, kept.rows
+    group_of_cell, first = codes_of([pd.factorize(cells[name], sort=True)[0] for name in held])
+    seeds = np.bincount(group_of_cell)
     group = group_of_cell[rows["cell"].to_numpy()]
     keys = cells.loc[first, list(CELL)].reset_index(drop=True).assign(seed=pd.NA)
     lost, missing, _ = coverage(kept, rows["cell"].to_numpy(), cells["subject"].to_numpy())
@@ -203,10 +229,10 @@ def over_seeds(readings: Readings) -> pd.DataFrame:
         ("asr", fooled == 1, fooled != UNKNOWN, None),
     ):
         found = _only_whole(shares(group, len(first), hits, known, items, extra), missing)
-        out.append(_figures(keys, name, found, notes).assign(over=MEAN, seeds=seeds)[seeds > 1])
+        out.append(_figures(keys, name, found, notes).assign(over=MEAN, seeds=seeds))
     # `worst_case` names what is chosen freely; here the recipe is not
     worst = worst_case(kept, over=("seed",))
-    worst = worst[worst["contenders"] > 1].rename(columns={"contenders": "seeds"}).drop(columns="recipes")
+    worst = worst.rename(columns={"contenders": "seeds"}).drop(columns="recipes")
     return pd.concat([*out, worst.assign(over=WORST)], ignore_index=True)
 
 

@@ -8,8 +8,8 @@ is wrong on the clean unit already, and unknown otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -43,8 +43,8 @@ class Outcomes:
         units: one row a unit: subject, item (code), name, text_index, clean, the two clean S_c, and from_clean (whether
             a clean row told of it).
         subjects: one row a subject: SUBJECT.
-        nearest: the rows of minimum-norm searches that were given no ε, one a unit, with the same columns as `rows`;
-            in `rows` they stand once for each ε.
+        nearest, nearest_cells: the rows of minimum-norm searches that were given no ε, and their cells, as `rows` and
+            `cells`, where they stand once for each ε.
     """
 
     rows: pd.DataFrame
@@ -74,13 +74,10 @@ class Outcomes:
             raise DataError("There are no readings.", "Run an evaluation first, or loosen the filter.")
         return _counted(readings, epsilons)
 
-    def keys(self, names: Iterable[str] = CELL) -> pd.DataFrame:
-        """The cells' values of some columns."""
-        return self.cells[list(names)]
-
-    def select(self, keep: np.ndarray) -> Outcomes:
-        """The same with only the attacked rows where `keep` (bool, one a row) holds; cells keep their codes."""
-        return Outcomes(self.rows[keep], self.cells, self.units, self.subjects, self.nearest, self.nearest_cells)
+    def select(self, cells: np.ndarray) -> Outcomes:
+        """The same with only some of the attacked cells (bool, one a cell), numbered anew; all units stay known."""
+        rows, kept = _renumbered(self.rows[np.asarray(cells, dtype=bool)[self.rows["cell"].to_numpy()]], self.cells)
+        return replace(self, rows=rows, cells=kept)
 
 
 def codes_of(columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -122,9 +122,7 @@ def test_only_clean_rows_make_an_empty_table_of_attacks(made):
 
 def test_a_success_with_a_false_text_is_not_truthful(made):
     changed = [True, False, pd.NA, False]
-    table = made.frame(
-        made.attacked("1111", "0001", modality="text", norm=None, epsilon=np.nan, label_changed=changed)
-    )
+    table = made.frame(made.attacked("1111", "0001", modality="text", norm=None, epsilon=np.nan, label_changed=changed))
     assert one(accuracy(table), metric="asr").hits == 3
     row = one(accuracy(table), metric="asr_truthful")
     assert (row.hits, row.total) == (1, 4)
@@ -193,9 +191,7 @@ def test_a_cascade_gives_the_worst_case_of_the_full_run(made):
 
 
 def test_a_unit_not_faced_and_never_fooled_leaves_the_worst_case_unknown(made):
-    table = made.frame(
-        made.clean("1111"), made.attacked("1111", "0111"), made.attacked("1111", "-0--", recipe="apgd")
-    )
+    table = made.frame(made.clean("1111"), made.attacked("1111", "0111"), made.attacked("1111", "-0--", recipe="apgd"))
     row = one(worst_case(table), metric="acc_robust")
     assert np.isnan([row.value, row.low, row.high]).all() and "2 units" in row.note
     table = made.frame(made.clean("1111"), made.attacked("1111", "01--"))  # one recipe, cut short
@@ -231,7 +227,7 @@ def test_minimum_norm_searches_are_read_at_every_epsilon(made):
     assert one(accuracy(at), metric="asr", recipe="fab")[["hits", "total"]].tolist() == [1, 4]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.data())
 def test_laws_of_the_worst_case(made, data):
     """It is never better than any recipe, does not depend on order, and a cascade finds it."""
@@ -315,11 +311,11 @@ def million():
 
 
 def test_a_million_rows_are_counted_in_seconds(million):
-    start = time.perf_counter()
+    start = time.process_time()
     outcomes = Outcomes.of(million)
     alone, worst = accuracy(outcomes), worst_case(outcomes)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     assert len(alone) == 2000 and len(worst) == 400
     robust = (million["correct_clean"] & million["correct"]).to_numpy(dtype=bool)
     assert alone.loc[alone["metric"] == "acc_robust", "hits"].sum() == robust.sum()
-    assert seconds < 20, seconds  # about 3 s alone on one core
+    assert seconds < 20, seconds  # about 2 s of one core
