@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cmai_core.attacks.gradient import Outcome, Problem
+from cmai_core.attacks.gradient import PRECISIONS, Outcome, Problem
 from cmai_core.attacks.ledger import Ledger, column
 from cmai_core.attacks.options import flag, number, one_of, strict_options, whole
 from cmai_core.attacks.seeds import sample_generators
@@ -34,7 +34,7 @@ class APGD:
         eot: gradients averaged in a step, for a model with randomness of its own.
         rule: "paper"; or "code": the authors' published code, which rounds checkpoints down, counts "not more than"
             instead of "fewer than", and never applies the second condition at the first checkpoint.
-        micro_batch: as in `GradientSearch`.
+        micro_batch, precision: as in `GradientSearch`.
     """
 
     norms = ("linf", "l2", "patch")
@@ -46,10 +46,12 @@ class APGD:
     eot: int = 1
     rule: str = "paper"
     micro_batch: int | None = None
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         for name in ("steps", "restarts", "eot"):
             whole(name, getattr(self, name), 1)
+        one_of("precision", self.precision, PRECISIONS)
         if self.micro_batch is not None:
             whole("micro_batch", self.micro_batch, 1)
         number("momentum", self.momentum, 0.0, 1.0, above_low=True)
@@ -59,7 +61,8 @@ class APGD:
 
     def describe(self) -> dict:
         names = ("steps", "restarts", "momentum", "rho", "stop_on_success", "eot", "rule")
-        return {"search": "apgd"} | {name: getattr(self, name) for name in names}
+        low = {} if self.precision == "float32" else {"precision": self.precision}
+        return {"search": "apgd"} | {name: getattr(self, name) for name in names} | low
 
     def checkpoints(self) -> list[int]:
         """Steps w_1 < w_2 < … after which the step size is reconsidered (§3.3)."""

@@ -40,6 +40,8 @@ class Evaluator:
         batch, shared, rows: where other objectives are bound (`with_objective`): the batch, its memo, and which of its
             samples this evaluator sees (None: all).
         sampled: the model bound to these samples, where it has randomness of its own (`detectors.SampledView`).
+        precision: "bfloat16": gradients are taken in half precision; a success seen there counts only when a pass in
+            single precision confirms it. Scores without gradients are always taken in single precision.
 
     Attributes:
         forward_cost, backward_cost: passes of the model that scoring a picture, and taking its gradient, costs.
@@ -57,8 +59,9 @@ class Evaluator:
         shared: dict | None = None,
         rows: torch.Tensor | None = None,
         sampled: Any = None,
+        precision: str = "float32",
     ):
-        self.model, self.sampled = model, sampled
+        self.model, self.sampled, self.precision = model, sampled, precision
         passes = getattr(model, "passes", 1)
         self.forward_cost = passes * (1 + objective.extra_forwards)
         self.backward_cost = passes * objective.backward_passes
@@ -100,6 +103,7 @@ class Evaluator:
     ) -> Evaluator:
         """Another evaluator of the same model and batch."""
         known = {"batch": self.batch, "shared": self.shared, "rows": rows, "sampled": sampled}
+        known["precision"] = self.precision
         return Evaluator(self.model, objective, criterion, consistency, self.micro_batch, **known)
 
     def _sampled(self, rows: torch.Tensor) -> Any:
@@ -124,9 +128,20 @@ class Evaluator:
 
         `through`: a differentiable map that pixels take before the model (of the given rows of `pixels`).
         """
-        with torch.enable_grad():
+        low = self.precision == "bfloat16"
+        with torch.enable_grad(), torch.autocast(pixels.device.type, torch.bfloat16, enabled=low):
             evaluation, (gradient,) = self._retrying(lambda: self._run(pixels, rows, success, _climbed, through), rows)
-        return evaluation, gradient
+        return self._confirmed(evaluation, pixels, rows) if low else evaluation, gradient
+
+    def _confirmed(self, seen: Evaluation, pixels: torch.Tensor, rows: torch.Tensor | None) -> Evaluation:
+        """What a pass in half precision saw, in the pixels' type; its successes are asked again in single precision."""
+        value = seen.value.to(pixels.dtype)
+        consistency = None if seen.consistency is None else seen.consistency.to(pixels.dtype)
+        claimed = None if seen.success is None else seen.success.nonzero()[:, 0]
+        if claimed is None or not len(claimed):
+            return Evaluation(value, consistency, seen.success)
+        again = self.score(pixels[claimed], claimed if rows is None else rows[claimed])
+        return Evaluation(value, consistency, seen.success.index_copy(0, claimed, again.success))
 
     def slopes(
         self, pixels: torch.Tensor, rows: torch.Tensor | None = None, count: int | None = None, success: bool = True

@@ -23,6 +23,7 @@ from cmai_core.errors import OptionError
 
 KEEP = ("best", "last")
 STARTS = ("uniform", "sign")
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ class GradientSearch:
             too; a sample then succeeds where most of the passes say so).
         universal: one perturbation for all samples, raised by the sum of their gradients: of linf and l2 threats δ, of
             a patch threat the patch's content. It depends on the whole batch; the best is chosen for the whole batch.
+        precision: "float32", or "bfloat16" for gradients in half precision (faster where the device multiplies it
+            natively; traces are then of that precision). What is reported at the end is scored in single precision.
 
     Raises:
         OptionError: a value outside its range, or values that contradict each other.
@@ -120,6 +123,7 @@ class GradientSearch:
     transform: InputTransform | None = None
     eot: int = 1
     universal: bool = False
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         whole("steps", self.steps, 1)
@@ -128,6 +132,7 @@ class GradientSearch:
         number("start_scale", self.start_scale, 0.0, 1.0)
         one_of("start", self.start, STARTS)
         flag("universal", self.universal)
+        one_of("precision", self.precision, PRECISIONS)
         if self.transform is not None and not isinstance(self.transform, InputTransform):
             raise OptionError(f"transform={self.transform!r} is not accepted.", "Accepted: an InputTransform, None.")
         whole("restarts", self.restarts, 1)
@@ -158,6 +163,7 @@ class GradientSearch:
         names = ("steps", "step_size", "random_start", "restarts", "momentum", "keep", "stop_on_success")
         plain = {"search": "gradient"} | {name: getattr(self, name) for name in names}
         usual = {"step_scale": 2.5, "start": "uniform", "start_scale": 1.0, "eot": 1, "universal": False}
+        usual["precision"] = "float32"
         plain |= {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
         return plain if self.transform is None else plain | self.transform.describe()
 
