@@ -1,4 +1,4 @@
-"""Where things lie: bundled assets (read-only) and the cache (may be deleted at any time)."""
+"""Where things lie: bundled assets (read-only), the cache (may be deleted at any time) and results (may not)."""
 
 from __future__ import annotations
 
@@ -27,3 +27,8 @@ def cache_dir() -> Path:
     path = Path(os.environ.get("CMAI_CACHE") or platformdirs.user_cache_dir("cmai", appauthor=False))
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def data_dir() -> Path:
+    """Results that took time to compute: $CMAI_DATA, else the user's data folder. Not created."""
+    return Path(os.environ.get("CMAI_DATA") or platformdirs.user_data_dir("cmai", appauthor=False))

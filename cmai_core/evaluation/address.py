@@ -89,6 +89,8 @@ def _object(value: Any) -> Any:
     import numpy as np
     import torch
 
+    if callable(getattr(value, "address_content", None)):
+        return plain(value.address_content())
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().numpy()
     if isinstance(value, np.generic):
@@ -109,7 +111,7 @@ def _object(value: Any) -> Any:
         return {"code": f"{value.__module__}.{value.__qualname__}", "source": _source(value)}
     if isinstance(value, torch.nn.Module):
         return {"type": kind, "state": {k: plain(v) for k, v in value.state_dict().items()}}
-    # Somebody else's class: its code is part of what it does. Ours answers for itself by FORMAT and the renderer's version.
+    # The code of somebody else's class is part of what it does.
     source = None if kind.startswith("cmai_core.") else _source(type(value))
     return {"type": kind, "source": source, "state": plain(getattr(value, "__dict__", {}))}
 

@@ -68,7 +68,8 @@ def parse_entry(text: Any, shared: Mapping[str, Mapping[str, Any]]) -> Entry:
         module, _, function = where.partition(":")
         if not re.fullmatch(r"[\w.-]+", slug) or (where and not (module and function.isidentifier())):
             raise OptionError(
-                f"{label!r} names no outside attacker.", "Accepted: name@module:function, or name@ for one given by name."
+                f"{label!r} names no outside attacker.",
+                "Accepted: name@module:function, or name@ for one given by name.",
             )
         return Entry(label, slug, where or "python", dict(shared.get(slug, {})) | dict(shared.get(label, {})))
     slug, colon, rest = label.partition(":")

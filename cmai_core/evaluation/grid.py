@@ -157,7 +157,8 @@ class Grid:
                 "Accepted here: objective=consistency.",
             )
         if "words" not in experiment.options and entry.slug == "typographic":  # they come from the dataset
-            experiment = self.experiment(Entry(entry.label, entry.slug, "", {**entry.options, "words": ("word",)}), epsilon)
+            worded = Entry(entry.label, entry.slug, "", {**entry.options, "words": ("word",)})
+            experiment = self.experiment(worded, epsilon)
         if "surrogate" in experiment.options:
             one_of("surrogate", type(experiment.options["surrogate"]).__name__, ("str",))
             return  # needs the surrogate itself

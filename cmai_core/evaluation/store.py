@@ -21,14 +21,15 @@ import numpy as np
 
 from cmai_core.errors import StoreError
 from cmai_core.evaluation.address import digest
+from cmai_core.paths import data_dir
 
 FORMAT = 1
 DATABASE, LOCK, OWNER, EXAMPLES = "evaluation.sqlite", "writer.lock", "writer.json", "examples"
 HEADER = b"SQLite format 3\x00"
 
 EXAMPLE_COLUMNS = (
-    "craft", "item", "version", "text_index", "file", "row", "objective_clean", "objective", "linf", "l2", "ssim", "psnr",
-    "words_changed", "label_changed", "minimum_norm", "forwards", "backwards", "seconds", "note",
+    "craft", "item", "version", "text_index", "file", "row", "objective_clean", "objective", "linf", "l2", "ssim",
+    "psnr", "words_changed", "label_changed", "minimum_norm", "forwards", "backwards", "seconds", "note",
 )  # fmt: skip
 READING_COLUMNS = (
     "craft", "reader", "item", "version", "text_index", "correct", "correct_float", "answer", "consistency",
@@ -52,11 +53,8 @@ Item = tuple[str, str]
 
 
 def default_folder() -> Path:
-    """Where `cmai evaluate` keeps its results: $CMAI_STORE, else "evaluation" in the user's data folder."""
-    import platformdirs
-
-    given = os.environ.get("CMAI_STORE")
-    return Path(given) if given else Path(platformdirs.user_data_dir("cmai", appauthor=False)) / "evaluation"
+    """Where `cmai evaluate` keeps its results: "evaluation" in the folder for results."""
+    return data_dir() / "evaluation"
 
 
 class Store:
@@ -181,7 +179,7 @@ class Store:
             items: item → file, as `crafted` gives them.
 
         Returns:
-            For each item (uint8 H×W×3 to be added to the clean picture modulo 256, text); None for what is not attacked.
+            For each item (uint8 H×W×3 to be added to the clean picture modulo 256, text); None: not attacked.
         """
         out: dict[Item, dict[int, tuple]] = {}
         for file in dict.fromkeys(items.values()):
@@ -223,7 +221,8 @@ class Store:
 
     def put_craft(self, craft: str, values: Mapping[str, Any]) -> None:
         """Notes what a craft's address stands for."""
-        row = (craft, values["source_hash"], values["recipe"], values["task"], values["units"], json.dumps(values["data"]))
+        names = ("source_hash", "recipe", "task", "units")
+        row = (craft, *(values[name] for name in names), json.dumps(values["data"]))
         with self.transaction() as db:
             db.execute("INSERT OR IGNORE INTO crafts VALUES (?, ?, ?, ?, ?, ?)", row)
 
@@ -403,9 +402,9 @@ def _told(folder: Path) -> Iterator[None]:
         if name.startswith("SQLITE_FULL") or name in ("SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE"):
             text, hint = "has no space left", f"{kept} Free space, then run again: it goes on."
         elif name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_IOERR")):
-            text, hint = f"cannot be used ({error})", "Check the folder's rights and disk, or name another with --store."
+            text, hint = f"cannot be used ({error})", "Check the folder's rights, or name another with --store."
         elif name.startswith("SQLITE_BUSY"):
-            text, hint = "is locked by another process", "Wait until that is done, or name another folder with --store."
+            text, hint = "is locked by another process", "Wait until that is done, or name another with --store."
         else:
             text = f"is damaged ({error})"
             hint = f"{kept} Put a copy of {DATABASE} back, or name another folder with --store."
