@@ -198,7 +198,7 @@ def test_carlini_wagner_comes_as_near_as_torchattacks_and_nearer_than_art(kit, s
         initial_const=0.5, batch_size=8,
     )  # fmt: skip
     hook.remove()
-    mine = ours(kit, "cw", model, batch, epsilon=1e3, searches=3, steps=50, step_size=0.03, initial=0.5)
+    mine = ours(kit, "cw", model, batch, epsilon=1e3, searches=3, steps=30, step_size=0.03, initial=0.5)
     found = wrong(model, theirs, labels)
     assert int((mine.forwards + mine.backwards).sum()) < sum(seen)
     assert found.sum() > 2 and mine.success[found].all()
