@@ -1,0 +1,126 @@
+"""Checks that no attack with less knowledge does better: noise, scores alone, another model's gradients; and a standard
+white-box attack beside the one under test.
+
+"Verify adaptive attacks perform better than any other", "apply gradient-free attacks", "perform a transferability
+analysis", "try brute-force (random) search attacks" (Carlini et al. 2019, §4 and §5); AutoAttack's flag "Square Attack
+improves the robustness evaluation".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cmai_core.attacks.apgd import APGD
+from cmai_core.attacks.class_objectives import Margin, exposes_logits
+from cmai_core.attacks.gradient import GradientSearch
+from cmai_core.attacks.objectives import Objective, TaskObjective
+from cmai_core.attacks.score_gradient import ScoreGradient
+from cmai_core.attacks.square import Square
+from cmai_core.attacks.transfer import Transfer
+from cmai_core.errors import OptionError
+from cmai_core.evaluation.checks.attacker import RandomNoise
+from cmai_core.evaluation.checks.bench import Bench
+from cmai_core.evaluation.checks.check import SOME_SHARE, Check, lead, share, skipped, worst
+
+NOISE = "random noise is far weaker than the attack"
+STANDARD = "a standard attack finds no more"
+SCORES = "black box is no better than white box"
+TRANSFER = "transfer is no better than white box"
+FOOLS_ALL = "The attack fools every sample, so no other can fool one more."
+
+# Draws of noise; Carlini et al. recommend thousands, which a self-check cannot afford, but ten show what noise can do.
+DRAWS = 10
+# "Far weaker": where noise reaches half of the attack's successes, the search may have added little. At a budget that
+# few samples give way to, both fool few; then so many others decide, by how far their objective was raised.
+FAR, ENOUGH = 0.5, 5
+# APGD converges within 50 steps on undefended models and nearly does on trained ones (Croce and Hein 2020, fig. 2).
+STANDARD_STEPS = 50
+
+
+def score_objective(bench: Bench) -> Objective:
+    """What an attack raises that has nothing to do with the one under test: the margin, or the loss without classes.
+
+    The margin has a gradient also where the softmax is saturated.
+    """
+    if exposes_logits(bench.task):
+        return Margin(bench.task, dataset=bench.dataset)
+    return TaskObjective(bench.task, dataset=bench.dataset)
+
+
+def noise(bench: Bench) -> Check:
+    """Signs and uniform noise at the same ε, several draws, the best of which is taken."""
+    result = bench.run(bench.attacker.with_search(RandomNoise(draws=DRAWS)))
+    ahead = lead(result.success_8bit, bench.fooled)
+    found, fooled = int(result.success_8bit.sum()), int(bench.fooled.sum())
+    numbers: dict[str, Any] = {"draws": DRAWS, "noise": found, "fooled": fooled, **ahead.numbers()}
+    evidence = f"Of {bench.count} samples the best of {DRAWS} draws of noise fools {found}, the attack {fooled}"
+    left = ~bench.fooled
+    status, clear = ahead.status, False
+    if bool(left.any()) and bench.main.minimum_norm is None:
+        higher = int((result.objective[left] > bench.main.objective[left]).sum())
+        total = int(left.sum())
+        numbers |= {"not_fooled": total, "noise_higher": higher}
+        evidence += f"; where it does not, noise raises the objective further for {share(higher, total)}"
+        status = worst([status, "fail" if higher > total / 2 else "warn" if higher > SOME_SHARE * total else "pass"])
+        clear = total >= ENOUGH and higher <= SOME_SHARE * total
+    if found > FAR * fooled and not clear:
+        status = worst([status, "warn"])
+        evidence += ": either the budget is so large that noise will do, or the attack adds little to it"
+    return Check(NOISE, status, evidence + ".", numbers)
+
+
+def standard(bench: Bench) -> Check:
+    """APGD on the margin, an attack of known strength, fools no more than the attack under test.
+
+    So an attack is caught that climbs the wrong loss, stops early, or takes steps that are too short.
+    """
+    if bench.attacker.norm not in APGD.norms:
+        return skipped(STANDARD, f"There is no standard attack under {bench.attacker.norm}.")
+    if bool(bench.fooled.all()):
+        return Check(STANDARD, "pass", FOOLS_ALL, {})
+    search = APGD(steps=STANDARD_STEPS, eot=bench.attacker.averaged)
+    return _against(bench, STANDARD, f"APGD on the margin with {STANDARD_STEPS} steps", search, score_objective)
+
+
+def black_box(bench: Bench) -> Check:
+    """Square, or NES where Square does not go with the norm, at a stated number of queries."""
+    if bool(bench.fooled.all()):
+        return Check(SCORES, "pass", FOOLS_ALL, {})
+    if bench.attacker.norm in Square.norms:
+        search, word = Square(queries=bench.queries), "Square"
+    else:
+        search, word = ScoreGradient(queries=bench.queries), "NES"
+    return _against(bench, SCORES, f"{word} with {bench.queries} queries", search, score_objective)
+
+
+def transfer(bench: Bench) -> Check:
+    """Pictures made on other models fool no sample that the attack does not."""
+    if not bench.surrogates:
+        return skipped(TRANSFER, "No other model was given to make pictures on.")
+    if bool(bench.fooled.all()):
+        return Check(TRANSFER, "pass", FOOLS_ALL, {})
+    checks = []
+    for name, surrogate in bench.surrogates.items():
+        objective = TaskObjective(bench.task, dataset=bench.dataset)
+        inner = GradientSearch(steps=20, momentum=1.0)
+        search = Transfer(surrogate=surrogate, search=inner, objective=objective)
+        checks.append(_against(bench, TRANSFER, f"PGD on {name}", search, None))
+    found = next(check for check in checks if check.status == worst([c.status for c in checks]))
+    rest = [check.evidence for check in checks if check is not found]
+    return Check(TRANSFER, found.status, " ".join([found.evidence, *rest]), found.numbers)
+
+
+def _against(bench: Bench, name: str, words: str, search: Any, objective: Any) -> Check:
+    try:
+        other = bench.run(bench.attacker.with_search(search, None if objective is None else objective(bench)))
+    except OptionError as error:
+        return skipped(name, error.message)
+    ahead = lead(other.success_8bit, bench.fooled)
+    numbers = {"other": int(other.success_8bit.sum()), "fooled": int(bench.fooled.sum()), **ahead.numbers()}
+    evidence = (
+        f"Of {bench.count} samples {words} fools {numbers['other']}, the attack {numbers['fooled']}; "
+        f"{ahead.extra} are fooled by the former alone."
+    )
+    if ahead.status == "fail":
+        evidence += " Less knowledge or no knowledge of the defence should not do better: the attack is too weak here."
+    return Check(name, ahead.status, evidence, numbers)

@@ -1,0 +1,144 @@
+"""Checks of the model as it answers: same answers as plain inference, no randomness, no optimisation at inference."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from cmai_core.attacks.evaluator import at_rest
+from cmai_core.attacks.reading import read_images
+from cmai_core.evaluation.checks.bench import PASSES, SAME, Bench
+from cmai_core.evaluation.checks.check import Check, share
+
+# Two averaged gradients whose cosine is below one half hold more of the model's randomness than of its slope.
+STEADY = 0.5
+# Preprocessing may leave values between the 256 levels; rounding them may turn a borderline answer, not many.
+ROUNDED_SHARE = 0.02
+
+CLEAN = "clean accuracy under the harness equals plain inference"
+RANDOM = "the model is not random, or the attack averages over its randomness"
+OPTIMISES = "the model does not optimise anything at inference"
+
+
+def clean_accuracy(bench: Bench) -> Check:
+    """The harness (a batch, 8-bit pixels, the model at rest) answers as the model alone does, picture by picture.
+
+    "Report clean model accuracy" (Carlini et al. 2019, §5): a harness that shows another model, or other pixels, than
+    the one that is deployed measures something else.
+    """
+    plain, same_pixels = [], []
+    for row, pair in enumerate(bench.everyone.pairs):
+        pixels = bench.model.preprocess([pair.image])
+        same_pixels.append(bool((pixels[0] - bench.everyone.pixels[row].to(pixels)).abs().max() < 1e-6))
+        with torch.no_grad():
+            prepared = bench.task.prepare(bench.model, [pair], bench.dataset)
+            plain.append(bench.task.predict(bench.model, bench.model.image_features(pixels), prepared)[0])
+    differ = [p.answer != h.answer or p.correct != h.correct for p, h in zip(plain, bench.clean, strict=True)]
+    exact = sum(d for d, same in zip(differ, same_pixels, strict=True) if same)
+    other = sum(differ) - exact
+    known = [k for k, reading in enumerate(bench.clean) if reading.correct is not None]
+    right = sum(bench.clean[k].correct for k in known), sum(bool(plain[k].correct) for k in known)
+    numbers = {
+        "samples": len(plain),
+        "known": len(known),
+        "right_harness": right[0],
+        "right_plain": right[1],
+        "answers_differ": sum(differ),
+        "differ_on_same_pixels": exact,
+    }
+    evidence = (
+        f"Right when clean: {share(right[0], len(known))} under the harness, {share(right[1], len(known))} when the "
+        f"model is asked picture by picture; {share(sum(differ), len(plain))} of the answers differ."
+    )
+    if exact:
+        return Check(CLEAN, "fail", f"{evidence} {exact} of them although the pixels are the same.", numbers)
+    if other > ROUNDED_SHARE * len(plain):
+        return Check(CLEAN, "warn", f"{evidence} All of them on pixels that were rounded to 8 bits.", numbers)
+    return Check(CLEAN, "pass", evidence, numbers)
+
+
+def randomised(bench: Bench) -> Check:
+    """The same picture gives the same loss and answer twice; else gradients must be averaged over passes (EOT).
+
+    AutoAttack's flag "randomized defense"; "properly ensemble over randomness" (Carlini et al. 2019, §5; Athalye et al.
+    2018, arXiv 1802.00420, §3).
+    """
+    readings = [
+        read_images(bench.model, bench.task, bench.dataset, bench.everyone, [bench.everyone.pixels])[0]
+        for _ in range(PASSES)
+    ]
+    turned = sum(len({reading.answer for reading in row}) > 1 for row in zip(*readings, strict=True))
+    averaged = bench.attacker.averaged * (getattr(bench.model, "passes", 1) if bench.white_box else 1)
+    numbers: dict[str, Any] = {
+        "passes": PASSES,
+        "loss_difference": bench.random,
+        "answers_turned": turned,
+        "samples": len(bench.everyone.ids),
+        "gradients_averaged": averaged,
+    }
+    if bench.random <= SAME and not turned:
+        evidence = f"{PASSES} passes over the same pictures differ by {bench.random:.1g} in the loss, and in no answer."
+        return Check(RANDOM, "pass", evidence, numbers)
+    found = (
+        f"The model is random: over {PASSES} passes the loss of one and the same picture differs by up to "
+        f"{100 * bench.random:.3g} %, and {share(turned, len(bench.everyone.ids))} of the answers turn."
+    )
+    if bench.attacker.external:
+        return Check(RANDOM, "warn", f"{found} Whether the outside attack averages cannot be seen.", numbers)
+    if averaged == 1:
+        advice = "The attack takes one gradient a step; average several (option eot)."
+        return Check(RANDOM, "fail", f"{found} {advice}", numbers)
+    numbers["cosine"] = cosine = _steadiness(bench)
+    evidence = f"{found} The attack averages {averaged} passes a step; two such averages agree with cosine {cosine:.2f}"
+    if not cosine >= STEADY:
+        return Check(RANDOM, "warn", f"{evidence}, below {STEADY:g}: average more.", numbers)
+    return Check(RANDOM, "pass", f"{evidence}.", numbers)
+
+
+def _steadiness(bench: Bench) -> float:
+    """Median cosine between two of the attack's averaged gradients."""
+    evaluator, parts = bench.evaluator(), []
+    with at_rest(bench.model):
+        for _ in range(2):
+            drawn = [evaluator.climb(bench.batch.pixels)[1] for _ in range(bench.attacker.averaged)]
+            parts.append((sum(drawn[1:], drawn[0]) / len(drawn)).flatten(1))
+    return float(torch.nn.functional.cosine_similarity(*parts).median())
+
+
+def optimises(bench: Bench) -> Check:
+    """Nothing is optimised at inference (AutoAttack's flag "optimization at inference time").
+
+    A model that changes its input or itself by gradients when it is asked can hide from an attack that does not follow
+    these steps (Croce et al. 2022, arXiv 2202.13711).
+    """
+    with _counting() as calls, torch.no_grad(), at_rest(bench.model):
+        bench.model.image_features(bench.everyone.pixels[:1])
+    if calls:
+        evidence = (
+            f"One forward pass took gradients {len(calls)} times by itself: the model adapts to its input, and attacks "
+            "through a fixed model may miss it."
+        )
+        return Check(OPTIMISES, "warn", evidence, {"gradient_calls": len(calls)})
+    return Check(OPTIMISES, "pass", "A forward pass takes no gradients by itself.", {"gradient_calls": 0})
+
+
+@contextmanager
+def _counting() -> Iterator[list[str]]:
+    """Calls of PyTorch's functions for gradients in this thread."""
+    watched = {torch.autograd.grad.__code__, torch.autograd.backward.__code__, torch.Tensor.backward.__code__}
+    calls: list[str] = []
+    before = sys.getprofile()
+
+    def look(frame: Any, event: str, argument: Any) -> None:
+        if event == "call" and frame.f_code in watched:
+            calls.append(frame.f_code.co_name)
+
+    sys.setprofile(look)
+    try:
+        yield calls
+    finally:
+        sys.setprofile(before)

@@ -1,0 +1,115 @@
+"""The probing checks: small experiments on a model, a task and an attack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cmai_core.attacks.options import whole
+from cmai_core.attacks.reading import make_batch
+from cmai_core.errors import Cancelled, OptionError
+from cmai_core.evaluation.checks import comparison, effort, gradients, inference, strength
+from cmai_core.evaluation.checks.attacker import attacker_of
+from cmai_core.evaluation.checks.bench import Bench
+from cmai_core.evaluation.checks.check import Check, skipped
+from cmai_core.progress import CancelToken, Progress, ProgressCallback
+
+# What the attack is not needed for comes first, cheap ones before dear ones.
+_MODEL: dict[str, Callable[[Bench], Any]] = {
+    inference.CLEAN: inference.clean_accuracy,
+    inference.OPTIMISES: inference.optimises,
+}
+_ATTACK: dict[str, Callable[[Bench], Any]] = {
+    inference.RANDOM: inference.randomised,
+    gradients.PRESENT: gradients.gradients,
+    effort.BUDGET: effort.budget,
+    effort.STEPS: effort.steps,
+    effort.RAISES: effort.raises,
+    strength.ROUNDED: strength.rounded,
+    strength.RISES: strength.rises,
+    strength.SINGLE: strength.single_step,
+    comparison.NOISE: comparison.noise,
+    strength.GROWS: strength.grows,
+    strength.LARGE: strength.large,
+    strength.RESTARTS: strength.restarts,
+    strength.CONVERGED: strength.converged,
+    comparison.STANDARD: comparison.standard,
+    comparison.TRANSFER: comparison.transfer,
+    comparison.SCORES: comparison.black_box,
+}
+
+
+def probe(
+    model: Any,
+    task: Any,
+    dataset: Any,
+    *,
+    epsilon: float | None = None,
+    attack: Any = "pgd",
+    samples: int = 32,
+    seed: int = 0,
+    norm: str = "linf",
+    surrogates: Mapping[str, Any] | None = None,
+    queries: int = 500,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> list[Check]:
+    """Checks an attack on a model by small experiments. The model is left as it was found.
+
+    A check that looks at strength compares attacks on the samples that the model gets right when clean; few samples
+    decide little, so a small lead is a warning, and only a lead that chance would hardly give is a failure.
+
+    Args:
+        model: a `VisionLanguageModel` or a `System`. task: an object or a name. dataset: its first `samples` pairs are
+            used.
+        epsilon: in the units of `ThreatModel` ([0, 1] pixel units for linf); None: the attack's own.
+        attack: what is tested; see `attacker_of`. norm: "linf" or "l2", of recipes and functions.
+        surrogates: name → another model, to make transferred pictures on.
+        queries: budget of the black-box search.
+        cancel: looked at between and within the experiments; what was not run is "skipped".
+
+    Raises:
+        OptionError: options that do not fit, or a task the model cannot be asked.
+    """
+    from cmai_core.tasks import get_task
+
+    whole("samples", samples, 1)
+    whole("queries", queries, 1)
+    whole("seed", seed, 0)
+    task = get_task(task) if isinstance(task, str) else task
+    if hasattr(task, "applies_to") and (why := task.applies_to(dataset, model)):
+        raise OptionError(f"The task {task.name} does not apply: {why}", "Choose another task, model or dataset.")
+    pairs = [dataset[k] for k in range(min(samples, len(dataset)))]
+    batch = make_batch(model, pairs, 1)
+    attacker = attacker_of(attack, model, task, dataset, norm, epsilon, batch.pixels[0].numel(), seed)
+    bench = Bench(model, task, dataset, batch, attacker, dict(surrogates or {}), seed, queries, cancel)
+    return run_checks(bench, progress)
+
+
+def run_checks(bench: Bench, progress: ProgressCallback | None = None) -> list[Check]:
+    """All probing checks of a set-up, in order."""
+    found: list[Check] = []
+    every = {**_MODEL, **_ATTACK}
+    why = "" if bench.count else "The model gets none of the samples right, so there is nothing to attack."
+    for done, (name, check) in enumerate(every.items()):
+        if progress is not None:
+            progress(Progress(done, len(every), name))
+        if bench.cancel is not None and bench.cancel.cancelled:
+            found.append(skipped(name, "Stopped before it was made."))
+        elif why and name not in _MODEL:
+            found.append(skipped(name, why))
+        else:
+            found += _one(name, check, bench)
+    if progress is not None:
+        progress(Progress(len(every), len(every), "done"))
+    return found
+
+
+def _one(name: str, check: Callable[[Bench], Any], bench: Bench) -> Sequence[Check]:
+    try:
+        result = check(bench)
+    except Cancelled:
+        return [skipped(name, "Stopped before it was finished.")]
+    except OptionError as error:  # the attack does not go with the model: what that means, the gradients' check says
+        return [skipped(name, f"The attack cannot be run: {error.message}")]
+    return result if isinstance(result, list) else [result]
