@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -54,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     _add_recipes(commands)
     _add_attack(commands)
     _add_evaluate(commands)
+    _add_evaluate_clean(commands)
     _add_data(commands)
     commands.add_parser("train", help="train a bundled model (cmai train --help)", add_help=False)
     return top
@@ -254,17 +254,12 @@ def _limit(text: str) -> int | str:
 
 
 def _option(text: str) -> tuple[str, Any]:
-    """ "key=value" with the value as JSON, a fraction, or as it stands."""
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
-    name = name.strip().replace("-", "_")
-    if match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+)\s*", value):
-        return name, float(match[1]) / float(match[2])
+    from cmai_core.evaluation.entries import key_value
+
     try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
+        return key_value(text)
+    except OptionError as error:
+        raise argparse.ArgumentTypeError(error.message) from None
 
 
 def _attack(args: argparse.Namespace) -> int:
@@ -281,8 +276,8 @@ def _attack(args: argparse.Namespace) -> int:
     if args.save_images and experiment.modality == "text":
         raise OptionError(f"The recipe {experiment.recipe} changes no picture.", "Leave out --save-images.")
     if args.json:
-        _check_writable(args.json)
-    with _interruptible() as cancel, _bar("attack", args.quiet) as show:
+        check_writable(args.json)
+    with interruptible() as cancel, _bar("attack", args.quiet) as show:
         report = run_experiment(experiment, progress=show, cancel=cancel, device=args.device)
     if args.save_images:
         paths = report.result.save(args.save_images)
@@ -346,10 +341,17 @@ def _score(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-# --- clean evaluation -------------------------------------------------------------------------------------------------
+# --- evaluation -------------------------------------------------------------------------------------------------------
 
 
 def _add_evaluate(commands: Any) -> None:
+    from cmai_core.evaluation.command import add_options, execute
+
+    words = "measure models under a grid of attacks; goes on where it stopped"
+    add_options(_command(commands, "evaluate", execute, words))
+
+
+def _add_evaluate_clean(commands: Any) -> None:
     command = _command(commands, "evaluate-clean", _evaluate_clean, "measure the tasks on unattacked pairs")
     add = command.add_argument
     add("--model", default="tabletop", help="a bundled name or an open_clip specification")
@@ -367,7 +369,7 @@ def _evaluate_clean(args: argparse.Namespace) -> None:
     from cmai_core.tasks import evaluate_clean
 
     if args.json:
-        _check_writable(args.json)
+        check_writable(args.json)
     dataset = load_dataset(args.dataset, split=args.split, limit=None if args.limit == "all" else args.limit)
     model = load_model(args.model, device=args.device)
     figures = evaluate_clean(model, dataset, args.tasks)
@@ -453,7 +455,7 @@ def _atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _check_writable(path: Path) -> None:
+def check_writable(path: Path) -> None:
     """Finds out before the work, not after it."""
     folder = path.parent
     if path != Path("-") and (path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK)):
@@ -492,7 +494,7 @@ def _bar(unit: str, quiet: bool) -> Iterator[Callable[[Progress], None]]:
 
 
 @contextmanager
-def _interruptible() -> Iterator[CancelToken]:
+def interruptible() -> Iterator[CancelToken]:
     """The first Ctrl+C cancels (what was found is still reported), the second one ends the program."""
     token = CancelToken()
 

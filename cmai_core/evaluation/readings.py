@@ -49,7 +49,9 @@ def plan_of(store: Store, run: str | None = None) -> Plan:
     found = [plan for name, plan in known if run in (None, name)]
     if not found:
         names = ", ".join(name for name, _ in known)
-        raise StoreError(f"The store {store.folder} holds no run {run or ''}.".replace(" .", "."), f"Runs: {names or '–'}.")
+        raise StoreError(
+            f"The store {store.folder} holds no run {run or ''}.".replace(" .", "."), f"Runs: {names or '–'}."
+        )
     return Plan.from_dict(json.loads(found[0]))
 
 

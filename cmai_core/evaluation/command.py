@@ -1,0 +1,225 @@
+"""The command `cmai evaluate`: a grid from options or a file, its cost, its run, its table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cmai_core.errors import DataError, OptionError
+from cmai_core.progress import Progress
+
+_LISTS = ("models", "tasks", "recipes", "epsilons", "seeds")
+_PLAIN = ("dataset", "split", "captions", "batch_size", "validation", "transfer", "cascade")
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Adds the options of `cmai evaluate`; defaults are those of `Grid`."""
+    add = command.add_argument
+    add("--spec", type=Path, metavar="FILE", help="read the grid from a JSON file; options add")
+    add("--models", nargs="+", metavar="MODEL", help="attacked, and shown each other's examples (default: tabletop)")
+    add("--tasks", nargs="+", metavar="TASK", help="zero-shot, retrieval, vqa, captioning, nlvr (default: retrieval)")
+    add(
+        "--recipes",
+        nargs="*",
+        metavar="RECIPE",
+        help="of cmai recipes, also as pgd:steps=50,norm=l2, or name@module:function (default: pgd)",
+    )
+    add("--epsilons", nargs="+", type=float, metavar="E", help="in units of 1/255 (default: 4)")
+    add("--dataset", help="a dataset's name or a path (default: tabletop)")
+    add("--split", help="default: test")
+    add("--limit", metavar="N", help="only the first so many items (default: 64); all: every item")
+    add("--seeds", nargs="+", type=int, metavar="SEED", help="of the random starts (default: 0)")
+    add("--captions", type=int, help="texts taken of each item (default: 1)")
+    add(
+        "--option",
+        dest="options",
+        action="append",
+        metavar="RECIPE:KEY=VALUE",
+        help="of a recipe, as in cmai attack; may be repeated",
+    )
+    add("--cascade", action="store_true", default=None, help="worst case only: cheap recipes first, then survivors")
+    add("--no-transfer", dest="transfer", action="store_false", default=None, help="show examples to their source only")
+    add("--validation", type=int, metavar="N", help="clean items that thresholds are set on (default: 200)")
+    add("--batch-size", type=int, help="items attacked together (default: 32)")
+    add("--device", help="cpu or cuda (default: cuda if there is one)")
+    add(
+        "--store",
+        type=Path,
+        metavar="FOLDER",
+        help="where results are kept and found again (default: your data folder)",
+    )
+    add("--plan", action="store_true", help="only say what it would cost")
+    add("--json", type=Path, metavar="FILE", help="write the table here (-: to stdout)")
+    add("--csv", type=Path, metavar="FILE", help="write the table here")
+    add("--latex", type=Path, metavar="FILE", help="write the table here")
+    add("--quiet", action="store_true", help="no progress bar")
+
+
+def grid_of(args: argparse.Namespace) -> Any:
+    """The grid that the command line asks for.
+
+    Raises:
+        OptionError, DataError: a value, or a file, that is not accepted.
+    """
+    from cmai_core.evaluation.entries import key_value
+    from cmai_core.evaluation.grid import Grid
+
+    values = _read(args.spec) if args.spec else {}
+    for name in (*_LISTS, *_PLAIN):
+        if getattr(args, name) is not None:
+            values[name] = getattr(args, name)
+    if args.limit is not None:
+        if args.limit != "all" and not args.limit.isdecimal():
+            raise OptionError(f"--limit is {args.limit}.", "Accepted: whole numbers from 1, or all.")
+        values["limit"] = None if args.limit == "all" else int(args.limit)
+    if args.options:
+        options = {name: dict(given) for name, given in dict(values.get("options") or {}).items()}
+        for text in args.options:
+            recipe, colon, rest = text.partition(":")
+            if not colon:
+                raise OptionError(f"--option {text!r} is not RECIPE:KEY=VALUE.", "Accepted: for example pgd:steps=50.")
+            name, value = key_value(rest)
+            options.setdefault(recipe, {})[name] = value
+        values["options"] = options
+    return Grid.from_dict(values)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.", "Check the path.") from error
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON: {error}.", 'Give an object such as {"recipes": ["pgd"]}.') from error
+    values = data.get("grid", data) if isinstance(data, dict) else None
+    if not isinstance(values, dict):
+        raise DataError(f"{path} holds no grid.", 'Give an object such as {"recipes": ["pgd"]}.')
+    return dict(values)
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Runs the command; returns the exit status (130: interrupted, with what was there until then)."""
+    from cmai_core.cli import check_writable, interruptible
+    from cmai_core.evaluation import export, readings, tables
+    from cmai_core.evaluation.cost import cost
+    from cmai_core.evaluation.outcomes import Outcomes
+    from cmai_core.evaluation.runner import run
+    from cmai_core.evaluation.setting import Setting
+    from cmai_core.evaluation.store import DATABASE, Store, default_folder
+
+    grid = grid_of(args)
+    folder = args.store or default_folder()
+    for path in (args.json, args.csv, args.latex):
+        if path is not None:
+            check_writable(path)
+    if args.plan:
+        stored = Store.read(folder) if (folder / DATABASE).is_file() else None
+        try:
+            _say_cost(cost(Setting(grid, device=args.device), stored), args)
+        finally:
+            if stored is not None:
+                stored.close()
+        return 0
+    with Store.write(folder) as store:  # before models are loaded: a store that cannot be used is said at once
+        setting = Setting(grid, device=args.device)
+        with interruptible() as cancel, _bar(args.quiet) as show:
+            report = run(setting, store, progress=show, cancel=cancel)
+        frame = readings.frame(store, report.plan)
+    table = tables.summary_table(Outcomes.of(frame, frame.attrs["epsilons"]))
+    for path, write in ((args.json, export.to_json), (args.csv, export.to_csv), (args.latex, export.to_latex)):
+        if path is not None and path != Path("-"):
+            write(table, path)
+    if args.json == Path("-"):
+        with tempfile.TemporaryDirectory() as scratch:
+            sys.stdout.write(export.to_json(table, Path(scratch) / "table.json").read_text(encoding="utf-8"))
+    else:
+        print("\n".join(_lines(table)))
+    _say_end(report, folder)
+    return 130 if report.cancelled else 0
+
+
+def _say_cost(found: Any, args: argparse.Namespace) -> None:
+    if args.json is not None:
+        text = json.dumps(found.to_dict(), indent=1, allow_nan=False)
+        if args.json == Path("-"):
+            print(text)
+            return
+        args.json.write_text(text + "\n", encoding="utf-8")
+    for entry in found.cells:
+        cell = entry.cell
+        budget = "" if cell.epsilon is None else f"{cell.norm} {cell.epsilon:g}"
+        done, time = f"{entry.stored} of {entry.items} stored", _time(entry.seconds)
+        print(f"{cell.source}  {cell.task or '–'}  {cell.recipe}  {budget}  seed {cell.seed}  {done}  {time}")
+    for cell in found.plan.cells:
+        if cell.skipped:
+            print(f"skipped: {cell.source}  {cell.task or '–'}  {cell.recipe}: {cell.skipped}")
+    basis = "from this store's own timings" if found.measured else "before anything was measured"
+    most = "at most " if found.plan.grid.cascade else "about "
+    print(f"{len(found.cells)} cells, {most}{_time(found.seconds)}, {basis}; {found.clean} clean readings to come.")
+
+
+def _lines(table: Any) -> list[str]:
+    """The table as aligned text, shares with their counts."""
+    import pandas as pd
+
+    from cmai_core.evaluation.export import figure_text, is_share
+
+    rows = [("target", "task", "source", "recipe", "budget", "metric", "value [95 %]", "of")]
+    for row in table.itertuples(index=False):
+        budget = "" if pd.isna(row.epsilon) else f"{row.norm} {row.epsilon:g}"
+        value = figure_text(row.value, row.low, row.high, is_share(row.metric)) or "–"
+        count = "" if pd.isna(row.total) or pd.isna(row.hits) else f"{row.hits:g}/{row.total:g}"
+        rows.append((row.target, row.task or "–", row.source, row.recipe, budget, row.metric, value, count))
+    widths = [max(len(str(row[k])) for row in rows) for k in range(len(rows[0]))]
+    return ["  ".join(str(text).ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _say_end(report: Any, folder: Path) -> None:
+    say = [
+        f"run {report.run} in {folder}: {report.crafted} examples made, {report.shown + report.clean} readings taken"
+    ]
+    say[0] += f", {_time(report.seconds)}"
+    for cell in report.plan.cells:
+        reason = cell.skipped or report.failed.get(cell.address)
+        if reason:
+            kind = "skipped" if cell.skipped else "failed"
+            say.append(f"{kind}: {cell.recipe}, {cell.task or 'no task'}, on {cell.source}: {reason}")
+    if report.cancelled:
+        say.append("Interrupted: the table has what was there until then; the same command goes on.")
+    print("\n".join(say), file=sys.stderr)
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@contextmanager
+def _bar(quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    """A progress bar on stderr with the time that is left."""
+    if quiet:
+        yield lambda progress: None
+        return
+    from tqdm import tqdm
+
+    bar = tqdm(total=1, file=sys.stderr, leave=False, mininterval=0.2, bar_format="{percentage:3.0f}%|{bar}| {desc}")
+
+    def show(progress: Progress) -> None:
+        bar.total = progress.total
+        cells = f"cell {progress.data['cells']}, " if "cells" in progress.data else ""
+        bar.set_description_str(f"{cells}{progress.stage}, {_time(progress.data.get('eta'))} left", refresh=False)
+        bar.update(progress.done - bar.n)
+
+    try:
+        yield show
+    finally:
+        bar.close()
