@@ -22,6 +22,8 @@ from cmai_core.attacks.deepfool import DeepFool
 from cmai_core.attacks.square import Square
 
 EPSILON = 2 / 255
+# Where only success counts: the budget at which the undefended model falls.
+FALLEN = 4 / 255
 Call = Callable[[], torch.Tensor]
 
 
@@ -124,9 +126,12 @@ def wrong_share(work: Workload, pixels: torch.Tensor) -> float:
 def rows(work: Workload, steps: int, queries: int) -> Iterator[tuple[str, Call, Call]]:
     full = GradientSearch(steps=steps, step_size=EPSILON / 4, random_start=False, keep="last")
     yield f"PGD-{steps} / bare loop", attack(work, full), bare_loop(work, steps)
-    first = GradientSearch(steps=steps, step_size=EPSILON / 4, random_start=False, stop_on_success=True)
-    best = GradientSearch(steps=steps, step_size=EPSILON / 4, random_start=False)
-    yield f"PGD-{steps}, success only / without compaction", attack(work, first), attack(work, best)
+    half = GradientSearch(steps=steps, step_size=EPSILON / 4, random_start=False, keep="last", precision="bfloat16")
+    yield f"PGD-{steps} in bfloat16 / in float32", attack(work, half), attack(work, full)
+    first = GradientSearch(steps=steps, step_size=FALLEN / 4, random_start=False, stop_on_success=True)
+    best = GradientSearch(steps=steps, step_size=FALLEN / 4, random_start=False)
+    label = f"PGD-{steps} at {FALLEN * 255:g}/255, success only / without compaction"
+    yield label, attack(work, first, epsilon=FALLEN), attack(work, best, epsilon=FALLEN)
     for library, peers in (
         ("torchattacks", lambda: torchattacks_peers(work, steps, queries)),
         ("foolbox", lambda: foolbox_peers(work, steps)),
