@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+
 import streamlit as st
 
 from app import services, state
+from app.components.sentence import marked
 from app.components.theme import escape, label, mark, number, show
 from cmai_core.errors import CmaiError, OptionError
 from cmai_core.lab.images import colour_map, data_url, overlay
@@ -45,7 +49,8 @@ def form(result: LabResult | None) -> None:
     with settings:
         which = "the attack made last" if state.get(state.RESULT) is not None else "the bundled example"
         show(
-            f'<p class="cm-quote">{escape(result.experiment.caption)}</p><div class="cm-small cm-muted">{which}; '
+            f'<p class="cm-quote">{_sentence(result.experiment.caption, craft.caption)}</p>'
+            f'<div class="cm-small cm-muted">{which}; '
             + ", ".join(escape(r.name) for r in result.readings.values())
             + "</div>"
         )
@@ -87,7 +92,7 @@ def start() -> None:
 
 def result(made) -> None:
     """All maps of all models, one method under the other."""
-    show(f'<p class="cm-quote">{escape(made.caption)}</p>')
+    sentences(made)
     for method in METHODS:
         if any(method in role.maps or method in role.missing for role in made.roles.values()):
             with st.container(border=True, key=f"card_{method.replace(' ', '_')}"):
@@ -95,7 +100,29 @@ def result(made) -> None:
     with st.container(border=True, key="card_words"):
         words(made)
     st.caption(
-        f"{made.seconds:.1f} s. Maps are computed for S_c of the sentence above; one colour scale within each method."
+        f"{made.seconds:.1f} s. Maps are computed for S_c of picture and sentence; one colour scale within each method."
+    )
+
+
+def _sentence(before: str, after: str) -> str:
+    """HTML of a sentence; where it was attacked, with the changed words marked."""
+    return marked(before, after) if after else escape(before)
+
+
+def sentences(made) -> None:
+    """What the maps are of: the sentence, and where it was attacked, which side has which."""
+    attacked = {role: explained.attacked for role, explained in made.roles.items() if explained.attacked}
+    if not attacked:
+        show(f'<p class="cm-quote">{escape(made.caption)}</p>')
+        return
+    lines = [f"{mark('clean')}clean: {escape(made.caption)}"]
+    for text in dict.fromkeys(attacked.values()):
+        whose = [role for role, its in attacked.items() if its == text]
+        note = "" if len(whose) == len(made.roles) else f" ({', '.join(whose)})"
+        lines.append(f"{mark('adversarial')}adversarial{note}: {marked(made.caption, text)}")
+    show(f'<p class="cm-quote">{"<br>".join(lines)}</p>')
+    st.caption(
+        "Clean maps are of the clean picture and sentence, adversarial ones of the attacked picture and sentence."
     )
 
 
@@ -106,8 +133,9 @@ def finding(made, method: str) -> str:
         if method in explained.similarity:
             value = explained.similarity[method]
             word = "hardly moves" if value > 0.8 else "moves in part" if value > 0.5 else "moves"
-            noise = explained.control.get(method)
-            parts.append(f"{role} {word} ({value:.2f}; under mere noise {noise:.2f})".replace("-", "−"))
+            noise = explained.control.get(method)  # none where only words were attacked
+            beside = "" if noise is None else f"; under mere noise {noise:.2f}"
+            parts.append(f"{role} {word} ({value:.2f}{beside})".replace("-", "−"))
     return f"{method.capitalize()}: " + ("; ".join(parts) if parts else "not available")
 
 
@@ -181,7 +209,11 @@ def colour_bar(scale: float, signed: bool) -> None:
 def words(made) -> None:
     """Integrated gradients of the sentence's words: bars to the left lower S_c, to the right raise it."""
     show('<div class="cm-h">Words: what each adds to S_c</div>')
-    st.caption("Integrated gradients of the token embeddings, summed over each word, on one scale for all.")
+    attacked = any(explained.attacked for explained in made.roles.values())
+    st.caption(
+        "Integrated gradients of the token embeddings, summed over each word, on one scale for all."
+        + (" Underlined: words that the attack put in. Struck through: words that it took out." if attacked else "")
+    )
     found = {role: e for role, e in made.roles.items() if e.words is not None}
     for role, explained in made.roles.items():
         if explained.words is None:
@@ -193,12 +225,15 @@ def words(made) -> None:
     place = 0
     rows = []
     for role, explained in found.items():
+        changed = changed_words(*explained.words.words[:2])
         for row, kind in enumerate(("clean", "adversarial")):
             with columns[place]:
                 error = float(explained.words.checks["completeness_error"][row])
                 bars = "".join(
-                    _bar(word, float(v), top)
-                    for word, v in zip(explained.words.words[row], explained.words.values[row], strict=True)
+                    _bar(word, float(v), top, ("del", "ins")[row] if position in changed[row] else "")
+                    for position, (word, v) in enumerate(
+                        zip(explained.words.words[row], explained.words.values[row], strict=True)
+                    )
                 )
                 show(
                     f'<div class="cm-small">{label(role)} · {mark(kind)}{kind}, S<sub>c</sub> '
@@ -206,22 +241,44 @@ def words(made) -> None:
                     f'<div class="cm-small cm-muted">completeness error {error:.1e}</div>'
                 )
                 rows += [
-                    {"model": explained.name, "picture": kind, "word": w, "contribution to S_c": round(float(v), 5)}
-                    for w, v in zip(explained.words.words[row], explained.words.values[row], strict=True)
+                    {
+                        "model": explained.name,
+                        "side": kind,
+                        "word": w,
+                        "changed": position in changed[row],
+                        "contribution to S_c": round(float(v), 5),
+                    }
+                    for position, (w, v) in enumerate(
+                        zip(explained.words.words[row], explained.words.values[row], strict=True)
+                    )
                 ]
             place += 1
     with st.expander("As a table"):
         st.dataframe(rows, hide_index=True)
 
 
-def _bar(word: str, value: float, top: float) -> str:
+def changed_words(before: Sequence[str], after: Sequence[str]) -> tuple[set[int], set[int]]:
+    """Positions of the words that are gone from the first sentence, and of those that are new in the second."""
+    gone, new = set(), set()
+    for kind, a, b, c, d in SequenceMatcher(None, list(before), list(after), autojunk=False).get_opcodes():
+        if kind != "equal":
+            gone |= set(range(a, b))
+            new |= set(range(c, d))
+    return gone, new
+
+
+def _bar(word: str, value: float, top: float, changed: str = "") -> str:
+    """A word with its bar; `changed`: the element that marks it, "del" or "ins"."""
+    said = escape(word)
+    if changed:
+        said = f'<{changed} class="{"cm-changed" if changed == "ins" else "cm-gone"}">{said}</{changed}>'
     share = min(50.0, 50 * abs(value) / top)
     left = 50 - share if value < 0 else 50
     colour = "#0072B2" if value < 0 else "#D55E00"
     return (
         '<div style="display:grid;grid-template-columns:minmax(0,1.1fr) 2fr '
         '52px;gap:6px;align-items:center;font-size:12.5px">'
-        f"<span>{escape(word)}</span>"
+        f"<span>{said}</span>"
         '<span style="position:relative;height:10px;border-left:0;display:block">'
         '<span style="position:absolute;left:50%;top:-3px;bottom:-3px;border-left:1px solid '
         'currentColor;opacity:.4"></span>'

@@ -73,14 +73,20 @@ _CSS = """
 .cm-track .tick {position: absolute; top: 28px; transform: translateX(-50%); font-size: 11px; opacity: .7;
   white-space: nowrap;}
 .cm-track .taulabel {position: absolute; top: -9px; transform: translateX(-50%); font-size: 11px; white-space: nowrap;}
+.cm-note {margin: 4px 0 0;}
 .cm-verdict {margin: 2px 0 0; font-weight: 600;}
 .cm-answers {display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 360px), 1fr)); gap: 12px;}
 .cm-answer {border-top: 1px solid color-mix(in srgb, currentColor 12%, transparent); padding: 8px 0 2px;}
 .cm-two {display: grid; grid-template-columns: minmax(0, 1fr) 18px minmax(0, 1fr); gap: 6px; align-items: start;}
 .cm-two .arrow {opacity: .5; text-align: center;}
 .cm-two .say {overflow-wrap: anywhere;}
+.cm-pictures {display: flex; gap: 12px; margin: 6px 0;}
+.cm-pictures figure {margin: 0; width: 96px;}
+.cm-pictures img {display: block; width: 96px; height: 96px; border-radius: 6px;}
+.cm-pictures figcaption {font-size: 11.5px; line-height: 1.3; opacity: .8; margin-top: 2px;}
 .cm-changed {text-decoration: underline; text-decoration-thickness: 2px; text-underline-offset: 3px;
   text-decoration-color: #D55E00;}
+.cm-gone {text-decoration: line-through; text-decoration-color: #D55E00; opacity: .8;}
 .cm details {font-size: 12.5px; margin: 2px 0 4px;}
 .cm summary {cursor: pointer; opacity: .75;}
 .cm-rank {display: grid; grid-template-columns: minmax(0, 1fr) 54px; gap: 0 8px;}
@@ -137,6 +143,11 @@ def number(value: float | None) -> str:
 def signed(value: float) -> str:
     """Three decimals, always with a sign."""
     return f"{value:+.3f}".replace("-", "−")
+
+
+def subscript(text: str) -> str:
+    """Text made safe for HTML, S_c with its index."""
+    return escape(text).replace("S_c", "S<sub>c</sub>")
 
 
 def show(body: str) -> None:

@@ -1,5 +1,6 @@
-"""Where both models look and why, on the clean and on the adversarial picture of one result; with checks beside every
-map.
+"""Where both models look and why, on the clean and on the adversarial pair of one result; with checks beside every map.
+
+A pair is a picture with its sentence: where the attack edited the sentence, the adversarial side has the edited one.
 """
 
 from __future__ import annotations
@@ -41,13 +42,15 @@ class MapCheck:
 class RoleExplanation:
     """One model's maps. Rows of each map: 0 clean, 1 adversarial, 2 clean with random noise of the same strength.
 
+    Row 1 is of the adversarial picture with the attacked sentence; rows 0 and 2 are of the clean sentence.
+
     Attributes:
         maps: method → Explanation; missing: method → why the model has none.
-        words: integrated gradients of the sentence's tokens, None where the text tower gives none.
+        words: integrated gradients of each row's own sentence (0, 1), None where the text tower gives none.
+        attacked: the sentence of row 1; "" where only the picture was attacked.
         checks: method → (checks of the clean map, checks of the adversarial map).
-        similarity: method → rank correlation of the two maps, in [−1, 1]; control: the same of the clean map with
-        the map
-            under random noise as strong as the attack.
+        similarity: method → rank correlation of the two maps, in [−1, 1]. control: the same of the clean map with the
+            map under random noise as strong as the attack; empty where the picture was not attacked.
         kept_answers: whether every task's answer stayed the same under the attack (None: no answers known).
         warnings: method → why its maps are not to be trusted, where they are not.
     """
@@ -63,6 +66,7 @@ class RoleExplanation:
     control: Mapping[str, float] = field(default_factory=dict)
     kept_answers: bool | None = None
     warnings: Mapping[str, str] = field(default_factory=dict)
+    attacked: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def explain_result(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> LabExplanation:
-    """Explains S_c of a result's pair for each model, clean and adversarial.
+    """Explains S_c for each model: of the clean picture and sentence, and of the adversarial picture and sentence.
 
     Args:
         models: role → model, of the result's roles.
@@ -130,7 +134,9 @@ def _explain_role(
     craft = result.craft_for(role)
     pictures = [craft.clean, craft.adversarial, _noisy(craft.clean, craft.adversarial)]
     pixels = model.preprocess(pictures)
-    texts = [result.experiment.caption] * len(pictures)
+    caption = result.experiment.caption
+    texts = [caption, craft.caption or caption, caption]
+    changed = not np.array_equal(craft.clean, craft.adversarial)
     answers = result.readings[role].answers
     kept = all(c.text == a.text for c, a in answers.values()) if answers else None
     maps, missing, checks, similarity, control, warnings = {}, {}, {}, {}, {}, {}
@@ -143,10 +149,12 @@ def _explain_role(
             tell(f"{method.capitalize()} is not available for the {role} model")
             continue
         shift = explanation_moved_but_prediction_did_not(
-            found.map[:1], found.map[1:2], [bool(kept)], control=found.map[2:3]
+            found.map[:1], found.map[1:2], [bool(kept)], control=found.map[2:3] if changed else None
         )
         maps[method] = found
-        similarity[method], control[method] = float(shift.correlation[0]), float(shift.control[0])
+        similarity[method] = float(shift.correlation[0])
+        if shift.control is not None:
+            control[method] = float(shift.control[0])
         if shift.warn[0]:
             warnings[method] = shift.messages[0]
         tell(f"Checking {method}, {role} model")
@@ -158,7 +166,18 @@ def _explain_role(
     except ModelError as error:
         missing["words"] = str(error)
     return RoleExplanation(
-        model.name, craft.clean, craft.adversarial, maps, missing, words, checks, similarity, control, kept, warnings
+        model.name,
+        craft.clean,
+        craft.adversarial,
+        maps,
+        missing,
+        words,
+        checks,
+        similarity,
+        control,
+        kept,
+        warnings,
+        attacked=craft.caption,
     )
 
 
