@@ -23,6 +23,7 @@ from cmai_core.lab.images import data_url, decode, encode, sha256, thumbnail
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Pair, PairDataset
+    from cmai_core.evaluation.detection import Threshold
     from cmai_core.jobs import Job, JobQueue, JobSnapshot
     from cmai_core.lab.distribution import ScoreDistribution
     from cmai_core.lab.embedding import EmbeddingMap
@@ -84,6 +85,43 @@ class ModelShelf:
 @st.cache_resource(show_spinner=False)
 def shelf() -> ModelShelf:
     return ModelShelf()
+
+
+class ThresholdShelf:
+    """τ of the detectors around the models, calibrated once for each model (by its hash)."""
+
+    def __init__(self, capacity: int = 32):
+        self._capacity = capacity
+        self._thresholds: OrderedDict[str, Threshold] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, model: Any, progress: Any, cancel: Any) -> Threshold:
+        """τ of a model on clean Tabletop validation pairs; calibrating takes seconds and can be cancelled."""
+        from cmai_core.lab.calibration import calibrated_threshold
+
+        with self._lock:
+            if model.hash not in self._thresholds:
+                self._thresholds[model.hash] = calibrated_threshold(
+                    model, calibration_pairs(), name=model.name, progress=progress, cancel=cancel
+                )
+                while len(self._thresholds) > self._capacity:
+                    self._thresholds.popitem(last=False)
+            return self._thresholds[model.hash]
+
+
+@st.cache_resource(show_spinner=False)
+def threshold_shelf() -> ThresholdShelf:
+    return ThresholdShelf()
+
+
+@st.cache_resource(show_spinner=False)
+def calibration_pairs() -> PairDataset:
+    """The clean pairs that thresholds are calibrated on; none of them can be attacked in the lab."""
+    from cmai_core.data import load_dataset
+    from cmai_core.lab.choices import CALIBRATION_PAIRS
+    from cmai_core.lab.kept import KeptItems
+
+    return KeptItems(load_dataset("tabletop", split="validation", limit=CALIBRATION_PAIRS))
 
 
 @st.cache_resource(show_spinner=False)
@@ -392,7 +430,14 @@ def require_model(spec: str, role: str) -> str:
     return spec
 
 
-def attack_work(experiment: Experiment, upload: Upload | None, store: ModelShelf, progress: Any, cancel: Any) -> Any:
+def attack_work(
+    experiment: Experiment,
+    upload: Upload | None,
+    store: ModelShelf,
+    detectors: ThresholdShelf,
+    progress: Any,
+    cancel: Any,
+) -> Any:
     """The attack itself; runs in the worker thread."""
     from cmai_core.lab.run import run_attack
     from cmai_core.progress import Progress
@@ -404,7 +449,12 @@ def attack_work(experiment: Experiment, upload: Upload | None, store: ModelShelf
         for role, spec in experiment_models(experiment).items():
             progress(Progress(0, 0, f"Loading {spec}", {}))
             models[role] = store.get(spec)
-        return run_attack(experiment, pair, models, dataset=items, progress=progress, cancel=cancel)
+        thresholds = {}
+        if experiment.has_detector:
+            thresholds = {role: detectors.get(model, progress, cancel) for role, model in models.items()}
+        return run_attack(
+            experiment, pair, models, dataset=items, thresholds=thresholds, progress=progress, cancel=cancel
+        )
 
 
 def eta_words(seconds: float | None) -> str:

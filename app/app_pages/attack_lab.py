@@ -10,7 +10,7 @@ from app.components.hero import empty_hero, headline, hero
 from app.components.live import cancel_button, live_job
 from app.components.pair_picker import browse_dialog, help_dialog, pair_panel, upload_dialog
 from app.components.result_view import finding, result_view
-from app.components.theme import escape, show
+from app.components.theme import show, subscript
 
 with guard():
     attack_flow.read_link()
@@ -45,7 +45,7 @@ with stage:
             show('<h1 class="cm-headline">Crafting the attack …</h1>')
             live_job(state.get(state.ATTACK_JOB))
         elif result is not None:
-            said = "<br>".join(escape(sentence).replace("S_c", "S<sub>c</sub>") for sentence in finding(result))
+            said = "<br>".join(subscript(sentence) for sentence in finding(result))
             show(f'<h1 class="cm-headline">What the attack did</h1><p class="cm-lead">{said}</p>')
             result_view(result, tau=attack_flow.thresholds(result, bundle), link=attack_flow.link(result))
         else:

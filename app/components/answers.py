@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from app.components.theme import escape, label, mark, show
-from cmai_core.lab.result import Answer, Reading
+from cmai_core.lab.images import data_url, thumbnail
+from cmai_core.lab.result import Answer, Reading, SecondPicture
 
 TASK_TITLES = {
     "zero-shot": "Zero-shot: what is in the picture?",
     "retrieval": "Retrieval: which sentence of the gallery fits?",
     "vqa": "Question answering",
     "captioning": "Captioning: the model's own sentence",
-    "nlvr": "Statement about two pictures (the second stays clean)",
+    "nlvr": "Statement about two pictures",
 }
 
 
@@ -39,8 +42,29 @@ def _say(answer: Answer, role: str, changed: bool) -> str:
     return f'<div class="say">{mark(role)}{_sign(answer.correct)} {text}{_ranking(answer)}</div>'
 
 
-def answers_view(readings: Mapping[str, Reading]) -> None:
-    """One card a model, one row a task: clean → adversarial. Changed answers are underlined."""
+def _two_pictures(own: np.ndarray, second: SecondPicture) -> str:
+    """Both pictures of a statement, each in its place: this pair's, which is attacked, and the other, which is not."""
+    sides = [("this picture, attacked", own), ("the second picture, stays clean", second.image)]
+    if second.left:
+        sides.reverse()
+    figures = "".join(
+        f'<figure><img src="{data_url(thumbnail(image, 96), "WEBP", 90)}" alt="{place.capitalize()}: {words}">'
+        f"<figcaption><b>{place}</b>: {words}</figcaption></figure>"
+        for place, (words, image) in zip(("left", "right"), sides, strict=True)
+    )
+    return f'<div class="cm-pictures">{figures}</div>'
+
+
+def answers_view(
+    readings: Mapping[str, Reading],
+    pictures: Mapping[str, np.ndarray] | None = None,
+    second: SecondPicture | None = None,
+) -> None:
+    """One card a model, one row a task: clean → adversarial. Changed answers are underlined.
+
+    Args:
+        pictures: role → the clean picture that model was shown. second: the other one of a statement about two.
+    """
     cards = []
     for role, reading in readings.items():
         rows = []
@@ -48,6 +72,8 @@ def answers_view(readings: Mapping[str, Reading]) -> None:
             if task in reading.answers:
                 clean, adversarial = reading.answers[task]
                 prompt = f'<div class="cm-small">“{escape(clean.prompt)}”</div>' if clean.prompt else ""
+                if task == "nlvr" and second is not None and second.image is not None and role in (pictures or {}):
+                    prompt += _two_pictures(pictures[role], second)
                 rows.append(
                     f'<div class="cm-answer"><div class="cm-small cm-muted">{escape(title)}</div>{prompt}<div '
                     'class="cm-two">'

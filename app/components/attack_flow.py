@@ -40,9 +40,9 @@ def start() -> None:
     try:
         wanted = experiment()
         upload = state.get(state.UPLOAD)
-        shelf = services.shelf()
+        shelf, detectors = services.shelf(), services.threshold_shelf()
         handle = services.submit(
-            "attack", lambda progress, cancel: services.attack_work(wanted, upload, shelf, progress, cancel)
+            "attack", lambda progress, cancel: services.attack_work(wanted, upload, shelf, detectors, progress, cancel)
         )
     except CmaiError as error:
         state.put(state.NOTICE, error)
@@ -65,9 +65,10 @@ def show_notice() -> None:
 
 
 def thresholds(result: LabResult, bundle: Showcase | None) -> dict[str, float]:
-    """τ of each role, where it was calibrated for exactly this model (the same weights)."""
-    if bundle is None:
-        return {}
+    """τ of each role: the detector's that was attacked, else the one calibrated for exactly this model's weights."""
+    detectors = {role: r.tau for role, r in result.readings.items() if r.tau is not None}
+    if bundle is None or detectors:
+        return detectors
     known = {reading.hash: bundle.tau[role] for role, reading in bundle.result.readings.items() if role in bundle.tau}
     return {role: known[r.hash] for role, r in result.readings.items() if r.hash in known}
 

@@ -108,7 +108,7 @@ def _search_settings() -> None:
     search = SEARCHES[state.get(state.RECIPE)]
     fields = []
     if search.steps:
-        fields.append(lambda place: place.number_input("Steps", 1, MAX_STEPS, key=state.STEPS, step=5))
+        fields.append(lambda place: place.number_input("Steps", search.least_steps, MAX_STEPS, key=state.STEPS, step=5))
     if search.queries:
         fields.append(
             lambda place: place.number_input("Queries", MIN_QUERIES, MAX_QUERIES, key=state.QUERIES, step=100)

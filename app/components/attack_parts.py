@@ -44,15 +44,16 @@ def settle_parts() -> str:
         Why something was replaced, "" where nothing was.
     """
     threat, objective, search = parts()
-    task = state.get(state.TASK)
-    reason = why_not(threat, objective, search, task)
+    task, pair = state.get(state.TASK), state.get(state.PAIR)
+    reason = why_not(threat, objective, search, task, pair)
     if reason:
-        objective, found = settled(threat, objective, search, task)
+        objective, found = settled(threat, objective, search, task, pair)
         state.put(state.OBJECTIVE, objective)
         if found != search:
             _take_search(found)
     if threat in BUDGETS and state.get(state.EPSILON) not in BUDGETS[threat]:
         state.put(state.EPSILON, USUAL_BUDGET[threat])
+    state.put(state.STEPS, max(state.get(state.STEPS), SEARCHES[state.get(state.RECIPE)].least_steps))
     state.put(state.PRESET, preset_of(*parts()))
     return reason
 
@@ -80,7 +81,7 @@ def _take_preset() -> None:
     state.put(state.NORM, preset.threat)
     state.put(state.OBJECTIVE, preset.objective)
     _take_search(preset.search)
-    if why_not(*preset.parts, state.get(state.TASK)):
+    if why_not(*preset.parts, state.get(state.TASK), state.get(state.PAIR)):
         state.put(state.TASK, "retrieval")  # every recipe goes with it
     if preset.epsilon:
         state.put(state.EPSILON, preset.epsilon)
@@ -122,8 +123,8 @@ def parts_panel() -> None:
     """Recipe, threat model, objective, search and budget."""
     replaced = settle_parts()
     threat, objective, _ = parts()
-    task, preset = state.get(state.TASK), state.get(state.PRESET)
-    offered = [slug for slug, p in PRESETS.items() if not why_not(*p.parts, "retrieval")]
+    task, preset, pair = state.get(state.TASK), state.get(state.PRESET), state.get(state.PAIR)
+    offered = [slug for slug, p in PRESETS.items() if not why_not(*p.parts, "retrieval", pair)]
     st.selectbox(
         "Recipe",
         offered if preset else ["", *offered],
@@ -133,7 +134,7 @@ def parts_panel() -> None:
         help="A named attack from a paper: it fills the three choosers below and the usual numbers.",
     )
     _chooser("Threat model", state.NORM, THREATS, {}, THREAT_NOTES)
-    no_objective = {slug: why_not_objective(threat, slug, task) for slug in OBJECTIVES}
+    no_objective = {slug: why_not_objective(threat, slug, task, pair) for slug in OBJECTIVES}
     _chooser("Objective, what the attacker raises", state.OBJECTIVE, OBJECTIVES, no_objective, OBJECTIVE_NOTES)
     no_search = {slug: why_not_search(threat, objective, slug, task) for slug in SEARCHES}
     _chooser("Search", state.RECIPE, _shown_searches(threat), no_search, {})

@@ -9,6 +9,7 @@ import streamlit as st
 from app.components.answers import answers_table, answers_view
 from app.components.before_after import before_after
 from app.components.chart import chart
+from app.components.detector import aim, decisions, outcome
 from app.components.score_card import score_card
 from app.components.sentence import marked, verdict
 from app.components.svg import line_chart
@@ -30,6 +31,9 @@ def objective_words(experiment: Experiment) -> str:
         "dlr": f"DLR({experiment.task})",
         "kl": f"KL({experiment.task}) from the clean answer",
         "deviation": "distance from the clean embedding",
+        "aware": f"{task} while S_c ≥ τ",
+        "accept": "S_c − τ",
+        "reject": "τ − S_c",
     }[experiment.objective]
 
 
@@ -58,6 +62,8 @@ def finding(result: LabResult) -> list[str]:
     for role, reading in result.readings.items():
         broken, right = reading.broken_tasks()
         tail = f", {broken} of {right} right answers lost" if right else ""
+        if reading.accepted is not None:
+            tail = f", {decisions(reading)} by its detector. {outcome(result, role)}".removesuffix(".")
         sentences.append(f"{role.capitalize()}: S_c {number(reading.clean)} → {number(reading.adversarial)}{tail}.")
     return sentences
 
@@ -82,12 +88,13 @@ def result_view(result: LabResult, *, tau: dict[str, float] | None = None, link:
         st.caption(f"{craft_note(result, craft)} {craft.note}".strip())
     with right:
         for name, reading in result.readings.items():
-            score_card(reading, tau.get(name))
+            score_card(reading, tau.get(name), outcome(result, name))
     answers_tab, change_tab, course_tab, survive_tab, files_tab = st.tabs(
         ["Answers", "Perturbation", "Course", "Does it survive a file?", "Replay and files"], key="result_tabs"
     )
     with answers_tab:
-        answers_view(result.readings)
+        pictures = {role: result.craft_for(role).clean for role in result.readings}
+        answers_view(result.readings, pictures, result.second)
         with st.expander("As a table"):
             st.dataframe(answers_table(result.readings), hide_index=True)
     with change_tab:
@@ -188,7 +195,7 @@ def survival(result: LabResult) -> None:
         if craft.success is None:
             continue
         word = "holds" if craft.success else "fails" if craft.success_float else "did not succeed, rounded or not"
-        lines.append(f"On the {role} model the attack on “{result.experiment.task}” {word} after the 8-bit round trip.")
+        lines.append(f"On the {role} model the attack on “{aim(result.experiment)}” {word} after the 8-bit round trip.")
     st.caption(
         " ".join([*lines, "All answers and scores on this page are those of the picture as a PNG file would hold it."])
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from app.components.theme import ROLES, escape, label, mark, number, show, signed
+from app.components.detector import decision, detector_line
+from app.components.theme import ROLES, escape, label, mark, number, show, signed, subscript
 from cmai_core.lab.result import Reading
 
 
@@ -46,8 +47,19 @@ def _track(clean: float, adversarial: float, tau: float | None) -> str:
     return f'<div class="cm-track" aria-hidden="true">{"".join(pieces)}</div>'
 
 
-def score_card(reading: Reading, tau: float | None = None) -> None:
-    """Draws the card of one model."""
+def _decided(reading: Reading, side: int) -> str:
+    """The detector's word under a number; nothing without a detector."""
+    if reading.accepted is None:
+        return ""
+    accepted = reading.accepted[side]
+    return f'<div class="cm-small">{"✓" if accepted else "✗"} {decision(accepted)}</div>'
+
+
+def score_card(reading: Reading, tau: float | None = None, outcome: str = "") -> None:
+    """Draws the card of one model. `outcome`: what became of an attack on the detector around it, as a sentence."""
+    note = (
+        "" if reading.tau is None else f'<p class="cm-small cm-muted cm-note">{subscript(detector_line(reading))}</p>'
+    )
     knowledge = "transferred attack" if reading.transferred else "white-box attack"
     show(
         f"""<div class="cm-card" role="group" aria-label="S_c of the {escape(reading.role)} model">
@@ -56,11 +68,11 @@ def score_card(reading: Reading, tau: float | None = None) -> None:
           <span class="cm-tag">{knowledge}</span></div>
         <div class="cm-numbers">
           <div><div class="label">{mark("clean")}S<sub>c</sub> clean</div>
-            <div class="value">{number(reading.clean)}</div></div>
+            <div class="value">{number(reading.clean)}</div>{_decided(reading, 0)}</div>
           <div><div class="label">{mark("adversarial")}S<sub>c</sub> adversarial</div>
-            <div class="value">{number(reading.adversarial)}</div></div>
+            <div class="value">{number(reading.adversarial)}</div>{_decided(reading, 1)}</div>
           <div><div class="label">change Δ</div><div class="value">{signed(reading.change)}</div></div>
         </div>
         {_track(reading.clean, reading.adversarial, tau)}
-        <p class="cm-verdict">{escape(verdict(reading, tau))}</p></div>"""
+        <p class="cm-verdict">{escape(outcome or verdict(reading, tau))}</p>{note}</div>"""
     )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from cmai_core.lab.choices import SEARCHES, TASKLESS
+from cmai_core.lab.choices import SEARCHES, TASKLESS, UNJUDGED
 from cmai_core.lab.experiment import Experiment
 
 
 def image_objective(experiment: Experiment, task: Any, prepared: Any) -> Any:
     """What is raised on pictures; `task` and what it prepared may be None where the objective has none."""
-    from cmai_core.attacks import Consistency, TaskObjective
+    from cmai_core.attacks import Consistency, TaskObjective, Untargeted
     from cmai_core.attacks.class_objectives import DLR, Divergence, Margin
+    from cmai_core.attacks.detector_objectives import DetectorAware
+    from cmai_core.attacks.detectors import Slack
     from cmai_core.attacks.embedding_objectives import EmbeddingDeviation
 
     consistency = Consistency([experiment.caption])
@@ -23,7 +25,24 @@ def image_objective(experiment: Experiment, task: Any, prepared: Any) -> Any:
         "margin": lambda: Margin(task, prepared),
         "dlr": lambda: DLR(task, prepared),
         "kl": lambda: Divergence(task, prepared),
+        "aware": lambda: DetectorAware(TaskObjective(task, prepared), Untargeted(task, prepared)),
+        "accept": Slack,
+        "reject": lambda: -Slack(),
     }[experiment.objective]()
+
+
+def success_of(experiment: Experiment, task: Any, prepared: Any) -> Any:
+    """When an attack on pictures has succeeded; None where the objective is only raised as far as it goes.
+
+    Against a detector (the attacked `System`'s own), a wrong answer counts only where it is accepted.
+    """
+    from cmai_core.attacks import Untargeted
+    from cmai_core.attacks.detectors import Accepted
+
+    if experiment.objective in TASKLESS:
+        return {"accept": Accepted(), "reject": ~Accepted()}.get(experiment.objective)
+    wrong = Untargeted(task, prepared)
+    return wrong & Accepted() if experiment.objective == "aware" else wrong
 
 
 def attack_for(
@@ -33,7 +52,7 @@ def attack_for(
 
     Args:
         objective, success: what is raised, and when it has succeeded (None: the objective rose). A search that brings
-            an objective of its own takes it from `task`.
+            an objective of its own takes it from `task`, and one against a detector has its own success, too.
         value_count: 3·H·W of the pictures (L2 budgets are per value).
         task, dataset: for searches that need them besides the objective (words to write are those of the dataset).
 
@@ -49,8 +68,9 @@ def attack_for(
     options: dict[str, Any] = {
         "norm": experiment.norm,
         "epsilon": experiment.epsilon * unit * scale,
-        "success": success or Raised(),
     }
+    if "success" in recipe.options:
+        options["success"] = success or Raised()
     if not search.own:
         options["objective"] = objective
     if task is not None:
@@ -67,7 +87,7 @@ def attack_for(
         options["step_size"] = experiment.step_size / 255 * scale or None
     if "stop_on_success" in recipe.options:
         # Queries are what black-box attacks are judged by; the others show how far they get.
-        options["stop_on_success"] = bool(search.queries) and experiment.objective not in (*TASKLESS, "both")
+        options["stop_on_success"] = bool(search.queries) and experiment.objective not in UNJUDGED
     return recipe.build(**options)
 
 

@@ -39,8 +39,10 @@ OBJECTIVES = {
     "kl": "KL",
     "deviation": "embedding",
     "aware": "loss, S_c above τ",
+    "accept": "S_c over τ",
+    "reject": "S_c under τ",
 }
-"""Objective → its word; "consistency" is −S_c, "both" α·loss − β·S_c."""
+"""Objective → its word; "consistency" is −S_c, "both" α·loss − β·S_c; the last three know a detector."""
 
 OBJECTIVE_NOTES = {
     "task": "The loss of the attacked task; of searches that bring an objective of their own, that.",
@@ -50,12 +52,18 @@ OBJECTIVE_NOTES = {
     "dlr": "The difference of logits ratio (Croce and Hein): a margin that does not know the scale of the scores.",
     "kl": "The divergence of the answer's probabilities from the clean ones: needs no right answer.",
     "deviation": "How far the picture's embedding moves from the clean one: needs neither task nor sentence.",
-    "aware": "A wrong answer that a detector with the threshold τ accepts.",
+    "aware": "The task loss while the detector accepts: success is an answer that is wrong and accepted.",
+    "accept": "S_c − τ: a pair that the detector rejects, such as a false sentence, gets accepted.",
+    "reject": "τ − S_c: a pair that the detector accepts, such as a true sentence, gets rejected.",
 }
 
 CLASS_OBJECTIVES = ("margin", "dlr", "kl")
-TASKLESS = ("consistency", "deviation")
+DETECTOR_OBJECTIVES = ("aware", "accept", "reject")
+"""Objectives of attacks on a model with a detector around it."""
+TASKLESS = ("consistency", "deviation", "accept", "reject")
 """Objectives that no task belongs to."""
+UNJUDGED = ("consistency", "deviation", "both")
+"""Objectives that are raised as far as they go, whether or not something has become wrong."""
 FLAT_AT_CLEAN = ("kl", "deviation")
 """Objectives whose gradient is zero at the clean picture."""
 TASKS_WITH_CLASSES = ("zero-shot", "retrieval", "vqa", "nlvr")
@@ -72,10 +80,11 @@ class Search:
     Attributes:
         word: its name on the page. group: heading it stands under.
         threats: what it goes with. home: the threat of its preset.
-        steps, queries: the usual number, 0 where the search does not count in them.
+        steps, queries: the usual number, 0 where the search does not count in them. least_steps: fewest it runs with.
         restarts: whether it may be started anew. step_size: whether the step is a person's to choose (L∞ and L2).
-        own: it brings an objective of its own, shown as "task". boundary: it looks for where its objective is zero,
-            which only the margin means something by. scores: by scores, so that its preset raises the margin.
+        own: it brings an objective of its own, shown as "task". detector: it brings one against a detector, shown as
+            "aware". boundary: it looks for where its objective is zero, which only the margin and the distance from a
+            threshold mean something by. scores: by scores, so that its preset raises the margin.
         from_clean: it starts at the clean picture. classes: it needs a task with class scores, whatever is raised.
         masked_lm: it proposes words by the bundled masked language model.
         absent: why the lab shows but does not run it ("" where it does).
@@ -87,9 +96,11 @@ class Search:
     threats: tuple[str, ...]
     steps: int = 0
     queries: int = 0
+    least_steps: int = 1
     restarts: bool = False
     step_size: bool = False
     own: bool = False
+    detector: bool = False
     boundary: bool = False
     scores: bool = False
     from_clean: bool = False
@@ -111,7 +122,6 @@ class Search:
 GRADIENT, NEAREST, BLACK, WORDS, TOGETHER = "gradients", "nearest boundary", "black box", "words", "pixels and words"
 GROUPS = (GRADIENT, NEAREST, BLACK, WORDS, TOGETHER)
 
-_DETECTOR = "It needs a detector with a threshold around the model: cmai attack --recipe {}."
 _TEXT, _JOINT = ("text",), ("joint",)
 
 _SEARCHES = (
@@ -140,10 +150,7 @@ _SEARCHES = (
            "cmai attack --recipe universal."),
     Search("transfer", "transfer", GRADIENT, PIXELS, steps=10,
            absent="Here every attack shows it: craft on one model, and the other is shown the same picture."),
-    Search("detector-pgd", "detector-aware PGD", GRADIENT, PIXELS, absent=_DETECTOR.format("detector-pgd")),
-    Search("adaptive", "adaptive ensemble", GRADIENT, PIXELS, absent=_DETECTOR.format("adaptive")),
-    Search("accept-false", "false accepted", GRADIENT, PIXELS, absent=_DETECTOR.format("accept-false")),
-    Search("reject-true", "true rejected", GRADIENT, PIXELS, absent=_DETECTOR.format("reject-true")),
+    Search("adaptive", "adaptive ensemble", GRADIENT, PIXELS, steps=20, restarts=True, own=True, detector=True),
     Search("bert-attack", "BERT-Attack", WORDS, _TEXT, masked_lm=True),
     Search("synonym", "synonyms", WORDS, _TEXT),
     Search("eda", "EDA", WORDS, _TEXT),
@@ -158,12 +165,19 @@ _SEARCHES = (
     Search("seq", "sequential", TOGETHER, _JOINT, steps=10, masked_lm=True),
     Search("co-attack", "Co-Attack", TOGETHER, _JOINT, steps=10, masked_lm=True),
     Search("sga", "SGA", TOGETHER, _JOINT, steps=10, masked_lm=True),
-    Search("alternating", "alternating", TOGETHER, _JOINT, steps=50, masked_lm=True),
+    Search("alternating", "alternating", TOGETHER, _JOINT, steps=50, least_steps=4, masked_lm=True),
     Search("joint-cmai", "best response", TOGETHER, _JOINT, steps=50, masked_lm=True),
 )  # fmt: skip
 
 SEARCHES = {search.slug: search for search in _SEARCHES}
 """Every search the lab shows, by slug."""
+
+FALSE_POSITIVE_RATE = 0.05
+"""Share of clean pairs that a detector in the lab may flag; τ is calibrated to it."""
+CALIBRATION_PAIRS = 200
+"""Clean pairs of the validation split that τ is calibrated on."""
+PHOTOGRAPHS = 17
+"""Photographs that come with the lab: too few for a threshold at that rate, which takes 20."""
 
 BUDGETS = {
     "linf": (0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
@@ -205,6 +219,8 @@ def _preset(search: Search, objective: str = "", slug: str = "", word: str = "")
     usual = "consistency" if search.group in (WORDS, TOGETHER) else "task"
     if search.boundary or search.scores:
         usual = "margin"
+    if search.detector:
+        usual = "aware"
     budget = 100.0 if search.slug == "typographic" else USUAL_BUDGET.get(search.threat, 0.0)
     parts = (search.threat, objective or usual, search.slug)
     return Preset(slug or search.slug, word or search.word, *parts, budget, search.steps, search.queries)
@@ -216,6 +232,9 @@ PRESETS = {
         _preset(SEARCHES["pgd"], "both", "mbat-pgd", "MBAT's PGD"),
         *(_preset(search) for search in _SEARCHES if not search.absent),
         _preset(SEARCHES["apgd"], "dlr", "apgd-dlr", "APGD on DLR"),
+        _preset(SEARCHES["pgd"], "aware", "detector-pgd", "detector-aware PGD"),
+        _preset(SEARCHES["pgd"], "accept", "accept-false", "false caption accepted"),
+        _preset(SEARCHES["pgd"], "reject", "reject-true", "true pair rejected"),
     )
 }
 """Every recipe the lab runs, by slug."""
@@ -226,12 +245,23 @@ def preset_of(threat: str, objective: str, search: str) -> str:
     return next((p.slug for p in PRESETS.values() if p.parts == (threat, objective, search)), "")
 
 
-def why_not_objective(threat: str, objective: str, task: str) -> str:
-    """Why an objective does not go with a threat model and a task; "" where it does."""
-    if objective == "aware":
-        return _DETECTOR.format("detector-pgd")
+def why_no_detector(pair: str) -> str:
+    """Why there is no threshold for pairs like this one (`Experiment.pair`); "" where there is."""
+    if pair.startswith(("upload/", "photos/")):
+        least = round(1 / FALSE_POSITIVE_RATE)
+        return (
+            f"A threshold at {FALSE_POSITIVE_RATE:.0%} false alarms takes {least} clean pairs, "
+            f"and the photographs here are {PHOTOGRAPHS}: choose a Tabletop pair."
+        )
+    return ""
+
+
+def why_not_objective(threat: str, objective: str, task: str, pair: str = "") -> str:
+    """Why an objective does not go with a threat model, a task and a pair ("": any); "" where it does."""
     if threat in ("text", "joint") and objective != "consistency":
         return "Where words change, the lab raises −S_c; for tasks: cmai attack --recipe … --objective task."
+    if objective in DETECTOR_OBJECTIVES and (reason := why_no_detector(pair)):
+        return reason
     if objective in CLASS_OBJECTIVES and task not in TASKS_WITH_CLASSES:
         return f"The task {task} has no class scores, which this objective compares."
     if objective == "dlr" and task == "nlvr":
@@ -248,9 +278,11 @@ def why_not_search(threat: str, objective: str, search: str, task: str) -> str:
         return _wrong_threat(chosen, threat)
     if chosen.masked_lm and not (assets_dir() / "masked_lm" / "model.safetensors").is_file():
         return "It needs Tabletop's masked language model, which is not here: python -m cmai_core.attacks.masked_lm."
-    if chosen.boundary and objective != "margin":
+    if chosen.boundary and objective not in ("margin", "accept", "reject"):
         return f"{chosen.name} looks for the nearest boundary, where the margin is zero: choose the margin."
-    if chosen.own and objective != "task":
+    if chosen.detector and objective != "aware":
+        return f"{chosen.name} looks for what is wrong and accepted: choose “{OBJECTIVES['aware']}”."
+    if chosen.own and not chosen.detector and objective != "task":
         return f"{chosen.name} brings an objective of its own for a wrong answer: choose the task loss."
     if chosen.classes and task not in TASKS_WITH_CLASSES:
         return f"The task {task} has no class scores, which {chosen.word} needs."
@@ -270,15 +302,15 @@ def _wrong_threat(search: Search, threat: str) -> str:
     return f"{search.name} goes with {fits}, not with {THREATS[threat]}."
 
 
-def why_not(threat: str, objective: str, search: str, task: str) -> str:
-    """Why the three parts do not combine on a task, in a sentence; "" where they do."""
-    return why_not_objective(threat, objective, task) or why_not_search(threat, objective, search, task)
+def why_not(threat: str, objective: str, search: str, task: str, pair: str = "") -> str:
+    """Why the three parts do not combine on a task (and a pair), in a sentence; "" where they do."""
+    return why_not_objective(threat, objective, task, pair) or why_not_search(threat, objective, search, task)
 
 
-def settled(threat: str, objective: str, search: str, task: str) -> tuple[str, str]:
+def settled(threat: str, objective: str, search: str, task: str, pair: str = "") -> tuple[str, str]:
     """(objective, search): as given where they go with the threat model, else the first that does."""
-    if why_not_objective(threat, objective, task):
-        fitting = (o for o in OBJECTIVES if not why_not_objective(threat, o, task))
+    if why_not_objective(threat, objective, task, pair):
+        fitting = (o for o in OBJECTIVES if not why_not_objective(threat, o, task, pair))
         objective = next(fitting)
     if why_not_search(threat, objective, search, task):
         search = next(s for s in SEARCHES if not why_not_search(threat, objective, s, task))

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from cmai_core.errors import CmaiError, OptionError
+from cmai_core.lab.choices import DETECTOR_OBJECTIVES, SEARCHES, THREATS, why_not
 from cmai_core.lab.choices import OBJECTIVES as OBJECTIVE_WORDS
-from cmai_core.lab.choices import SEARCHES, THREATS, why_not
 
 EPSILON_LADDER = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Budgets offered to people, in units of 1/255."""
@@ -113,7 +113,12 @@ class Experiment:
                 raise OptionError(f"{name} is {value}.", f"It lies between {low:g} and {high:g}.")
             if name in ("steps", "restarts", "queries", "words", "seed") and int(value) != value:
                 raise OptionError(f"{name} is {value}.", "It is a whole number.")
-        reason = why_not(self.norm, self.objective, self.recipe, self.task)
+        search = SEARCHES[self.recipe]
+        if search.steps and self.steps < search.least_steps:
+            raise OptionError(
+                f"steps is {self.steps}.", f"{search.name} takes between {search.least_steps} and {MAX_STEPS}."
+            )
+        reason = why_not(self.norm, self.objective, self.recipe, self.task, self.pair)
         if reason:
             raise OptionError("These three parts do not combine.", reason)
         if self.objective == "both" and self.alpha == 0 and self.beta == 0:
@@ -190,6 +195,11 @@ class Experiment:
     def edits_words(self) -> bool:
         """Whether the sentence is attacked."""
         return self.norm in ("text", "joint")
+
+    @property
+    def has_detector(self) -> bool:
+        """Whether the models are attacked with a detector around them."""
+        return self.objective in DETECTOR_OBJECTIVES
 
     def crafted_models(self) -> tuple[str, ...]:
         """Roles ("undefended", "defended") on which a perturbation is made."""

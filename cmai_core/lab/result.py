@@ -39,8 +39,9 @@ class Craft:
         role: the model it was crafted on, "undefended" or "defended".
         clean, adversarial: uint8 H×W×3, what the model sees before and after; the attack counts only as rounded here.
         objective_trace, score_trace: per step, the objective the attacker raises and S_c (best restart).
-        success: the attacked task's answer is wrong (None where there is no task in the objective), measured on the
-            8-bit picture; success_float the same before rounding.
+        success: the attacked task's answer is wrong, and accepted where there is a detector; or the pair is accepted or
+            rejected, as was wanted (None where an objective is only raised). Measured on the 8-bit picture;
+            success_float the same before rounding.
         score_float: S_c on this model before rounding to 8 bits.
         linf, l2: size of the 8-bit perturbation, in units of 1/255 (l2: root mean square).
         queries: texts scored by an attack on words.
@@ -80,6 +81,8 @@ class Reading:
         clean, adversarial: S_c of picture and sentence in [-1, 1], the adversarial one after rounding to 8 bits.
         float_score: S_c before rounding; jpeg_score: after JPEG at quality 90.
         answers: task → (clean, adversarial); skipped: task → why it has no answers.
+        tau: threshold of the detector around the model, None where the attack knew of none. false_positive_rate: what
+            it is calibrated to, on calibration_pairs clean pairs.
     """
 
     role: str
@@ -94,6 +97,14 @@ class Reading:
     jpeg_score: float | None = None
     answers: Mapping[str, tuple[Answer, Answer]] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
+    tau: float | None = None
+    false_positive_rate: float = 0.0
+    calibration_pairs: int = 0
+
+    @property
+    def accepted(self) -> tuple[bool, bool] | None:
+        """Whether the detector accepts the (clean, adversarial) pair; None without a detector."""
+        return None if self.tau is None else (self.clean >= self.tau, self.adversarial >= self.tau)
 
     @property
     def transferred(self) -> bool:
@@ -109,9 +120,22 @@ class Reading:
         return sum(a.correct is False for _, a in judged), len(judged)
 
 
+@dataclass(frozen=True, eq=False)
+class SecondPicture:
+    """The other picture of the statement about two: which one, and whether it stands on the left. It is never attacked.
+
+    Attributes:
+        image: uint8 H×W×3; None where only the record was kept. id: its id in its dataset.
+    """
+
+    image: np.ndarray | None
+    id: str
+    left: bool
+
+
 @dataclass(frozen=True)
 class LabResult:
-    """An experiment and everything it showed. Maps are keyed by role."""
+    """An experiment and everything it showed. Maps are keyed by role; `second`: of the task "nlvr", if asked."""
 
     experiment: Experiment
     crafts: Mapping[str, Craft]
@@ -120,10 +144,26 @@ class LabResult:
     device: str = "cpu"
     created: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    second: SecondPicture | None = None
 
     @property
     def first_craft(self) -> Craft:
         return next(iter(self.crafts.values()))
+
+    def evaded(self, role: str) -> bool | None:
+        """Whether the attack had its way with a model and the detector around it; None without one, or unasked.
+
+        Objective "aware": the answer is wrong and accepted. "accept", "reject": the pair is that.
+        """
+        reading, experiment = self.readings[role], self.experiment
+        if reading.accepted is None:
+            return None
+        accepted = reading.accepted[1]
+        if experiment.objective != "aware":
+            return accepted == (experiment.objective == "accept")
+        if experiment.task not in reading.answers:
+            return None
+        return reading.answers[experiment.task][1].correct is False and accepted
 
     def craft_for(self, role: str) -> Craft:
         """The pictures the model in this role was shown."""
@@ -145,11 +185,12 @@ class LabResult:
             "device": self.device,
             "created": self.created,
             "versions": dict(self.versions),
+            "second": None if self.second is None else {"id": self.second.id, "left": self.second.left},
         }
 
     @staticmethod
     def from_dict(raw: Mapping[str, Any], pictures: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> LabResult:
-        """Inverse of `to_dict`; `pictures`: role → (clean, adversarial)."""
+        """Inverse of `to_dict`; `pictures`: role → (clean, adversarial). The second picture's pixels are not kept."""
         crafts = {}
         for role, values in raw["crafts"].items():
             values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "psnr_db"}
@@ -170,6 +211,7 @@ class LabResult:
             raw["device"],
             raw["created"],
             raw["versions"],
+            SecondPicture(None, **raw["second"]) if raw.get("second") else None,
         )
 
 

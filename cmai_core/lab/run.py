@@ -13,17 +13,18 @@ import numpy as np
 from cmai_core.data.pair import Batch, Pair, PairDataset
 from cmai_core.errors import OptionError
 from cmai_core.lab.among import PairAmong
-from cmai_core.lab.build import attack_for, image_objective, words_attack_for
+from cmai_core.lab.build import attack_for, image_objective, success_of, words_attack_for
 from cmai_core.lab.choices import SEARCHES, TASKLESS
 from cmai_core.lab.experiment import TASKS, Experiment
 from cmai_core.lab.images import perturbation_numbers, round_trip
-from cmai_core.lab.result import Answer, Craft, LabResult, Reading
+from cmai_core.lab.result import Answer, Craft, LabResult, Reading, SecondPicture
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 from cmai_core.versions import library_versions
 
 if TYPE_CHECKING:
     import torch
 
+    from cmai_core.evaluation.detection import Threshold
     from cmai_core.models.wrapper import VisionLanguageModel
 
 READING_STEPS = 20
@@ -39,6 +40,7 @@ def run_attack(
     models: Mapping[str, VisionLanguageModel],
     *,
     dataset: PairDataset,
+    thresholds: Mapping[str, Threshold] | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> LabResult:
@@ -49,25 +51,32 @@ def run_attack(
             tasks go by the pair's own captions.
         models: role → model, for "undefended" and, where the experiment names one, "defended".
         dataset: where galleries, classes and second pictures come from.
+        thresholds: role → τ of the detector around that model, where the attack is on one (`calibrated_threshold`).
         progress: told with `role`, `steps`, `objective` and `score` (traces so far), `image` (uint8) and `count` (words
             for how far the present stage is); while answers are read, picture and traces stay those of the attack.
         cancel: looked at before every step and before every task is asked; what was found until then is returned.
 
     Raises:
-        OptionError: an objective on a task that does not apply to this pair or model; the message says why.
+        OptionError: an objective on a task that does not apply to this pair or model; the message says why. Or an
+            attack on a detector without a threshold for each model.
     """
     start = time.perf_counter()
     experiment.checked()
+    thresholds = (thresholds or {}) if experiment.has_detector else {}
+    if experiment.has_detector and not thresholds.keys() >= models.keys():
+        raise OptionError("There is no threshold for every model.", "Calibrate each on clean pairs.")
     pair = _with_sentence(pair, experiment.caption)
     setting = _Setting(pair, PairAmong(pair, dataset))
     course = _Course(progress, experiment, len(models))
     crafts = {
-        role: _craft(experiment, setting, role, models[role], course, cancel) for role in experiment.crafted_models()
+        role: _craft(experiment, setting, role, models[role], thresholds.get(role), course, cancel)
+        for role in experiment.crafted_models()
     }
     readings = {}
     for role, model in models.items():
         picture = role if role in crafts else next(iter(crafts))
-        readings[role] = _read(setting, experiment.caption, role, model, picture, crafts[picture], course, cancel)
+        reading = _read(setting, experiment.caption, role, model, picture, crafts[picture], course, cancel)
+        readings[role] = _with_detector(reading, thresholds.get(role))
     return LabResult(
         experiment,
         crafts,
@@ -76,7 +85,21 @@ def run_attack(
         str(next(iter(models.values())).device),
         datetime.now(UTC).isoformat(timespec="seconds"),
         library_versions(),
+        _second(setting) if any("nlvr" in reading.answers for reading in readings.values()) else None,
     )
+
+
+def _second(setting: _Setting) -> SecondPicture | None:
+    """The other picture of the statement that the task "nlvr" asks about; None where there is no statement."""
+    from cmai_core.tasks import get_task
+
+    items = setting.dataset
+    (statement,) = get_task("nlvr").statements([setting.pair], items)
+    if statement is None:
+        return None
+    left = items[statement.left].id != setting.pair.id
+    other = items[statement.left if left else statement.right]
+    return SecondPicture(other.image, other.id, left)
 
 
 def _with_sentence(pair: Pair, caption: str) -> Pair:
@@ -132,6 +155,7 @@ def _craft(
     setting: _Setting,
     role: str,
     model: VisionLanguageModel,
+    threshold: Threshold | None,
     course: _Course,
     cancel: CancelToken | None,
 ) -> Craft:
@@ -142,27 +166,46 @@ def _craft(
         attack = words_attack_for(experiment, _is_true(experiment.caption, setting.pair))
         result = attack(model, batch, progress=listener, cancel=cancel, seed=experiment.seed)
         return _craft_of_words(experiment, role, pixels, result)
-    from cmai_core.attacks import Untargeted
-
     task = prepared = None
     if experiment.objective not in TASKLESS:
         task, prepared = setting.prepare(experiment.task, model)
+    success = success_of(experiment, task, prepared)
     attack = attack_for(
         experiment,
         image_objective(experiment, task, prepared),
-        None if task is None else Untargeted(task, prepared),
+        success,
         pixels[0].numel(),
         task=task,
         dataset=setting.dataset,
     )
-    result = attack(model, batch, progress=listener, cancel=cancel, seed=experiment.seed)
+    attacked = model if threshold is None else _guarded(model, threshold)
+    result = attack(attacked, batch, progress=listener, cancel=cancel, seed=experiment.seed)
     return Craft(
         **_pictures(role, pixels, result.pixels),
         **_course_of(result),
-        success=None if task is None else bool(result.success_8bit[0]),
-        success_float=None if task is None else bool(result.success[0]),
+        success=None if success is None else bool(result.success_8bit[0]),
+        success_float=None if success is None else bool(result.success[0]),
         forwards=int(result.forwards[0]),
         backwards=int(result.backwards[0]),
+    )
+
+
+def _guarded(model: VisionLanguageModel, threshold: Threshold) -> Any:
+    """The model as deployed with a detector: S_c of the given pair below τ is rejected."""
+    from cmai_core.defenses.detector import ConsistencyDetector
+    from cmai_core.defenses.system import System
+
+    return System(model, detector=ConsistencyDetector(float(threshold.tau)))
+
+
+def _with_detector(reading: Reading, threshold: Threshold | None) -> Reading:
+    if threshold is None:
+        return reading
+    return dataclasses.replace(
+        reading,
+        tau=float(threshold.tau),
+        false_positive_rate=threshold.stated_fpr,
+        calibration_pairs=threshold.count,
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import product
 
 import pytest
 
 from cmai_core.errors import OptionError
 from cmai_core.lab import choices
-from cmai_core.lab.build import attack_for, image_objective, words_attack_for
+from cmai_core.lab.build import attack_for, image_objective, success_of, words_attack_for
 from cmai_core.lab.choices import (
     BUDGETS,
     OBJECTIVES,
@@ -106,6 +107,7 @@ def test_facts_of_a_search_are_those_of_its_recipe(slug):
     assert search.restarts == accepted(restarts=2)
     assert search.from_clean == (getattr(built().search, "random_start", None) is False)
     assert search.own or "objective" in recipe.options
+    assert search.detector == ("detectors" in recipe.options)
     if search.scores or search.boundary:
         assert built().objective.describe() == "margin:vqa"
     if search.classes or search.boundary:
@@ -164,7 +166,7 @@ def test_a_choice_settles_on_what_combines(task, masked_lm):
 
 
 def experiment(setting, threat, objective, search, **options) -> Experiment:
-    steps = 4 if search == "alternating" else 2  # a step for each of its rounds
+    steps = max(2, SEARCHES[search].least_steps)
     return Experiment(
         caption=setting[2].texts[0], norm=threat, objective=objective, recipe=search, steps=steps, queries=10,
         step_size=1.0, epsilon=USUAL_BUDGET.get(threat, 0.0), **options,
@@ -172,15 +174,18 @@ def experiment(setting, threat, objective, search, **options) -> Experiment:
 
 
 def attacked(setting, e: Experiment):
-    from cmai_core.attacks import Untargeted
+    from cmai_core.defenses.detector import ConsistencyDetector
+    from cmai_core.defenses.system import System
 
     model, among, batch, task, prepared = setting
     if e.edits_words:
         return words_attack_for(e, True)(model, batch, seed=0)
     plain = e.objective in TASKLESS
-    goal = image_objective(e, None if plain else task, None if plain else prepared)
-    success = None if plain else Untargeted(task, prepared)
-    attack = attack_for(e, goal, success, batch.pixels[0].numel(), task=None if plain else task, dataset=among)
+    task, prepared = (None, None) if plain else (task, prepared)
+    goal, success = image_objective(e, task, prepared), success_of(e, task, prepared)
+    if e.has_detector:
+        model = System(model, detector=ConsistencyDetector(0.0))
+    attack = attack_for(e, goal, success, batch.pixels[0].numel(), task=task, dataset=among)
     return attack(model, batch, seed=0)
 
 
@@ -207,8 +212,8 @@ def test_every_offered_combination_runs(setting, threat, masked_lm):
 
 
 def test_what_is_not_offered_has_a_reason_in_a_sentence(masked_lm):
-    for (threat, objective, search), task in product(EVERY, TASKS):
-        reason = why_not(threat, objective, search, task)
+    for (threat, objective, search), task, pair in product(EVERY, TASKS, ("tabletop/test/1", "photos/test/cat")):
+        reason = why_not(threat, objective, search, task, pair)
         assert reason == "" or (len(reason) < 130 and reason[0].isupper() and reason.endswith("."))
 
 
@@ -268,3 +273,56 @@ def test_an_experiment_that_does_not_combine_is_refused_with_the_reason():
     with pytest.raises(OptionError, match="do not combine") as caught:
         Experiment(caption="a", recipe="cw").checked()
     assert "C&W goes with L2" in caught.value.hint
+
+
+def test_the_fewest_steps_are_those_of_the_recipe():
+    from cmai_core.attacks.recipes import get_recipe
+
+    for slug, search in SEARCHES.items():
+        if not search.absent and search.steps:
+            least = {"task": "vqa", **needed(slug)} if set(search.threats) <= set(PIXELS) else {}
+            get_recipe(slug).build(steps=search.least_steps, **least)
+            if search.least_steps > 1:
+                with pytest.raises(OptionError):
+                    get_recipe(slug).build(steps=search.least_steps - 1, **least)
+
+
+def test_too_few_steps_are_refused_before_anything_runs(masked_lm):
+    wanted = Experiment(caption="a", norm="joint", objective="consistency", recipe="alternating", steps=3)
+    with pytest.raises(OptionError, match="steps is 3") as caught:
+        wanted.checked()
+    assert "between 4 and 200" in caught.value.hint
+    assert dataclasses.replace(wanted, steps=4).checked().steps == 4
+
+
+def test_a_detector_needs_pairs_of_the_picture_s_kind():
+    from cmai_core.data import load_dataset
+
+    assert len(load_dataset("photos")) == choices.PHOTOGRAPHS < 1 / choices.FALSE_POSITIVE_RATE
+    for objective in choices.DETECTOR_OBJECTIVES:
+        for pair in ("photos/test/cat", "upload/abc"):
+            assert "photographs here are 17" in why_not("linf", objective, "pgd", "retrieval", pair)
+        for pair in ("", "scene", "tabletop/test/17"):
+            assert why_not("linf", objective, "pgd", "retrieval", pair) == ""
+        with pytest.raises(OptionError, match="do not combine"):
+            Experiment(pair="photos/test/cat", caption="a", objective=objective).checked()
+    assert settled("linf", "aware", "pgd", "retrieval", "photos/test/cat")[0] == "task"
+
+
+@pytest.mark.parametrize("slug", ("adaptive", "detector-pgd", "accept-false", "reject-true"))
+def test_a_recipe_against_a_detector_is_what_its_parts_make(slug, setting):
+    """Bit for bit what the recipe itself makes, with the same numbers against the same threshold."""
+    import torch
+
+    from cmai_core.attacks.recipes import get_recipe
+    from cmai_core.defenses.detector import ConsistencyDetector
+    from cmai_core.defenses.system import System
+
+    model, among, batch, task, _ = setting
+    preset = PRESETS[slug]
+    ours = attacked(setting, experiment(setting, *preset.parts))
+    goal = {"task": task, "dataset": among} if preset.objective == "aware" else {}
+    step = {} if SEARCHES[preset.search].detector else {"step_size": 1 / 255}
+    attack = get_recipe(slug).build(epsilon=4 / 255, steps=2, **step, **goal)
+    theirs = attack(System(model, detector=ConsistencyDetector(0.0)), batch, seed=0)
+    assert torch.equal(ours.pixels, theirs.pixels) and torch.equal(ours.success_8bit, theirs.success_8bit)

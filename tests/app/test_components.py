@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from app.components.answers import answers_table
+from app.components.detector import decisions, outcome
+from app.components.explanation_view import changed_words
+from app.components.result_view import finding
 from app.components.score_card import verdict
 from app.components.svg import histogram, histogram_table, line_chart
 from app.components.theme import ROLES, escape, number, signed
-from cmai_core.lab.result import LabResult
+from cmai_core.lab.result import LabResult, SecondPicture
 
 
 def test_roles_differ_in_more_than_colour():
@@ -106,3 +109,57 @@ def test_a_finished_curve_ends_at_the_axis_end():
 def test_empty_and_constant_curves_can_be_drawn():
     assert "<svg" in line_chart({"S_c": ([], "clean")}, title="t", x_label="step", x_max=0)
     assert "<svg" in line_chart({"S_c": ([0.5, 0.5], "clean")}, title="t", x_label="step", x_max=2)
+
+
+def detected(result: LabResult, objective: str, *, clean: float, adversarial: float, tau: float = 0.3) -> LabResult:
+    """The made-up result as one against a detector, the undefended model's S_c as given."""
+    reading = replace(
+        result.readings["undefended"],
+        clean=clean, adversarial=adversarial, tau=tau, false_positive_rate=0.05, calibration_pairs=200,
+    )  # fmt: skip
+    experiment = replace(result.experiment, objective=objective, task="zero-shot")
+    return replace(result, experiment=experiment, readings=result.readings | {"undefended": reading})
+
+
+@pytest.mark.parametrize(
+    ("objective", "clean", "adversarial", "evaded", "words"),
+    [
+        ("aware", 0.6, 0.3, True, "zero-shot is wrong and the picture is accepted: the attack succeeded"),
+        ("aware", 0.6, 0.29, False, "zero-shot is wrong, but the picture is rejected: no success"),
+        ("accept", 0.2, 0.4, True, "now accepted: the attack succeeded"),
+        ("accept", 0.2, 0.25, False, "was rejected and still is"),
+        ("reject", 0.6, 0.1, True, "now rejected: the attack succeeded"),
+        ("reject", 0.6, 0.4, False, "was accepted and still is"),
+    ],
+)
+def test_success_against_a_detector_is_wrong_and_accepted(result, objective, clean, adversarial, evaded, words):
+    made = detected(result, objective, clean=clean, adversarial=adversarial)
+    assert made.evaded("undefended") is evaded and words in outcome(made, "undefended")
+    assert made.readings["undefended"].accepted == (clean >= 0.3, adversarial >= 0.3)
+    assert words.split(":")[0] in finding(made)[0] and decisions(made.readings["undefended"]) in finding(made)[0]
+    assert made.evaded("defended") is None and outcome(made, "defended") == ""  # no threshold, no verdict
+    again = LabResult.from_dict(
+        json.loads(json.dumps(made.to_dict())), {r: (c.clean, c.adversarial) for r, c in made.crafts.items()}
+    )
+    assert again.readings == made.readings
+
+
+def test_a_right_answer_is_no_success(result):
+    made = detected(result, "aware", clean=0.6, adversarial=0.5)
+    made = replace(made, experiment=replace(made.experiment, task="retrieval"))
+    assert made.evaded("undefended") is False and "still right" in outcome(made, "undefended")
+    made = replace(made, experiment=replace(made.experiment, task="vqa"))
+    assert made.evaded("undefended") is None and "not asked" in outcome(made, "undefended")
+
+
+def test_the_second_picture_is_kept_by_name(result):
+    second = SecondPicture(np.zeros((4, 4, 3), np.uint8), "tabletop/test/9", True)
+    document = json.loads(json.dumps(replace(result, second=second).to_dict()))
+    again = LabResult.from_dict(document, {r: (c.clean, c.adversarial) for r, c in result.crafts.items()})
+    assert (again.second.id, again.second.left, again.second.image) == ("tabletop/test/9", True, None)
+
+
+def test_changed_words_are_found_by_their_place():
+    before, after = ["a", "red", "cube", "near", "a", "ball"], ["a", "crimson", "cube", "a", "ball", "now"]
+    assert changed_words(before, after) == ({1, 3}, {1, 5})
+    assert changed_words(before, before) == (set(), set())

@@ -15,7 +15,7 @@ from cmai_core.lab.experiment import CRAFT_ON, OBJECTIVES, TASKS, TRUTHS, Experi
 
 def combining(e: Experiment) -> Experiment:
     """With an objective and a search that go with the threat model and the task."""
-    objective, recipe = settled(e.norm, e.objective, e.recipe, e.task)
+    objective, recipe = settled(e.norm, e.objective, e.recipe, e.task, e.pair)
     return replace(e, objective=objective, recipe=recipe)
 
 

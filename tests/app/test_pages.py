@@ -6,6 +6,10 @@ import time
 
 import pytest
 
+from app.components.detector import outcome
+from app.components.explanation_view import changed_words
+from app.components.sentence import marked
+from app.components.theme import escape
 from cmai_core.lab.experiment import Experiment
 
 PAGES = ("distributions", "embedding_map", "attention", "about")
@@ -181,3 +185,60 @@ def test_an_explanation_is_made(app, texts, finished):
     said = texts(at)
     assert "deletion AUC" in said and "completeness error" in said and "one scale for all" in said
     assert "under mere noise" in said
+
+
+def test_an_explanation_after_an_attack_on_words_is_of_the_attacked_sentence(app, texts, finished):
+    at = app(
+        pair="tabletop/test/3", caption="a white cube", norm="text", objective="consistency", recipe="char", words=1,
+        truth="free",
+    )  # fmt: skip
+    at.button(key="start_attack").click().run()
+    finished(at, "attack_job")
+    attacked = at.session_state["result"].first_craft.caption
+    assert attacked not in ("", "a white cube")
+    at.switch_page("app_pages/attention.py").run()
+    assert marked("a white cube", attacked) in texts(at)
+    at.number_input(key="explanation_steps").set_value(4)
+    at.button_group(key="explanation_methods").set_value(["relevance"])
+    at.button(key="start_explanation").click().run()
+    finished(at, "explanation_job")
+    assert not at.error and not at.exception, texts(at)
+    made, result, said = at.session_state["explanation"], at.session_state["result"], texts(at)
+    for role, explained in made.roles.items():
+        reading = result.readings[role]
+        assert explained.attacked == attacked and explained.control == {}
+        for found in (explained.words, explained.maps["relevance"]):
+            assert found.score[:2] == pytest.approx([reading.clean, reading.adversarial], abs=1e-4)
+        assert "".join(explained.words.words[0]) == "awhitecube"
+        new = [explained.words.words[1][k] for k in changed_words(*explained.words.words[:2])[1]]
+        assert new and all(f'<ins class="cm-changed">{escape(word)}</ins>' in said for word in new)
+    assert "cm-gone" in said and "under mere noise" not in said
+
+
+def test_an_attack_past_a_detector_is_judged_by_it(app, texts, finished, monkeypatch):
+    from app import services
+    from cmai_core.data import load_dataset
+    from cmai_core.defenses.detector import clean_scores
+
+    pairs = load_dataset("tabletop", split="test", limit=40)
+    monkeypatch.setattr(services, "calibration_pairs", lambda: pairs)
+    at = app(pair="tabletop/test/3", caption="a white cube", steps=2, objective="aware", task="zero-shot", recipe="pgd")
+    at.button(key="start_attack").click().run()
+    finished(at, "attack_job")
+    assert not at.error and not at.exception, texts(at)
+    made, said = at.session_state["result"], texts(at)
+    for role, reading in made.readings.items():
+        model = services.shelf().get(reading.spec)
+        assert sum(score < reading.tau for score in clean_scores(model, pairs)) <= 2 and reading.calibration_pairs == 40
+        assert outcome(made, role) in said.replace("&#x27;", "'")
+    assert made.evaded("undefended") == made.first_craft.success
+    assert "calibrated to reject at most 5%" in said and "while S_c ≥ τ" in said
+    assert "the second picture, stays clean" in said and made.second.id != "tabletop/test/3"
+
+
+def test_photographs_have_no_detector(app, texts):
+    at = app(pair="photos/test/coffee", caption="a cat")
+    for slug in ("aware", "accept", "reject"):
+        button = next(b for b in at.button if b.key == f"objective_{slug}")
+        assert button.disabled and "photographs here are 17" in button.help
+    assert not {"adaptive ensemble", "detector-aware PGD"} & set(at.selectbox(key="preset").options)

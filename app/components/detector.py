@@ -1,0 +1,59 @@
+"""What a detector around a model says to an attack: accepted or rejected, with τ, before and after; and who won."""
+
+from __future__ import annotations
+
+from app.components.theme import number
+from cmai_core.lab.experiment import Experiment
+from cmai_core.lab.result import LabResult, Reading
+
+AIMS = {"aware": "wrong and accepted", "accept": "accepted", "reject": "rejected"}
+"""Objective → what counts as a success."""
+
+
+def aim(experiment: Experiment) -> str:
+    """What the attack is on, in words."""
+    if experiment.objective == "aware":
+        return f"{experiment.task}, {AIMS['aware']}"
+    return f"being {AIMS[experiment.objective]}" if experiment.has_detector else experiment.task
+
+
+def decision(accepted: bool) -> str:
+    """The detector's word."""
+    return "accepted" if accepted else "rejected"
+
+
+def decisions(reading: Reading) -> str:
+    """The detector's words, clean → adversarial; "" without a detector."""
+    if reading.accepted is None:
+        return ""
+    return " → ".join(decision(accepted) for accepted in reading.accepted)
+
+
+def outcome(result: LabResult, role: str) -> str:
+    """Whether the attack had its way with a model and its detector, in a sentence; "" without a detector."""
+    reading, e = result.readings[role], result.experiment
+    if reading.accepted is None:
+        return ""
+    before, after = reading.accepted
+    if e.objective != "aware":
+        if before == after:
+            return f"The pair was {decision(before)} and still is: the attack changed nothing there."
+        return f"The pair is now {decision(after)}: the attack succeeded."
+    if e.task not in reading.answers:
+        return f"The picture is {decision(after)}; {e.task} was not asked."
+    correct = reading.answers[e.task][1].correct
+    if correct is None:
+        return f"The picture is {decision(after)}; whether the answer to {e.task} is right, nobody can say."
+    if correct:
+        return f"The answer to {e.task} is still right: no success."
+    if not after:
+        return f"The answer to {e.task} is wrong, but the picture is rejected: no success."
+    return f"The answer to {e.task} is wrong and the picture is accepted: the attack succeeded."
+
+
+def detector_line(reading: Reading) -> str:
+    """How the threshold was chosen, in a sentence."""
+    return (
+        f"The detector rejects where S_c is below τ = {number(reading.tau)}, calibrated to reject at most "
+        f"{reading.false_positive_rate:.0%} of {reading.calibration_pairs} clean validation pairs."
+    )
