@@ -44,7 +44,7 @@ def clean_accuracy(readings: Readings) -> pd.DataFrame:
         units["item"].to_numpy() if units["text_index"].any() else None,
     )
     subjects = outcomes.subjects
-    keys = subjects.assign(source=subjects["target"], modality="clean", knowledge="", recipe="clean", norm=None)
+    keys = subjects.assign(source=subjects["target"], modality="clean", knowledge="", recipe="clean", norm="")
     keys = keys.assign(epsilon=np.nan, seed=pd.NA)[list(CELL)]
     unknown = np.bincount(units["subject"], weights=units["clean"] == UNKNOWN, minlength=len(subjects)).astype(int)
     notes = [f"{count} units without a known truth are left out." if count else "" for count in unknown]

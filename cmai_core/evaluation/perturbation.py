@@ -23,12 +23,13 @@ def picture_sizes(readings: Readings) -> pd.DataFrame:
     """
     outcomes = Outcomes.of(readings)
     pictures = outcomes.cells["modality"].isin(["image", "joint"]).to_numpy()
+    several = bool(outcomes.units["text_index"].any())
     out = []
     for number, rows in outcomes.rows.groupby("cell", sort=True):
         if not pictures[number]:
             continue
-        # several texts of one picture may share its example
-        rows = rows.drop_duplicates(["item", *SIZES])
+        if several:  # texts of one picture may share its example
+            rows = rows.drop_duplicates(["item", *SIZES])
         key = outcomes.cells.iloc[number][list(CELL)].to_dict()
         for name in SIZES:
             known = rows[rows[name].notna()]

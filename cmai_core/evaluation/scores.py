@@ -106,12 +106,19 @@ def detection(readings: Readings, intervals: bool = True) -> pd.DataFrame:
     """
     outcomes = Outcomes.of(readings)
     cells, rows = outcomes.cells, outcomes.rows
-    cleans = {score: _clean_scores(outcomes, column) for score, column in SCORES.items()}
+    first = (outcomes.units["text_index"] == 0).to_numpy()
+    kinds = {"one text": first, "several": np.ones(len(first), bool)}
+    cleans = {
+        (score, kind): _clean_scores(outcomes, column, kept)
+        for score, column in SCORES.items()
+        for kind, kept in kinds.items()
+    }
     out: list[dict] = []
     for number, group in rows.groupby("cell", sort=True):
         key = cells.iloc[number][list(CELL)].to_dict()
+        kind = "one text" if first[group["unit"].to_numpy()].all() else "several"
         for score, column in SCORES.items():
-            clean = cleans[score].get(int(cells["subject"].iloc[number]))
+            clean = cleans[score, kind].get(int(cells["subject"].iloc[number]))
             after = group[column].to_numpy()
             known = ~np.isnan(after)
             if clean is None or not known.any():
@@ -125,11 +132,11 @@ def detection(readings: Readings, intervals: bool = True) -> pd.DataFrame:
     return pd.DataFrame(out, columns=[*CELL, *FIGURE, "score"])
 
 
-def _clean_scores(outcomes: Outcomes, column: str) -> dict[int, _Clean]:
-    """For each subject with clean scores: the scores and the thresholds."""
+def _clean_scores(outcomes: Outcomes, column: str, kept: np.ndarray) -> dict[int, _Clean]:
+    """For each subject with clean scores: the scores of the units kept (bool, one a unit) and the thresholds."""
     units, subjects = outcomes.units, outcomes.subjects
     values = units[f"{column}_clean"].to_numpy()
-    known = np.flatnonzero(~np.isnan(values))
+    known = np.flatnonzero(~np.isnan(values) & kept)
     by_subject = {int(k): group.to_numpy() for k, group in pd.Series(known).groupby(units["subject"].to_numpy()[known])}
     names = ["target", "dataset", "task"]
     validation = {

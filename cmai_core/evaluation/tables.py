@@ -21,11 +21,12 @@ def summary_table(readings: Readings, *, scores: bool = False) -> pd.DataFrame:
     Returns:
         SUMMARY columns; clean rows first, then by recipe with the worst case last, rising in ε. The worst case stands
         where two recipes or more share a threat, and says in `recipes` how many units each faced. Validation's clean
-        rows, which thresholds are set on, are left out.
+        rows, which thresholds are set on, are left out, and pairs that no task was asked about.
     """
     outcomes = Outcomes.of(readings)
     clean = clean_accuracy(outcomes)
     clean = clean[(clean["split"] != VALIDATION) | ~(clean["split"] != VALIDATION).any()]
+    clean = clean[clean["task"] != ""]  # pairs that were only scored, not asked about
     worst = worst_case(outcomes)
     worst = worst[worst["contenders"] > 1].drop(columns="contenders")
     parts = [(0, clean), (1, accuracy(outcomes)), (2, worst)]
