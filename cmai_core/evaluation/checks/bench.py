@@ -86,8 +86,21 @@ class Bench:
 
     @property
     def fooled(self) -> torch.Tensor:
-        """Whom the attack under test fools with a picture of 8 bits: bool N."""
-        return self.main.success_8bit
+        """Whom the attack under test fools: bool N; with pictures of 8 bits.
+
+        The nearest examples of a minimum-norm search lie on the decision boundary, where rounding decides by chance;
+        they count as the evaluation counts them: by their distance.
+        """
+        return _fooled(self.main)
+
+    def outcome(self, attack: Attack, seed: int | None = None) -> torch.Tensor:
+        """Whom another attack fools, counted as `fooled`."""
+        return _fooled(self.run(attack, seed))
+
+    @property
+    def gradient_free(self) -> bool:
+        """Whether the attack under test takes no gradients (an outside one may: they are not counted)."""
+        return not self.attacker.external and not bool(self.main.backwards.any())
 
     @property
     def count(self) -> int:
@@ -116,3 +129,7 @@ class Bench:
         spread = values.amax(dim=0) - values.amin(dim=0)
         scale = values.abs().amax(dim=0).clamp(min=1.0)
         return float((spread / scale).nan_to_num(nan=0.0).max())
+
+
+def _fooled(result: AttackResult) -> torch.Tensor:
+    return result.success_8bit if result.minimum_norm is None else result.success

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from cmai_core.attacks.options import whole
@@ -12,6 +12,7 @@ from cmai_core.evaluation.checks import comparison, effort, gradients, inference
 from cmai_core.evaluation.checks.attacker import attacker_of
 from cmai_core.evaluation.checks.bench import Bench
 from cmai_core.evaluation.checks.check import Check, skipped
+from cmai_core.evaluation.setting import RememberingTask
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 
 # What the attack is not needed for comes first, cheap ones before dear ones.
@@ -38,6 +39,9 @@ _ATTACK: dict[str, Callable[[Bench], Any]] = {
     comparison.SCORES: comparison.black_box,
 }
 
+CHECKS = (*_MODEL, *_ATTACK)
+"""Names of all probing checks; the second one of gradients comes with the first."""
+
 
 def probe(
     model: Any,
@@ -51,6 +55,7 @@ def probe(
     norm: str = "linf",
     surrogates: Mapping[str, Any] | None = None,
     queries: int = 500,
+    only: Collection[str] | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> list[Check]:
@@ -65,7 +70,7 @@ def probe(
         epsilon: in the units of `ThreatModel` ([0, 1] pixel units for linf); None: the attack's own.
         attack: what is tested; see `attacker_of`. norm: "linf" or "l2", of recipes and functions.
         surrogates: name → another model, to make transferred pictures on.
-        queries: budget of the black-box search.
+        queries: budget of the black-box search. only: names of checks (`CHECKS`); None: all.
         cancel: looked at between and within the experiments; what was not run is "skipped".
 
     Raises:
@@ -76,20 +81,25 @@ def probe(
     whole("samples", samples, 1)
     whole("queries", queries, 1)
     whole("seed", seed, 0)
+    if unknown := sorted(set(only or ()) - set(CHECKS)):
+        raise OptionError(f"There is no check {unknown[0]!r}.", f"Accepted: {'; '.join(CHECKS)}.")
     task = get_task(task) if isinstance(task, str) else task
     if hasattr(task, "applies_to") and (why := task.applies_to(dataset, model)):
         raise OptionError(f"The task {task.name} does not apply: {why}", "Choose another task, model or dataset.")
+    task = RememberingTask(task)  # each of the many attacks prepares it
     pairs = [dataset[k] for k in range(min(samples, len(dataset)))]
     batch = make_batch(model, pairs, 1)
     attacker = attacker_of(attack, model, task, dataset, norm, epsilon, batch.pixels[0].numel(), seed)
     bench = Bench(model, task, dataset, batch, attacker, dict(surrogates or {}), seed, queries, cancel)
-    return run_checks(bench, progress)
+    return run_checks(bench, only, progress)
 
 
-def run_checks(bench: Bench, progress: ProgressCallback | None = None) -> list[Check]:
-    """All probing checks of a set-up, in order."""
+def run_checks(
+    bench: Bench, only: Collection[str] | None = None, progress: ProgressCallback | None = None
+) -> list[Check]:
+    """The probing checks of a set-up, in order."""
     found: list[Check] = []
-    every = {**_MODEL, **_ATTACK}
+    every = {name: check for name, check in {**_MODEL, **_ATTACK}.items() if only is None or name in only}
     why = "" if bench.count else "The model gets none of the samples right, so there is nothing to attack."
     for done, (name, check) in enumerate(every.items()):
         if progress is not None:
