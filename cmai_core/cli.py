@@ -1,6 +1,7 @@
 """The command `cmai`: one function a command; what a command needs is imported inside it, so that `--help` is quick.
 
-Exit status: 0, 2 for a mistake of the caller (two lines on stderr: what is wrong, what to do), 130 when interrupted.
+Exit status: 0, 1 where a self-check fails, 2 for a mistake of the caller (two lines on stderr: what is wrong, what to
+do), 130 when interrupted.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     _add_attack(commands)
     _add_evaluate(commands)
     _add_evaluate_clean(commands)
+    _add_check(commands)
     _add_data(commands)
     commands.add_parser("train", help="train a bundled model (cmai train --help)", add_help=False)
     return top
@@ -377,6 +379,32 @@ def _evaluate_clean(args: argparse.Namespace) -> None:
         _write_json(args.json, figures)
     if args.json != Path("-"):
         print(json.dumps(figures, indent=1))
+
+
+# --- self-checks ------------------------------------------------------------------------------------------------------
+
+
+def _add_check(commands: Any) -> None:
+    from cmai_core.evaluation.check_command import add_options
+
+    title = "self-checks: does an attack, or a finished evaluation, measure the model or its own weakness"
+    add_options(_command(commands, "check", _check, title))
+
+
+def _check(args: argparse.Namespace) -> int:
+    from cmai_core.evaluation.check_command import document, run
+    from cmai_core.evaluation.checks import report
+
+    if args.json:
+        check_writable(args.json)
+    with interruptible() as cancel, _bar("check", args.quiet) as show:
+        checks = run(args, show, cancel)
+    if args.json:
+        _write_json(args.json, document(args, checks))
+    print(report(checks), file=sys.stderr if args.json == Path("-") else sys.stdout)
+    if cancel.cancelled:
+        return 130
+    return int(any(check.status == "fail" for check in checks))
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
