@@ -92,7 +92,7 @@ def compare_models(
     out = []
     by_setting: dict[tuple, tuple[tuple, dict[str, pd.DataFrame]]] = {}
     for outcome, target, where, table in settings:
-        if target in models:
+        if target in models and where[2] != "":  # pairs without a task are scored, not answered
             # NaN and NA as text, since they equal nothing, themselves included
             by_setting.setdefault((outcome, *map(str, where)), ((outcome, *where), {}))[1][target] = table
     for (outcome, *where), tables in by_setting.values():

@@ -1,4 +1,8 @@
-"""Attacks on the picture, on the text, and on both at once, side by side at equal budget."""
+"""Attacks on the picture, on the text, and on both at once, side by side at equal budget.
+
+Two measures: wrong answers (`modalities`), where attacks on texts are about a task too; and the lowest S_c of the given
+pair (`consistency_by_modality`), which every attack moves.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ import pandas as pd
 
 from cmai_core.errors import OptionError
 from cmai_core.evaluation.compare import paired_test
-from cmai_core.evaluation.intervals import share_interval
+from cmai_core.evaluation.intervals import mean_interval, share_interval
 from cmai_core.evaluation.metrics import Readings, all_units, worst_case_units
 from cmai_core.evaluation.outcomes import Outcomes
 
@@ -57,6 +61,95 @@ def modalities(readings: Readings, words: Mapping[str, int | None] | None = None
         pd.DataFrame(sides, columns=[*_SETTING, "modality", *_SIDE]),
         pd.DataFrame(contests, columns=[*_SETTING, *_CONTEST]),
     )
+
+
+def consistency_by_modality(
+    readings: Readings, words: Mapping[str, int | None] | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The same comparison by S_c of the given pair: for each unit the lowest that any recipe of a modality reaches.
+
+    Attacks on texts that are about no task (task "") stand beside the image and joint attacks of every task. Units
+    count whose S_c is known under every recipe; where that are not all units of the setting, as in a cascade, figures
+    are NaN.
+
+    Args:
+        words: as for `modalities`.
+
+    Returns:
+        (sides, contests), as `modalities` gives them: `consistency` = mean of the lowest S_c; contests compare
+        means (`value` = a − b, paired bootstrap), `only_a` and `only_b` count units on which one is lower, there is no
+        p, and the winner is who reaches the lower S_c.
+    """
+    outcomes = Outcomes.of(readings)
+    cells, rows = outcomes.cells, outcomes.rows
+    budget = [word_budget(r, m, words) for r, m in zip(cells["recipe"], cells["modality"], strict=True)]
+    cells = cells.assign(words=pd.array(budget, dtype="Int64"))
+    units = outcomes.units.iloc[rows["unit"].to_numpy()][["name", "text_index"]].reset_index(drop=True)
+    scored = units.assign(cell=rows["cell"].to_numpy(), value=rows["consistency"].to_numpy())
+    by_cell = {int(number): table for number, table in scored.groupby("cell")}
+    sides, contests = [], []
+    bounded = cells[cells["modality"].isin(["image", "joint"]) & (cells["norm"].fillna("") != "")]
+    textual = cells[cells["modality"].isin(["text", "joint"])]
+    held = [name for name in _SETTING if name != "words"]
+    for key, its in bounded.groupby(held, dropna=False, sort=True):
+        setting = dict(zip(held, key, strict=True))
+        same = ["source", "target", "dataset", "split", "seed"]
+        texts = textual[(textual[same] == [setting[name] for name in same]).all(axis=1)]
+        texts = texts[(texts["modality"] == "text") & texts["task"].isin(["", setting["task"]])]
+        for number in dict.fromkeys(pd.concat([its[its["modality"] == "joint"], texts])["words"]):
+            equal = [
+                some[some["words"].isna() if pd.isna(number) else (some["words"] == number).fillna(False)]
+                for some in (its[its["modality"] == "joint"], texts)
+            ]
+            members = pd.concat([its[its["modality"] == "image"], *equal])
+            if members["modality"].nunique() > 1:
+                found = _lowest(members, by_cell)
+                sides += [setting | {"words": number} | row for row in found[0]]
+                contests += [setting | {"words": number} | row for row in found[1]]
+    return (
+        pd.DataFrame(sides, columns=[*_SETTING, "modality", *_SIDE]),
+        pd.DataFrame(contests, columns=[*_SETTING, *_CONTEST]),
+    )
+
+
+def _lowest(cells: pd.DataFrame, by_cell: Mapping[int, pd.DataFrame]) -> tuple[list[dict], list[dict]]:
+    joined, every = None, set()
+    for number in cells.index:
+        table = by_cell[number][["name", "text_index", "value"]].rename(columns={"value": number})
+        every |= set(zip(table["name"], table["text_index"], strict=True))
+        joined = table if joined is None else joined.merge(table, on=["name", "text_index"])
+    joined = joined.dropna()
+    gaps = len(every) - len(joined)
+    note = f"Unknown: {gaps} of {len(every)} units are not known under every recipe." if gaps else ""
+    reached, recipes = {}, {}
+    for name in ("image", "text", "joint"):
+        its = cells[cells["modality"] == name]
+        if len(its):
+            reached[name] = joined[list(its.index)].to_numpy(dtype=float).min(axis=1)
+            recipes[name] = ", ".join(f"{r} {len(by_cell[k])}" for k, r in its["recipe"].items())
+    if "image" in reached and "text" in reached:
+        reached[EITHER] = np.minimum(reached["image"], reached["text"])
+        recipes[EITHER] = f"{recipes['image']}; {recipes['text']}"
+    sides, contests = [], []
+    unknown = (np.nan, np.nan, np.nan)
+    for name, values in reached.items():
+        figure = dict(zip(("value", "low", "high"), unknown if gaps else mean_interval(values), strict=True))
+        row = {"modality": name, "metric": "consistency", "hits": pd.NA, "total": len(values)}
+        sides.append(row | figure | {"recipes": recipes[name], "note": note})
+    for a, b in _contests(reached):
+        difference = reached[a] - reached[b]
+        value, low, high = unknown if gaps else mean_interval(difference)
+        winner = a if high < 0 else b if low > 0 else "undecided"
+        counts = {"only_a": int((difference < 0).sum()), "only_b": int((difference > 0).sum())}
+        figure = {"a": a, "b": b, "value": value, "low": low, "high": high, "total": len(difference), "p": np.nan}
+        contests.append(figure | counts | {"winner": winner})
+    return sides, contests
+
+
+def _contests(there: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Who is set against whom: every two modalities, and the joint attack against the better of the other two."""
+    pairs = combinations([name for name in ("joint", "image", "text", EITHER) if name in there], 2)
+    return [(a, b) for a, b in pairs if b != EITHER or a == "joint"]
 
 
 def word_budget(recipe: str, modality: str, words: Mapping[str, int | None] | None = None) -> int | None:
@@ -134,9 +227,7 @@ def _side_by_side(tables: dict[str, tuple[pd.DataFrame, str]]) -> tuple[list[dic
         row = {"modality": name, "metric": "asr"} | dict(zip(("value", "low", "high"), figure, strict=True))
         sides.append(row | {"hits": int(hit.sum()), "total": len(hit), "recipes": recipes[name], "note": note})
     contests = []
-    for a, b in combinations([n for n in ("joint", "image", "text", EITHER) if n in fooled], 2):
-        if b == EITHER and a != "joint":
-            continue
+    for a, b in _contests(fooled):
         found = paired_test(fooled[a], fooled[b], kept["name"].to_numpy())
         if gaps:
             found |= {name: np.nan for name in ("value", "low", "high", "p")}

@@ -173,7 +173,7 @@ def _figures_of(clean: _Clean, rows: pd.DataFrame, after: np.ndarray, intervals:
         out.append(tau | {"hits": pd.NA, "total": len(clean.scores)})
     tau = clean.tau[REJECTION_RATE]
     flagged = after < tau
-    judged = (robust != UNKNOWN) | flagged
+    judged = robust != UNKNOWN
     out.append(_share("correct_or_rejected", ((robust == 1) | flagged)[judged]))
     judged = clean.right != UNKNOWN
     out.append(_share("correct_and_accepted", ((clean.right == 1) & (clean.scores >= tau))[judged]))

@@ -6,7 +6,7 @@ import pandas as pd
 
 from cmai_core.evaluation.metrics import CELL, FIGURE, Readings, accuracy, clean_accuracy, worst_case
 from cmai_core.evaluation.outcomes import Outcomes
-from cmai_core.evaluation.scores import detection
+from cmai_core.evaluation.scores import consistency, detection
 
 SUMMARY = [*CELL, *FIGURE, "recipes"]
 VALIDATION = "validation"
@@ -21,7 +21,8 @@ def summary_table(readings: Readings, *, scores: bool = False) -> pd.DataFrame:
     Returns:
         SUMMARY columns; clean rows first, then by recipe with the worst case last, rising in ε. The worst case stands
         where two recipes or more share a threat, and says in `recipes` how many units each faced. Validation's clean
-        rows, which thresholds are set on, are left out, and pairs that no task was asked about.
+        rows, which thresholds are set on, are left out. Attacks that are about no task (on texts alone) have the mean
+        S_c that they reach, `consistency`, in the place of accuracies.
     """
     outcomes = Outcomes.of(readings)
     clean = clean_accuracy(outcomes)
@@ -29,9 +30,15 @@ def summary_table(readings: Readings, *, scores: bool = False) -> pd.DataFrame:
     clean = clean[clean["task"] != ""]  # pairs that were only scored, not asked about
     worst = worst_case(outcomes)
     worst = worst[worst["contenders"] > 1].drop(columns="contenders")
-    parts = [(0, clean), (1, accuracy(outcomes)), (2, worst)]
+    alone = accuracy(outcomes)
+    untold = outcomes.select((outcomes.cells["task"] == "").to_numpy(dtype=bool))
+    reached = consistency(untold)
+    reached = reached[(reached["metric"] == "consistency") & (reached["score"] == "pair")]
+    parts = [(0, clean), (1, alone[alone["task"] != ""]), (1, reached), (2, worst[worst["task"] != ""])]
     if scores:
         parts.append((1, detection(outcomes, intervals=False)))
+    columns = [*SUMMARY, "score"]
+    parts = [(order, part[[name for name in columns if name in part]]) for order, part in parts]
     table = pd.concat([part.assign(_order=order) for order, part in parts if len(part)], ignore_index=True)
     for name in ("recipes", "score"):
         if name in table:

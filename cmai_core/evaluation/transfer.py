@@ -29,6 +29,7 @@ def transfer_matrix(readings: Readings, architectures: Mapping[str, str] | None 
         a cascade, the value is NaN and a note says so.
     """
     outcomes = Outcomes.of(readings)
+    outcomes = outcomes.select((outcomes.cells["task"] != "").to_numpy(dtype=bool))  # what has no answer is not right
     cells, rows, units = outcomes.cells, outcomes.rows, outcomes.units
     if not len(cells):
         return pd.DataFrame(columns=[*CELL, *FIGURE, "kind", "models"])

@@ -55,6 +55,16 @@ def test_scores_join_the_summary_on_request(made):
     assert row.value == 0.5 and row.score == "pair"
 
 
+def test_attacks_on_texts_alone_have_their_s_c_in_the_summary(made):
+    text = {"modality": "text", "norm": None, "epsilon": np.nan, "task": "", "recipe": "char"}
+    table = made.frame(
+        made.clean("11"), made.attacked("??", "??", consistency_clean=0.6, consistency=[0.2, 0.4], **text)
+    )
+    found = summary_table(table)
+    assert found[["recipe", "metric"]].to_numpy().tolist() == [["char", "consistency"], ["clean", "acc_clean"]]
+    assert found["value"].tolist() == pytest.approx([0.3, 1.0])
+
+
 def test_csv_and_json_come_back(table, tmp_path):
     read = pd.read_csv(to_csv(table, tmp_path / "new" / "t.csv"))
     assert read["hits"].tolist() == table["hits"].tolist()

@@ -14,7 +14,7 @@ from cmai_core.evaluation.compare import compare_models, holm, paired_test
 from cmai_core.evaluation.curves import accuracy_curves
 from cmai_core.evaluation.detection import auroc
 from cmai_core.evaluation.effort import minimal_epsilon, queries
-from cmai_core.evaluation.modalities import modalities, word_budget
+from cmai_core.evaluation.modalities import consistency_by_modality, modalities, word_budget
 from cmai_core.evaluation.perturbation import picture_sizes, word_edits
 from cmai_core.evaluation.scores import auroc_bounds, consistency, detection, distribution
 from cmai_core.evaluation.transfer import architecture_of, transfer_matrix
@@ -99,6 +99,12 @@ def test_without_validation_the_threshold_says_so(made):
     assert one(found, metric="tau_5").value == 0.5
     row = one(found, metric="auroc")
     assert row.low <= row.value <= row.high
+
+
+def test_units_without_a_known_outcome_are_not_called_rejected(made):
+    scores = {"consistency_clean": 0.6, "consistency": [0.1, 0.1, 0.9]}
+    found = detection(made.frame(made.clean("1?1", consistency_clean=0.6), made.attacked("1?1", "0?1", **scores)))
+    assert one(found, metric="correct_or_rejected")[["hits", "total"]].tolist() == [2, 2]
 
 
 def test_no_score_gives_no_row_and_no_success_no_rate(made):
@@ -335,6 +341,29 @@ def test_modalities_at_equal_budget(made):
     assert one(at_one, a="image", b="text").winner == "undecided"
     other = sides[(sides["words"] == 2) & (sides["epsilon"] == 8.0)]
     assert set(other["modality"]) == {"joint", "text"}
+
+
+def test_modalities_are_compared_by_the_lowest_s_c(made):
+    text = {"modality": "text", "norm": None, "epsilon": np.nan, "task": ""}
+    table = made.frame(
+        made.attacked("1111", "1111", recipe="pgd", consistency=[0.5, 0.2, 0.4, 0.4]),
+        made.attacked("1111", "1111", recipe="apgd", consistency=[0.1, 0.6, 0.4, 0.4]),
+        made.attacked("????", "????", recipe="bert-attack", consistency=[0.3, 0.1, 0.4, 0.5], **text),
+        made.attacked("????", "????", recipe="synonym", consistency=-1.0, **text),  # two words: another budget
+        made.attacked("1111", "1111", recipe="sga", modality="joint", consistency=[-0.1, 0.0, 0.0, 0.1]),
+    )
+    sides, contests = consistency_by_modality(table)
+    at_one = sides[sides["words"] == 1].set_index("modality")["value"]
+    assert at_one.to_dict() == pytest.approx({"image": 0.275, "text": 0.325, "joint": 0.0, "image or text": 0.25})
+    at_one = contests[contests["words"] == 1]
+    row = one(at_one, a="joint", b="image or text")
+    assert row.value == pytest.approx(-0.25) and row.winner == "joint" and (row.only_a, row.only_b) == (4, 0)
+    assert one(at_one, a="image", b="text").winner == "undecided"
+    assert one(contests[contests["words"] == 2], a="image", b="text").winner == "text"
+    part = table.drop(index=table.index[-1])  # one unit without a joint attack
+    sides, _ = consistency_by_modality(part)
+    row = one(sides[sides["words"] == 1], modality="joint")
+    assert np.isnan(row.value) and "1 of 4" in row.note
 
 
 def test_word_budgets_are_those_of_the_recipes():
