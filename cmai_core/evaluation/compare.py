@@ -12,7 +12,7 @@ import pandas as pd
 from cmai_core.errors import DataError, OptionError
 from cmai_core.evaluation.intervals import ratio_interval
 from cmai_core.evaluation.metrics import Readings, all_units, worst_case_units
-from cmai_core.evaluation.outcomes import UNKNOWN, Outcomes
+from cmai_core.evaluation.outcomes import UNKNOWN, VALIDATION, Outcomes
 
 _WHERE = ("dataset", "split", "task", "modality", "recipe", "norm", "epsilon", "seed")
 TESTED = ("value", "low", "high", "only_a", "only_b", "a_hits", "b_hits", "total", "p", "p_holm", "note")
@@ -125,6 +125,8 @@ def _gaps(found: dict[str, Any], both: pd.DataFrame, alone_a: int, alone_b: int)
 def _clean_settings(outcomes: Outcomes) -> Iterator[tuple[str, str, tuple, pd.DataFrame]]:
     units = outcomes.units
     for number, subject in enumerate(outcomes.subjects.to_dict("records")):
+        if subject["split"] == VALIDATION:  # there for thresholds, not for verdicts
+            continue
         its = units[(units["subject"] == number).to_numpy()]
         its = its[its["from_clean"].to_numpy() | (not its["from_clean"].any())]
         where = (subject["dataset"], subject["split"], subject["task"], "clean", "clean", "", np.nan, pd.NA)

@@ -17,6 +17,7 @@ import pandas as pd
 from cmai_core.errors import DataError
 
 CLEAN = "clean"
+VALIDATION = "validation"
 NORMS_IN_255 = ("linf", "l2")
 SUBJECT = ("target", "dataset", "split", "task")
 CELL = ("source", *SUBJECT, "modality", "knowledge", "recipe", "norm", "epsilon", "seed")

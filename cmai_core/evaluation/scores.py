@@ -14,12 +14,11 @@ import pandas as pd
 from cmai_core.evaluation.detection import Histogram, auroc, histogram, threshold_at_fpr
 from cmai_core.evaluation.intervals import mean_interval, percentiles, share_interval, weights
 from cmai_core.evaluation.metrics import FIGURE, Readings
-from cmai_core.evaluation.outcomes import CELL, UNKNOWN, Outcomes
+from cmai_core.evaluation.outcomes import CELL, UNKNOWN, VALIDATION, Outcomes
 
 SCORES = {"pair": "consistency", "answer": "answer_consistency"}
 RATES = (0.01, 0.05)
 REJECTION_RATE = 0.05
-VALIDATION = "validation"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 

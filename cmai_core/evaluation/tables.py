@@ -5,11 +5,10 @@ from __future__ import annotations
 import pandas as pd
 
 from cmai_core.evaluation.metrics import CELL, FIGURE, Readings, accuracy, clean_accuracy, worst_case
-from cmai_core.evaluation.outcomes import Outcomes
+from cmai_core.evaluation.outcomes import VALIDATION, Outcomes
 from cmai_core.evaluation.scores import consistency, detection
 
 SUMMARY = [*CELL, *FIGURE, "recipes"]
-VALIDATION = "validation"
 
 
 def summary_table(readings: Readings, *, scores: bool = False) -> pd.DataFrame:

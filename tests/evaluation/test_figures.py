@@ -293,6 +293,7 @@ def test_holm_keeps_the_order_and_never_lowers(p):
 def test_models_are_compared_on_the_same_items(made):
     table = made.frame(
         made.clean("11111100", target="a"), made.clean("11111101", target="b"),
+        made.clean("1", target="a", split="validation"), made.clean("0", target="b", split="validation"),
         made.attacked("11111100", "11110000"), made.attacked("11111101", "10000001", source="b", target="b"),
         made.attacked("11111100", "01111100", recipe="apgd"),
         made.attacked("11111101", "11111101", recipe="apgd", source="b", target="b"),
