@@ -36,14 +36,18 @@ def outcome(result: LabResult, role: str) -> str:
         return ""
     before, after = reading.accepted
     if e.objective != "aware":
-        if before == after:
-            return f"The pair was {decision(before)} and still is: the attack changed nothing there."
-        return f"The pair is now {decision(after)}: the attack succeeded."
+        if result.evaded(role):
+            return f"The pair is now {decision(after)}: the attack succeeded."
+        if result.evaded(role) is None:
+            return f"The pair was {decision(before)} even when clean: there was nothing to gain."
+        return f"The pair is still {decision(after)}: no success."
     if e.task not in reading.answers:
         return f"The picture is {decision(after)}; {e.task} was not asked."
-    correct = reading.answers[e.task][1].correct
-    if correct is None:
+    clean, correct = (answer.correct for answer in reading.answers[e.task])
+    if clean is None or correct is None:
         return f"The picture is {decision(after)}; whether the answer to {e.task} is right, nobody can say."
+    if not clean and before:
+        return f"The answer to {e.task} was wrong and accepted even when clean: there was nothing to gain."
     if correct:
         return f"The answer to {e.task} is still right: no success."
     if not after:

@@ -39,8 +39,8 @@ OBJECTIVES = {
     "kl": "KL",
     "deviation": "embedding",
     "aware": "loss, S_c above τ",
-    "accept": "S_c over τ",
-    "reject": "S_c under τ",
+    "accept": "get accepted",
+    "reject": "get rejected",
 }
 """Objective → its word; "consistency" is −S_c, "both" α·loss − β·S_c; the last three know a detector."""
 

@@ -153,17 +153,24 @@ class LabResult:
     def evaded(self, role: str) -> bool | None:
         """Whether the attack had its way with a model and the detector around it; None without one, or unasked.
 
-        Objective "aware": the answer is wrong and accepted. "accept", "reject": the pair is that.
+        Objective "aware": the answer is wrong and accepted; None where it was that already when clean. "accept",
+        "reject": the pair is that, and was not when clean (None: it was).
         """
         reading, experiment = self.readings[role], self.experiment
         if reading.accepted is None:
             return None
-        accepted = reading.accepted[1]
         if experiment.objective != "aware":
-            return accepted == (experiment.objective == "accept")
-        if experiment.task not in reading.answers:
+            before, after = (accepted == (experiment.objective == "accept") for accepted in reading.accepted)
+        elif experiment.task not in reading.answers:
             return None
-        return reading.answers[experiment.task][1].correct is False and accepted
+        else:
+            answers = reading.answers[experiment.task]
+            if any(answer.correct is None for answer in answers):
+                return None
+            before, after = (
+                not answer.correct and accepted for answer, accepted in zip(answers, reading.accepted, strict=True)
+            )
+        return None if before else after
 
     def craft_for(self, role: str) -> Craft:
         """The pictures the model in this role was shown."""

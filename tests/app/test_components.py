@@ -127,9 +127,11 @@ def detected(result: LabResult, objective: str, *, clean: float, adversarial: fl
         ("aware", 0.6, 0.3, True, "zero-shot is wrong and the picture is accepted: the attack succeeded"),
         ("aware", 0.6, 0.29, False, "zero-shot is wrong, but the picture is rejected: no success"),
         ("accept", 0.2, 0.4, True, "now accepted: the attack succeeded"),
-        ("accept", 0.2, 0.25, False, "was rejected and still is"),
+        ("accept", 0.2, 0.25, False, "is still rejected: no success"),
+        ("accept", 0.4, 0.5, None, "was accepted even when clean: there was nothing to gain"),
         ("reject", 0.6, 0.1, True, "now rejected: the attack succeeded"),
-        ("reject", 0.6, 0.4, False, "was accepted and still is"),
+        ("reject", 0.6, 0.4, False, "is still accepted: no success"),
+        ("reject", 0.2, 0.1, None, "was rejected even when clean"),
     ],
 )
 def test_success_against_a_detector_is_wrong_and_accepted(result, objective, clean, adversarial, evaded, words):
@@ -149,6 +151,12 @@ def test_a_right_answer_is_no_success(result):
     made = replace(made, experiment=replace(made.experiment, task="retrieval"))
     assert made.evaded("undefended") is False and "still right" in outcome(made, "undefended")
     made = replace(made, experiment=replace(made.experiment, task="vqa"))
+    wrong = made.readings["undefended"].answers["zero-shot"][1]
+    for clean, evaded, words in ((0.6, None, "even when clean"), (0.2, True, "the attack succeeded")):
+        was = detected(result, "aware", clean=clean, adversarial=0.5)
+        reading = replace(was.readings["undefended"], answers={"zero-shot": (wrong, wrong)})
+        was = replace(was, readings={"undefended": reading})
+        assert was.evaded("undefended") is evaded and words in outcome(was, "undefended")
     assert made.evaded("undefended") is None and "not asked" in outcome(made, "undefended")
 
 
