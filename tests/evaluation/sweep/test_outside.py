@@ -33,7 +33,7 @@ def test_a_function_is_projected_and_repeats(tmp_path, models, pairs):
     _, again = sweep(tmp_path / "b", models, pairs, {"noise": noise}, ["noise@"])
     attacked = frame[frame["recipe"] == "noise@"]
     right = attacked[attacked["correct_clean"]]
-    assert report.crafted == 12 and right["linf"].to_numpy() == pytest.approx(8 / 255)
+    assert report.crafted == 12 and right["linf"].max() == pytest.approx(8 / 255)
     assert (attacked["knowledge"] == "outside").all()
     assert frame.drop(columns="seconds").equals(again.drop(columns="seconds"))
 
@@ -76,7 +76,7 @@ def test_foolbox_and_torchattacks_are_as_strong_as_ours(tmp_path, models, pairs)
             return pixels.mean(dim=(2, 3)) * self.weight
 
     theirs = {
-        "fb": foolbox.attacks.LinfPGD(steps=10),
+        "fb": foolbox.attacks.LinfPGD(steps=10, rel_stepsize=0.25),
         "ta": torchattacks.PGD(Nothing(), eps=1.0, alpha=2 / 255, steps=10),
         "square": torchattacks.Square(Nothing(), eps=1.0, n_queries=20),  # drops what is fooled on the way
     }
@@ -87,7 +87,8 @@ def test_foolbox_and_torchattacks_are_as_strong_as_ours(tmp_path, models, pairs)
     assert left["fb@"] <= left["pgd:steps=10"] + 1 and left["ta@"] <= left["pgd:steps=10"] + 1
     assert left["square@"] <= left["clean"]
     attacked = frame[frame["recipe"] != "clean"]
-    assert (attacked["linf"] <= 8 / 255 + 1e-9).all() and (attacked[attacked["correct_clean"]]["linf"] > 0).all()
+    fooled = attacked[attacked["correct_clean"] & ~attacked["correct"]]
+    assert (attacked["linf"] <= 8 / 255 + 1e-9).all() and len(fooled) and (fooled["linf"] > 0).all()
 
 
 def test_they_need_class_scores(models, pairs):
