@@ -126,5 +126,5 @@ def _against(bench: Bench, name: str, words: str, search: Any, objective: Any) -
         f"{ahead.extra} are fooled by the former alone."
     )
     if ahead.status == "fail":
-        evidence += " Less knowledge or no knowledge of the defence should not do better: the attack is too weak here."
+        evidence += " Chance hardly gives such a lead: the attack under test is too weak here."
     return Check(name, ahead.status, evidence, numbers)
