@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
+from cmai_core.defenses.detector import clean_scores
+from cmai_core.errors import Cancelled, OptionError
+from cmai_core.lab.calibration import calibrated_threshold
 from cmai_core.lab.experiment import TASKS, Experiment
 from cmai_core.lab.run import CANCELLED, READING_STEPS, run_attack
 from cmai_core.progress import CancelToken
@@ -68,3 +73,39 @@ def test_cancelled_while_attacking_it_keeps_the_picture_and_s_c(setting):
     result = run(setting, tell=tell, cancel=token, steps=200, objective="consistency")
     assert result.first_craft.cancelled and result.first_craft.steps_done <= 2
     assert not result.readings["undefended"].answers and result.readings["undefended"].adversarial < 1
+
+
+def test_a_detector_needs_a_threshold_for_every_model(setting):
+    with pytest.raises(OptionError, match="no threshold for every model"):
+        run(setting, objective="reject")
+
+
+def test_a_pair_is_rejected_by_the_threshold_of_its_model(setting):
+    """The threshold is that of the clean pairs, and success on the crafted model is what its detector decides."""
+    items, models = setting
+    told = []
+    model = models["undefended"]
+    clean = clean_scores(model, items)
+    threshold = calibrated_threshold(model, items, name="tabletop", progress=told.append)
+    assert threshold.count == 12 and threshold.tau <= min(clean) and threshold.stated_fpr == 0.05
+    assert [p.done for p in told] == list(range(12)) and "tabletop" in told[0].stage
+    tight = dataclasses.replace(threshold, tau=float(clean[0]) - 0.01)  # just below the pair's own score
+    experiment = Experiment(
+        pair=items[0].id, caption=items[0].captions[0], objective="reject", steps=5, epsilon=16.0, defended=""
+    )
+    made = run_attack(experiment, items[0], {"undefended": model}, dataset=items, thresholds={"undefended": tight})
+    reading = made.readings["undefended"]
+    assert (reading.tau, reading.calibration_pairs) == (tight.tau, 12) and reading.accepted == (True, False)
+    assert made.evaded("undefended") and made.first_craft.success
+
+
+def test_calibrating_can_be_cancelled(setting):
+    items, models = setting
+    token = CancelToken()
+
+    def tell(progress):
+        if progress.done == 3:
+            token.cancel()
+
+    with pytest.raises(Cancelled):
+        calibrated_threshold(models["undefended"], items, progress=tell, cancel=token)
