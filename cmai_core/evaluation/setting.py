@@ -69,6 +69,7 @@ class Items:
             name: Retrieval(max(GALLERY, size)) if name == "retrieval" else get_task(name) for name in tasks if name
         }
         self.tasks = {name: RememberingTask(task) for name, task in made.items()}
+        self._identities: dict[str, dict] = {}
         self._pairs: OrderedDict[int, Pair] = OrderedDict()
         self._batches: OrderedDict[tuple, Batch] = OrderedDict()
         self.keys = tuple((self._id(k), item_version(dataset, k)) for k in range(size))
@@ -80,6 +81,12 @@ class Items:
         if isinstance(self.dataset, Tabletop):  # known without rendering it
             return f"tabletop/{self.dataset.split}/{index}"
         return self.pair(index).id
+
+    def identity(self, task: str) -> dict[str, Any]:
+        """`task_identity` of one of the tasks ("": none), worked out once."""
+        if task not in self._identities:
+            self._identities[task] = task_identity(self.tasks.get(task), self.dataset)
+        return self._identities[task]
 
     def pair(self, index: int) -> Pair:
         """An item of the dataset; the last ones are kept."""
@@ -172,8 +179,11 @@ class Setting:
 
     def reader(self, spec: str, task: str, items: Items) -> str:
         """The address of what a model says about items of a dataset when asked a task ("": only S_c)."""
-        asked = task_identity(items.tasks.get(task), items.dataset)
-        content = {"model": self.identity(spec), "dataset": dataset_identity(items.dataset), "task": asked}
+        content = {
+            "model": self.identity(spec),
+            "dataset": dataset_identity(items.dataset),
+            "task": items.identity(task),
+        }
         return digest({"format": FORMAT, "kind": "reader", "captions": items.captions, **content})
 
     def build(self, entry: Any, epsilon: float | None, task: str, spec: str, seed: int = 0) -> Any:
@@ -198,7 +208,7 @@ class Setting:
         content = {
             "model": self.identity(spec),
             "dataset": dataset_identity(self.dataset),
-            "task": task_identity(self.items.tasks.get(task), self.dataset),
+            "task": self.items.identity(task),
             "attack": plain(attack),
             "seed": seed,
             "captions": self.grid.captions,
