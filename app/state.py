@@ -80,6 +80,31 @@ COMPOSE = "compose"
 """Prefix of the composer's object widgets."""
 THRESHOLD = "threshold"
 
+# The benchmark page. Its widgets with their first values (models are filled in from the catalogue).
+BENCH_MODELS = "bench_models"
+BENCH_TASKS = "bench_tasks"
+BENCH_IMAGE = "bench_image"
+BENCH_TEXT = "bench_text"
+BENCH_JOINT = "bench_joint"
+BENCH_EPSILONS = "bench_epsilons"
+BENCH_SET = "bench_set"
+BENCH_COUNT = "bench_count"
+BENCH_KIND = "bench_kind"
+BENCH_EFFORT = "bench_effort"
+BENCH_SEED = "bench_seed"
+BENCH_TRANSFER = "bench_transfer"
+BENCH_DETECTION = "bench_detection"
+BENCH_TAU = "bench_tau"
+BENCH_FORM: dict[str, Any] = {
+    BENCH_MODELS: [], BENCH_TASKS: ["retrieval"], BENCH_IMAGE: ["fgsm", "pgd"], BENCH_TEXT: [], BENCH_JOINT: [],
+    BENCH_EPSILONS: [2.0, 4.0], BENCH_SET: "tabletop/test", BENCH_COUNT: 32, BENCH_KIND: "full",
+    BENCH_EFFORT: "quick", BENCH_SEED: 0, BENCH_TRANSFER: True, BENCH_DETECTION: False, BENCH_TAU: 0.0,
+}  # fmt: skip
+BENCH_RUNS = "bench_runs"
+"""Widget: the runs on show. [] means the latest."""
+BENCH_OPEN = "bench_open"
+"""Id of the figure whose pairs are to be opened in the next run, or ""."""
+
 OTHER_MODEL = "other"
 """Choice of a model select box: type an OpenCLIP specification."""
 NO_MODEL = "none"
@@ -125,11 +150,14 @@ def initialise() -> None:
         QUERIES: experiment.queries,
         WORDS: experiment.words,
         TRUTH: experiment.truth,
+        BENCH_RUNS: [],
+        BENCH_OPEN: "",
+        **{name: list(value) if isinstance(value, list) else value for name, value in BENCH_FORM.items()},
     }
     for name, value in first.items():
         if name not in st.session_state:
             st.session_state[name] = value
-    for name in FORM_KEYS:
+    for name in (*FORM_KEYS, *BENCH_FORM, BENCH_RUNS):
         # Touching a widget's value keeps it when the widget is not drawn in this run (another page, a dialog).
         st.session_state[name] = st.session_state[name]
 

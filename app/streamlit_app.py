@@ -31,6 +31,7 @@ page = st.navigation(
         st.Page("app_pages/distributions.py", title="Distributions", icon=":material/bar_chart:"),
         st.Page("app_pages/embedding_map.py", title="Embedding map", icon=":material/scatter_plot:"),
         st.Page("app_pages/attention.py", title="Attention & attribution", icon=":material/visibility:"),
+        st.Page("app_pages/benchmark.py", title="Benchmark", icon=":material/leaderboard:"),
         st.Page("app_pages/about.py", title="Models & about", icon=":material/info:"),
     ],
     position="top",

@@ -84,6 +84,22 @@ _CSS = """
 .cm-pictures figure {margin: 0; width: 96px;}
 .cm-pictures img {display: block; width: 96px; height: 96px; border-radius: 6px;}
 .cm-pictures figcaption {font-size: 11.5px; line-height: 1.3; opacity: .8; margin-top: 2px;}
+.cm-pictures-large figure {width: min(160px, 50%);}
+.cm-pictures-large img {width: 100%; height: auto; aspect-ratio: 1; image-rendering: auto;}
+.cm-cell .row {display: flex; flex-wrap: wrap; align-items: center; gap: 8px 10px; margin: 8px 0;}
+.cm-cell .box {border: 1px solid color-mix(in srgb, currentColor 20%, transparent); border-radius: 8px;
+  padding: 6px 12px; line-height: 1.3;}
+.cm-cell .out {border-style: dashed;}
+.cm-cell .times {opacity: .6; font-size: 18px;}
+.cm-check {display: grid; grid-template-columns: 22px 64px minmax(0, 1fr); gap: 0 8px; padding: 8px 0;
+  font-size: 13.5px; border-bottom: 1px solid color-mix(in srgb, currentColor 12%, transparent);}
+.cm-check .mark {font-weight: 700; text-align: center; border-radius: 999px;
+  width: 22px; height: 22px; line-height: 22px;}
+.cm-check .word {font-size: 12px; opacity: .8; line-height: 22px;}
+.cm-check-pass .mark {color: #009E73; background: color-mix(in srgb, #009E73 16%, transparent);}
+.cm-check-warn .mark {color: #D55E00; background: color-mix(in srgb, #E69F00 24%, transparent);}
+.cm-check-fail .mark {color: #FFFFFF; background: #C2410C;}
+.cm-check-skipped .mark {background: color-mix(in srgb, currentColor 10%, transparent); opacity: .7;}
 .cm-changed {text-decoration: underline; text-decoration-thickness: 2px; text-underline-offset: 3px;
   text-decoration-color: #D55E00;}
 .cm-gone {text-decoration: line-through; text-decoration-color: #D55E00; opacity: .8;}

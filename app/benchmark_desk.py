@@ -1,0 +1,223 @@
+"""Process-wide things behind the benchmark page: the one sweep that runs, and figures counted in the background.
+
+What imports torch (figures, the cost of a grid) is worked out in a thread of its own and kept, so that the page's first
+paint does not wait for it. No forward pass of a model happens in that thread: those belong to the job queue.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from app import services
+from cmai_core.errors import OptionError
+from cmai_core.evaluation.store import DATABASE, Store, default_folder
+from cmai_core.lab.bench_runs import LiveCell, RunInfo, known_runs, live_cells, signature
+from cmai_core.lab.sweep import Sweep, SweepState
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from cmai_core.evaluation.cost import Cost
+    from cmai_core.lab.bench_results import Results
+
+PATIENCE = 1.2
+"""Seconds before anything heavy is imported for a page that has just been drawn."""
+
+
+class Ahead:
+    """Work done once in a background thread, its last results kept by key."""
+
+    def __init__(self, capacity: int = 12):
+        self._capacity = capacity
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple, Future] = OrderedDict()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="cmai-ahead")
+
+    def ask(self, key: tuple, work: Callable[[], Any]) -> Future:
+        """The result of `work` as it is, or will be; the same key is worked out once."""
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = self._pool.submit(_patiently, work)
+                while len(self._kept) > self._capacity:
+                    self._kept.popitem(last=False)[1].cancel()
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+    def forget(self, key: tuple) -> None:
+        """Lets a failure be tried again."""
+        with self._lock:
+            self._kept.pop(key, None)
+
+
+def _patiently(work: Callable[[], Any]) -> Any:
+    if "torch" not in sys.modules and os.environ.get("CMAI_WARM_UP", "1") != "0":
+        time.sleep(PATIENCE)
+    with services.quiet_thread():
+        return work()
+
+
+class Desk:
+    """The store's folder, the sweep that runs or ran last, and what was counted."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.ahead = Ahead()
+        self.sweep: Sweep | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def state(self) -> SweepState | None:
+        """How the last sweep stands; None before the first."""
+        return None if self.sweep is None else self.sweep.state
+
+    @property
+    def busy(self) -> bool:
+        return self.sweep is not None and not self.sweep.state.over
+
+    def start(self, values: Mapping[str, Any]) -> None:
+        """Starts a grid, or goes on with it.
+
+        Raises:
+            OptionError: another one is running.
+        """
+        shelf = services.shelf()
+        with self._lock:
+            if self.busy:
+                raise OptionError(
+                    "A benchmark is running already.",
+                    "There is one at a time, as they share a store: wait for it or stop it. What is finished is kept.",
+                )
+            self.sweep = Sweep(services.queue(), self.folder, values, lambda g, tell: settled(g, shelf, tell)).start()
+
+    def cancel(self) -> None:
+        if self.sweep is not None:
+            self.sweep.cancel()
+
+    def runs(self) -> list[RunInfo]:
+        """The store's runs, the latest first.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        return known_runs(self.folder)
+
+    def live(self, run: str) -> list[LiveCell]:
+        return live_cells(self.folder, run)
+
+    def results(self, runs: Sequence[str]) -> Future[Results]:
+        """The figures of runs, as far as they are stored now."""
+        folder = self.folder
+
+        def work() -> Results:
+            from cmai_core.lab.bench_results import results
+
+            return results(folder, runs)
+
+        return self.ahead.ask(("results", *runs, signature(folder)), work)
+
+    def cost(self, values: Mapping[str, Any]) -> Future[Cost]:
+        """What a grid will cost."""
+        folder, shelf = self.folder, services.shelf()
+
+        def work() -> Cost:
+            from cmai_core.evaluation.cost import cost
+            from cmai_core.evaluation.grid import Grid
+
+            setting = settled(Grid.from_dict(values), shelf)
+            if not (folder / DATABASE).is_file():
+                return cost(setting, None)
+            with Store.read(folder) as store:
+                return cost(setting, store)
+
+        return self.ahead.ask(("cost", json.dumps(values, sort_keys=True), signature(folder)), work)
+
+
+def settled(grid: Any, shelf: services.ModelShelf, tell: Callable[[Any], None] | None = None) -> Any:
+    """A grid with its models from the shelf and its dataset read."""
+    from cmai_core.evaluation.setting import Setting
+    from cmai_core.progress import Progress
+
+    models = {}
+    for spec in grid.models:
+        if tell is not None:
+            tell(Progress(0, 0, f"Loading {spec}"))
+        models[spec] = shelf.get(spec)
+    if tell is not None:
+        tell(Progress(0, 0, "Reading the dataset and planning the cells"))
+    return Setting(grid, models=models)
+
+
+@st.cache_resource(show_spinner=False)
+def desk_of(folder: str) -> Desk:
+    return Desk(Path(folder))
+
+
+def desk() -> Desk:
+    """The desk of the store that `cmai evaluate` uses, too."""
+    return desk_of(str(default_folder()))
+
+
+@st.cache_resource(show_spinner=False, max_entries=4)
+def items_of(name: str, split: str) -> dict[str, int]:
+    """id → place of a dataset's items."""
+    from cmai_core.data import load_dataset
+
+    if name == "tabletop":
+        return {f"tabletop/{split}/{k}": k for k in range(len(load_dataset(name, split=split)))}
+    items = load_dataset(name, split=split)
+    return {items[k].id: k for k in range(len(items))}
+
+
+@st.cache_resource(show_spinner=False, max_entries=512)
+def pair_of(name: str, split: str, item: str) -> Any:
+    """An item of any split.
+
+    Raises:
+        CmaiError: there is no such dataset or item any more.
+    """
+    from cmai_core.data import load_dataset
+    from cmai_core.errors import DataError
+
+    places = items_of(name, split)
+    if item not in places:
+        raise DataError(f"The dataset {name} has no item {item!r} any more.", "Run the benchmark on it anew.")
+    return load_dataset(name, split=split)[places[item]]
+
+
+@st.cache_data(show_spinner=False)
+def bundled_size(spec: str) -> tuple[int, int] | None:
+    """(height, width) that a bundled model reads; None for others, which would have to be loaded to tell."""
+    card = next((c for c in services.catalogue() if c.name == spec and c.path), None)
+    if card is None:
+        return None
+    config = json.loads((card.path / "open_clip_config.json").read_text(encoding="utf-8"))
+    size = config["model_cfg"]["vision_cfg"]["image_size"]
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def as_seen(spec: str, picture: np.ndarray) -> np.ndarray:
+    """A picture as a model sees it: cut and resized to its size, uint8.
+
+    The bundled models take Tabletop's pictures as they are; of others the model is loaded for it.
+    """
+    if picture.shape[:2] == bundled_size(spec):
+        return picture
+    shelf = services.shelf()
+
+    def work() -> np.ndarray:
+        from cmai_core.attacks.reading import pictures
+
+        return pictures(shelf.get(spec).preprocess([picture]))[0]
+
+    return services.queue().call(work)

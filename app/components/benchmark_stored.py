@@ -1,0 +1,74 @@
+"""The runs of the store: which are on show, how complete they are, going on with one, their figures."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app import state
+from app.benchmark_desk import Desk
+from app.components.benchmark_form import await_result
+from app.components.benchmark_pairs import pairs_dialog
+from app.components.benchmark_results import results_view
+from app.components.benchmark_run import go_on
+from app.components.guard import show_error
+from app.components.theme import show
+from cmai_core.errors import CmaiError
+from cmai_core.lab.bench_runs import RunInfo
+
+MOST_TOGETHER = 4
+
+
+def stored_view(desk: Desk, runs: list[RunInfo]) -> None:
+    """The chosen runs (the latest where none is chosen)."""
+    by_name = {info.run: info for info in runs}
+    state.put(state.BENCH_RUNS, [name for name in state.get(state.BENCH_RUNS) if name in by_name])
+    show('<h2 class="cm-h" style="font-size:20px;margin-top:12px">Results</h2>')
+    left, right = st.columns([4, 1], vertical_alignment="bottom")
+    left.multiselect(
+        "Runs on show (several are compared on the pairs they share)", list(by_name), key=state.BENCH_RUNS,
+        format_func=lambda name: _title(by_name[name]), max_selections=MOST_TOGETHER,
+        placeholder=f"The latest: {_title(runs[0])}",
+    )  # fmt: skip
+    chosen = [by_name[name] for name in state.get(state.BENCH_RUNS)] or [runs[0]]
+    lone = chosen[0]
+    if len(chosen) == 1 and not desk.busy and _unfinished(desk, lone):
+        right.button(
+            "Go on", key="bench_go_on", icon=":material/resume:", width="stretch", on_click=go_on,
+            args=(desk, lone.grid), help="Measures what this run still lacks; nothing is computed twice.",
+        )  # fmt: skip
+    future = desk.results([info.run for info in chosen])
+    if not future.done() and desk.busy:
+        st.caption("Figures appear here when the run is done; the table above fills meanwhile.")
+        return
+    if not future.done():
+        st.skeleton(height=320)
+        await_result(future)
+        return
+    if error := future.exception():
+        if not isinstance(error, CmaiError):
+            raise error
+        if desk.busy:
+            st.caption("Nothing of this run can be counted yet.")
+        else:
+            show_error(error)
+        return
+    made = future.result()
+    wanted = state.get(state.BENCH_OPEN)
+    results_view(made)
+    if wanted:
+        state.put(state.BENCH_OPEN, "")
+        pairs_dialog(desk, made, wanted)
+
+
+def _unfinished(desk: Desk, info: RunInfo) -> bool:
+    """Whether a run may lack something: counted, or of a cascade that was the last and was stopped."""
+    if info.done is not None:
+        return not info.complete
+    now = desk.state
+    return now is None or now.run != info.run or now.state != "done"
+
+
+def _title(info: RunInfo) -> str:
+    when = info.updated[:16].replace("T", " ")
+    done = "" if info.complete else f" · {info.done} of {info.cells} cells"
+    return f"{when} · {info.title}{done}"

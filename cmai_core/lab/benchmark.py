@@ -1,0 +1,273 @@
+"""What the lab's benchmark offers, as plain data: recipes by modality, a chosen grid, presets. It imports no torch.
+
+A chosen grid becomes the values of an `evaluation.grid.Grid`; the same grid is what `cmai evaluate` runs.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cmai_core.errors import OptionError
+from cmai_core.lab.choices import PRESETS as ATTACKS
+from cmai_core.lab.choices import SEARCHES, Search
+from cmai_core.lab.experiment import EPSILON_LADDER, TASKS
+from cmai_core.paths import assets_dir
+
+MODALITIES = {"image": "Pictures", "text": "Words", "joint": "Pictures and words"}
+COUNTS = (4, 8, 16, 32, 64, 128, 256, 512, 1000)
+SETS = ("tabletop/test", "tabletop/holdout", "photos/test")
+MAX_MODELS, MAX_CELLS = 6, 400
+EFFORTS = ("quick", "usual", "published")
+QUICK_STEPS, QUICK_QUERIES = 10, 200
+BATCH = 16
+"""Pairs attacked together: between batches a run makes way for others, and a stop loses at most one of them."""
+VALIDATION = 200
+SECONDS_A_PASS = 0.004
+"""Of a bundled model on one core, as long as the store has no timings."""
+NOT_OFFERED = ("transfer",)
+"""It needs another model to craft on; here every example is shown to every model anyway."""
+_MINIMUM_NORM = ("fab", "deepfool", "cw", "hopskipjump")
+_UNKNOWN_UNITS = 60.0
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A recipe as the page offers it.
+
+    Attributes:
+        slug, word: names. modality: "image", "text" or "joint". search: its numbers. detector: it needs a threshold τ.
+    """
+
+    slug: str
+    word: str
+    modality: str
+    search: Search
+    detector: bool = False
+
+    @property
+    def own_budget(self) -> bool:
+        """Whether ε does not multiply it: it has a budget of another kind, or looks for the nearest example."""
+        return self.modality == "text" or self.search.threat in ("l0", "patch") or self.slug in _MINIMUM_NORM
+
+    def numbers(self, effort: str) -> tuple[int, int]:
+        """(steps, queries) at an effort, 0 where it does not count in them; "published" is taken as the lab's usual."""
+        steps, queries = self.search.steps, self.search.queries
+        if effort == "quick":
+            steps, queries = min(steps, max(QUICK_STEPS, self.search.least_steps)), min(queries, QUICK_QUERIES)
+        return steps, queries
+
+    def entry(self, effort: str, tau: float | None = None) -> str:
+        """How it is written in a grid, such as "pgd:steps=10"."""
+        options = []
+        if effort != "published":
+            steps, queries = self.numbers(effort)
+            options += [f"steps={steps}"] if steps else []
+            options += [f"queries={queries}"] if queries else []
+        if self.detector and tau is not None:
+            options.append(f"tau={tau:.4f}")
+        return self.slug + (":" + ",".join(options) if options else "")
+
+    def units(self, effort: str) -> float:
+        """About how many forward passes an item costs."""
+        steps, queries = self.numbers(effort)
+        if self.slug in ("fgsm", "r-fgsm"):
+            return 3.0
+        return 3.0 * steps + queries or _UNKNOWN_UNITS
+
+
+def _offers() -> dict[str, Offer]:
+    own = [(slug, s.word, s, s.detector) for slug, s in SEARCHES.items() if slug not in NOT_OFFERED]
+    named = ("apgd-dlr", "mbat-pgd", "detector-pgd", "accept-false", "reject-true")
+    more = [(slug, ATTACKS[slug].word, SEARCHES[ATTACKS[slug].search], slug not in named[:2]) for slug in named]
+    found = {}
+    for slug, word, search, detector in [*own, *more]:
+        modality = search.threats[0] if search.threats[0] in ("text", "joint") else "image"
+        found[slug] = Offer(slug, word, modality, search, detector)
+    return found
+
+
+OFFERS = _offers()
+"""Recipes by slug."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridChoice:
+    """A grid as a person chooses it.
+
+    Attributes:
+        models: specifications. tasks, recipes: names. epsilons: of EPSILON_LADDER. dataset: one of SETS. count: pairs.
+        cascade: worst case only. transfer: show each model the others' examples. seed: of random starts.
+        effort: "quick" (at most QUICK_STEPS steps and QUICK_QUERIES queries), "usual" (as in the attack lab) or
+            "published". detection: also read VALIDATION clean pairs that the detector's thresholds are set on.
+        tau: the threshold that detector-aware recipes evade; None where none is chosen.
+    """
+
+    models: Sequence[str] = ()
+    tasks: Sequence[str] = ("retrieval",)
+    recipes: Sequence[str] = ()
+    epsilons: Sequence[float] = (4.0,)
+    dataset: str = "tabletop/test"
+    count: int = 32
+    cascade: bool = False
+    transfer: bool = True
+    seed: int = 0
+    effort: str = "quick"
+    detection: bool = False
+    tau: float | None = None
+
+    def checked(self) -> GridChoice:
+        """Itself, when every value is one that is offered.
+
+        Raises:
+            OptionError: naming the first that is missing or not offered.
+        """
+        for values, word in ((self.models, "model"), (self.tasks, "task"), (self.epsilons, "ε")):
+            if not values:
+                raise OptionError(f"No {word} is chosen.", f"Choose at least one {word}.")
+        if not self.recipes:
+            raise OptionError("No attack is chosen.", "Choose at least one recipe.")
+        if len(self.models) > MAX_MODELS:
+            raise OptionError(f"{len(self.models)} models are chosen.", f"At most {MAX_MODELS} go into one grid.")
+        if any(not 0 < len(model) <= 200 for model in self.models):
+            raise OptionError("A model's specification is too long.", "Up to 200 characters are accepted.")
+        accepted = (
+            ("task", self.tasks, TASKS), ("recipe", self.recipes, OFFERS), ("ε", self.epsilons, EPSILON_LADDER),
+            ("set", (self.dataset,), SETS), ("number of pairs", (self.count,), COUNTS),
+            ("effort", (self.effort,), EFFORTS),
+        )  # fmt: skip
+        for name, values, known in accepted:
+            for value in values:
+                if value not in known:
+                    names = ", ".join(map(str, known))
+                    raise OptionError(f"The {name} {value!r} is not offered.", f"Offered: {names}.")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
+            raise OptionError(f"The seed is {self.seed!r}.", "It is a whole number from 0.")
+        if self.needs_tau and (self.tau is None or not math.isfinite(self.tau) or not -1 <= self.tau <= 1):
+            raise OptionError(
+                "Attacks that know a detector need its threshold τ.", "Give τ between −1 and 1, or leave them out."
+            )
+        if self.cells > MAX_CELLS:
+            raise OptionError(
+                f"The grid has {self.cells} cells.", f"At most {MAX_CELLS} run here; `cmai evaluate` has no limit."
+            )
+        return self
+
+    @property
+    def offers(self) -> tuple[Offer, ...]:
+        """The recipes chosen, in the order they are offered."""
+        return tuple(offer for slug, offer in OFFERS.items() if slug in self.recipes)
+
+    @property
+    def needs_tau(self) -> bool:
+        return any(offer.detector for offer in self.offers)
+
+    def _sizes(self) -> list[tuple[Offer, int]]:
+        """Recipes with how many cells each has on one model."""
+        sizes = []
+        for offer in self.offers:
+            tasks = 1 if offer.modality == "text" else len(self.tasks)
+            sizes.append((offer, tasks * (1 if offer.own_budget else len(self.epsilons))))
+        return sizes
+
+    @property
+    def cells(self) -> int:
+        """How many cells it has, before it is known which can be measured."""
+        return len(self.models) * sum(size for _, size in self._sizes())
+
+    @property
+    def seconds(self) -> float:
+        """A rough estimate for bundled models on one core, with nothing stored."""
+        passes = sum(size * offer.units(self.effort) * self.count for offer, size in self._sizes())
+        clean = len(self.tasks) * (self.count + (VALIDATION if self.detection else 0))
+        return len(self.models) * (passes + clean) * SECONDS_A_PASS
+
+    def values(self) -> dict[str, Any]:
+        """The values of the `Grid`, as plain JSON."""
+        dataset, _, split = self.dataset.partition("/")
+        return {
+            "models": list(self.models),
+            "tasks": list(self.tasks),
+            "recipes": [offer.entry(self.effort, self.tau) for offer in self.offers],
+            "epsilons": sorted(self.epsilons),
+            "dataset": dataset,
+            "split": split,
+            "limit": self.count,
+            "seeds": [self.seed],
+            "cascade": self.cascade,
+            "transfer": self.transfer,
+            "batch_size": BATCH,
+            "validation": VALIDATION if self.detection and dataset == "tabletop" else 0,
+        }
+
+
+def command(values: Mapping[str, Any]) -> str:
+    """The same grid for a terminal."""
+    words = ["cmai evaluate"]
+    for name in ("models", "tasks", "recipes", "epsilons", "seeds"):
+        words.append(f"--{name} " + " ".join(_plain(value) for value in values[name]))
+    words += [f"--dataset {values['dataset']}", f"--split {values['split']}", f"--limit {values['limit']}"]
+    words += [f"--batch-size {values['batch_size']}", f"--validation {values['validation']}"]
+    words += ["--cascade"] if values["cascade"] else []
+    words += [] if values["transfer"] else ["--no-transfer"]
+    return " \\\n  ".join(words)
+
+
+def _plain(value: Any) -> str:
+    return shlex.quote(f"{value:g}" if isinstance(value, float) else str(value))
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A grid for one click. `models`: how many: 2 the undefended and the defended bundled model, 1 the defended one."""
+
+    slug: str
+    title: str
+    words: str
+    models: int
+    choice: GridChoice
+
+
+def presets() -> tuple[Preset, ...]:
+    """The grids that the empty page offers; those of words need the masked language model, where it is there."""
+    masked = (assets_dir() / "masked_lm" / "model.safetensors").is_file()
+    both = ("bert-attack", "char", "sga", "joint-cmai") if masked else ("synonym", "char")
+    return (
+        Preset(
+            "quick", "Quick look", "Two models, retrieval, four attacks from one step to black box, at 2 and 4/255.", 2,
+            GridChoice(recipes=("fgsm", "pgd", "apgd", "square"), epsilons=(2.0, 4.0), count=32),
+        ),
+        Preset(
+            "modalities", "Image vs text vs joint",
+            "The same pairs attacked in their pictures, in their words, and in both at once.", 2,
+            GridChoice(recipes=("pgd", *both), epsilons=(2.0,), count=32),
+        ),
+        Preset(
+            "worst", "Worst case",
+            "Six attacks of different kinds as a cascade: cheap ones first, only survivors go on. The worst case is "
+            "exact.", 2,
+            GridChoice(
+                recipes=("fgsm", "pgd", "apgd", "apgd-dlr", "fab", "square"), epsilons=(1.0, 2.0, 4.0), count=32,
+                cascade=True,
+            ),
+        ),
+        Preset(
+            "adaptive", "Adaptive",
+            "The defended model behind a detector on S_c: attacks that do not know it, and attacks that evade it.", 1,
+            GridChoice(
+                recipes=("pgd", "detector-pgd", "adaptive"), epsilons=(4.0,), count=32, detection=True, tau=0.0,
+            ),
+        ),
+    )  # fmt: skip
+
+
+def duration(seconds: float | None) -> str:
+    """ "about 40 s", "about 3 min", "about 2 h"; "" where it is not known."""
+    if seconds is None or not math.isfinite(seconds):
+        return ""
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
