@@ -100,7 +100,8 @@ def _object(value: Any) -> Any:
         return {"array": data, "shape": list(value.shape), "dtype": str(value.dtype)}
     if callable(getattr(value, "prepare", None)) and callable(getattr(value, "predict", None)):
         return {"task": value.name}
-    if hasattr(value, "statements") and hasattr(value, "split"):
+    # Without reading them: a dataset works its statements out when they are asked for, which takes seconds.
+    if all(inspect.getattr_static(value, name, None) is not None for name in ("statements", "split")):
         return dataset_identity(value)
     if callable(getattr(value, "image_features", None)) and hasattr(value, "hash"):
         return model_identity(value)
