@@ -141,6 +141,7 @@ def execute(args: argparse.Namespace) -> int:
     else:
         print("\n".join(_lines(table)))
     _say_end(report, folder)
+    _say_checks(report, frame)
     return 130 if report.cancelled else 0
 
 
@@ -193,6 +194,22 @@ def _say_end(report: Any, folder: Path) -> None:
     if report.cancelled:
         say.append("Interrupted: the table has what was there until then; the same command goes on.")
     print("\n".join(say), file=sys.stderr)
+
+
+def _say_checks(report: Any, frame: Any) -> None:
+    """What the self-checks of the readings find amiss, on stderr beside the table; `cmai check` shows all of them."""
+    from cmai_core.evaluation.checks import checks_from_readings
+    from cmai_core.evaluation.checks import report as written
+
+    if not len(frame):
+        return
+    cells = [cell for cell in report.plan.cells if cell.skipped]
+    found = checks_from_readings(frame, [(cell.source, cell.task, cell.recipe) for cell in cells])
+    amiss = [check for check in found if check.status in ("warn", "fail")]
+    made = [check for check in found if check.status != "skipped"]
+    print(f"self-checks: {len(made) - len(amiss)} of {len(made)} pass", file=sys.stderr)
+    if amiss:
+        print(written(amiss), file=sys.stderr)
 
 
 def _time(seconds: float | None) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -41,6 +42,7 @@ def test_run_again_and_export(command, capsys, tmp_path):
     assert cli.main([*command, *options]) == 0
     out, err = capsys.readouterr()
     assert "acc_clean" in out and "pgd" in out and "linf 8" in out and "24 examples made" in err
+    assert re.search(r"self-checks: \d+ of \d+ pass", err)
     assert json.loads(files["json"].read_text())["rows"] and files["csv"].stat().st_size and files["tex"].stat().st_size
     assert cli.main([*command, *options]) == 0
     again, err = capsys.readouterr()
