@@ -32,7 +32,10 @@ elif runs is not None and not runs:
     with guard():
         teach()
         form.preset_cards(lambda wanted: run.start(desk, wanted))
-with guard(), st.expander("New grid", expanded=not runs and not desk.busy, icon=":material/grid_on:", key="bench_new"):
+with (
+    guard(),
+    st.expander("New grid", expanded=not runs and not desk.busy, icon=":material/grid_on:", key="card_bench_new"),
+):
     if runs or desk.busy:
         form.preset_row()
     form.form()

@@ -7,7 +7,8 @@ import streamlit as st
 from app import services, state
 from app.benchmark_desk import Desk
 from app.components.attack_form import TASK_WORDS
-from app.components.theme import ROLES, escape, show
+from app.components.benchmark_results import model_word
+from app.components.theme import escape, show
 from cmai_core.errors import CmaiError
 from cmai_core.lab.benchmark import (
     COUNTS,
@@ -23,6 +24,7 @@ from cmai_core.lab.benchmark import (
     command,
     duration,
     presets,
+    recipe_words,
 )
 from cmai_core.lab.experiment import EPSILON_LADDER, TASKS
 
@@ -133,30 +135,22 @@ def preset_row() -> None:
         row.button(preset.title, key=f"fill_{preset.slug}", help=preset.words, on_click=take, args=(of_preset(preset),))
 
 
-def _model_word(name: str) -> str:
-    card = next((card for card in services.catalogue() if card.name == name), None)
-    if card is None:
-        return name
-    return f"{ROLES['defended' if card.defended else 'undefended'].mark} {name}"
-
-
 def form() -> None:
     """The widgets of the grid."""
     known = [card.name for card in services.catalogue()]
     names = [*known, *(name for name in state.get(state.BENCH_MODELS) if name not in known)]
     one, two = st.columns([3, 2], gap="medium")
     one.multiselect(
-        "Models", names, key=state.BENCH_MODELS, format_func=_model_word, accept_new_options=True,
+        "Models", names, key=state.BENCH_MODELS, format_func=model_word, accept_new_options=True,
         max_selections=MAX_MODELS, placeholder="Choose, or type an OpenCLIP specification",
         help="Each is attacked itself, and shown what was crafted on the others. Type `ViT-B-32/laion2b_s34b_b79k`, "
         "`hf-hub:…` or `ViT-B-32/random` for a model that is not bundled.",
     )  # fmt: skip
-    two.pills("Tasks", TASKS, selection_mode="multi", key=state.BENCH_TASKS, format_func=TASK_WORDS.get)
-    show('<div class="cm-small">Attacks</div>')
+    two.pills("Tasks", TASKS, selection_mode="multi", key=state.BENCH_TASKS, format_func=TASK_WORDS.get, wrap=True)
     for modality, key in _CHIPS.items():
         slugs = [slug for slug, offer in OFFERS.items() if offer.modality == modality]
         st.pills(
-            MODALITIES[modality], slugs, selection_mode="multi", key=key, help=_HELP[modality],
+            f"Attacks on {MODALITIES[modality]}", slugs, selection_mode="multi", key=key, help=_HELP[modality],
             format_func=lambda slug: OFFERS[slug].word + (" (τ)" if OFFERS[slug].detector else ""),
         )  # fmt: skip
     one, two = st.columns([3, 2], gap="medium")
@@ -224,13 +218,18 @@ def cost_line(desk: Desk, wanted: GridChoice) -> bool:
                 raise error
             st.caption(f":material/info: {error.message} {error.hint}")
         else:
-            _exact(cells, future.result())
-    with st.popover("The same in a terminal", icon=":material/terminal:"):
-        st.code(command(values), language="bash")
+            _exact(cells, future.result(), values)
+            return True
+    _terminal(values)
     return True
 
 
-def _exact(cells: str, cost) -> None:
+def _terminal(values: dict) -> None:
+    with st.popover("The same in a terminal", icon=":material/terminal:"):
+        st.code(command(values), language="bash")
+
+
+def _exact(cells: str, cost, values: dict) -> None:
     wanted = sum(entry.items for entry in cost.cells)
     stored = sum(entry.stored for entry in cost.cells)
     skipped = [cell for cell in cost.plan.cells if cell.skipped]
@@ -241,11 +240,15 @@ def _exact(cells: str, cost) -> None:
     if skipped:
         parts.append(f"{len(skipped)} cells do not combine")
     st.markdown(" · ".join(parts))
-    with st.popover("Cell by cell", icon=":material/list:"):
+    row = st.container(horizontal=True, gap="small")
+    with row:
+        _terminal(values)
+    with row, st.popover("Cell by cell", icon=":material/list:"):
         st.dataframe(
             [
                 {
-                    "model": entry.cell.source, "task": entry.cell.task or "–", "attack": entry.cell.recipe,
+                    "model": entry.cell.source, "task": entry.cell.task or "–",
+                    "attack": recipe_words(entry.cell.recipe),
                     "ε (k/255)": entry.cell.epsilon, "stored": f"{entry.stored} of {entry.items}",
                     "seconds": round(entry.seconds, 1),
                 }
@@ -255,4 +258,6 @@ def _exact(cells: str, cost) -> None:
         )  # fmt: skip
         st.caption(f"The time is estimated: {basis}.")
         for cell in skipped:
-            st.caption(f"Left out: {cell.recipe} on {cell.source}, {cell.task or 'no task'}: {cell.skipped}")
+            st.caption(
+                f"Left out: {recipe_words(cell.recipe)} on {cell.source}, {cell.task or 'no task'}: {cell.skipped}"
+            )

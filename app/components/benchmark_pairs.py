@@ -14,6 +14,7 @@ from app.components.guard import guard
 from app.components.sentence import marked
 from app.components.theme import escape, mark, number, show, signed
 from cmai_core.errors import CmaiError
+from cmai_core.lab.benchmark import recipe_words
 from cmai_core.lab.images import data_url, thumbnail
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def pair_card(desk: Desk, figure: Any, row: Any, words: dict[str, str]) -> None:
     with st.container(border=True, key=f"card_pair_{row['item'].replace('/', '_')}_{row['text_index']}"):
         opened = _opened(desk.folder, row)
         verdict = words[row["verdict"]]
-        attack = f" · {row['recipe']}" if figure["kind"] == "worst" else ""
+        attack = f" · {recipe_words(row['recipe'])}" if figure["kind"] == "worst" else ""
         pictures = [("clean", opened["clean"])]
         if figure["kind"] != "clean":
             pictures.append(("adversarial", opened["adversarial"]))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-from app.components.theme import ROLES
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -13,7 +11,6 @@ if TYPE_CHECKING:
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
-MARKS = ("●", "■", "◆", "▲", "✚", "★")
 _SHADES = {
     "undefended": ("#6B7280", "#9AA1AC", "#4B5563"),
     "defended": ("#009E73", "#56C9A5", "#00674B"),
@@ -21,7 +18,7 @@ _SHADES = {
 
 
 def looks(models: Sequence[str], defended: Mapping[str, bool]) -> dict[str, dict[str, str]]:
-    """Model → colour (of its role), dash, symbol and mark (of its place)."""
+    """Model → colour (of its role), dash and symbol (of its place)."""
     count = {"undefended": 0, "defended": 0}
     found = {}
     for place, model in enumerate(models):
@@ -31,8 +28,6 @@ def looks(models: Sequence[str], defended: Mapping[str, bool]) -> dict[str, dict
             "colour": shades[count[role] % len(shades)],
             "dash": DASHES[place % len(DASHES)],
             "symbol": SYMBOLS[place % len(SYMBOLS)],
-            "mark": MARKS[place % len(MARKS)],
-            "role": role,
         }
         count[role] += 1
     return found
@@ -52,7 +47,7 @@ def curve_figure(lines: Mapping[str, DataFrame], look: Mapping[str, Mapping[str,
     for model, points in lines.items():
         its = look[model]
         figure.add_scatter(
-            x=points["epsilon"], y=points["value"], mode="lines+markers", name=f"{its['mark']} {model}",
+            x=points["epsilon"], y=points["value"], mode="lines+markers", name=model,
             line={"color": its["colour"], "width": 2.5, "dash": its["dash"]},
             marker={"symbol": its["symbol"], "size": 11, "color": its["colour"]},
             error_y={
@@ -65,7 +60,8 @@ def curve_figure(lines: Mapping[str, DataFrame], look: Mapping[str, Mapping[str,
             hovertemplate="ε = %{x}/255: %{y:.1%} (%{text})<extra>" + model + "</extra>",
         )  # fmt: skip
     figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%")
-    figure.update_xaxes(rangemode="tozero")
+    largest = max((float(points["epsilon"].max()) for points in lines.values()), default=1.0)
+    figure.update_xaxes(range=[-0.03 * largest, 1.04 * largest])
     figure.update_layout(clickmode="event+select", dragmode="zoom")
     return figure
 
@@ -83,7 +79,7 @@ def score_figure(rows: DataFrame, look: Mapping[str, Mapping[str, str]], *, titl
     for model in dict.fromkeys(rows["target"]):
         its, of_model = look[model], rows[rows["target"] == model]
         figure.add_scatter(
-            x=of_model["sc_change"], y=of_model["name"], mode="markers", name=f"{its['mark']} {model}",
+            x=of_model["sc_change"], y=of_model["name"], mode="markers", name=model,
             marker={"symbol": its["symbol"], "size": 11, "color": its["colour"]},
             error_x={
                 "type": "data", "symmetric": False, "thickness": 1.4, "width": 5,
@@ -97,8 +93,3 @@ def score_figure(rows: DataFrame, look: Mapping[str, Mapping[str, str]], *, titl
     figure.update_layout(clickmode="event+select", yaxis={"autorange": "reversed", "title": ""})
     figure.update_layout(margin={"l": 190})
     return figure
-
-
-def role_mark(look: Mapping[str, Any]) -> str:
-    """The mark of a model's role, for headings."""
-    return ROLES[look["role"]].mark

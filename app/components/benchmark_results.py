@@ -13,7 +13,8 @@ from app import services, state
 from app.components import plots
 from app.components.attack_form import TASK_WORDS
 from app.components.benchmark_plots import curve_figure, looks, score_figure
-from app.components.theme import escape, number, show
+from app.components.theme import ROLES, escape, number, show
+from cmai_core.lab.benchmark import recipe_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from cmai_core.lab.bench_results import Results
 
 WORST_WORD = "worst case"
-MODALITY_WORDS = {"image": "picture", "text": "words", "joint": "both", "clean": "clean"}
+MODALITY_WORDS = {"clean": "clean", "image": "picture", "text": "words", "joint": "both"}
 TABS = ("Every cell", "Accuracy against ε", "Transfer", "By modality", "Self-checks", "Export")
+PERCENT = "%.0f %%"
 MARKS = {"pass": "✓", "warn": "!", "fail": "✗", "skipped": "–"}
 CHECK_WORDS = {"pass": "pass", "warn": "look", "fail": "fail", "skipped": "not made"}
 
@@ -42,11 +44,17 @@ def percent(value: Any, low: Any = None, high: Any = None) -> str:
     return f"{100 * value:.0f} %{interval}"
 
 
+def model_word(name: str) -> str:
+    """A model with the mark of its role, where it is a bundled one."""
+    card = next((card for card in services.catalogue() if card.name == name.partition(" · ")[0]), None)
+    return name if card is None else f"{ROLES['defended' if card.defended else 'undefended'].mark} {name}"
+
+
 def attack_word(row: Any) -> str:
     """A figure's attack in words."""
     if row["kind"] == "clean":
         return "none (clean)"
-    return f"{WORST_WORD} of {row['recipes'].count(',') + 1}" if row["kind"] == "worst" else str(row["recipe"])
+    return f"{WORST_WORD} of {row['contenders']:g}" if row["kind"] == "worst" else recipe_words(row["recipe"])
 
 
 def title_of(row: Any) -> str:
@@ -82,8 +90,8 @@ def _matrix(table: pd.DataFrame, ids: Sequence[Sequence[str]], key: str, **optio
     """A table whose cells open their pairs."""
     columns = list(table.columns)
     st.dataframe(
-        table, key=key, selection_mode="single-cell", on_select=lambda: _open(key, ids, columns), hide_index=True,
-        **options,
+        table, key=key, placeholder="–", hide_index=True, selection_mode="single-cell",
+        on_select=lambda: _open(key, ids, columns), **options,
     )  # fmt: skip
 
 
@@ -133,7 +141,7 @@ def worst_view(made: Results) -> None:
     table, ids = [], []
     several = clean["task"].nunique() > 1
     for start in clean.to_dict("records"):
-        line = {"model": start["target"]} | ({"task": TASK_WORDS[start["task"]]} if several else {})
+        line = {"model": model_word(start["target"])} | ({"task": TASK_WORDS[start["task"]]} if several else {})
         line["clean"] = percent(start["clean"], start["clean_low"], start["clean_high"])
         its = [""] * (len(line) - 1) + [figure_id(start)]
         same = found[(found["target"] == start["target"]) & (found["task"] == start["task"])]
@@ -167,7 +175,7 @@ def cells_view(made: Results) -> None:
     table, config = shown_cells(rows)
     st.dataframe(
         table, key="bench_cells", hide_index=True, column_config=config, selection_mode="single-row",
-        on_select=lambda: _open("bench_cells", ids, []), height=38 + 35 * min(len(rows), 16),
+        on_select=lambda: _open("bench_cells", ids, []), height="content" if len(rows) <= 16 else 560, placeholder="–",
     )  # fmt: skip
     notes = [note for note in dict.fromkeys(rows["note"]) if note]
     if notes:
@@ -183,6 +191,7 @@ def filtered(figures: pd.DataFrame) -> pd.DataFrame:
         ("target", "Model", None), ("task", "Task", TASK_WORDS), ("modality", "Attacked", MODALITY_WORDS),
     ):  # fmt: skip
         values = [value for value in dict.fromkeys(figures[column]) if value]
+        values = [name for name in names if name in values] if names else values
         if len(values) > 1:
             chosen = row.pills(
                 word, values, selection_mode="multi", key=f"bench_filter_{column}",
@@ -209,7 +218,7 @@ def shown_cells(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
     several = rows["task"].nunique() > 1
     table = pd.DataFrame(
         {
-            "model": rows["target"].to_numpy(),
+            "model": [model_word(name) for name in rows["target"]],
             "task": [TASK_WORDS.get(task, "–") for task in rows["task"]],
             "attack": [attack_word(row) for row in records],
             "crafted on": [
@@ -217,9 +226,9 @@ def shown_cells(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
             ],
             "attacked": [MODALITY_WORDS.get(m, m) for m in rows["modality"]],
             "budget": rows["budget"].to_numpy(),
-            "right": rows["robust"].where(rows["kind"] != "clean", rows["clean"]).astype(float).to_numpy(),
+            "right": 100 * rows["robust"].where(rows["kind"] != "clean", rows["clean"]).astype(float).to_numpy(),
             "95 %": [_interval(row, "clean" if row["kind"] == "clean" else "robust") for row in records],
-            "attack success": rows["asr"].astype(float).to_numpy(),
+            "attack success": 100 * rows["asr"].astype(float).to_numpy(),
             "95 % ": [_interval(row, "asr") for row in records],
             "fooled": [_counted(row) for row in records],
             "S_c clean": rows["sc_clean"].astype(float).to_numpy(),
@@ -227,24 +236,22 @@ def shown_cells(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
         }
     )
     config = {
-        "right": column.NumberColumn(format="percent", help="Of all pairs: right when clean and after the attack."),
+        "right": column.NumberColumn(format=PERCENT, help="Of all pairs: right when clean and after the attack."),
         "95 %": column.TextColumn("95 %", help="Bootstrap interval of the share before it."),
-        "attack success": column.NumberColumn(
-            format="percent", help="Of the pairs right when clean: wrong afterwards."
-        ),
+        "attack success": column.NumberColumn(format=PERCENT, help="Of the pairs right when clean: wrong afterwards."),
         "95 % ": column.TextColumn("95 %", help="Bootstrap interval of the share before it."),
         "fooled": column.TextColumn(help="Pairs turned wrong, of those right when clean."),
         "S_c clean": column.NumberColumn(format="%.3f", help="Mean consistency score of the clean pairs."),
         "S_c": column.NumberColumn(format="%.3f", help="Mean consistency score of the attacked pairs."),
     }
     if rows["caught"].notna().any():
-        table["found"] = rows["caught"].astype(float).to_numpy()
-        table["right or flagged"] = rows["safe"].astype(float).to_numpy()
+        table["found"] = 100 * rows["caught"].astype(float).to_numpy()
+        table["right or flagged"] = 100 * rows["safe"].astype(float).to_numpy()
         config["found"] = column.NumberColumn(
-            format="percent", help="Attacked pairs whose S_c lies below τ, set to flag 5 % of clean validation pairs."
+            format=PERCENT, help="Attacked pairs whose S_c lies below τ, set to flag 5 % of clean validation pairs."
         )
         config["right or flagged"] = column.NumberColumn(
-            format="percent", help="Right after the attack, or flagged at τ."
+            format=PERCENT, help="Right after the attack, or flagged at τ."
         )
     hidden = [] if several else ["task"]
     if rows["own"].all():
@@ -284,7 +291,7 @@ def curve_view(made: Results, look: Any) -> None:
     )  # fmt: skip
     own = own[(own["modality"] == threat[0]) & (own["norm"] == threat[1])]
     names = sorted(dict.fromkeys(own["recipe"]), key=lambda name: name != WORST_WORD)
-    name = three.selectbox("Attack", names, key="bench_curve_attack")
+    name = three.selectbox("Attack", names, key="bench_curve_attack", format_func=recipe_words)
     lines = {model: _line(made, own, model, task, name) for model in made.models}
     lines = {model: line for model, line in lines.items() if len(line) > 1}
     title = _curve_title(lines)
@@ -349,12 +356,11 @@ def transfer_view(made: Results) -> None:
     attacks = list(table[keys].drop_duplicates().itertuples(index=False, name=None))
     from cmai_core.lab.bench_results import budget
 
-    chosen = st.selectbox(
-        "Attack", range(len(attacks)), key="bench_transfer_attack",
-        format_func=lambda k: " · ".join(
-            filter(None, (attacks[k][1], budget(attacks[k][2], attacks[k][3]), TASK_WORDS.get(attacks[k][0])))
-        ),
-    )  # fmt: skip
+    words = [
+        " · ".join(filter(None, (recipe_words(recipe), budget(norm, epsilon), TASK_WORDS.get(task))))
+        for task, recipe, norm, epsilon, _ in attacks
+    ]
+    chosen = st.selectbox("Attack", range(len(attacks)), key="bench_transfer_attack", format_func=words.__getitem__)
     for name, value in zip(keys, attacks[chosen], strict=True):
         table = table[(table[name] == value) | (table[name].isna() & (value != value))]
     lines, ids = [], []
@@ -394,12 +400,12 @@ def modality_view(made: Results, look: Any) -> None:
         return
     found = found.sort_values(["modality", "recipe", "epsilon"])
     names = [
-        f"{MODALITY_WORDS[r['modality']]}: {r['recipe']}{' ' + r['budget'] if r['budget'] else ''}"
+        f"{MODALITY_WORDS[r['modality']]}: {recipe_words(r['recipe'])}{' ' + r['budget'] if r['budget'] else ''}"
         for r in found.to_dict("records")
     ]
     found = found.assign(name=names, id=[figure_id(row) for row in found.to_dict("records")])
     strongest = found.loc[found["sc_change"].idxmin()]
-    title = f"S_c falls most under {strongest['recipe']} ({MODALITY_WORDS[strongest['modality']]})"
+    title = f"S_c falls most under {recipe_words(strongest['recipe'])} ({MODALITY_WORDS[strongest['modality']]})"
     st.plotly_chart(
         score_figure(found, look, title=title), key="bench_scores", config=plots.CONFIG, selection_mode="points",
         on_select=lambda: _open_point("bench_scores"), alt=f"{title}. Mean change of S_c of every attack and model.",
@@ -410,7 +416,8 @@ def modality_view(made: Results, look: Any) -> None:
             {
                 "model": row["target"], "task": TASK_WORDS.get(row["task"], "–"),
                 "budget": f"{row['epsilon']:g}/255" if row["epsilon"] == row["epsilon"] else "–",
-                "words": "–" if pd.isna(row["words"]) else str(row["words"]), "attacked": row["modality"],
+                "words": "–" if pd.isna(row["words"]) else str(row["words"]),
+                "attacked": MODALITY_WORDS.get(row["modality"], row["modality"]),
                 "attack success": percent(row["value"], row["low"], row["high"]),
                 "fooled": f"{row['hits']:.0f}/{row['total']:.0f}",
             }
@@ -455,7 +462,7 @@ def checks_view(made: Results) -> None:
     if made.skipped:
         with st.expander(f"Cells left out ({len(made.skipped)})"):
             for source, task, recipe, why in made.skipped:
-                st.caption(f"{recipe} on {source}, {task or 'no task'}: {why}")
+                st.caption(f"{recipe_words(recipe)} on {source}, {task or 'no task'}: {why}")
     st.caption("After Carlini et al., On Evaluating Adversarial Robustness (2019), and AutoAttack's flags (2020).")
 
 
@@ -479,7 +486,7 @@ def export_view(made: Results) -> None:
         "Every reading (CSV)", lambda: as_bytes(made.frame, "csv"), f"{name}-readings.csv", "text/csv",
         key="bench_export_readings", icon=":material/download:", on_click="ignore",
     )  # fmt: skip
-    st.dataframe(made.summary, hide_index=True, height=300)
+    st.dataframe(made.summary, hide_index=True, height=300, placeholder="–")
     st.caption(
         f"{len(made.summary)} figures of {len(made.frame)} readings. {number(None)} stands for what is not known."
     )

@@ -7,10 +7,11 @@ import streamlit as st
 from app import services, state
 from app.benchmark_desk import Desk
 from app.components.attack_form import TASK_WORDS
+from app.components.benchmark_results import model_word
 from app.components.guard import guard, show_error
 from cmai_core.errors import CmaiError
 from cmai_core.lab.bench_runs import LiveCell
-from cmai_core.lab.benchmark import GridChoice
+from cmai_core.lab.benchmark import GridChoice, recipe_words
 
 REFRESH_SECONDS = 0.8
 
@@ -76,9 +77,9 @@ def live_table(cells: list[LiveCell]) -> None:
     """One row a cell, filling."""
     rows = [
         {
-            "model": cell.source,
+            "model": model_word(cell.source),
             "task": TASK_WORDS.get(cell.task, "–"),
-            "attack": cell.recipe,
+            "attack": recipe_words(cell.recipe),
             "ε": "" if cell.epsilon is None else f"{cell.epsilon:g}",
             "pairs attacked": cell.done / cell.items if cell.items else 0.0,
             "right so far": f"{cell.right}/{cell.known}" if cell.right is not None and cell.known else "–",
@@ -93,8 +94,8 @@ def live_table(cells: list[LiveCell]) -> None:
             help="Right on the clean and on the attacked pair, of those known."
         ),
     }
-    height = 38 + 35 * min(len(rows), 12)
-    st.dataframe(rows, hide_index=True, column_config=config, height=height, key="bench_live_table")
+    height = "content" if len(rows) <= 12 else 430
+    st.dataframe(rows, hide_index=True, column_config=config, height=height, key="bench_live_table", placeholder="–")
 
 
 def outcome(desk: Desk) -> None:

@@ -37,7 +37,7 @@ class Results:
             table: CELL and `budget`, `kind` ("clean", "attack", "worst"), `own` (attacked itself), `clean`, `robust`,
             `asr` and their `…_low`, `…_high`, `…_hits`, `…_total`, `sc_clean`, `sc`, `sc_change` (means of S_c),
             `caught` (share of attacked pairs that S_c finds at 5 % false alarms), `safe` (right or flagged there),
-            `note`, `recipes`.
+            `note`; of a worst case `recipes`, with how many units each faced, and `contenders`, how many they are.
         summary: the long table that is exported. curves, transfer: see `evaluation`. sides, contests: by modality.
         checks: self-checks. skipped: cells that cannot be measured, with the reason. note: how runs were brought
             together, "" for one.
@@ -184,10 +184,12 @@ def figures(outcomes: Outcomes, with_scores: bool = False) -> pd.DataFrame:
             if column not in table:
                 table[column] = np.nan
     table["recipes"] = table["recipes"].fillna("") if "recipes" in table else ""
+    table["contenders"] = table["contenders"].fillna(1) if "contenders" in table else 1
+    table["taskless"] = table["task"] == ""
     table["order"] = table["kind"].map({"clean": 0, "attack": 1, "worst": 2})
-    by = ["target", "task", "own", "order", "modality", "recipe", "epsilon", "source"]
-    rising = [True, True, False, True, True, True, True, True]
-    return table.sort_values(by, ascending=rising, kind="stable", ignore_index=True).drop(columns="order")
+    by = ["target", "taskless", "task", "own", "order", "modality", "recipe", "epsilon", "source"]
+    rising = [True, True, True, False, True, True, True, True, True]
+    return table.sort_values(by, ascending=rising, kind="stable", ignore_index=True).drop(columns=["order", "taskless"])
 
 
 def _take(into: dict[tuple, dict[str, Any]], table: pd.DataFrame, kind: str, names: Mapping[str, str]) -> None:
@@ -201,8 +203,9 @@ def _take(into: dict[tuple, dict[str, Any]], table: pd.DataFrame, kind: str, nam
         for part in ("low", "high", "hits", "total"):
             held[f"{name}_{part}"] = row[part]
         held["note"] = held["note"] or row["note"]
-        if row.get("recipes"):
-            held["recipes"] = row["recipes"]
+        for extra in ("recipes", "contenders"):
+            if extra in row:
+                held[extra] = row[extra]
 
 
 def budget(norm: Any, epsilon: float | None) -> str:

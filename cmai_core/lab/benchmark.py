@@ -17,7 +17,7 @@ from cmai_core.lab.choices import SEARCHES, Search
 from cmai_core.lab.experiment import EPSILON_LADDER, TASKS
 from cmai_core.paths import assets_dir
 
-MODALITIES = {"image": "Pictures", "text": "Words", "joint": "Pictures and words"}
+MODALITIES = {"image": "pictures", "text": "words", "joint": "pictures and words"}
 COUNTS = (4, 8, 16, 32, 64, 128, 256, 512, 1000)
 SETS = ("tabletop/test", "tabletop/holdout", "photos/test")
 MAX_MODELS, MAX_CELLS = 6, 400
@@ -92,6 +92,17 @@ def _offers() -> dict[str, Offer]:
 
 OFFERS = _offers()
 """Recipes by slug."""
+
+
+def recipe_words(label: str) -> str:
+    """A recipe as it stands in the readings, as people read it: "pgd:steps=10" is "PGD, 10 steps"."""
+    label, space, mark = label.partition(" (")  # "(2)" tells apart what two runs mean by one name
+    slug, _, rest = label.partition(":")
+    words = [OFFERS[slug].word if slug in OFFERS else slug]
+    for part in filter(None, rest.split(",")):
+        name, _, value = part.partition("=")
+        words.append({"steps": f"{value} steps", "queries": f"{value} queries", "tau": f"τ = {value}"}.get(name, part))
+    return ", ".join(words) + space + mark
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,5 +280,5 @@ def duration(seconds: float | None) -> str:
     if seconds is None or not math.isfinite(seconds):
         return ""
     if seconds < 90:
-        return f"about {max(1, round(seconds))} s"
+        return f"about {max(1, round(seconds))} s" if seconds < 20 else f"about {round(seconds, -1):.0f} s"
     return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
@@ -136,6 +137,40 @@ class Lab:
                 item.click()
                 return True
         return False
+
+    def chips(self, key: str, wanted: set[str]) -> None:
+        """Makes exactly these chips of a group the chosen ones."""
+        for words in [chip.text.strip() for chip in self.all(f".st-key-{key} button") if chip.text.strip()]:
+            if self._chip(key, words, words in wanted):
+                settled(self.browser)
+
+    def _chip(self, key: str, words: str, on: bool) -> bool:
+        """Clicks a chip where it is not as wanted; whether it had to."""
+
+        def find():
+            return next((c for c in self.all(f".st-key-{key} button") if c.text.strip() == words), None)
+
+        chip = self.until(find, what=f"the chip {words}")
+        if chip.get_attribute("data-testid").endswith("Active") == on:
+            return False
+        self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", chip)
+        chip.click()
+        return True
+
+    def slide(self, key: str, steps: int) -> None:
+        """Moves a slider by the arrow keys."""
+        thumb = self.wait_for(f".st-key-{key} [role=slider]")
+        thumb.send_keys((Keys.ARROW_RIGHT if steps > 0 else Keys.ARROW_LEFT) * abs(steps))
+        settled(self.browser)
+
+    def click_cell(self, key: str, row: int) -> None:
+        """Clicks the last column of a row of the table of this key (tables are drawn on a canvas)."""
+        table = self.wait_for(f".st-key-{key} [data-testid=stDataFrame]")
+        self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", table)
+        settled(self.browser)
+        across, down = table.size["width"] / 2 - 40, 48 + 32 * row - table.size["height"] / 2
+        ActionChains(self.browser).move_to_element_with_offset(table, across, down).click().perform()
+        settled(self.browser)
 
     def pick(self, collection: str, query: str) -> str:
         """Picks the first picture that a search in the browser of examples finds; returns its caption."""

@@ -11,6 +11,7 @@ PAGES = {
     "/distributions": "Where would a threshold",
     "/embedding_map": "How far does an attack carry",
     "/attention": "Where do the models look",
+    "/benchmark": "How robust are the models",
     "/about": "Models, data and how to bring your own",
 }
 

@@ -1,0 +1,319 @@
+"""The benchmark's logic without a page: what is offered, a sweep in turns, runs brought together, pairs, links."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cmai_core.errors import CmaiError, OptionError
+from cmai_core.jobs import JobQueue
+from cmai_core.lab import bench_runs, sweep
+from cmai_core.lab.bench_link import experiment_of
+from cmai_core.lab.benchmark import EFFORTS, OFFERS, GridChoice, command, duration, presets
+
+DEFENDED = {"tabletop": False, "tabletop-tecoa": True}
+OTHERS = ("tabletop", "tabletop-tecoa")
+
+
+def _sweep_helpers():
+    """The small models and coloured pairs of the evaluation's tests."""
+    path = Path(__file__).resolve().parents[1] / "evaluation" / "sweep" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("sweep_conftest", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def small():
+    """(models by name, pairs)."""
+    helpers = _sweep_helpers()
+    return helpers.make_models(), helpers.Coloured()
+
+
+@pytest.fixture
+def settle(small):
+    from cmai_core.evaluation.setting import Setting
+
+    return lambda grid, tell: Setting(grid, models=small[0], dataset=small[1])
+
+
+def values(**changes):
+    chosen = GridChoice(
+        models=("small-0", "small-1"), tasks=("zero-shot",), recipes=("fgsm", "pgd"), epsilons=(4.0, 16.0), count=8
+    )
+    return chosen.checked().values() | {"batch_size": 4} | changes
+
+
+@pytest.fixture
+def queue():
+    with JobQueue(max_per_owner=2) as made:
+        yield made
+
+
+# --- what is offered --------------------------------------------------------------------------------------------------
+
+
+def test_every_recipe_offered_builds_at_every_effort():
+    from cmai_core.attacks.recipes import get_recipe
+    from cmai_core.evaluation.entries import MINIMUM_NORM
+    from cmai_core.evaluation.grid import Grid
+
+    for effort in EFFORTS:
+        entries = [offer.entry(effort, 0.1) for offer in OFFERS.values()]
+        grid = Grid(recipes=entries, epsilons=(2.0, 4.0))  # builds each of them
+        for offer, entry in zip(OFFERS.values(), grid.entries, strict=True):
+            assert entry.slug == offer.slug and get_recipe(offer.slug).modality == offer.modality
+            several = len(grid.epsilons_of(entry)) > 1 and offer.slug not in MINIMUM_NORM
+            assert several != offer.own_budget, offer.slug
+    quick = OFFERS["square"].entry("quick")
+    assert quick == "square:queries=200" and OFFERS["square"].entry("published") == "square"
+
+
+def test_a_choice_counts_the_cells_that_are_planned(small):
+    from cmai_core.evaluation.grid import Grid
+    from cmai_core.evaluation.plan import plan
+    from cmai_core.evaluation.setting import Setting
+
+    chosen = GridChoice(
+        models=("small-0", "small-1"), tasks=("zero-shot", "vqa"), epsilons=(2.0, 8.0), count=4,
+        recipes=("fgsm", "deepfool", "char", "patch", "sep"),
+    )  # fmt: skip
+    planned = plan(Setting(Grid.from_dict(chosen.checked().values()), models=small[0], dataset=small[1]))
+    assert chosen.cells == len(planned.cells) == 2 * (2 * (2 + 1 + 1 + 2) + 1)
+    by_recipe = {cell.slug: cell.units for cell in planned.cells}
+    assert all(OFFERS[slug].units("quick") > 0 for slug in by_recipe) and by_recipe["fgsm"] == OFFERS["fgsm"].units(
+        "quick"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"models": ()}, "No model"), ({"recipes": ()}, "No attack"), ({"epsilons": (3.0,)}, "3.0"),
+        ({"recipes": ("pgd", "nothing")}, "nothing"), ({"count": 5}, "5"), ({"seed": -1}, "seed"),
+        ({"recipes": ("adaptive",)}, "τ"), ({"recipes": ("adaptive",), "tau": 3.0}, "τ"),
+        ({"models": tuple("abcdefg")}, "At most 6"),
+        ({"models": tuple("abcdef"), "recipes": tuple(OFFERS), "tau": 0.1, "epsilons": (1.0, 2.0, 4.0)}, "At most 400"),
+    ],
+)  # fmt: skip
+def test_what_is_not_offered_is_refused(changes, words):
+    chosen = {"models": ("tabletop",), "recipes": ("pgd",)} | changes
+    with pytest.raises(OptionError, match=words):
+        GridChoice(**chosen).checked()
+
+
+def test_presets_are_grids_and_a_command_says_the_same():
+    import argparse
+    import dataclasses
+    import shlex
+
+    from cmai_core.evaluation.command import add_options, grid_of
+    from cmai_core.evaluation.grid import Grid
+
+    for preset in presets():
+        chosen = dataclasses.replace(preset.choice, models=OTHERS[: preset.models], tau=0.2)
+        grid = Grid.from_dict(chosen.checked().values())
+        parser = argparse.ArgumentParser()
+        add_options(parser)
+        words = shlex.split(command(chosen.values()).replace("\\\n", " "))[2:]
+        assert grid_of(parser.parse_args(words)).to_dict() == grid.to_dict()
+        assert 0 < chosen.seconds < 1200
+    assert duration(None) == "" and duration(8) == "about 8 s" and duration(200) == "about 3 min"
+
+
+# --- a sweep ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_in_turns_makes_way_and_measures_the_same(tmp_path, queue, settle, small, monkeypatch):
+    from cmai_core.evaluation import readings
+    from cmai_core.evaluation.grid import Grid
+    from cmai_core.evaluation.runner import run
+    from cmai_core.evaluation.store import Store
+
+    monkeypatch.setattr(sweep, "SHORT_TURN", 0.0)
+    turns = []
+    real = sweep.Sweep._one_turn
+    monkeypatch.setattr(sweep.Sweep, "_one_turn", lambda self: turns.append(1) or real(self))
+    gate = threading.Event()
+    queue.submit(lambda progress, cancel: gate.wait(30), owner="visitor")
+    made = sweep.Sweep(queue, tmp_path / "turns", values(), settle).start()
+    jobs = [queue.submit(lambda progress, cancel: time.sleep(0.01), owner=f"other-{k}") for k in range(4)]
+    gate.set()
+    end = made.wait(120)
+    assert end.state == "done" and end.fraction == 1.0 and not end.failed and end.crafted == 2 * 4 * 8
+    assert len(turns) > 1 and all(job.wait(10).state == "done" for job in jobs)
+    with Store.write(tmp_path / "once") as store:
+        report = run(Grid.from_dict(values()), store, models=small[0], dataset=small[1])
+        wanted = readings.frame(store, report.plan)
+    assert report.run == end.run
+    with Store.read(tmp_path / "turns") as store:
+        got = readings.frame(store)
+    same = ["cell", "target", "item", "correct_clean", "correct", "answer", "linf"]
+    assert got[same].equals(wanted[same])
+
+
+def test_a_sweep_stops_and_goes_on(tmp_path, queue, settle):
+    long = values(recipes=["pgd:steps=400,restarts=3"], epsilons=[1.0], limit=16)
+    made = sweep.Sweep(queue, tmp_path, long, settle).start()
+    end = time.monotonic() + 60
+    while not (made.state.cells and bench_runs.live_cells(tmp_path, made.state.run)[0].done):
+        assert time.monotonic() < end and not made.state.over, made.state
+        time.sleep(0.02)
+    made.cancel()
+    assert made.wait(30).state == "cancelled"
+    [info] = bench_runs.known_runs(tmp_path)
+    done = sum(cell.done for cell in bench_runs.live_cells(tmp_path, info.run))
+    assert 0 < done < 32 and not info.complete and info.run == made.state.run
+    again = sweep.Sweep(queue, tmp_path, info.grid, settle).start()
+    assert again.wait(200).state == "done" and again.state.crafted == 32 - done
+    [info] = bench_runs.known_runs(tmp_path)
+    assert info.complete and "16 pairs" in info.title and "pgd" in info.title
+
+
+def test_what_a_sweep_cannot_do_is_said(tmp_path, queue, settle):
+    from cmai_core.evaluation.store import DATABASE, Store
+
+    with Store.write(tmp_path):
+        end = sweep.Sweep(queue, tmp_path, values(), settle).start().wait(60)
+        assert end.state == "failed" and "is being written by process" in end.error.message
+    end = sweep.Sweep(queue, tmp_path, values(recipes=["nothing"]), settle).start().wait(60)
+    assert end.state == "failed" and "nothing" in end.error.message
+    (tmp_path / DATABASE).write_bytes(b"broken")
+    with pytest.raises(CmaiError, match="damaged"):
+        bench_runs.known_runs(tmp_path)
+    assert bench_runs.known_runs(tmp_path / "nowhere") == [] and bench_runs.signature(tmp_path / "nowhere") == ()
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stored(small, tmp_path_factory):
+    """A store with three runs: eight pairs, the first four of them with other recipes, and other options."""
+    from cmai_core.evaluation.grid import Grid
+    from cmai_core.evaluation.runner import run
+    from cmai_core.evaluation.store import Store
+
+    folder = tmp_path_factory.mktemp("bench")
+    quick = ["fgsm", "deepfool:steps=4", "char:candidates=5,rounds=1", "sep:steps=2"]
+    grids = [
+        values(recipes=quick), values(recipes=["pgd"], limit=4, options={"pgd": {"steps": 2}}),
+        values(recipes=["pgd"], limit=4, options={"pgd": {"steps": 3}}),
+    ]  # fmt: skip
+    with Store.write(folder) as store:
+        runs = [run(Grid.from_dict(g), store, models=small[0], dataset=small[1]).run for g in grids]
+    return folder, runs
+
+
+def test_every_figure_counts_the_pairs_behind_it(stored):
+    from cmai_core.lab.bench_results import FOOLED, HELD, pairs_behind, results
+
+    folder, runs = stored
+    made = results(folder, runs[:1])
+    kinds = set()
+    for row in made.figures.to_dict("records"):
+        pairs = pairs_behind(made.frame, row)
+        assert len(pairs) == 8 and not pairs.duplicated(["item", "text_index"]).any()
+        counts = pairs["verdict"].value_counts()
+        kinds.add((row["kind"], row["modality"]))
+        if row["kind"] == "clean":
+            assert counts.get(HELD, 0) == row["clean_hits"]
+        elif row["modality"] != "text":
+            assert counts.get(FOOLED, 0) == row["asr_hits"] and counts.get(HELD, 0) == row["robust_hits"]
+        assert row["kind"] == "clean" or np.isfinite(row["sc"])
+    assert {("clean", "clean"), ("attack", "image"), ("attack", "text"), ("attack", "joint")} <= kinds
+    assert {check.status for check in made.checks} <= {"pass", "warn", "fail", "skipped"} and made.note == ""
+
+
+def test_runs_are_compared_on_the_pairs_they_share(stored):
+    from cmai_core.lab.bench_results import results
+
+    folder, runs = stored
+    made = results(folder, runs)
+    assert "4 pairs" in made.note and made.frame["item"].nunique() == 4
+    own = made.figures[made.figures["own"] & (made.figures["kind"] != "clean")]
+    assert {"pgd", "pgd (2)", "worst case"} <= set(own["recipe"])  # two runs mean different things by "pgd"
+    assert (own.loc[own["kind"] == "worst", "recipes"].str.count(",") == 2).any()
+    assert not made.frame.duplicated(["cell", "source", "target", "task", "recipe", "item", "text_index"]).any()
+
+
+def test_a_pair_behind_a_figure_is_shown(stored, small):
+    from cmai_core.evaluation.store import Store
+    from cmai_core.lab.bench_results import open_pair, pairs_behind, results
+
+    folder, runs = stored
+    made = results(folder, runs[:1])
+    with Store.read(folder) as store:
+        for modality, changed in (("image", (True, False)), ("text", (False, True)), ("joint", (True, True))):
+            wanted = made.figures[(made.figures["modality"] == modality) & (made.figures["kind"] == "attack")]
+            rows = pairs_behind(made.frame, wanted.iloc[0]).to_dict("records")
+            pair = small[1][int(rows[0]["item"].rsplit("/", 1)[1])]
+            shown = open_pair(store, rows[0], pair.image, pair.captions)
+            assert shown.before == pair.captions[0] and (shown.after is not None) == changed[1]
+            size = np.abs(shown.adversarial.astype(int) - shown.clean).max()
+            assert (size > 0) == changed[0] and size / 255 == pytest.approx(rows[0]["linf"] if changed[0] else 0)
+
+
+def test_files_hold_the_table(stored):
+    import io
+    import json
+
+    import pandas as pd
+
+    from cmai_core.lab.bench_export import as_bytes
+    from cmai_core.lab.bench_results import results
+
+    made = results(stored[0], stored[1][:1])
+    again = pd.read_csv(io.BytesIO(as_bytes(made.summary, "csv")))
+    assert np.allclose(again["value"], made.summary["value"].astype(float), equal_nan=True)
+    assert len(json.loads(as_bytes(made.summary, "json"))["rows"]) == len(made.summary)
+    assert as_bytes(made.summary, "tex").decode().startswith(r"\begin{tabular}")
+    with pytest.raises(OptionError):
+        as_bytes(made.summary, "pdf")
+
+
+# --- into the attack lab ----------------------------------------------------------------------------------------------
+
+
+def row(**changes):
+    first = {
+        "item": "tabletop/test/3", "source": "tabletop", "target": "tabletop", "task": "zero-shot", "seed": 7,
+        "recipe": "pgd:steps=10",
+    }  # fmt: skip
+    return first | changes
+
+
+def test_a_pair_becomes_the_same_attack_in_the_lab():
+    from cmai_core.lab.experiment import Experiment
+
+    made, note = experiment_of(row(), 8.0, "a red cube", DEFENDED, OTHERS)
+    assert (made.pair, made.recipe, made.steps, made.epsilon, made.seed) == ("tabletop/test/3", "pgd", 10, 8.0, 7)
+    assert (made.undefended, made.defended, made.craft_on, note) == (*OTHERS, "undefended", "")
+    assert Experiment.from_query(made.to_query()) == made
+    made, _ = experiment_of(row(source="tabletop-tecoa", target="tabletop-tecoa"), 2.0, "x", DEFENDED, OTHERS)
+    assert (made.undefended, made.defended, made.craft_on) == (*OTHERS, "defended")
+    made, _ = experiment_of(row(target="tabletop-tecoa"), 2.0, "x", DEFENDED, OTHERS)
+    assert (made.undefended, made.defended, made.craft_on) == (*OTHERS, "undefended")
+    made, _ = experiment_of(row(source="ViT-B-32/random", target="tabletop"), 2.0, "x", DEFENDED, OTHERS)
+    assert (made.undefended, made.defended, made.craft_on) == ("ViT-B-32/random", "tabletop", "undefended")
+
+
+@pytest.mark.parametrize("slug", OFFERS)
+def test_every_recipe_opens_in_the_lab(slug):
+    entry = OFFERS[slug].entry("quick", 0.1)
+    made, note = experiment_of(row(recipe=entry, task=""), float("nan"), "a red cube", DEFENDED, OTHERS)
+    absent = slug in ("universal", "injection")
+    assert made.checked() and bool(note) == absent
+
+
+def test_what_the_lab_does_not_have_is_said():
+    with pytest.raises(OptionError, match="does not have this pair"):
+        experiment_of(row(item="tabletop/holdout/3"), 2.0, "x", DEFENDED, OTHERS)
+    _, note = experiment_of(row(recipe="mine@module:function"), 2.0, "x", DEFENDED, OTHERS)
+    assert "does not run mine" in note
