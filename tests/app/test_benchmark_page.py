@@ -99,7 +99,7 @@ def test_a_grid_runs_and_its_numbers_open_their_pairs(bench, texts):
     assert other.button(key="cancel_bench") and other.button(key="start_bench").disabled
     at = finished(at)
     table = frame(at, "bench_worst")
-    assert list(table["model"]) == ["tabletop", "tabletop-tecoa"]
+    assert list(table["model"]) == ["▲ tabletop", "■ tabletop-tecoa"]
     assert {"clean", "picture 2/255", "picture 8/255"} <= set(table.columns) and "[" in table["clean"][0]
     cells = frame(at, "bench_cells")
     assert len(cells) == 2 + 2 * 2 * 2 and cells["right"].between(0, 1).all()
@@ -124,23 +124,27 @@ def test_a_grid_runs_and_its_numbers_open_their_pairs(bench, texts):
 def test_a_stopped_run_goes_on(bench, texts):
     from app.benchmark_desk import desk
 
-    at = tiny(bench(), bench_image=["fgsm", "pgd"], bench_effort="usual", bench_count=64)
+    longer = {"bench_image": ["fgsm", "pgd"], "bench_effort": "usual"}
+    at = tiny(bench(), bench_count=64, **longer)
     at.button(key="start_bench").click().run()
     end = time.monotonic() + 200
     while not (desk().state.run and any(cell.done for cell in desk().live(desk().state.run))):
         assert time.monotonic() < end and not desk().state.over
         time.sleep(0.1)
-    assert any(f.key == "bench_live_table" for f in at.run().dataframe)
+    assert any("pairs attacked" in f.value.columns for f in at.run().dataframe)
     at.button(key="cancel_bench").click().run()
     assert desk().sweep.wait(60).state == "cancelled"
-    stored = sum(cell.done for cell in desk().live(desk().state.run))
+    run = desk().state.run
+    stored = sum(cell.done for cell in desk().live(run))
     counted(at.run(), lambda at: any(frame.key == "bench_worst" for frame in at.dataframe))
-    assert "Stopped" in texts(at) and 0 < stored < 8 * 64
-    tiny(at)  # a smaller grid: part of it is stored, and the run on show stays the stopped one
-    assert at.button(key="bench_go_on")
-    at.button(key="start_bench").click().run()
+    assert "Stopped" in texts(at) and 16 <= stored < 8 * 64
+    at.button(key="bench_go_on").click().run()
+    assert desk().busy and desk().sweep.values["limit"] == 64
+    desk().cancel()
+    assert desk().sweep.wait(60).run == run
+    tiny(at, bench_count=16, **longer).button(key="start_bench").click().run()  # the first pairs are stored by then
     at = finished(at)
-    assert desk().state.crafted < 16  # the stopped run had some of these pairs
+    assert 0 < desk().state.crafted <= 8 * 16 - 16
 
 
 def test_a_store_in_use_and_a_broken_one_are_explained(bench, texts):
