@@ -140,7 +140,7 @@ class Lab:
 
     def chips(self, key: str, wanted: set[str]) -> None:
         """Makes exactly these chips of a group the chosen ones."""
-        for words in [chip.text.strip() for chip in self.all(f".st-key-{key} button") if chip.text.strip()]:
+        for words in [chip.text.strip() for chip in self.all(f".st-key-{key} button[aria-pressed]")]:
             if self._chip(key, words, words in wanted):
                 settled(self.browser)
 
@@ -148,10 +148,10 @@ class Lab:
         """Clicks a chip where it is not as wanted; whether it had to."""
 
         def find():
-            return next((c for c in self.all(f".st-key-{key} button") if c.text.strip() == words), None)
+            return next((c for c in self.all(f".st-key-{key} button[aria-pressed]") if c.text.strip() == words), None)
 
         chip = self.until(find, what=f"the chip {words}")
-        if chip.get_attribute("data-testid").endswith("Active") == on:
+        if (chip.get_attribute("aria-pressed") == "true") == on:
             return False
         self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", chip)
         chip.click()
@@ -159,7 +159,7 @@ class Lab:
 
     def slide(self, key: str, steps: int) -> None:
         """Moves a slider by the arrow keys."""
-        thumb = self.wait_for(f".st-key-{key} [role=slider]")
+        thumb = self.until(lambda: self.all(f".st-key-{key} input[type=range]"))[0]
         thumb.send_keys((Keys.ARROW_RIGHT if steps > 0 else Keys.ARROW_LEFT) * abs(steps))
         settled(self.browser)
 
