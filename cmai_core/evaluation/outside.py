@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -142,8 +143,7 @@ class Seeded:
             return self.attacker(model, batch)
         view = Classifier(model, self.task, self.dataset, batch).eval()
         if self.library == "foolbox":
-            import foolbox
-
+            foolbox = importlib.import_module("foolbox")  # no dependency: who brings its object has it
             shown = foolbox.PyTorchModel(view, bounds=(0, 1), device=batch.pixels.device)
             return self.attacker(shown, batch.pixels, view.labels, epsilons=self.epsilon)[1].detach()
         attacker = copy.deepcopy(self.attacker, {id(self.attacker.model): view})

@@ -83,7 +83,7 @@ def tell(lab, collection: str, query: str, shared: Path) -> None:
     lab.no_error()
     clean, adversarial = lab.scores()["undefended"]
     assert adversarial < clean
-    assert words in lab.text()
+    lab.wait_for_text(words)
 
 
 def test_the_story_on_the_bundled_models(open_lab):
