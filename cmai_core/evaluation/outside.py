@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
