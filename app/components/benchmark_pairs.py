@@ -88,7 +88,7 @@ def _figure_words(figure: Any) -> str:
 
 def pair_card(desk: Desk, figure: Any, row: Any, words: dict[str, str]) -> None:
     """One pair."""
-    with st.container(border=True, key=f"card_pair_{row['item'].replace('/', '_')}_{row['text_index']}"):
+    with st.container(border=True, key=f"bench_pair_{row['item'].replace('/', '_')}_{row['text_index']}"):
         opened = _opened(desk.folder, row)
         verdict = words[row["verdict"]]
         attack = f" · {recipe_words(row['recipe'])}" if figure["kind"] == "worst" else ""

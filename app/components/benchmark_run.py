@@ -11,7 +11,7 @@ from app.components.benchmark_results import model_word
 from app.components.guard import guard, show_error
 from cmai_core.errors import CmaiError
 from cmai_core.lab.bench_runs import LiveCell
-from cmai_core.lab.benchmark import GridChoice, recipe_words
+from cmai_core.lab.benchmark import OFFERS, GridChoice, recipe_words
 
 REFRESH_SECONDS = 0.8
 
@@ -65,12 +65,18 @@ def _live(desk: Desk) -> None:
         cells = desk.live(now.run) if now.run else []
         if cells:
             live_table(cells)
+            if desk.sweep is not None and desk.sweep.values.get("cascade"):
+                st.caption("Worst case only: later attacks face the pairs that those before them have left.")
         else:
             st.caption("The table appears as soon as the cells are planned.")
 
 
 def _plain(stage: str) -> str:
-    return stage.replace("linf ", "").replace("_", "\\_").replace("*", "\\*")
+    """What is done now, in words: "pgd:steps=10 linf 2/255 on tabletop" is "PGD, 10 steps 2/255 on tabletop"."""
+    recipe, space, rest = stage.partition(" ")
+    if recipe.partition(":")[0] in OFFERS:
+        stage = recipe_words(recipe) + space + rest.removeprefix("linf ")
+    return stage.replace("_", "\\_").replace("*", "\\*")
 
 
 def live_table(cells: list[LiveCell]) -> None:
@@ -106,6 +112,6 @@ def outcome(desk: Desk) -> None:
     if now.state == "failed" and now.error is not None:
         show_error(now.error)
     elif now.state == "cancelled":
-        st.info("Stopped. What was finished is kept; “Go on” below takes up the rest.", icon="⏹️")
+        st.info("Stopped. What was finished is kept; “Go on” below takes up the rest.", icon=":material/stop_circle:")
     for reason in now.failed:
         st.warning(f"Not measured: {_plain(reason)}", icon="⚠️")
