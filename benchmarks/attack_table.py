@@ -3,6 +3,7 @@
 Same model, pictures, ε and budget, in one run. Both libraries' pictures are judged by the same classifier, after
 rounding to 8 bits where the attack has an ε; a peer's picture outside the ball counts as harmless. Minimum-norm attacks
 are judged by the median norm over the pictures that are right when clean (what fails counts as infinitely far).
+"equal": the 95 % interval of the paired difference holds 0, or the mean difference is under 1 % of the median distance.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from cmai_core.tasks.metrics import bootstrap_interval
 
 Call = Callable[[], torch.Tensor]
 FAR = 100.0
+# Of the median distance: less than that is how a library stops at the boundary, not how strong it is.
+NEGLIGIBLE = 0.01
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,8 @@ def verdict(ours: np.ndarray, theirs: np.ndarray, minimum_norm: bool) -> str:
         gap = ours - theirs
     found = bootstrap_interval(gap, seed=0)
     if found.low <= 0 <= found.high:
+        return "equal"
+    if minimum_norm and abs(found.value) < NEGLIGIBLE * np.median(theirs):
         return "equal"
     return "stronger" if found.high < 0 else "weaker"
 
