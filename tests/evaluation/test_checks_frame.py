@@ -114,6 +114,12 @@ def test_flaws_of_one_cell_are_caught(made, cell, name, flaw, status):
     assert check.status == status, check
 
 
+def test_joint_attacks_on_short_texts_may_be_cheaper(made, cell):
+    few = {"forwards": [3, 21, 21, 21, 21, 21, 21, 21, 21, 21], "modality": "joint", "recipe": "joint-cmai"}
+    check = checked(made, [made.clean(BEFORE, target="a"), cell("1111000000"), cell("1111000000", **few)])
+    assert check[frame.EARLY_STOP].status == "pass"
+
+
 def test_clean_answers_that_differ_between_cells_are_caught(made, cell):
     other = made.attacked("0111111110", "0111000000", seed=1)
     check = checked(made, [made.clean(BEFORE, target="a"), cell("1111000000"), other])[frame.SAME_CLEAN]
