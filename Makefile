@@ -29,7 +29,7 @@ app: $(VENV)/.app  ## start the web lab on http://localhost:8501 (PORT=, HOST= t
 	@exec $(BIN)/python -m streamlit run app/streamlit_app.py --server.address $(HOST) --server.port $(PORT)
 
 test: $(VENV)/.test  ## run the whole test suite (ARGS= for pytest, WORKERS= processes)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 models: $(VENV)/.app  ## train the bundled models from nothing, into runs/ (RECIPES=)
 	set -e; for recipe in $(RECIPES); do \

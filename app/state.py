@@ -6,6 +6,7 @@ one result on show; a new one replaces it.
 
 from __future__ import annotations
 
+import time
 import uuid
 from typing import Any
 
@@ -102,6 +103,10 @@ BENCH_FORM: dict[str, Any] = {
 }  # fmt: skip
 BENCH_RUNS = "bench_runs"
 """Widget: the runs on show. [] means the latest."""
+REPLACED = "replaced_caption"
+"""The sentence that the lab itself replaced last: (before, after, when), or None."""
+SETTLING = 10.0
+"""Seconds in which a browser may still send the sentence that the lab has replaced."""
 BENCH_OPEN = "bench_open"
 """Id of the figure whose pairs are to be opened in the next run, or ""."""
 
@@ -157,6 +162,7 @@ def initialise() -> None:
     for name, value in first.items():
         if name not in st.session_state:
             st.session_state[name] = value
+    _keep_replaced()
     for name in (*FORM_KEYS, *BENCH_FORM, BENCH_RUNS):
         # Touching a widget's value keeps it when the widget is not drawn in this run (another page, a dialog).
         st.session_state[name] = st.session_state[name]
@@ -168,3 +174,20 @@ def get(name: str) -> Any:
 
 def put(name: str, value: Any) -> None:
     st.session_state[name] = value
+
+
+def put_caption(caption: str) -> None:
+    """Replaces the sentence in the form."""
+    st.session_state[REPLACED] = (st.session_state.get(CAPTION), caption, time.monotonic())
+    st.session_state[CAPTION] = caption
+
+
+def _keep_replaced() -> None:
+    """Undoes what a page part that refreshes itself has sent with the old sentence still in its form.
+
+    Such a request carries the values of all fields as the browser knows them, and on a slow line or a busy machine it
+    may have been on its way when the sentence was replaced.
+    """
+    before, after, when = st.session_state.get(REPLACED) or (None, None, 0.0)
+    if before is not None and st.session_state[CAPTION] == before and time.monotonic() - when < SETTLING:
+        st.session_state[CAPTION] = after

@@ -31,6 +31,20 @@ def find_browser() -> tuple[str, str] | None:
     return (chromium, driver) if chromium and driver else None
 
 
+# Files of few long tests, longest first: begun last, they would keep one process busy when the others have none left.
+LONG = ("browser/test_story", "browser/", "evaluation/sweep/", "app/test_benchmark", "app/", "data/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first, the rest as collected (`--no-loadscope-reorder` keeps this order among processes)."""
+
+    def rank(item: pytest.Item) -> int:
+        place = item.path.relative_to(ROOT / "tests").as_posix()
+        return next((k for k, start in enumerate(LONG) if place.startswith(start)), len(LONG))
+
+    items.sort(key=rank)
+
+
 # --- fixtures ---------------------------------------------------------------------------------------------------------
 
 

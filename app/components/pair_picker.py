@@ -19,7 +19,7 @@ SETS = {"tabletop": "Tabletop scenes", "photos": "Photographs"}
 def choose(pair_id: str, caption: str) -> None:
     """Makes a pair the chosen one. The caption's widget is set before it is drawn again."""
     state.put(state.PAIR, pair_id)
-    state.put(state.CAPTION, caption[:MAX_CAPTION])
+    state.put_caption(caption[:MAX_CAPTION])
 
 
 @st.dialog("Browse examples", width="large", icon=":material/photo_library:")

@@ -229,7 +229,8 @@ def test_an_attack_past_a_detector_is_judged_by_it(app, texts, finished, monkeyp
     made, said = at.session_state["result"], texts(at)
     for role, reading in made.readings.items():
         model = services.shelf().get(reading.spec)
-        assert sum(score < reading.tau for score in clean_scores(model, pairs)) <= 2 and reading.calibration_pairs == 40
+        below = sum(score < reading.tau - 1e-6 for score in clean_scores(model, pairs))  # τ is one of the scores
+        assert below <= 2 and reading.calibration_pairs == 40
         assert outcome(made, role) in said.replace("&#x27;", "'")
     won = made.evaded("undefended")
     assert won is None or won == made.first_craft.success
@@ -243,3 +244,15 @@ def test_photographs_have_no_detector(app, texts):
         button = next(b for b in at.button if b.key == f"objective_{slug}")
         assert button.disabled and "photographs here are 17" in button.help
     assert not {"adaptive ensemble", "detector-aware PGD"} & set(at.selectbox(key="preset").options)
+
+
+def test_an_old_sentence_sent_late_does_not_undo_a_new_choice(app):
+    import time
+
+    at = app(pair="tabletop/test/3", caption="a white cube")
+    at.session_state["replaced_caption"] = ("a white cube", "a cup of coffee", time.monotonic())
+    at.run()
+    assert at.text_area(key="caption").value == "a cup of coffee"
+    at.session_state["replaced_caption"] = ("a cup of coffee", "two cats", time.monotonic() - 60)
+    at.run()
+    assert at.text_area(key="caption").value == "a cup of coffee"  # typed long after: meant

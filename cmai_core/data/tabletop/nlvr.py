@@ -70,9 +70,7 @@ def items(objects: np.ndarray, number: int, rng: np.random.Generator) -> list[It
     return out
 
 
-def _find(
-    number: np.ndarray, family: str, total: int, truth: bool, rng: np.random.Generator
-) -> tuple[int, int] | None:
+def _find(number: np.ndarray, family: str, total: int, truth: bool, rng: np.random.Generator) -> tuple[int, int] | None:
     """Two different scenes whose counts of a thing make the statement true (or false, but not absurdly so).
 
     None where 65,536 draws find none.
