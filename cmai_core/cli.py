@@ -9,17 +9,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from cmai_core import __version__
 from cmai_core.errors import CmaiError, DataError, OptionError
-from cmai_core.progress import CancelToken, Progress
+from cmai_core.progress import Progress
+from cmai_core.terminal import (
+    SHARE_AND_TIME,
+    atomic,
+    check_writable,
+    interruptible,
+    progress_bar,
+    read_object,
+    write_json,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -267,7 +274,7 @@ def _option(text: str) -> tuple[str, Any]:
 def _attack(args: argparse.Namespace) -> int:
     from cmai_core.attacks.experiment import AttackExperiment, run_experiment
 
-    values = _read_spec(args.spec) if args.spec else {}
+    values = read_object(args.spec, "experiment", "Give a file that cmai attack --json wrote.") if args.spec else {}
     for field in fields(AttackExperiment):
         given = getattr(args, field.name)
         if field.name == "options" and given is not None:
@@ -279,33 +286,20 @@ def _attack(args: argparse.Namespace) -> int:
         raise OptionError(f"The recipe {experiment.recipe} changes no picture.", "Leave out --save-images.")
     if args.json:
         check_writable(args.json)
-    with interruptible() as cancel, _bar("attack", args.quiet) as show:
+    with interruptible() as cancel, progress_bar(args.quiet, form=SHARE_AND_TIME) as show:
         report = run_experiment(experiment, progress=show, cancel=cancel, device=args.device)
     if args.save_images:
         paths = report.result.save(args.save_images)
         for sample, path in zip(report.data["samples"], paths, strict=True):
             sample["image"] = path.name
     if args.json:
-        _write_json(args.json, report.data)
+        write_json(args.json, report.data)
     out = sys.stderr if args.json == Path("-") else sys.stdout
     print("\n".join(_summary(report.data)), file=out)
     if report.data["cancelled"]:
         print("Interrupted: what was found until then is reported.", file=sys.stderr)
         return 130
     return 0
-
-
-def _read_spec(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.", "Check the path.") from error
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}.", "Give a file that cmai attack --json wrote.") from error
-    values = data.get("experiment", data) if isinstance(data, dict) else None
-    if not isinstance(values, dict):
-        raise DataError(f"{path} holds no experiment.", "Give a file that cmai attack --json wrote.")
-    return dict(values)
 
 
 def _summary(data: dict[str, Any]) -> list[str]:
@@ -376,7 +370,7 @@ def _evaluate_clean(args: argparse.Namespace) -> None:
     model = load_model(args.model, device=args.device)
     figures = evaluate_clean(model, dataset, args.tasks)
     if args.json:
-        _write_json(args.json, figures)
+        write_json(args.json, figures)
     if args.json != Path("-"):
         print(json.dumps(figures, indent=1))
 
@@ -397,10 +391,10 @@ def _check(args: argparse.Namespace) -> int:
 
     if args.json:
         check_writable(args.json)
-    with interruptible() as cancel, _bar("check", args.quiet) as show:
+    with interruptible() as cancel, progress_bar(args.quiet, unit="check") as show:
         checks = run(args, show, cancel)
     if args.json:
-        _write_json(args.json, document(args, checks))
+        write_json(args.json, document(args, checks))
     print(report(checks), file=sys.stderr if args.json == Path("-") else sys.stdout)
     if cancel.cancelled:
         return 130
@@ -435,7 +429,7 @@ def _data_build(args: argparse.Namespace) -> None:
     from cmai_core.data.tabletop.arrays import training_arrays
     from cmai_core.models.tokenizer import bundled_tokenizer_dir
 
-    with _bar("scenes", quiet=False) as show:
+    with progress_bar(quiet=False, unit="scenes") as show:
         arrays = training_arrays(
             bundled_tokenizer_dir() / "tokenizer.json",
             "train",
@@ -462,83 +456,9 @@ def _data_sheet(args: argparse.Namespace) -> None:
         image.thumbnail((side, side))
         x, y = i % columns * (side + gap), i // columns * (side + gap)
         sheet.paste(image, (x + (side - image.width) // 2, y + (side - image.height) // 2))
-    with _atomic(args.out) as temporary:
+    with atomic(args.out) as temporary:
         sheet.save(temporary, "PNG")
     print(f"{len(images)} pictures of {args.dataset}/{args.split} in {args.out}")
-
-
-# --- files, progress, interruption ------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which takes its place when all went well: readers see the old file or the new."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror or error}.", "Check folder and rights.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def check_writable(path: Path) -> None:
-    """Finds out before the work, not after it."""
-    folder = path.parent
-    if path != Path("-") and (path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK)):
-        raise DataError(f"{path} cannot be written.", "Name a file in an existing folder you may write to.")
-
-
-def _write_json(path: Path, data: Any) -> None:
-    text = json.dumps(data, allow_nan=False, indent=1)
-    if path == Path("-"):
-        print(text)
-        return
-    with _atomic(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _bar(unit: str, quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """A progress bar on stderr, made at the first message."""
-    if quiet:
-        yield lambda progress: None
-        return
-    from tqdm import tqdm
-
-    shape = {"bar_format": "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"} if unit == "attack" else {}
-    bar = tqdm(unit=f" {unit}", file=sys.stderr, mininterval=0.2, leave=False, **shape)
-
-    def show(progress: Progress) -> None:
-        bar.total = progress.total or None
-        bar.set_description_str(progress.stage, refresh=False)
-        bar.update(progress.done - bar.n)
-
-    try:
-        yield show
-    finally:
-        bar.close()
-
-
-@contextmanager
-def interruptible() -> Iterator[CancelToken]:
-    """The first Ctrl+C cancels (what was found is still reported), the second one ends the program."""
-    token = CancelToken()
-
-    def handle(number: int, frame: Any) -> None:
-        token.cancel()
-        signal.signal(signal.SIGINT, before)
-
-    try:
-        before = signal.signal(signal.SIGINT, handle)
-    except ValueError:  # not in the main thread
-        yield token
-        return
-    try:
-        yield token
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 if __name__ == "__main__":

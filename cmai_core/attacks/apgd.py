@@ -107,7 +107,7 @@ class APGD:
     def _single(self, problem: Problem, ledger: Ledger, rows: torch.Tensor, seed: int, restart: int) -> None:
         region = problem.region.select(rows)
         x = self._start(region, problem, rows, seed, restart)
-        evaluation, gradient = ledger.climb(x, rows, 0, self.eot)
+        evaluation, gradient = ledger.climb(x, rows, 0, self.eot, precision=self.precision)
         ledger.report(restart * (self.steps + 1), restart=restart, total=self._total)
         value = evaluation.value
         code = self.rule == "code"
@@ -155,7 +155,7 @@ class APGD:
         moved = region.project(x + weight * (aim - x) + (1 - weight) * (x - state["old"]))
         state["old"], state["x"] = x, moved
         if step < self.steps:
-            evaluation, gradient = ledger.climb(moved, rows, step, self.eot)
+            evaluation, gradient = ledger.climb(moved, rows, step, self.eot, precision=self.precision)
             good = ledger.finite(gradient, rows, step)
             gradient = torch.where(column(good, gradient), gradient, 0.0)
         else:  # the last gradient is not needed

@@ -146,7 +146,6 @@ class Attack:
             batch=batch,
             shared=shared,
             sampled=model.for_samples(batch, seed) if hasattr(model, "for_samples") else None,
-            precision=getattr(self.search, "precision", "float32"),
         )
 
     def _result(

@@ -40,8 +40,6 @@ class Evaluator:
         batch, shared, rows: where other objectives are bound (`with_objective`): the batch, its memo, and which of its
             samples this evaluator sees (None: all).
         sampled: the model bound to these samples, where it has randomness of its own (`detectors.SampledView`).
-        precision: "bfloat16": gradients are taken in half precision; a success seen there counts only when a pass in
-            single precision confirms it. Scores without gradients are always taken in single precision.
 
     Attributes:
         forward_cost, backward_cost: passes of the model that scoring a picture, and taking its gradient, costs.
@@ -59,9 +57,8 @@ class Evaluator:
         shared: dict | None = None,
         rows: torch.Tensor | None = None,
         sampled: Any = None,
-        precision: str = "float32",
     ):
-        self.model, self.sampled, self.precision = model, sampled, precision
+        self.model, self.sampled = model, sampled
         passes = getattr(model, "passes", 1)
         self.forward_cost = passes * (1 + objective.extra_forwards)
         self.backward_cost = passes * objective.backward_passes
@@ -103,7 +100,6 @@ class Evaluator:
     ) -> Evaluator:
         """Another evaluator of the same model and batch."""
         known = {"batch": self.batch, "shared": self.shared, "rows": rows, "sampled": sampled}
-        known["precision"] = self.precision
         return Evaluator(self.model, objective, criterion, consistency, self.micro_batch, **known)
 
     def _sampled(self, rows: torch.Tensor) -> Any:
@@ -123,12 +119,16 @@ class Evaluator:
         rows: torch.Tensor | None = None,
         success: bool = False,
         through: Callable[[torch.Tensor, slice], torch.Tensor] | None = None,
+        precision: str = "float32",
     ) -> tuple[Evaluation, torch.Tensor]:
         """Scores, and the gradient of each sample's objective in its own pixels.
 
-        `through`: a differentiable map that pixels take before the model (of the given rows of `pixels`).
+        Args:
+            through: a differentiable map that pixels take before the model (of the given rows of `pixels`).
+            precision: "bfloat16": in half precision; a success seen there counts only when a pass in single precision
+                confirms it. Scores without gradients are always taken in single precision.
         """
-        low = self.precision == "bfloat16"
+        low = precision == "bfloat16"
         with torch.enable_grad(), torch.autocast(pixels.device.type, torch.bfloat16, enabled=low):
             evaluation, (gradient,) = self._retrying(lambda: self._run(pixels, rows, success, _climbed, through), rows)
         return self._confirmed(evaluation, pixels, rows) if low else evaluation, gradient

@@ -104,6 +104,7 @@ class GradientSearch:
             a patch threat the patch's content. It depends on the whole batch; the best is chosen for the whole batch.
         precision: "float32", or "bfloat16" for gradients in half precision (faster where the device multiplies it
             natively; traces are then of that precision). What is reported at the end is scored in single precision.
+            Passes that confirm a success are not counted.
 
     Raises:
         OptionError: a value outside its range, or values that contradict each other.
@@ -163,17 +164,12 @@ class GradientSearch:
         names = ("steps", "step_size", "random_start", "restarts", "momentum", "keep", "stop_on_success")
         plain = {"search": "gradient"} | {name: getattr(self, name) for name in names}
         usual = {"step_scale": 2.5, "start": "uniform", "start_scale": 1.0, "eot": 1, "universal": False}
-        usual["precision"] = "float32"
+        usual |= {"precision": "float32"}
         plain |= {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
         return plain if self.transform is None else plain | self.transform.describe()
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
         """Attacks all samples of the problem. The model is expected at rest (`evaluator.at_rest`)."""
-        region = problem.region
-        if self.universal and bool((region.epsilon != region.epsilon[:1]).any()):
-            raise OptionError("One perturbation for all needs one epsilon.", "Give a single number.")
-        if self.random_start and self.start == "sign" and type(region) is not LinfRegion:
-            raise OptionError("start='sign' is a corner of the linf ball.", "Accepted otherwise: start='uniform'.")
         kept = _Kept(problem, self)
         for restart in range(self.restarts):
             _Climb(self, problem, kept, restart, watch).run(seed)
@@ -326,7 +322,8 @@ class _Climb:
                 evaluations.append(evaluator.score(self.x, self.rows, success=self.ask))
                 continue
             self._count(self.kept.outcome.backwards, evaluator.backward_cost)
-            evaluation, slope = evaluator.climb(self.x, self.rows, success=self.ask and plain, through=self._through())
+            asked = {"success": self.ask and plain, "precision": self.search.precision}
+            evaluation, slope = evaluator.climb(self.x, self.rows, through=self._through(), **asked)
             gradient = slope if gradient is None else gradient + slope
             evaluations.append(evaluation)
         if gradient is not None and self.search.eot > 1:

@@ -66,14 +66,21 @@ class Ledger:
         return self._note(x, rows, evaluation, step, offer)
 
     def climb(
-        self, x: torch.Tensor, rows: torch.Tensor, step: int | None = None, eot: int = 1, offer: bool = True
+        self,
+        x: torch.Tensor,
+        rows: torch.Tensor,
+        step: int | None = None,
+        eot: int = 1,
+        offer: bool = True,
+        precision: str = "float32",
     ) -> tuple[Evaluation, torch.Tensor]:
         """Scores and gradients, averaged over `eot` passes (for models with randomness of their own)."""
+        evaluator = self.problem.evaluator
         evaluations, total = [], None
         for _ in range(eot):
-            self.forwards[rows] += self.problem.evaluator.forward_cost
-            self.backwards[rows] += self.problem.evaluator.backward_cost
-            evaluation, gradient = self.problem.evaluator.climb(x, self._view(rows), success=True)
+            self.forwards[rows] += evaluator.forward_cost
+            self.backwards[rows] += evaluator.backward_cost
+            evaluation, gradient = evaluator.climb(x, self._view(rows), success=True, precision=precision)
             evaluations.append(evaluation)
             total = gradient if total is None else total + gradient
         evaluation = evaluations[0] if eot == 1 else _mean(evaluations)

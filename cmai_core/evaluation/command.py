@@ -6,13 +6,12 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cmai_core.errors import DataError, OptionError
+from cmai_core.errors import OptionError
 from cmai_core.progress import Progress
+from cmai_core.terminal import SHARE_AND_WORDS, check_writable, interruptible, progress_bar, read_object
 
 _LISTS = ("models", "tasks", "recipes", "epsilons", "seeds")
 _PLAIN = ("dataset", "split", "captions", "batch_size", "validation", "transfer", "cascade")
@@ -70,7 +69,7 @@ def grid_of(args: argparse.Namespace) -> Any:
     from cmai_core.evaluation.entries import key_value
     from cmai_core.evaluation.grid import Grid
 
-    values = _read(args.spec) if args.spec else {}
+    values = read_object(args.spec, "grid", 'Give an object such as {"recipes": ["pgd"]}.') if args.spec else {}
     for name in (*_LISTS, *_PLAIN):
         if getattr(args, name) is not None:
             values[name] = getattr(args, name)
@@ -90,22 +89,8 @@ def grid_of(args: argparse.Namespace) -> Any:
     return Grid.from_dict(values)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.", "Check the path.") from error
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}.", 'Give an object such as {"recipes": ["pgd"]}.') from error
-    values = data.get("grid", data) if isinstance(data, dict) else None
-    if not isinstance(values, dict):
-        raise DataError(f"{path} holds no grid.", 'Give an object such as {"recipes": ["pgd"]}.')
-    return dict(values)
-
-
 def execute(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit status (130: interrupted, with what was there until then)."""
-    from cmai_core.cli import check_writable, interruptible
     from cmai_core.evaluation import export, readings, tables
     from cmai_core.evaluation.cost import cost
     from cmai_core.evaluation.outcomes import Outcomes
@@ -128,7 +113,7 @@ def execute(args: argparse.Namespace) -> int:
         return 0
     with Store.write(folder) as store:  # before models are loaded: a store that cannot be used is said at once
         setting = Setting(grid, device=args.device)
-        with interruptible() as cancel, _bar(args.quiet) as show:
+        with interruptible() as cancel, progress_bar(args.quiet, form=SHARE_AND_WORDS, words=_stage) as show:
             report = run(setting, store, progress=show, cancel=cancel)
         frame = readings.frame(store, report.plan)
     table = tables.summary_table(Outcomes.of(frame, frame.attrs["epsilons"]))
@@ -220,23 +205,7 @@ def _time(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-@contextmanager
-def _bar(quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """A progress bar on stderr with the time that is left."""
-    if quiet:
-        yield lambda progress: None
-        return
-    from tqdm import tqdm
-
-    bar = tqdm(total=1, file=sys.stderr, leave=False, mininterval=0.2, bar_format="{percentage:3.0f}%|{bar}| {desc}")
-
-    def show(progress: Progress) -> None:
-        bar.total = progress.total
-        cells = f"cell {progress.data['cells']}, " if "cells" in progress.data else ""
-        bar.set_description_str(f"{cells}{progress.stage}, {_time(progress.data.get('eta'))} left", refresh=False)
-        bar.update(progress.done - bar.n)
-
-    try:
-        yield show
-    finally:
-        bar.close()
+def _stage(progress: Progress) -> str:
+    """What is done now, and the time that is left by the runner's own count."""
+    cells = f"cell {progress.data['cells']}, " if "cells" in progress.data else ""
+    return f"{cells}{progress.stage}, {_time(progress.data.get('eta'))} left"

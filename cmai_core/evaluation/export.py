@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from cmai_core.errors import DataError, OptionError
+from cmai_core.errors import OptionError
+from cmai_core.terminal import atomic
 
 # Metrics that are shares, written in percent.
 SHARES = ("acc_", "asr", "transfer_asr", "tpr_", "fpr_", "correct_", "gap_8bit", "label_change_rate", "word_edit_rate")
@@ -185,16 +184,7 @@ def _plain(value: Any) -> Any:
 
 def _write(path: str | Path, text: str) -> Path:
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with atomic(path) as temporary:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise DataError(f"{path} cannot be written: {error.strerror or error}.", "Choose another place.") from error
+        temporary.write_text(text, encoding="utf-8", newline="")
     return path

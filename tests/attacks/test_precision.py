@@ -7,6 +7,7 @@ import torch
 
 from cmai_core.attacks import Attack, GradientSearch, TaskObjective, ThreatModel
 from cmai_core.attacks.apgd import APGD
+from cmai_core.attacks.recipes import get_recipe
 from cmai_core.attacks.success import Criterion, Untargeted
 from cmai_core.data import load_dataset
 from cmai_core.data.pair import Batch
@@ -79,6 +80,20 @@ def test_what_only_half_precision_calls_a_success_is_none(bundled, search):
     result = attack(model, batch, seed=0)
     assert result.success.tolist() == [True] + 5 * [False]
     assert (result.backwards[1:] == result.backwards[1]).all() and result.backwards[1] >= 3
+
+
+def test_searches_inside_searches_take_it_too(bundled):
+    """A target after another, members of an ensemble, a surrogate: their gradients are in half precision too."""
+    model, batch = bundled
+    dataset = load_dataset("tabletop", split="test", limit=6)
+    for slug, options in (("apgd-t", {"steps": 2, "targets": 1}), ("transfer", {"steps": 2, "surrogate": model})):
+        found = [
+            get_recipe(slug).build(dataset=dataset, epsilon=EPSILON, precision=precision, **options)(
+                model, batch, seed=0
+            )
+            for precision in ("float32", "bfloat16")
+        ]
+        assert not torch.equal(found[0].pixels, found[1].pixels), slug
 
 
 def test_unknown_precisions_are_refused():

@@ -10,8 +10,7 @@ pytestmark = pytest.mark.browser
 def test_the_first_screen_stands_within_three_seconds(open_lab):
     lab = open_lab()
     lab.open()  # the server's own first run and the browser's empty cache are not the lab's doing
-    # Other tests may have the cores just now: one of several openings has to be undisturbed.
-    assert any(lab.open() < 3 for _ in range(8))
+    assert min(lab.open() for _ in range(3)) < 3
     lab.no_error()
     said = lab.text()
     assert "Same picture to you, different meaning to the model" in said
