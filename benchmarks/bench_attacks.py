@@ -20,6 +20,7 @@ from cmai_core.attacks.carlini_wagner import CarliniWagner
 from cmai_core.attacks.class_objectives import ClassLoss, Margin
 from cmai_core.attacks.deepfool import DeepFool
 from cmai_core.attacks.square import Square
+from cmai_core.training.trainer import uses_bf16
 
 EPSILON = 2 / 255
 # Where only success counts: the budget at which the undefended model falls.
@@ -126,8 +127,11 @@ def wrong_share(work: Workload, pixels: torch.Tensor) -> float:
 def rows(work: Workload, steps: int, queries: int) -> Iterator[tuple[str, Call, Call]]:
     full = GradientSearch(steps=steps, step_size=EPSILON / 4, random_start=False, keep="last")
     yield f"PGD-{steps} / bare loop", attack(work, full), bare_loop(work, steps)
-    half = GradientSearch(steps=steps, step_size=EPSILON / 4, random_start=False, keep="last", precision="bfloat16")
-    yield f"PGD-{steps} in bfloat16 / in float32", attack(work, half), attack(work, full)
+    if uses_bf16("auto", work.batch.pixels.device):
+        half = GradientSearch(steps=steps, step_size=EPSILON / 4, random_start=False, keep="last", precision="bfloat16")
+        yield f"PGD-{steps} in bfloat16 / in float32", attack(work, half), attack(work, full)
+    else:
+        print("| (no bfloat16: this device only emulates it, many times slower) | | | | | |")
     first = GradientSearch(steps=steps, step_size=FALLEN / 4, random_start=False, stop_on_success=True)
     best = GradientSearch(steps=steps, step_size=FALLEN / 4, random_start=False)
     label = f"PGD-{steps} at {FALLEN * 255:g}/255, success only / without compaction"
