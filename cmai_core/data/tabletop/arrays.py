@@ -14,6 +14,7 @@ import numpy as np
 
 from cmai_core.data.tabletop.captions import captions
 from cmai_core.data.tabletop.dataset import CAPTIONS_PER_SCENE, IMAGE_SIZE, SEED, SPLIT_SIZES, scene_of
+from cmai_core.data.tabletop.false_captions import stored_false_captions
 from cmai_core.data.tabletop.language import FAMILIES
 from cmai_core.data.tabletop.nlvr import items
 from cmai_core.data.tabletop.questions import questions
@@ -59,6 +60,8 @@ class TrainingArrays:
         question_ids: uint16 N×12×32, question and answer; question_answer_at: position of the answer's token;
             question_family: index into language.FAMILIES, −1 where there is no such question.
         nlvr_left, nlvr_right: int32 M, scenes; nlvr_ids: uint16 M×48; nlvr_answer_at: int16 M; nlvr_truth: bool M.
+        false_ids: uint16 N×6×48, each caption with one fact changed so that it is false of its scene (zeros where there
+            is no such change); false_codes: the same as logic. None unless asked for.
     """
 
     images: np.ndarray
@@ -75,6 +78,8 @@ class TrainingArrays:
     nlvr_ids: np.ndarray
     nlvr_answer_at: np.ndarray
     nlvr_truth: np.ndarray
+    false_ids: np.ndarray | None = None
+    false_codes: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -82,6 +87,21 @@ class TrainingArrays:
     def truth(self, scene_rows: np.ndarray, caption_rows: np.ndarray, caption_columns: np.ndarray) -> np.ndarray:
         """bool len(scene_rows)×len(caption_rows): is caption (row, column) true of the scene?"""
         codes = np.ascontiguousarray(self.caption_codes[caption_rows, caption_columns])
+        return truth_of_codes(codes, self.objects[scene_rows], self.frame[scene_rows]).T
+
+    def truth_of_false(
+        self, scene_rows: np.ndarray, caption_rows: np.ndarray, caption_columns: np.ndarray
+    ) -> np.ndarray:
+        """bool len(scene_rows)×len(caption_rows): is the false caption of (row, column) true of this other scene?
+
+        A caption that has no false one is true of none.
+
+        Raises:
+            DataError: the arrays were opened without false captions.
+        """
+        if self.false_codes is None:
+            raise DataError("These arrays have no false captions.", "Open them with false_captions=True.")
+        codes = np.ascontiguousarray(self.false_codes[caption_rows, caption_columns])
         return truth_of_codes(codes, self.objects[scene_rows], self.frame[scene_rows]).T
 
 
@@ -93,6 +113,7 @@ def training_arrays(
     workers: int | None = None,
     folder: Path | None = None,
     report: Callable[[int, int], None] | None = None,
+    false_captions: bool = False,
 ) -> TrainingArrays:
     """Opens the arrays, building what is missing.
 
@@ -102,6 +123,7 @@ def training_arrays(
         workers: processes (the number of cores if None); the arrays do not depend on it.
         folder: where they lie (the cache if None).
         report: called with (scenes done, scenes in all).
+        false_captions: with false captions too; they lie in files of their own and are made when first asked for.
 
     Raises:
         DataError: a text does not fit, or an answer is not a single token of this vocabulary.
@@ -129,6 +151,9 @@ def training_arrays(
                 if report:
                     report(min(len(done) * _CHUNK, scenes), scenes)
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in layout}
+    if false_captions:
+        given = (arrays["caption_ids"], arrays["objects"], arrays["frame"])
+        arrays["false_ids"], arrays["false_codes"] = stored_false_captions(folder, tokenizer_file, split, *given)
     if not (folder / "nlvr.npz").is_file():
         _build_nlvr(folder, tokenizer_file, split, np.asarray(arrays["objects"]))
     with np.load(folder / "nlvr.npz") as nlvr:
