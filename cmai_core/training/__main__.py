@@ -7,7 +7,8 @@ import json
 import sys
 
 from cmai_core.errors import CmaiError
-from cmai_core.training.recipes import PRECISIONS, RECIPES, get_recipe
+from cmai_core.training.recipes import RECIPES, get_recipe
+from cmai_core.training.settings import PRECISIONS
 
 
 def parser() -> argparse.ArgumentParser:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cmai_core.training.recipes import Recipe
+from cmai_core.training.edits import TrueEdits, eda
+from cmai_core.training.settings import Recipe
 
 NO_OBJECT = 255
 
@@ -32,10 +33,14 @@ class Arrays(Protocol):
     nlvr_ids: np.ndarray
     nlvr_answer_at: np.ndarray
     nlvr_truth: np.ndarray
+    false_ids: np.ndarray
+    class_ids: np.ndarray
 
     def __len__(self) -> int: ...
 
     def truth(self, scene_rows: np.ndarray, caption_rows: np.ndarray, caption_columns: np.ndarray) -> np.ndarray: ...
+
+    def class_targets(self, scene_rows: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,11 @@ class TrainingBatch:
         nlvr_ids: int64 M×L; nlvr_at: position of the token for true or false.
         patches: int64 B×P×4: shape (0 background), colour, material, size of what a patch shows; −100 where it has
             none.
+        false_ids: int64 B×48, the caption made false of its scene (padding alone where there is none); no rows where
+            the recipe reads none.
+        class_ids: int64 C×L, the class prompts; classes: bool B×C, which of them the scene holds; both empty where the
+            recipe reads none.
+        more_ids, more_truth: int64 K×B×48 and bool K×B×B, further captions of the scenes, as caption_ids and truth.
     """
 
     rows: Tensor
@@ -64,6 +74,11 @@ class TrainingBatch:
     nlvr_ids: Tensor
     nlvr_at: Tensor
     patches: Tensor
+    false_ids: Tensor
+    class_ids: Tensor
+    classes: Tensor
+    more_ids: Tensor
+    more_truth: Tensor
 
     def to(self, device: torch.device) -> TrainingBatch:
         """The same on a device (a no-op on the CPU)."""
@@ -88,17 +103,25 @@ def patch_targets(patch_labels: np.ndarray, objects: np.ndarray) -> np.ndarray:
     return found
 
 
-def draw(arrays: Arrays, recipe: Recipe, seed: int, step: int) -> TrainingBatch:
-    """The batch of a step; depends on its arguments only."""
+def draw(arrays: Arrays, recipe: Recipe, seed: int, step: int, edits: TrueEdits | None = None) -> TrainingBatch:
+    """The batch of a step; depends on its arguments only. `edits`: the synonyms of easy data augmentation."""
     rng = np.random.default_rng((seed, step))
     size, scenes = recipe.batch, len(arrays)
     items = int(size * recipe.nlvr_share) if len(arrays.nlvr_truth) and recipe.weights.nlvr else 0
     chosen = rng.integers(0, len(arrays.nlvr_truth), items) if items else np.zeros(0, np.int64)
     rest = rng.integers(0, scenes, size - 2 * items)
+    if recipe.views == 2:  # the second half of the batch shows the scenes of the first half again
+        first = np.concatenate([arrays.nlvr_left[chosen], arrays.nlvr_right[chosen], rest])[: size // 2]
+        rest = np.concatenate([first, first])[2 * items :]
     rows = np.concatenate([arrays.nlvr_left[chosen], arrays.nlvr_right[chosen], rest]).astype(np.int64)
     columns = rng.integers(0, arrays.caption_ids.shape[1], size)
     truth = np.array(arrays.truth(rows, rows, columns), dtype=bool)
     np.fill_diagonal(truth, True)
+
+    more_ids, more_truth = _further_captions(arrays, recipe, rows, columns, rng, edits)
+    false = arrays.false_ids[rows, columns] if recipe.reads_false_captions else np.zeros((0, 1))
+    class_ids = arrays.class_ids if recipe.reads_classes else np.zeros((0, 1))
+    classes = arrays.class_targets(rows) if recipe.reads_classes else np.zeros((size, 0), bool)
 
     asked = recipe.questions if recipe.weights.question else 0
     keys = rng.random((size, arrays.question_family.shape[1]))
@@ -120,24 +143,59 @@ def draw(arrays: Arrays, recipe: Recipe, seed: int, step: int) -> TrainingBatch:
         nlvr_ids=tensor(_trim(arrays.nlvr_ids[chosen].astype(np.int64))),
         nlvr_at=tensor(arrays.nlvr_answer_at[chosen].astype(np.int64)),
         patches=tensor(patch_targets(arrays.patch_labels[rows], arrays.objects[rows])),
+        false_ids=tensor(false.astype(np.int64)),
+        class_ids=tensor(class_ids.astype(np.int64)),
+        classes=tensor(classes),
+        more_ids=tensor(more_ids),
+        more_truth=tensor(more_truth),
     )
+
+
+def _further_captions(
+    arrays: Arrays,
+    recipe: Recipe,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    rng: np.random.Generator,
+    edits: TrueEdits | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The scenes' captions after the first chosen one, in turn, with the recipe's augmentation."""
+    ids, truth, number = [], [], arrays.caption_ids.shape[1]
+    for k in range(1, recipe.captions):
+        others = (columns + k) % number
+        some = arrays.caption_ids[rows, others].astype(np.int64)
+        ids.append(eda(some, edits, rng, recipe.eda) if recipe.eda else some)
+        true = np.array(arrays.truth(rows, rows, others), dtype=bool)
+        np.fill_diagonal(true, True)
+        truth.append(true)
+    if not ids:
+        return np.zeros((0, len(rows), 1), np.int64), np.zeros((0, len(rows), len(rows)), bool)
+    return np.stack(ids), np.stack(truth)
 
 
 class Prefetcher:
     """Iterates (step, batch) from `start` on, with up to `depth` batches put together ahead. Close it when done."""
 
-    def __init__(self, arrays: Arrays, recipe: Recipe, seed: int, start: int, depth: int = 3):
+    def __init__(
+        self,
+        arrays: Arrays,
+        recipe: Recipe,
+        seed: int,
+        start: int,
+        depth: int = 3,
+        edits: TrueEdits | None = None,
+    ):
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=depth)
         self._stop = threading.Event()
         self._thread = threading.Thread(
-            target=self._work, args=(arrays, recipe, seed, start), name="cmai-batches", daemon=True
+            target=self._work, args=(arrays, recipe, seed, start, edits), name="cmai-batches", daemon=True
         )
         self._thread.start()
 
-    def _work(self, arrays: Arrays, recipe: Recipe, seed: int, step: int) -> None:
+    def _work(self, arrays: Arrays, recipe: Recipe, seed: int, step: int, edits: TrueEdits | None) -> None:
         while not self._stop.is_set():
             try:
-                item: Any = (step, draw(arrays, recipe, seed, step))
+                item: Any = (step, draw(arrays, recipe, seed, step, edits))
             except Exception as error:  # handed to the training thread, which raises it
                 item = error
             while not self._stop.is_set():

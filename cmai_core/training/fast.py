@@ -108,19 +108,27 @@ def text_states(tower: nn.Module, ids: Tensor) -> Tensor:
     return x
 
 
-def text_embedding(tower: nn.Module, ids: Tensor, pad: int = 0) -> tuple[Tensor, Tensor]:
+def text_embedding(
+    tower: nn.Module, ids: Tensor, pad: int = 0, embedded: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Class-token embedding T×D (not normalised) and token states T×L×W of ids cut to any common length.
+
+    `embedded`: T×L×W, the tokens' embeddings to take in the place of the ids' own (for gradients in the tokens).
 
     open_clip masks the keys of padding, shifted by one because its mask puts the class token first: of the padding
     exactly the first one is looked at, and the class token itself only when no padding is left. So it is here.
     """
     full = tower.context_length
     length = min(int((ids != pad).sum(dim=1).max()) + 1, full)
-    if ids.shape[1] < length:
-        ids = F.pad(ids, (0, length - ids.shape[1]), value=pad)
+    given = ids.shape[1]
+    if given < length:
+        ids = F.pad(ids, (0, length - given), value=pad)
     ids = ids[:, :length]
     rows = len(ids)
-    x = tower.token_embedding(ids) + tower.positional_embedding[:length]
+    x = tower.token_embedding(ids)
+    if embedded is not None:
+        x = torch.cat([embedded[:, :length], x[:, given:]], dim=1)
+    x = x + tower.positional_embedding[:length]
     last = (tower.cls_emb + tower.positional_embedding[full]).expand(rows, 1, -1)
     x = stream(torch.cat([x, last], dim=1))
     valid = ids != pad

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cmai_core.data.tabletop.scene import COLOURS, MATERIALS, SHAPES, SIZES
 from cmai_core.training import fast, packed
 from cmai_core.training.batches import TrainingBatch
-from cmai_core.training.recipes import Weights
+from cmai_core.training.settings import Weights
 
 PATCH_CLASSES = (1 + len(SHAPES), len(COLOURS), len(MATERIALS), len(SIZES))
 IGNORED = -100
@@ -23,8 +23,9 @@ class Parts:
 
     Attributes:
         visual, text, decoder: open_clip modules; logit_scale: their log temperature.
-        mean, std: 3×1×1. pad: id of padding.
+        mean, std: 3×1×1.
         two_images: joins the tokens of two images (the wrapper's `two_image_tokens`).
+        pad, bos, eos: ids of padding and of the tokens around a text.
     """
 
     visual: nn.Module
@@ -35,6 +36,12 @@ class Parts:
     std: Tensor
     two_images: object
     pad: int = 0
+    bos: int = 1
+    eos: int = 2
+
+    def counted(self, ids: Tensor) -> Tensor:
+        """Which tokens are words: bool, shaped as `ids`."""
+        return (ids != self.pad) & (ids != self.bos) & (ids != self.eos)
 
     def vision(self, pixels: Tensor) -> fast.Vision:
         return fast.vision(self.visual, pixels, self.mean, self.std)
@@ -71,6 +78,29 @@ class PatchHead(nn.Module):
         return torch.stack(losses).mean()
 
 
+def unit(x: Tensor) -> Tensor:
+    """Rows at unit length, in single precision."""
+    return F.normalize(x.float(), dim=-1)
+
+
+def pairs_consistency(heads: nn.Module | None, image: fast.Vision, scored: Tensor) -> Tensor:
+    """S_c of N images with N texts: `scored` are P_t's outputs, or text embeddings where there are no heads."""
+    if heads is None:
+        return (unit(image.pooled) * unit(scored)).sum(dim=-1)
+    return (heads.image(image.pooled, image.tokens) * scored).sum(dim=-1)
+
+
+def encode_classes(parts: Parts, batch: TrainingBatch) -> Tensor:
+    """The class prompts' embeddings, C×D, unit length."""
+    return unit(fast.text_embedding(parts.text, fast.trim(batch.class_ids, parts.pad), parts.pad)[0])
+
+
+def class_losses(parts: Parts, pooled: Tensor, classes: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy over the classes, N values; any class that the scene holds is right (targets: bool N×C)."""
+    logits = parts.logit_scale.exp() * unit(pooled) @ classes.T
+    return logits.logsumexp(dim=-1) - logits.masked_fill(~targets, float("-inf")).logsumexp(dim=-1)
+
+
 def contrastive_logits(images: Tensor, texts: Tensor, log_scale: Tensor, truth: Tensor) -> Tensor:
     """Scaled cosines B×B; a caption that is true of another image too is no negative of it (−inf off the diagonal).
 
@@ -78,7 +108,7 @@ def contrastive_logits(images: Tensor, texts: Tensor, log_scale: Tensor, truth: 
         images, texts: B×D, not normalised.
         truth: bool B×B, caption j (column) is true of image i (row).
     """
-    logits = log_scale.exp() * F.normalize(images.float(), dim=-1) @ F.normalize(texts.float(), dim=-1).T
+    logits = log_scale.exp() * unit(images) @ unit(texts).T
     others = truth & ~torch.eye(len(truth), dtype=torch.bool, device=truth.device)
     return logits.masked_fill(others, float("-inf"))
 
@@ -107,18 +137,40 @@ def vision_losses(
     return loss, {"patch": loss}
 
 
+@dataclass(frozen=True)
+class Step:
+    """What the losses of a step read: B images (clean or perturbed) and their captions, encoded once.
+
+    Attributes:
+        image: features of the batch's pixels. text: pooled captions B×D. words: token states B×L×W of the captions and
+            their ids B×L. logits: contrastive, B×B, false negatives −inf.
+    """
+
+    parts: Parts
+    batch: TrainingBatch
+    pixels: Tensor
+    image: fast.Vision
+    text: Tensor
+    words: Tensor
+    ids: Tensor
+    logits: Tensor
+
+
 def step_losses(
     parts: Parts,
     head: PatchHead | None,
     batch: TrainingBatch,
     pixels: Tensor,
     weights: Weights,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of a step's losses, and what to log: each loss and the accuracies, as scalar tensors.
+) -> tuple[Tensor, dict[str, Tensor], Step]:
+    """The weighted sum of the tasks' losses, and what to log: each loss and the accuracies, as scalar tensors.
 
     Args:
         parts: the model; head: the patch head (None leaves its loss out).
         batch: on the model's device; pixels: its images, B×3×S×S, clean or perturbed.
+
+    Returns:
+        the sum, what to log, and what further losses read.
     """
     seen: dict[str, Tensor] = {}
     total = pixels.new_zeros(())
@@ -136,12 +188,12 @@ def step_losses(
         context=parts.text.context_length,
     )
     text_pooled, states = packed.encode_texts(parts.text, texts)
+    logits = contrastive_logits(image.pooled, text_pooled, parts.logit_scale, batch.truth)
     if weights.contrastive:
-        logits = contrastive_logits(image.pooled, text_pooled, parts.logit_scale, batch.truth)
         seen["contrastive"] = contrastive_loss(logits)
         total = total + weights.contrastive * seen["contrastive"]
-        with torch.no_grad():
-            seen["batch_r1"] = (logits.argmax(dim=1) == torch.arange(count, device=logits.device)).float().mean()
+    with torch.no_grad():
+        seen["batch_r1"] = (logits.argmax(dim=1) == torch.arange(count, device=logits.device)).float().mean()
 
     if weights.caption or asked or judged:
         items = len(batch.nlvr_ids)
@@ -150,20 +202,22 @@ def step_losses(
             parts.decoder, texts, states, image.tokens, joined, with_words=bool(weights.caption)
         )
         if weights.caption:
-            logits = fast.vocabulary_logits(parts.decoder, words)
-            seen["caption"] = F.cross_entropy(logits.float(), texts.targets)
+            found = fast.vocabulary_logits(parts.decoder, words)
+            seen["caption"] = F.cross_entropy(found.float(), texts.targets)
             total = total + weights.caption * seen["caption"]
-        logits = fast.vocabulary_logits(parts.decoder, answers)
+        found = fast.vocabulary_logits(parts.decoder, answers)
         if asked:
             target = batch.question_ids.gather(1, batch.answer_at[:, None])[:, 0]
-            losses = _answer_loss(logits[: texts.questions], target, batch.has_question)
+            losses = _answer_loss(found[: texts.questions], target, batch.has_question)
             seen["question"], seen["question_accuracy"] = losses
             total = total + weights.question * seen["question"]
         if judged:
             target = batch.nlvr_ids.gather(1, batch.nlvr_at[:, None])[:, 0]
-            seen["nlvr"], seen["nlvr_accuracy"] = _answer_loss(logits[texts.questions :], target)
+            seen["nlvr"], seen["nlvr_accuracy"] = _answer_loss(found[texts.questions :], target)
             total = total + weights.nlvr * seen["nlvr"]
     if weights.patch and head is not None and image.grid is not None:
         seen["patch"] = head(image.grid, batch.patches)
         total = total + weights.patch * seen["patch"]
-    return total, seen
+    ids = fast.trim(batch.caption_ids, parts.pad)
+    words = texts.captions.pad(states[: texts.caption_rows])[:, : ids.shape[1]]
+    return total, seen, Step(parts, batch, pixels, image, text_pooled, words, ids, logits)

@@ -1,125 +1,23 @@
-"""What each training is: one row of settings a recipe."""
+"""What each training is: one row of settings a recipe.
+
+The defences of the comparison start from the same model, see the same number of pairs and the same ε, and keep the
+losses that a CoCa's other tasks live on; a row says what is the defence's own. What helps one of them (half of the
+batch clean, weight averaging, a linear warm-up of ε) is given to all. `docs/protocol.md` holds the terms of the
+comparison.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+from cmai_core.defenses.controller import ControllerSettings
 from cmai_core.errors import OptionError
+from cmai_core.training.settings import Inner, Recipe, Weights
 
-INNER_OBJECTIVES = ("contrastive",)
-PRECISIONS = ("auto", "bf16", "fp32")
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Factors of the losses; 0 leaves a loss out (and its work with it).
-
-    Attributes:
-        contrastive: symmetric InfoNCE between images and captions.
-        caption: cross entropy of the caption's tokens in the decoder.
-        question: cross entropy of the answer's token.
-        nlvr: cross entropy of "true" or "false" after a statement about two images.
-        patch: what each image patch shows, by a linear head that is thrown away after training.
-    """
-
-    contrastive: float = 1.0
-    caption: float = 1.0
-    question: float = 1.0
-    nlvr: float = 0.5
-    patch: float = 1.0
-
-
-@dataclass(frozen=True)
-class Inner:
-    """The perturbation that a training image gets (L∞, in [0, 1] pixel units).
-
-    Attributes:
-        objective: what the perturbation raises; "contrastive" is the image→text InfoNCE loss within the batch.
-        epsilon: radius; steps, step_size: projected sign-gradient ascent.
-        random_start: start uniformly within the ball (else at the clean image).
-        warmup: share of the training over which ε (and the step size with it) grows linearly from 0.
-    """
-
-    objective: str = "contrastive"
-    epsilon: float = 2 / 255
-    steps: int = 2
-    step_size: float = 1.5 / 255
-    random_start: bool = True
-    warmup: float = 0.1
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides what a training computes, apart from the seed, the length and the data.
-
-    Attributes:
-        name, summary, source: for people; the source cites the paper. model_name: of the bundled model it makes.
-        architecture: a key of `models.architectures.ARCHITECTURES`; with `start`, that model's.
-        start: "" for a new model, else the name of the bundled model that is fine-tuned.
-        batch: scenes a step; pairs: default length of a training, in image-caption pairs seen.
-        nlvr_share: two-image items a step, as a share of the batch (each takes two of its images).
-        questions: questions a scene and step.
-        vision_share: share of the training, at its start, in which only the image tower learns, from the patch labels:
-            texts teach nothing before shapes are seen, and these steps cost a third.
-        learning_rate: peak, reached after `warmup_steps`, then a cosine down to `final_share` of it.
-        ema: decay of the averaged weights, which are the ones evaluated and saved.
-        brightness: images are scaled by a random factor within 1 ± brightness; shift: moved by up to that many pixels.
-        precision: of the matrix products; "auto" takes bf16 where the processor has it.
-        adversarial_share: λ, the share of a batch's images that are perturbed by `inner`.
-    """
-
-    name: str
-    model_name: str
-    summary: str
-    source: str = ""
-    architecture: str = "tabletop"
-    start: str = ""
-    batch: int = 128
-    pairs: int = 620_000
-    nlvr_share: float = 0.25
-    questions: int = 2
-    weights: Weights = field(default_factory=Weights)
-    vision_share: float = 0.0
-    learning_rate: float = 2e-3
-    warmup_steps: int = 500
-    final_share: float = 0.02
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.98)
-    clip_norm: float = 1.0
-    ema: float = 0.999
-    brightness: float = 0.1
-    shift: int = 0
-    precision: str = "auto"
-    adversarial_share: float = 0.0
-    inner: Inner | None = None
-
-    def __post_init__(self) -> None:
-        checks = (
-            (self.batch >= 4, f"batch={self.batch}", "Give at least 4 scenes a step."),
-            (self.pairs > 0, f"pairs={self.pairs}", "Give a positive number."),
-            (0 <= self.nlvr_share <= 0.5, f"nlvr_share={self.nlvr_share}", "Two images each: 0 to 0.5."),
-            (0 <= self.vision_share < 1, f"vision_share={self.vision_share}", "Give a share in [0, 1)."),
-            (self.questions >= 0, f"questions={self.questions}", "Give 0 or more."),
-            (0 <= self.ema < 1, f"ema={self.ema}", "Give a decay in [0, 1)."),
-            (self.precision in PRECISIONS, f"precision={self.precision!r}", f"One of {', '.join(PRECISIONS)}."),
-            (0 <= self.adversarial_share <= 1, f"adversarial_share={self.adversarial_share}", "Give 0 to 1."),
-            ((self.adversarial_share > 0) == (self.inner is not None), "inner and adversarial_share", "Both or none."),
-        )
-        for good, what, hint in checks:
-            if not good:
-                raise OptionError(f"Recipe {self.name}: {what} is not possible.", hint)
-        if self.inner is not None and self.inner.objective not in INNER_OBJECTIVES:
-            raise OptionError(f"Unknown inner objective {self.inner.objective!r}.", f"One of {INNER_OBJECTIVES}.")
-
-    @property
-    def defended(self) -> bool:
-        return self.adversarial_share > 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, equal for equal recipes."""
-        return asdict(self)
-
+PAIRS = 60_000
+"""Image-caption pairs that each defence of the comparison sees."""
+EPSILON = 2 / 255
 
 _BASE = Recipe(
     name="base",
@@ -129,45 +27,194 @@ _BASE = Recipe(
     vision_share=0.4,
 )
 
-RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
+_TUNED = replace(
+    _BASE,
+    name="",
+    model_name="",
+    start="tabletop",
+    vision_share=0.0,
+    pairs=PAIRS,
+    learning_rate=5e-4,
+    warmup_steps=100,
+)
+_MIXTURE = {"contrastive": 0.5, "question": 0.25, "caption": 0.25}
+_MBAT = Inner(losses=_MIXTURE, beta=1.0, words=1)
+_CMCV = Inner(losses={"contrastive": 0.5, "accept": 0.5}, beta=1.0)
+_BOTH = replace(_MBAT, losses={"contrastive": 0.4, "question": 0.2, "caption": 0.2, "accept": 0.2})
+_HEADS_ALONE = Weights(contrastive=0.0, caption=0.0, question=0.0, nlvr=0.0, patch=0.0, verify=1.0)
+
+
+def _defence(name: str, summary: str, source: str = "", **changes: Any) -> Recipe:
+    inner = changes.pop("inner", Inner())
+    share = changes.pop("adversarial_share", 0.5 if inner is not None else 0.0)
+    given = {"name": name, "model_name": f"tabletop-{name}", "summary": summary, "source": source, "inner": inner}
+    return replace(_TUNED, **given, adversarial_share=share, **changes)
+
+
+_CMAI = _defence(
+    "cmai",
+    "Full CMAI: CMCV and MBAT, with β, ε and λ steered by ARM.",
+    inner=_BOTH,
+    weights=Weights(verify=0.5),
+    controller=ControllerSettings(tau=0.75),
+)
+
+_RECIPES = (
+    _BASE,
+    replace(
         _BASE,
-        replace(
-            _BASE,
-            name="base-b",
-            model_name="tabletop-b",
-            architecture="tabletop-b",
-            summary="Undefended, with another image tower (attentional pooling), for transfer attacks.",
-        ),
-        replace(
-            _BASE,
-            name="tecoa",
-            model_name="tabletop-tecoa",
-            start="tabletop",
-            vision_share=0.0,
-            summary="Text-guided contrastive adversarial fine-tuning of `tabletop`, L∞ 2/255, with all tasks' losses.",
-            source="TeCoA: Mao et al. 2023, arXiv 2212.07016, sec. 3.3, captions in the place of class prompts",
-            pairs=90_000,
-            learning_rate=5e-4,
-            warmup_steps=200,
-            adversarial_share=1.0,
-            inner=Inner(epsilon=2 / 255, steps=2, step_size=1.5 / 255),
-        ),
-    )
-}
+        name="base-b",
+        model_name="tabletop-b",
+        architecture="tabletop-b",
+        summary="Undefended, with another image tower (attentional pooling), for transfer attacks.",
+    ),
+    # Controls
+    _defence("continued", "Undefended: as many further clean pairs as the defences see.", inner=None),
+    _defence(
+        "classifier",
+        "Supervised classifier: the image tower and a fixed linear layer that holds the class prompts; no other text.",
+        "head from the prompts: Wortsman et al. 2022, arXiv 2109.01903, sec. 2",
+        inner=Inner(losses={"classes": 1.0}),
+        trained=("visual",),
+        weights=Weights(contrastive=0.0, caption=0.0, question=0.0, nlvr=0.0, patch=1.0, classes=1.0),
+    ),
+    # Published
+    _defence(
+        "pgd-at",
+        "Adversarial training on images alone, against the tasks' own losses.",
+        "Madry et al. 2018, arXiv 1706.06083, eq. 2.1",
+        inner=Inner(losses=_MIXTURE),
+    ),
+    _defence(
+        "tecoa-classes",
+        "Text-guided contrastive adversarial training over class prompts.",
+        "TeCoA: Mao et al. 2023, arXiv 2212.07016, sec. 3.3",
+        inner=Inner(losses={"classes": 1.0}),
+        weights=Weights(contrastive=0.0, classes=1.0),
+    ),
+    _defence(
+        "tecoa",
+        "Text-guided contrastive adversarial training over captions (TeCoA's retrieval form).",
+        "TeCoA: Mao et al. 2023, arXiv 2212.07016, sec. 3.3, captions in the place of class prompts",
+    ),
+    _defence(
+        "fare",
+        "Unsupervised: features of perturbed images stay where the undefended model has the clean ones, tokens too.",
+        "FARE: Schlarmann et al. 2024, arXiv 2402.12336, eq. 3",
+        inner=Inner(losses={"drift": 1.0}),
+        trained=("visual",),
+        weights=Weights(contrastive=0.0, caption=0.0, question=0.0, nlvr=0.0, patch=0.0, drift=1.0),
+    ),
+    _defence(
+        "mat",
+        "Multimodal adversarial training: two-step PGD on images, one word on texts, two captions a scene.",
+        "MAT: Waseda et al., arXiv 2405.18770; EDA: Wei and Zou 2019, arXiv 1901.11196",
+        inner=Inner(words=1),
+        captions=2,
+        eda=0.1,
+    ),
+    _defence(
+        "consistency",
+        "Consistency training: two attacked views of a scene retrieve alike.",
+        "Tack et al. 2022, arXiv 2103.04623, eq. 3",
+        views=2,
+        weights=Weights(agreement=1.0),
+    ),
+    _defence(
+        "hard-negative",
+        "Adversarial training with a hinge on the hardest negatives and on captions made false.",
+        "VSE++: Faghri et al. 2018, arXiv 1707.05612, eq. 6",
+        weights=Weights(hard=1.0),
+    ),
+    _defence(
+        "ssl",
+        "Self-supervised on clean images: contrastive, masked prediction across modalities, cycle consistency.",
+        "masked prediction: He et al. 2022, arXiv 2111.06377; cycles: Dwibedi et al. 2019, arXiv 1904.07846",
+        inner=None,
+        weights=Weights(masked=0.5, cycle=0.5),
+    ),
+    _defence(
+        "ssl-adversarial",
+        "The self-supervised losses on perturbed images.",
+        "masked prediction: He et al. 2022, arXiv 2111.06377; cycles: Dwibedi et al. 2019, arXiv 1904.07846",
+        weights=Weights(masked=0.5, cycle=0.5),
+    ),
+    # Ours
+    _defence(
+        "cmcv",
+        "CMCV alone: the towers stay as they were, the consistency heads learn.",
+        inner=_CMCV,
+        trained=(),
+        weights=_HEADS_ALONE,
+        learning_rate=2e-3,
+    ),
+    _defence("mbat", "MBAT alone: perturbed images and words that raise task loss and inconsistency.", inner=_MBAT),
+    _defence("mbat-beta0", "MBAT without the inconsistency term.", inner=replace(_MBAT, beta=0.0)),
+    _defence(
+        "cmcv-mbat",
+        "CMCV and MBAT together, with fixed β, ε and λ.",
+        inner=_BOTH,
+        weights=Weights(verify=0.5),
+    ),
+    _CMAI,
+    replace(
+        _CMAI,
+        name="cmai-replay",
+        model_name="tabletop-cmai-replay",
+        summary="CMAI's own schedule of β, ε and λ, followed without looking at S_c.",
+        controller=None,
+        replay="tabletop-cmai",
+    ),
+    replace(
+        _CMAI,
+        name="cmai-lora",
+        model_name="tabletop-cmai-lora",
+        summary="Full CMAI through low-rank updates of the towers' matrices, merged into them at the end.",
+        source="LoRA: Hu et al. 2022, arXiv 2106.09685",
+        adapters=8,
+        learning_rate=2e-3,
+    ),
+    # A robust model of the other architecture, to attack from
+    _defence(
+        "tecoa-b",
+        "Text-guided contrastive adversarial training of the other image tower: a robust surrogate.",
+        "TeCoA: Mao et al. 2023, arXiv 2212.07016, sec. 3.3, captions in the place of class prompts",
+        start="tabletop-b",
+        architecture="tabletop-b",
+    ),
+)
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _RECIPES}
 
 
 def get_recipe(name: str, **changes: Any) -> Recipe:
-    """A recipe by name, with settings changed.
+    """A recipe by name, with settings changed. Names with a dot reach inside: `{"inner.beta": 0.0}`.
 
     Raises:
         OptionError: unknown recipe or setting, or a value that cannot be.
     """
     if name not in RECIPES:
         raise OptionError(f"Unknown recipe {name!r}.", f"Recipes: {', '.join(RECIPES)}.")
-    known = {f.name for f in fields(Recipe)}
-    for key in changes:
+    recipe = RECIPES[name]
+    nested: dict[str, dict[str, Any]] = {}
+    plain: dict[str, Any] = {}
+    for key, value in changes.items():
+        owner, _, setting = key.rpartition(".")
+        if not owner:
+            plain[key] = value
+            continue
+        nested.setdefault(owner, {})[setting] = value
+    for owner, values in nested.items():
+        inside = getattr(recipe, owner, None)
+        if not is_dataclass(inside):
+            raise OptionError(f"The recipe {name} has no {owner!r} to set anything in.", "Such as weights, inner.")
+        plain[owner] = _changed(inside, values, f"{owner}.")
+    return _changed(recipe, plain, "")
+
+
+def _changed(settings: Any, values: dict[str, Any], prefix: str) -> Any:
+    known = {f.name for f in fields(settings)}
+    for key in values:
         if key not in known:
-            raise OptionError(f"A recipe has no setting {key!r}.", f"Settings: {', '.join(sorted(known))}.")
-    return replace(RECIPES[name], **changes)
+            raise OptionError(f"A recipe has no setting {prefix + key!r}.", f"Settings: {', '.join(sorted(known))}.")
+    return replace(settings, **values)

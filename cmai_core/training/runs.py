@@ -9,7 +9,7 @@ import torch
 
 from cmai_core.errors import OptionError
 from cmai_core.progress import CancelToken, ProgressCallback
-from cmai_core.training.recipes import Recipe
+from cmai_core.training.settings import Recipe
 from cmai_core.training.trainer import RunOptions, TrainingResult, train
 
 if TYPE_CHECKING:
@@ -67,8 +67,11 @@ def run(
     options = options or RunOptions()
     vocabulary = bundled_tokenizer_dir() / "tokenizer.json"
     model = start_model(recipe, seed=seed, base=base, device=device)
-    arrays = training_arrays(vocabulary, "train", scenes, report=on_data)
-    validation = training_arrays(vocabulary, "validation", options.validation_scenes, report=on_data)
+    false = recipe.reads_false_captions
+    arrays = training_arrays(vocabulary, "train", scenes, report=on_data, false_captions=false)
+    validation = training_arrays(
+        vocabulary, "validation", options.validation_scenes, report=on_data, false_captions=false
+    )
     return train(
         recipe,
         out_dir=out_dir,

@@ -6,13 +6,14 @@ A step is decided by (recipe, seed, step number, weights) alone: batches, augmen
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +21,20 @@ import torch
 from torch import Tensor, nn
 
 from cmai_core.errors import CmaiError, OptionError
+from cmai_core.models.heads import ConsistencyHeads, HeadSizes
+from cmai_core.models.tokenizer import bundled_tokenizer_dir
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
-from cmai_core.training.adversarial import inner_objective, perturb
+from cmai_core.training import adapters
 from cmai_core.training.averaging import MovingAverage
 from cmai_core.training.batches import Arrays, Prefetcher, TrainingBatch, to_pixels
 from cmai_core.training.checkpoint import CHECKPOINT, Log, load_checkpoint, save_checkpoint
+from cmai_core.training.edits import TrueEdits
+from cmai_core.training.extra_losses import MaskedHead, extra_losses
+from cmai_core.training.inner import InnerProblem, perturb
 from cmai_core.training.losses import Parts, PatchHead, step_losses, vision_losses
-from cmai_core.training.recipes import Recipe
+from cmai_core.training.settings import Recipe
+from cmai_core.training.steering import Steering
+from cmai_core.training.text_inner import worst_words
 from cmai_core.training.validation import quick_validation, robust_validation
 
 if TYPE_CHECKING:
@@ -90,8 +98,14 @@ def take_apart(model: VisionLanguageModel) -> Parts:
         mean=model._mean.to(model.device),
         std=model._std.to(model.device),
         two_images=model.two_image_tokens,
-        pad=model.token_ids()[0],
+        **dict(zip(("pad", "bos", "eos"), model.token_ids(), strict=True)),
     )
+
+
+def _token_width(model: VisionLanguageModel) -> int:
+    """Width of the image tokens, pooled or not."""
+    visual = model.clip.visual
+    return visual.transformer.width if visual.attn_pool is None else visual.output_dim
 
 
 def learning_rate(recipe: Recipe, step: int, total_steps: int | None) -> float:
@@ -126,53 +140,102 @@ def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
 class _Training:
     """A training in progress: modules, optimiser, averages, and one step."""
 
-    def __init__(self, model: VisionLanguageModel, recipe: Recipe, seed: int):
+    def __init__(self, model: VisionLanguageModel, recipe: Recipe, seed: int, reference: Arrays | None = None):
         self.model, self.recipe, self.seed = model, recipe, seed
-        model.clip.train().requires_grad_(True)
         self.parts = take_apart(model)
+        self.start = copy.deepcopy(model.clip.visual).eval().requires_grad_(False) if recipe.reads_start else None
+        model.clip.train().requires_grad_(False)
+        for name in recipe.trained:
+            getattr(self.parts, name).requires_grad_(True)
+        model.clip.logit_scale.requires_grad_(bool(recipe.trained) and recipe.trained != ("visual",))
+        self.plain = copy.deepcopy(model.clip) if recipe.adapters else None
+        if recipe.adapters:
+            adapters.attach(model.clip, recipe.adapters, torch.Generator().manual_seed(seed + 3))
+        self.heads = self._heads()
         generator = torch.Generator().manual_seed(seed + 1)
-        head = PatchHead(model.clip.visual.transformer.width, generator) if recipe.weights.patch else None
-        self.head = head.to(model.device) if head is not None else None
-        self.module = nn.ModuleDict({"clip": model.clip})
-        if self.head is not None:
-            self.module["head"] = self.head
+        width, text = model.clip.visual.transformer.width, model.embed_dim
+        self.head = PatchHead(width, generator).to(model.device) if recipe.weights.patch else None
+        self.masked = MaskedHead(width, text, generator).to(model.device) if recipe.weights.masked else None
+        modules = {"clip": model.clip, "heads": self.heads, "head": self.head, "masked": self.masked}
+        self.module = nn.ModuleDict({name: module for name, module in modules.items() if module is not None})
         self.optimizer = _optimizer(self.module, recipe)
         self.average = MovingAverage(self.module, recipe.ema)
         self.bf16 = uses_bf16(recipe.precision, model.device)
+        self.edits = TrueEdits.tabletop(bundled_tokenizer_dir() / "tokenizer.json").to(model.device)
+        self.steering = Steering.of(recipe, self.parts, self.heads, reference)
+        self.previous: Tensor | None = None
         self.step, self.total_steps, self.seconds = 0, None, 0.0
+
+    def _heads(self) -> ConsistencyHeads | None:
+        """The model's consistency heads, new ones where it has none and the recipe trains them."""
+        model, recipe = self.model, self.recipe
+        if recipe.has_heads and model.heads is None:
+            sizes = HeadSizes(model.embed_dim, _token_width(model), self.parts.text.token_embedding.embedding_dim)
+            model.heads = ConsistencyHeads(sizes, torch.Generator().manual_seed(self.seed + 2)).to(model.device)
+        elif not recipe.has_heads:
+            model.heads = None  # heads that the towers move away from would measure nothing
+        return None if model.heads is None else model.heads.train().requires_grad_(True)
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
-    def perturbed(self, batch: TrainingBatch, pixels: Tensor, step: int) -> Tensor:
-        """The images with the recipe's share of them perturbed: every 1/λ-th, so that both kinds are in each half."""
-        inner, share = self.recipe.inner, self.recipe.adversarial_share
+    def _generator(self, purpose: str) -> torch.Generator:
+        """Random numbers of this step alone, so that a resumed training draws the same ones."""
+        digest = hashlib.sha256(f"{self.seed}/{self.step}{purpose}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
+
+    def perturbed(self, batch: TrainingBatch, pixels: Tensor) -> tuple[TrainingBatch, Tensor]:
+        """The batch with the share λ of its images (and their captions) perturbed: every 1/λ-th, so that both kinds
+        are in each half."""
+        inner, share = self.steering.inner, self.steering.share
         if inner is None or not share:
-            return pixels
+            return batch, pixels
         scale = 1.0
         if inner.warmup > 0:
-            progress = step / self.total_steps if self.total_steps else 0.0
+            progress = self.step / self.total_steps if self.total_steps else 0.0
             scale = min(1.0, (progress + 1 / max(self.total_steps or 1000, 1)) / inner.warmup)
         index = torch.arange(len(pixels), device=pixels.device)
-        rows = ((index + 1) * share).floor() > (index * share).floor()
-        generator = torch.Generator().manual_seed(
-            int.from_bytes(hashlib.sha256(f"{self.seed}/{step}".encode()).digest()[:7])
-        )
-        objective = inner_objective(inner.objective, self.parts, batch, rows)
+        rows = (((index + 1) * share).floor() > (index * share).floor()).nonzero()[:, 0]
+        problem = InnerProblem(inner, self.parts, batch, rows, self.heads, self.start, pixels[rows])
         out = pixels.clone()
-        out[rows] = perturb(pixels[rows], objective, inner, scale=scale, generator=generator)
-        return out
+        out[rows] = perturb(
+            pixels[rows],
+            problem.objective,
+            inner,
+            scale=scale,
+            generator=self._generator(""),
+            previous=self.previous,
+        )
+        if inner.start == "previous":
+            self.previous = (out[rows] - pixels[rows]).half()  # as a checkpoint keeps it
+        if inner.words:
+            with torch.no_grad():
+                image = self.parts.vision(out)
+            ids = worst_words(self.parts, self.heads, batch, image, rows, inner, self.edits)
+            batch = replace(batch, caption_ids=ids)
+        return batch, out
 
     def advance(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """One optimiser step; returns what to log."""
         recipe = self.recipe
-        pixels = to_pixels(batch.images, recipe, self.seed, self.step)
+        clean = to_pixels(batch.images, recipe, self.seed, self.step)
         with self.autocast():
-            pixels = self.perturbed(batch, pixels, self.step)
+            self.steering.measure(self.step)
+            batch, pixels = self.perturbed(batch, clean)
             if self.head is not None and self.step < recipe.vision_share * (self.total_steps or 0):
                 loss, seen = vision_losses(self.parts, self.head, batch, pixels)
             else:
-                loss, seen = step_losses(self.parts, self.head, batch, pixels, recipe.weights)
+                loss, seen, step = step_losses(self.parts, self.head, batch, pixels, recipe.weights)
+                more, extra = extra_losses(
+                    step,
+                    recipe.weights,
+                    heads=self.heads,
+                    masked=self.masked,
+                    start=self.start,
+                    clean=clean,
+                    generator=self._generator("/hidden"),
+                )
+                loss, seen = loss + more, seen | extra
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), recipe.clip_norm)
@@ -194,7 +257,7 @@ class _Training:
         try:
             with self.average.applied(), self.autocast():
                 figures = quick_validation(self.parts, arrays, scenes=scenes)
-                figures |= robust_validation(self.parts, arrays, self.recipe)
+                figures |= robust_validation(self.parts, arrays, self.recipe, self.heads)
         finally:
             self.module.train()
         return {name: round(value, 4) for name, value in figures.items()}
@@ -205,6 +268,8 @@ class _Training:
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict(),
+            "steering": self.steering.state(),
+            "previous": self.previous,
             "step": self.step,
             "total_steps": self.total_steps,
             "seconds": self.seconds,
@@ -214,6 +279,8 @@ class _Training:
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"])
+        self.steering.restore(state["steering"])
+        self.previous = state["previous"]
         self.step, self.total_steps, self.seconds = state["step"], state["total_steps"], state["seconds"]
 
 
@@ -256,7 +323,7 @@ def train(
         identity["pairs"] = options.pairs or recipe.pairs
     else:
         identity["minutes"] = options.minutes
-    training = _Training(model, recipe, seed)
+    training = _Training(model, recipe, seed, validation)
     saved = load_checkpoint(folder, identity)
     if saved is not None:
         training.restore(saved)
@@ -302,7 +369,7 @@ def _run(
     recipe, device = training.recipe, training.model.device
     if training.total_steps is not None and training.step >= training.total_steps:
         return
-    source = Prefetcher(arrays, recipe, training.seed, training.step)
+    source = Prefetcher(arrays, recipe, training.seed, training.step, edits=training.edits)
     seen: list[dict[str, Tensor]] = []
     last = saved_at = time.perf_counter()
     interval = measured_from = last
@@ -365,6 +432,7 @@ def _averages(seen: list[dict[str, Tensor]], training: _Training) -> dict[str, A
         "lr": round(training.optimizer.param_groups[0]["lr"], 8),
         "logit_scale": round(float(training.parts.logit_scale.detach().exp()), 2),
         **{name: round(value, 5) for name, value in means.items()},
+        **training.steering.shown(),
     }
 
 
@@ -391,15 +459,26 @@ def _save(
             "device": _device_name(model.device),
             "threads": torch.get_num_threads() if model.device.type == "cpu" else None,
             "precision": "bf16" if training.bf16 else "fp32",
+            **({"steering": training.steering.history} if training.steering.history else {}),
             "torch": torch.__version__,
             **({"start": start} if (start := _start_of(model)) else {}),
         },
         "results": {"validation": results},
     }
     with training.average.applied():
-        path = save_local_dir(model, folder / "model", card)
+        path = save_local_dir(_finished(training), folder / "model", card)
     model.clip.eval()
     return path
+
+
+def _finished(training: _Training) -> VisionLanguageModel:
+    """The model as it is saved: low-rank updates are part of the matrices."""
+    if training.plain is None:
+        return training.model
+    model = copy.copy(training.model)
+    training.plain.load_state_dict(adapters.merged(training.model.clip))
+    model.clip = training.plain
+    return model
 
 
 def _start_of(model: VisionLanguageModel) -> dict[str, Any]:

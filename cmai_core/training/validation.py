@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from cmai_core.training import fast
-from cmai_core.training.adversarial import inner_objective, perturb
 from cmai_core.training.batches import Arrays, TrainingBatch, draw, to_pixels
-from cmai_core.training.losses import Parts, contrastive_logits
-from cmai_core.training.recipes import Inner, Recipe
+from cmai_core.training.inner import InnerProblem, perturb
+from cmai_core.training.losses import Parts, contrastive_logits, pairs_consistency
+from cmai_core.training.settings import Inner, Recipe
 
 _QUESTIONS, _CHUNK = 4, 64
 
@@ -101,28 +101,44 @@ def _statements(parts: Parts, tokens: Tensor, arrays: Arrays, count: int, device
 
 
 def robust_validation(
-    parts: Parts, arrays: Arrays, recipe: Recipe, *, scenes: int = 256, steps: int = 10
+    parts: Parts,
+    arrays: Arrays,
+    recipe: Recipe,
+    heads: nn.Module | None = None,
+    *,
+    scenes: int = 256,
+    epsilon: float = 2 / 255,
+    steps: int = 10,
 ) -> dict[str, float]:
-    """Image→text R@1 among `scenes` captions, clean and after contrastive PGD at the recipe's ε."""
+    """Under contrastive PGD, the same for every recipe; nothing for recipes without an inner problem.
+
+    Returns:
+        `r1_clean_small`, `r1_attacked`: image→text R@1 among `scenes` captions; `s_c_clean`, `s_c_attacked`: mean S_c
+        (of the heads, where there are any) of the given pairs.
+    """
     if recipe.inner is None:
         return {}
     count = min(scenes, len(arrays))
-    settings = replace(recipe, batch=max(count, 4), nlvr_share=0.0, questions=0)
+    settings = replace(recipe, batch=max(count, 4), views=1, captions=1, nlvr_share=0.0, questions=0)
+    settings = replace(settings, weights=replace(recipe.weights, agreement=0.0))
     batch: TrainingBatch = draw(arrays, settings, 0, 0).to(parts.mean.device)
-    inner = Inner(recipe.inner.objective, recipe.inner.epsilon, steps, recipe.inner.epsilon / 4, warmup=0.0)
-    attacked = []
+    inner = Inner(epsilon=epsilon, steps=steps, step_size=epsilon / 4, warmup=0.0)
+    attacked, scored = [], []
     pixels = to_pixels(batch.images)
     for start in range(0, len(pixels), _CHUNK):
-        rows = slice(start, min(start + _CHUNK, len(pixels)))
+        rows = torch.arange(start, min(start + _CHUNK, len(pixels)), device=pixels.device)
+        problem = InnerProblem(inner, parts, batch, rows, heads)
         generator = torch.Generator().manual_seed(start)
-        attacked.append(
-            perturb(pixels[rows], inner_objective(inner.objective, parts, batch, rows), inner, generator=generator)
-        )
+        attacked.append(perturb(pixels[rows], problem.objective, inner, generator=generator))
+        scored.append(problem.scored)
     with torch.no_grad():
         texts, _ = fast.text_embedding(parts.text, fast.trim(batch.caption_ids, parts.pad), parts.pad)
         out = {}
-        for name, images in (("r1_clean_small", pixels), ("r1_attacked", torch.cat(attacked))):
-            pooled = torch.cat([parts.vision(images[k : k + _CHUNK]).pooled for k in range(0, len(images), _CHUNK)])
+        for name, images in (("clean", pixels), ("attacked", torch.cat(attacked))):
+            seen = [parts.vision(images[k : k + _CHUNK]) for k in range(0, len(images), _CHUNK)]
+            pooled = torch.cat([image.pooled for image in seen])
             logits = contrastive_logits(pooled, texts, parts.logit_scale, torch.eye(len(texts), dtype=torch.bool))
-            out[name] = _hit(logits, batch.truth)
+            out["r1_clean_small" if name == "clean" else "r1_attacked"] = _hit(logits, batch.truth)
+            scores = [pairs_consistency(heads, image, text) for image, text in zip(seen, scored, strict=True)]
+            out[f"s_c_{name}"] = float(torch.cat(scores).mean())
     return out

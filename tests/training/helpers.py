@@ -41,6 +41,10 @@ class FakeArrays(SimpleNamespace):
     def truth(self, scene_rows, caption_rows, caption_columns):
         return self.classes[scene_rows][:, None] == self.classes[caption_rows][None, :]
 
+    def class_targets(self, scene_rows):
+        """Twelve classes, of which a scene holds its own."""
+        return self.classes[scene_rows][:, None] == np.arange(12)[None, :]
+
 
 def arrays(scenes: int = 24, seed: int = 0, items: int = 16) -> FakeArrays:
     rng = np.random.default_rng(seed)
@@ -67,4 +71,6 @@ def arrays(scenes: int = 24, seed: int = 0, items: int = 16) -> FakeArrays:
         nlvr_answer_at=((nlvr != 0).sum(-1) - 2).astype(np.int16),
         nlvr_truth=rng.random(items) < 0.5,
         classes=rng.integers(0, 12, scenes),
+        false_ids=random_ids(rng, (scenes, 3), 48, 5, 20),
+        class_ids=random_ids(rng, (12,), 8, 4, 6),
     )

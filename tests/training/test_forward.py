@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from cmai_core.training import fast, packed
 from cmai_core.training.batches import draw, to_pixels
 from cmai_core.training.losses import PatchHead, contrastive_logits, contrastive_loss, step_losses
-from cmai_core.training.recipes import Weights, get_recipe
+from cmai_core.training.recipes import get_recipe
+from cmai_core.training.settings import Weights
 
 spec = importlib.util.spec_from_file_location("training_helpers", Path(__file__).with_name("helpers.py"))
 helpers = importlib.util.module_from_spec(spec)
@@ -113,7 +114,7 @@ def test_step_losses_and_gradients_equal_the_plain_computation(model, parts):
     head = PatchHead(120, torch.Generator().manual_seed(5))
     pixels = to_pixels(batch.images)
     weights = Weights(1.0, 0.7, 0.5, 0.9, 0.3)
-    total, seen = step_losses(parts, head, batch, pixels, weights)
+    total, seen, _ = step_losses(parts, head, batch, pixels, weights)
     expected = reference_losses(model, head, batch, pixels)
     for name, value in expected.items():
         close(seen[name], value, 1e-4)
@@ -136,8 +137,8 @@ def test_a_loss_of_weight_zero_is_left_out_and_changes_no_other(parts, left_out)
     batch = draw(helpers.arrays(), recipe, seed=4, step=7)
     head = PatchHead(120, torch.Generator().manual_seed(5))
     pixels = to_pixels(batch.images)
-    _, whole = step_losses(parts, head, batch, pixels, Weights())
-    _, seen = step_losses(parts, head, batch, pixels, replace(Weights(), **{left_out: 0.0}))
+    _, whole, _ = step_losses(parts, head, batch, pixels, Weights())
+    _, seen, _ = step_losses(parts, head, batch, pixels, replace(Weights(), **{left_out: 0.0}))
     assert left_out not in seen
     for name in set(whole) & set(seen):
         close(seen[name], whole[name], 1e-4)
@@ -148,9 +149,9 @@ def test_bf16_stays_near_fp32(parts):
     batch = draw(helpers.arrays(), recipe, seed=4, step=7)
     head = PatchHead(120, torch.Generator().manual_seed(5))
     pixels = to_pixels(batch.images)
-    _, exact = step_losses(parts, head, batch, pixels, Weights())
+    _, exact, _ = step_losses(parts, head, batch, pixels, Weights())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        _, rounded = step_losses(parts, head, batch, pixels, Weights())
+        _, rounded, _ = step_losses(parts, head, batch, pixels, Weights())
     for name in ("contrastive", "caption", "question", "nlvr", "patch"):
         assert abs(rounded[name] - exact[name]) < 0.02 * exact[name], name
 

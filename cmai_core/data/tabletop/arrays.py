@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cmai_core.data.tabletop.captions import captions
+from cmai_core.data.tabletop.classes import class_prompt_ids, class_targets
 from cmai_core.data.tabletop.dataset import CAPTIONS_PER_SCENE, IMAGE_SIZE, SEED, SPLIT_SIZES, scene_of
 from cmai_core.data.tabletop.false_captions import stored_false_captions
 from cmai_core.data.tabletop.language import FAMILIES
@@ -62,6 +63,7 @@ class TrainingArrays:
         nlvr_left, nlvr_right: int32 M, scenes; nlvr_ids: uint16 M×48; nlvr_answer_at: int16 M; nlvr_truth: bool M.
         false_ids: uint16 N×6×48, each caption with one fact changed so that it is false of its scene (zeros where there
             is no such change); false_codes: the same as logic. None unless asked for.
+        class_ids: int64 C×L, the zero-shot classes' prompts.
     """
 
     images: np.ndarray
@@ -80,6 +82,7 @@ class TrainingArrays:
     nlvr_truth: np.ndarray
     false_ids: np.ndarray | None = None
     false_codes: np.ndarray | None = None
+    class_ids: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -88,6 +91,10 @@ class TrainingArrays:
         """bool len(scene_rows)×len(caption_rows): is caption (row, column) true of the scene?"""
         codes = np.ascontiguousarray(self.caption_codes[caption_rows, caption_columns])
         return truth_of_codes(codes, self.objects[scene_rows], self.frame[scene_rows]).T
+
+    def class_targets(self, scene_rows: np.ndarray) -> np.ndarray:
+        """bool len(scene_rows)×C: which zero-shot classes the scenes hold."""
+        return class_targets(self.objects[scene_rows])
 
     def truth_of_false(
         self, scene_rows: np.ndarray, caption_rows: np.ndarray, caption_columns: np.ndarray
@@ -151,6 +158,7 @@ def training_arrays(
                 if report:
                     report(min(len(done) * _CHUNK, scenes), scenes)
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in layout}
+    arrays["class_ids"] = class_prompt_ids(tokenizer_file)
     if false_captions:
         given = (arrays["caption_ids"], arrays["objects"], arrays["frame"])
         arrays["false_ids"], arrays["false_codes"] = stored_false_captions(folder, tokenizer_file, split, *given)

@@ -1,0 +1,244 @@
+"""The losses that tell one defence from another, on top of the tasks' own (`losses.step_losses`)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cmai_core.models.heads import ConsistencyHeads, log_verified, verification_loss
+from cmai_core.training import fast
+from cmai_core.training.inner import feature_distance
+from cmai_core.training.losses import (
+    Parts,
+    Step,
+    class_losses,
+    contrastive_logits,
+    contrastive_loss,
+    encode_classes,
+    unit,
+)
+from cmai_core.training.settings import Weights
+
+MARGIN = 0.2
+"""Of the hinge (VSE++: Faghri et al. 2018, arXiv 1707.05612, sec. 4.1)."""
+HIDDEN_PATCHES, HIDDEN_WORDS = 0.4, 0.2
+"""Shares that masked prediction hides."""
+COARSE = 4
+"""Hidden patches are predicted as COARSE×COARSE blocks of mean colour."""
+
+
+class MaskedHead(nn.Module):
+    """A hidden patch's blocks of colour from its image token and the caption; used in training only."""
+
+    def __init__(self, width: int, text: int, generator: torch.Generator | None = None):
+        super().__init__()
+        self.linear = nn.Linear(width + text, 3 * COARSE**2)
+        with torch.no_grad():
+            self.linear.weight.normal_(std=(width + text) ** -0.5, generator=generator)
+            self.linear.bias.zero_()
+
+    def forward(self, tokens: Tensor, text: Tensor) -> Tensor:
+        """Tokens B×P×W, pooled captions B×D → B×P×(3·COARSE²), in [0, 1] pixel units around 0.5."""
+        return self.linear(torch.cat([tokens, text[:, None].expand(-1, tokens.shape[1], -1)], dim=-1)).float()
+
+
+def drift_loss(step: Step, start: nn.Module, clean: Tensor) -> Tensor:
+    """Mean squared distance of the features of the batch's pixels from the starting model's of the clean ones."""
+    with torch.no_grad():
+        goal = fast.vision(start, clean, step.parts.mean, step.parts.std)
+    return feature_distance(step.image, goal).mean()
+
+
+def agreement_loss(logits: Tensor) -> Tensor:
+    """Jensen-Shannon divergence between what two views of each scene retrieve (rows i and i + B/2 of B×B logits).
+
+    Consistency regularisation (Tack et al. 2022, arXiv 2103.04623, eq. 3), over the captions of the batch instead of
+    classes. −inf logits (false negatives) lie in the same columns for both views, as truth belongs to the scene.
+    """
+    half = len(logits) // 2
+    # A view's own caption is a false negative of the other view: both leave both out of the comparison.
+    own = torch.eye(half, dtype=torch.bool, device=logits.device).repeat(1, 2)
+    one, two = logits[:half], logits[half:]
+    hidden = own | ~torch.isfinite(one) | ~torch.isfinite(two)
+    p, q = (x.masked_fill(hidden, -1e9).softmax(dim=-1) for x in (one, two))
+    mean = (p + q) / 2
+    terms = [(x * (x.clamp(min=1e-12).log() - mean.clamp(min=1e-12).log())).sum(dim=-1) for x in (p, q)]
+    return (terms[0] + terms[1]).mean() / 2
+
+
+def hard_loss(step: Step, false_text: Tensor, has_false: Tensor) -> Tensor:
+    """Max of hinges over cosines: the hardest image, the hardest caption, and the caption's false variant."""
+    cosines = unit(step.image.pooled) @ unit(step.text).T
+    own = cosines.diagonal()
+    hidden = ~torch.isfinite(step.logits) | torch.eye(len(own), dtype=torch.bool, device=own.device)
+    others = cosines.masked_fill(hidden, float("-inf"))
+    variant = (unit(step.image.pooled) * unit(false_text)).sum(dim=-1)
+    hardest = [others.amax(dim=1), others.amax(dim=0)]
+    losses = [(MARGIN + rival - own).clamp(min=0) for rival in hardest]
+    losses.append(torch.where(has_false, (MARGIN + variant - own).clamp(min=0), 0.0))
+    return torch.stack(losses).sum(dim=0).mean()
+
+
+def cycle_loss(logits: Tensor) -> Tensor:
+    """image → texts → image and back: cross entropy of coming home after two soft nearest-neighbour steps.
+
+    After Dwibedi et al. 2019, arXiv 1904.07846, sec. 3.2 (cycle-back classification), across modalities.
+    """
+    there, back = logits.softmax(dim=1), logits.T.softmax(dim=1)
+    home = [(there @ back).diagonal(), (back @ there).diagonal()]
+    return -sum(h.clamp(min=1e-12).log().mean() for h in home) / 2
+
+
+def masked_loss(step: Step, head: MaskedHead, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Prediction of hidden patches (masked autoencoding: He et al. 2022) and of hidden words (MLM: Devlin et al. 2019).
+
+    Each modality helps the other: patches are predicted from the image tokens and the caption, words from the image and
+    the words before. The first half of the batch is used. Hidden patches are grey, hidden words are random others.
+
+    Returns:
+        the patches' mean squared error (in units of its variance about grey) and the words' cross entropy.
+    """
+    parts, count = step.parts, max(1, len(step.pixels) // 2)
+    pixels, device = step.pixels[:count], step.pixels.device
+    rows, columns = parts.visual.grid_size
+    size = pixels.shape[-1] // columns
+    hidden = (torch.rand(count, rows, columns, generator=generator) < HIDDEN_PATCHES).to(device)
+    wide = hidden.repeat_interleave(size, 1).repeat_interleave(size, 2).unsqueeze(1)
+    tokens = parts.vision(torch.where(wide, 0.5, pixels)).grid
+    coarse = F.avg_pool2d(pixels, size // COARSE)
+    target = F.unfold(coarse, COARSE, stride=COARSE).transpose(1, 2) - 0.5
+    error = (head(tokens, step.text[:count]) - target).square().mean(dim=-1)
+    chosen = hidden.flatten(1).float()
+    patches = (error * chosen).sum() / (target.square().mean(dim=-1) * chosen).sum().clamp(min=1e-6)
+
+    ids = fast.trim(step.batch.caption_ids[:count], parts.pad)
+    draws = torch.rand(ids.shape, generator=generator).to(device)
+    gone = parts.counted(ids) & (draws < HIDDEN_WORDS)
+    # Random words of the batch's own captions: only the picture and the words around tell that they are wrong.
+    pool = ids[parts.counted(ids)]
+    other = pool[torch.randint(len(pool), ids.shape, generator=generator).to(device)]
+    states = fast.text_states(parts.text, torch.where(gone, other, ids))
+    (read,) = fast.decode(parts.decoder, step.image.tokens[:count], [states])
+    if not bool(gone.any()):
+        return patches, patches.new_zeros(())
+    found = fast.vocabulary_logits(parts.decoder, read[gone])
+    return patches, F.cross_entropy(found.float(), ids[gone])
+
+
+def verify_losses(
+    step: Step, heads: ConsistencyHeads, false: tuple[Tensor, Tensor, Tensor], has_false: Tensor
+) -> dict[str, Tensor]:
+    """CMCV's losses: InfoNCE of S_c with the false variant as a further negative, and V_verify's cross entropy.
+
+    Positives: each image (perturbed or not) with its true caption. Negatives: the caption's false variant, and another
+    scene's caption that is false here.
+
+    Args:
+        false: pooled B×D, token states B×L×W and word mask B×L of the false variants. has_false: bool B.
+    """
+    parts, batch, image = step.parts, step.batch, step.image
+    p_v, p_t = heads.image(image.pooled, image.tokens), heads.text(step.text)
+    pooled, states, counted = false
+    scale = heads.log_scale.clamp(max=math.log(100.0))
+    logits = contrastive_logits(p_v, p_t, scale, batch.truth)
+    variant = (p_v * heads.text(pooled)).sum(dim=-1, keepdim=True) * scale.exp()
+    variant = variant.masked_fill(~has_false[:, None], float("-inf"))
+    target = torch.arange(len(logits), device=logits.device)
+    contrast = (F.cross_entropy(torch.cat([logits, variant], dim=1), target) + F.cross_entropy(logits.T, target)) / 2
+
+    # Another scene's caption: the next of the batch that is false of the image.
+    order = (target[None, :] + 1 + target[:, None]) % len(target)
+    wrong = ~batch.truth.gather(1, order)
+    other = order.gather(1, wrong.float().argmax(dim=1, keepdim=True))[:, 0]
+    mask = parts.counted(step.ids)
+    triples = (
+        (step.words, mask, torch.ones_like(has_false), torch.ones_like(has_false)),
+        (states, counted, has_false, torch.zeros_like(has_false)),
+        (step.words[other], mask[other], wrong.any(dim=1), torch.zeros_like(has_false)),
+    )
+    losses, right = [], []
+    for words, count, kept, consistent in triples:
+        odds, _ = heads.words(image.tokens, words)
+        log_probability = log_verified(odds, count)
+        losses.append((verification_loss(log_probability, consistent) * kept).sum() / kept.sum().clamp(min=1))
+        good = ((log_probability > math.log(0.5)) == consistent) & kept
+        right.append(good.sum() / kept.sum().clamp(min=1))
+    # As many positives as negatives.
+    verifier = losses[0] + (losses[1] + losses[2]) / 2
+    with torch.no_grad():
+        s_c = (p_v * p_t).sum(dim=-1)
+    return {
+        "heads": contrast,
+        "verifier": verifier,
+        "s_c": s_c.mean(),
+        "true_accepted": right[0],
+        "variant_rejected": right[1],
+        "other_rejected": right[2],
+    }
+
+
+def more_captions_loss(step: Step, ids: Tensor, truth: Tensor) -> Tensor:
+    """Contrastive loss with another caption of each scene (1:N); ids B×48, truth bool B×B of these captions."""
+    parts = step.parts
+    pooled, _ = fast.text_embedding(parts.text, fast.trim(ids, parts.pad), parts.pad)
+    return contrastive_loss(contrastive_logits(step.image.pooled, pooled, parts.logit_scale, truth))
+
+
+def extra_losses(
+    step: Step,
+    weights: Weights,
+    *,
+    heads: ConsistencyHeads | None = None,
+    masked: MaskedHead | None = None,
+    start: nn.Module | None = None,
+    clean: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum of a recipe's further losses, and what to log.
+
+    Args:
+        heads: for `verify`; masked: for `masked`; start: the starting model's image tower, for `drift`.
+        clean: the batch's unperturbed pixels. generator: of what is hidden, on the CPU.
+    """
+    parts, batch = step.parts, step.batch
+    total, seen = step.image.pooled.new_zeros((), dtype=torch.float32), {}
+
+    def add(name: str, weight: float, value: Tensor) -> None:
+        nonlocal total
+        seen[name] = value
+        total = total + weight * value
+
+    if weights.classes:
+        add("classes", weights.classes, _classes(parts, step))
+    if weights.drift:
+        add("drift", weights.drift, drift_loss(step, start, clean))
+    if weights.agreement:
+        add("agreement", weights.agreement, agreement_loss(step.logits))
+    if weights.cycle:
+        add("cycle", weights.cycle, cycle_loss(step.logits))
+    if weights.masked:
+        patches, words = masked_loss(step, masked, generator)
+        add("masked_patches", weights.masked, patches)
+        add("masked_words", weights.masked, words)
+    if weights.hard or weights.verify:
+        ids = fast.trim(batch.false_ids, parts.pad)
+        has_false = batch.false_ids[:, 0] != parts.pad
+        pooled, states = fast.text_embedding(parts.text, ids, parts.pad)
+        if weights.hard:
+            add("hard", weights.hard, hard_loss(step, pooled, has_false))
+        if weights.verify:
+            found = verify_losses(step, heads, (pooled, states[:, : ids.shape[1]], parts.counted(ids)), has_false)
+            add("heads", weights.verify, found.pop("heads"))
+            add("verifier", weights.verify, found.pop("verifier"))
+            seen |= found
+    for k, (ids, truth) in enumerate(zip(batch.more_ids, batch.more_truth, strict=True)):
+        add(f"contrastive_{k + 2}", weights.contrastive / len(batch.more_ids), more_captions_loss(step, ids, truth))
+    return total, seen
+
+
+def _classes(parts: Parts, step: Step) -> Tensor:
+    classes = encode_classes(parts, step.batch)
+    return class_losses(parts, step.image.pooled, classes, step.batch.classes).mean()

@@ -1,0 +1,249 @@
+"""The inner problem of adversarial training: perturbations that maximise α·L_task − β·S_c (DESIGN: MBAT).
+
+What does not depend on the pixels is computed once a batch: texts are encoded without gradients, and no parameter gets
+a gradient, since only the pixels are differentiated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cmai_core.models.heads import log_verified
+from cmai_core.training import fast
+from cmai_core.training.batches import TrainingBatch
+from cmai_core.training.losses import Parts, class_losses, encode_classes, pairs_consistency, unit
+from cmai_core.training.settings import Inner
+
+Objective = Callable[[Tensor], Tensor]
+"""Pixels (N×3×S×S) → one value an image, larger = worse for the model."""
+
+
+def perturb(
+    pixels: Tensor,
+    objective: Objective,
+    inner: Inner,
+    *,
+    scale: float = 1.0,
+    generator: torch.Generator | None = None,
+    previous: Tensor | None = None,
+) -> Tensor:
+    """Projected ascent on the objective (Madry et al. 2018, arXiv 1706.06083, sec. 2.1).
+
+    Args:
+        pixels: N×3×S×S in [0, 1], left unchanged.
+        objective: what to raise; samples must not depend on each other's pixels for the result to be per sample.
+        inner: norm, radius, steps, step size and start.
+        scale: factor in [0, 1] on radius and step size (the warm-up of ε).
+        generator: source of random starts, on the CPU; needed for "uniform" and "noise".
+        previous: M×3×S×S, perturbations to start from under start="previous" (used in turn; None: from the image).
+
+    Returns:
+        perturbed pixels in the ball (after a noise start: within 3ε) and in [0, 1], detached.
+    """
+    radius, size = inner.epsilon * scale, inner.step_size * scale
+    if radius <= 0 or inner.steps < 1:
+        return pixels.detach()
+    clean = pixels.detach()
+    project = _linf if inner.norm == "linf" else _l2
+    reach = 3 * radius if inner.start == "noise" else radius
+    current = project(clean + _start(clean, inner, radius, generator, previous), clean, reach)
+    for _ in range(inner.steps):
+        current.requires_grad_(True)
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(objective(current).sum(), current)
+        if inner.norm == "linf":
+            step = gradient.sign_()
+        else:
+            step = gradient / gradient.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1, 1)
+        current = project(current.detach().add(step, alpha=size), clean, reach)
+    return current
+
+
+def _start(
+    clean: Tensor, inner: Inner, radius: float, generator: torch.Generator | None, previous: Tensor | None
+) -> Tensor:
+    if inner.start == "clean" or (inner.start == "previous" and previous is None):
+        return torch.zeros_like(clean)
+    if inner.start == "previous":
+        turns = torch.arange(len(clean), device=clean.device) % len(previous)
+        return previous.to(clean)[turns]
+    noise = torch.rand(clean.shape, generator=generator).to(clean) * 2 - 1
+    if inner.norm == "linf":
+        return noise * radius * (2 if inner.start == "noise" else 1)
+    # A random direction, at a random share of the radius.
+    length = torch.rand(len(clean), 1, 1, 1, generator=generator).to(clean)
+    return noise / noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1) * length * radius
+
+
+def _linf(x: Tensor, clean: Tensor, radius: float) -> Tensor:
+    return torch.minimum(torch.maximum(x, clean - radius), clean + radius).clamp_(0.0, 1.0)
+
+
+def _l2(x: Tensor, clean: Tensor, radius: float) -> Tensor:
+    delta = x - clean
+    length = delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    # Clipping to the box shortens the perturbation, never lengthens it.
+    return (clean + delta * (radius / length.clamp(min=1e-12)).clamp(max=1.0)).clamp_(0.0, 1.0)
+
+
+def allotted(count: int, shares: dict[str, float]) -> dict[str, Tensor]:
+    """Which of `count` images each loss is raised on: row numbers, spread evenly and in proportion to the shares."""
+    names, total = list(shares), sum(shares.values())
+    owed = torch.zeros(len(names))
+    taken: dict[str, list[int]] = {name: [] for name in names}
+    weights = torch.tensor([shares[name] / total for name in names])
+    for row in range(count):
+        owed += weights
+        most = int(owed.argmax())
+        owed[most] -= 1
+        taken[names[most]].append(row)
+    return {name: torch.tensor(rows, dtype=torch.int64) for name, rows in taken.items() if rows}
+
+
+@dataclass
+class InnerProblem:
+    """α·L_task − β·S_c of some of a batch's images; call `objective` with their pixels.
+
+    Attributes:
+        inner: which losses, α and β. parts, heads: the model. batch: of which `rows` (int64) are perturbed.
+        start: the starting model's image tower, for "drift".
+    """
+
+    inner: Inner
+    parts: Parts
+    batch: TrainingBatch
+    rows: Tensor
+    heads: nn.Module | None = None
+    start: nn.Module | None = None
+    clean: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        with torch.no_grad():
+            self._prepare()
+
+    def _prepare(self) -> None:
+        parts, batch, rows, inner = self.parts, self.batch, self.rows, self.inner
+        device = rows.device
+        self.groups = {name: at.to(device) for name, at in allotted(len(rows), dict(inner.losses)).items()}
+        self.own = torch.zeros(len(rows), dtype=torch.bool, device=device)
+        for name, at in self.groups.items():
+            self.own[at] = name != "accept"
+        ids = fast.trim(batch.caption_ids, parts.pad)
+        self.texts, states = fast.text_embedding(parts.text, ids, parts.pad)
+        self.scored = self.texts[rows] if self.heads is None else self.heads.text(self.texts[rows])
+        if "contrastive" in self.groups:
+            chosen = rows[self.groups["contrastive"]]
+            hidden = batch.truth[chosen].clone()
+            hidden[torch.arange(len(chosen), device=device), chosen] = False
+            self.hidden = hidden
+            # Drawn towards: the next caption of the batch that is false of the image.
+            order = (torch.arange(batch.truth.shape[1], device=device) + 1 + chosen[:, None]) % batch.truth.shape[1]
+            false = ~batch.truth[chosen].gather(1, order)
+            self.toward = order.gather(1, false.float().argmax(dim=1, keepdim=True))[:, 0]
+            aimed = torch.zeros(len(chosen), dtype=torch.bool, device=device)
+            aimed[: int(inner.targeted * len(chosen))] = True
+            self.aimed = aimed & false.any(dim=1)
+        if "question" in self.groups:
+            chosen = rows[self.groups["question"]]
+            first = chosen * (len(batch.question_ids) // len(batch.rows))
+            ids = fast.trim(batch.question_ids[first], parts.pad)
+            self.asked = (fast.text_states(parts.text, ids), batch.answer_at[first])
+            self.answers = batch.question_ids[first].gather(1, batch.answer_at[first][:, None])[:, 0]
+            self.has_question = batch.has_question[first]
+        if "caption" in self.groups:
+            chosen = rows[self.groups["caption"]]
+            ids = batch.caption_ids[chosen][:, : states.shape[1]]
+            self.words = (states[chosen][:, : ids.shape[1] - 1], ids[:, 1:])
+        if "classes" in self.groups:
+            self.classes = encode_classes(parts, batch)
+        if "accept" in self.groups:
+            false = fast.trim(batch.false_ids[rows[self.groups["accept"]]], parts.pad)
+            pooled, words = fast.text_embedding(parts.text, false, parts.pad)
+            self.false = (self.heads.text(pooled), words[:, : false.shape[1]], parts.counted(false))
+        if "drift" in self.groups:
+            self.goal = fast.vision(self.start, self.clean[self.groups["drift"]], parts.mean, parts.std)
+
+    def objective(self, pixels: Tensor) -> Tensor:
+        """One value an image (of `rows`, in their order)."""
+        inner, image = self.inner, self.parts.vision(pixels)
+        values = torch.zeros(len(pixels), device=pixels.device)
+        if inner.alpha:
+            for name, at in self.groups.items():
+                if name != "accept":
+                    values = values.index_add(0, at, inner.alpha * getattr(self, f"_{name}")(image, at))
+        if inner.beta:
+            score = pairs_consistency(self.heads, image, self.scored)
+            values = values - inner.beta * torch.where(self.own, score, 0.0)
+        if "accept" in self.groups:
+            at = self.groups["accept"]
+            values = values.index_add(0, at, self._accept(image, at))
+        return values
+
+    def _contrastive(self, image: fast.Vision, at: Tensor) -> Tensor:
+        logits = self.parts.logit_scale.detach().exp() * unit(image.pooled[at]) @ unit(self.texts).T
+        target = torch.where(self.aimed, self.toward, self.rows[at])
+        hidden = self.hidden & ~self.aimed[:, None]
+        loss = F.cross_entropy(logits.masked_fill(hidden, float("-inf")), target, reduction="none")
+        return torch.where(self.aimed, -loss, loss)
+
+    def _classes(self, image: fast.Vision, at: Tensor) -> Tensor:
+        return class_losses(self.parts, image.pooled[at], self.classes, self.batch.classes[self.rows[at]])
+
+    def _question(self, image: fast.Vision, at: Tensor) -> Tensor:
+        states, where = self.asked
+        (read,) = fast.decode(self.parts.decoder, image.tokens[at], [states], [where - 1])
+        logits = fast.vocabulary_logits(self.parts.decoder, read).float()
+        loss = F.cross_entropy(logits, self.answers, reduction="none")
+        return torch.where(self.has_question, loss, 0.0)
+
+    def _caption(self, image: fast.Vision, at: Tensor) -> Tensor:
+        states, targets = self.words
+        (read,) = fast.decode(self.parts.decoder, image.tokens[at], [states])
+        logits = fast.vocabulary_logits(self.parts.decoder, read).float()
+        loss = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=self.parts.pad, reduction="none")
+        return loss.sum(dim=1) / (targets != self.parts.pad).sum(dim=1)
+
+    def _drift(self, image: fast.Vision, at: Tensor) -> Tensor:
+        return feature_distance(image, self.goal, at)
+
+    def _accept(self, image: fast.Vision, at: Tensor) -> Tensor:
+        text, states, counted = self.false
+        score = (self.heads.image(image.pooled[at], image.tokens[at]) * text).sum(dim=-1)
+        odds, _ = self.heads.words(image.tokens[at], states)
+        return score + log_verified(odds, counted) / counted.sum(dim=1).clamp(min=1)
+
+
+def feature_distance(image: fast.Vision, goal: fast.Vision, at: Tensor | None = None) -> Tensor:
+    """Squared distance of pooled features and patch tokens from `goal`'s, N values; tokens count by their mean.
+
+    FARE (Schlarmann et al. 2024, arXiv 2402.12336, eq. 3) uses the class token; a decoder that reads the patch tokens
+    needs those to stay too (as LLaVA's in their sec. 4).
+    """
+    pooled, tokens = (image.pooled, image.tokens) if at is None else (image.pooled[at], image.tokens[at])
+    near = (pooled.float() - goal.pooled.float()).square().sum(dim=-1)
+    return near + (tokens.float() - goal.tokens.float()).square().sum(dim=-1).mean(dim=-1)
+
+
+def reference_consistency(
+    parts: Parts,
+    heads: nn.Module | None,
+    batch: TrainingBatch,
+    pixels: Tensor,
+    inner: Inner,
+    generator: torch.Generator,
+    chunk: int = 64,
+) -> Tensor:
+    """S_c of a batch's pairs after an attack on S_c alone (`inner` with α = 0): N values."""
+    out = []
+    for start in range(0, len(pixels), chunk):
+        rows = torch.arange(start, min(start + chunk, len(pixels)), device=pixels.device)
+        problem = InnerProblem(inner, parts, batch, rows, heads)
+        attacked = perturb(pixels[rows], problem.objective, inner, generator=generator)
+        with torch.no_grad():
+            out.append(pairs_consistency(heads, parts.vision(attacked), problem.scored))
+    return torch.cat(out)

@@ -1,0 +1,136 @@
+"""What the inner and outer problem use at each step: fixed, steered by ARM, or replayed from a recorded schedule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from cmai_core.defenses.controller import Controller, Level
+from cmai_core.errors import OptionError
+from cmai_core.training.batches import Arrays, TrainingBatch, draw, to_pixels
+from cmai_core.training.inner import reference_consistency
+from cmai_core.training.losses import Parts
+from cmai_core.training.settings import Inner, Recipe
+
+_REFERENCE_SEED = 0
+
+
+@dataclass
+class Steering:
+    """The level in force, and what moves it.
+
+    Attributes:
+        recipe: fixed values, where nothing moves them. parts, heads: measured by ARM's reference attack.
+        controller: ARM, if the recipe has it; batch: its reference pairs.
+        schedule: (step from which on, level) to replay, rising.
+        history: (step, state) of every measurement since the start, for the log and for replays.
+    """
+
+    recipe: Recipe
+    parts: Parts
+    heads: nn.Module | None
+    controller: Controller | None = None
+    batch: TrainingBatch | None = None
+    schedule: tuple[tuple[int, Level], ...] = ()
+    history: list[dict[str, Any]] = field(default_factory=list)
+    _level: Level | None = None
+
+    @staticmethod
+    def of(recipe: Recipe, parts: Parts, heads: nn.Module | None, reference: Arrays | None) -> Steering:
+        """
+        Raises:
+            OptionError: ARM without reference data, or a replay of a model that recorded no schedule.
+        """
+        if recipe.replay:
+            return Steering(recipe, parts, heads, schedule=recorded(recipe.replay))
+        if recipe.controller is None:
+            return Steering(recipe, parts, heads)
+        if reference is None:
+            raise OptionError("ARM measures S_c on validation pairs, and none were given.", "Give validation arrays.")
+        settings = recipe.controller
+        count = min(settings.pairs, len(reference))
+        plain = replace(recipe, batch=max(4, count), views=1, captions=1, nlvr_share=0.0, questions=0)
+        batch = draw(reference, plain, _REFERENCE_SEED, 0).to(parts.mean.device)
+        return Steering(recipe, parts, heads, Controller.start(settings), batch)
+
+    @property
+    def level(self) -> Level:
+        """β, ε and λ in force."""
+        if self.controller is not None:
+            return self.controller.level
+        if self._level is not None:
+            return self._level
+        inner = self.recipe.inner
+        return Level(inner.beta, inner.epsilon, self.recipe.adversarial_share) if inner is not None else Level(0, 0, 0)
+
+    @property
+    def share(self) -> float:
+        return self.level.share
+
+    @property
+    def inner(self) -> Inner | None:
+        """The inner problem with the β and ε in force; the step size goes with ε."""
+        inner = self.recipe.inner
+        if inner is None:
+            return None
+        level = self.level
+        size = inner.step_size * level.epsilon / inner.epsilon if inner.epsilon else inner.step_size
+        return replace(inner, beta=level.beta, epsilon=level.epsilon, step_size=size)
+
+    def measure(self, step: int) -> None:
+        """Before a step: moves the level where it is due."""
+        if self.schedule:
+            past = [level for start, level in self.schedule if start <= step]
+            self._level = past[-1] if past else self.schedule[0][1]
+        if self.controller is None or step % self.controller.settings.every:
+            return
+        settings = self.controller.settings
+        inner = Inner(
+            losses={"contrastive": 1.0},
+            alpha=0.0,
+            beta=1.0,
+            epsilon=settings.reference_epsilon,
+            steps=settings.reference_steps,
+            step_size=2.5 * settings.reference_epsilon / settings.reference_steps,
+            warmup=0.0,
+        )
+        generator = torch.Generator().manual_seed(_REFERENCE_SEED)
+        pixels = to_pixels(self.batch.images)
+        scores = reference_consistency(self.parts, self.heads, self.batch, pixels, inner, generator)
+        self.controller = self.controller.updated(float(scores.mean()), float(scores.var()))
+        self.history.append({"step": step, "measured": round(float(scores.mean()), 5), **self.controller.state()})
+
+    def shown(self) -> dict[str, float]:
+        """For the log: the level in force and, under ARM, what it goes by."""
+        if self.recipe.inner is None:
+            return {}
+        level = {"beta": self.level.beta, "epsilon": self.level.epsilon, "share": self.level.share}
+        if self.controller is not None and self.controller.mean is not None:
+            level |= {"reference_s_c": self.controller.mean, "reference_variance": self.controller.variance}
+        return {name: round(value, 5) for name, value in level.items()}
+
+    def state(self) -> dict[str, Any]:
+        return {"controller": None if self.controller is None else self.controller.state(), "history": self.history}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        if self.controller is not None:
+            self.controller = self.controller.restored(state["controller"])
+        self.history = list(state["history"])
+
+
+def recorded(name: str) -> tuple[tuple[int, Level], ...]:
+    """The schedule that ARM left in a bundled model's card, as (step, level).
+
+    Raises:
+        OptionError: no such model, or it was not trained with ARM.
+    """
+    from cmai_core.models import bundled_models
+
+    cards = {card.name: card for card in bundled_models()}
+    history = cards[name].training.get("steering") if name in cards else None
+    if not history:
+        raise OptionError(f"There is no recorded schedule of {name}.", "Train and bundle that model first.")
+    return tuple((h["step"], Level(h["beta"], h["epsilon"], h["share"])) for h in history)

@@ -1,0 +1,146 @@
+"""Every recipe trains: what should learn does, what should stay stays, and a killed run ends where another would."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from cmai_core.errors import OptionError
+from cmai_core.models import load_model
+from cmai_core.training import adapters
+from cmai_core.training.batches import draw
+from cmai_core.training.recipes import RECIPES, get_recipe
+from cmai_core.training.trainer import RunOptions, _Training, train
+
+spec = importlib.util.spec_from_file_location("training_helpers", Path(__file__).with_name("helpers.py"))
+helpers = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(helpers)
+
+SMALL = {"batch": 8, "precision": "fp32", "warmup_steps": 1, "vision_share": 0.0, "ema": 0.0}
+TRAINABLE = [name for name in RECIPES if name != "cmai-replay"]  # that one needs the model whose schedule it follows
+
+
+def training_of(name: str, **changes) -> _Training:
+    recipe = get_recipe(name, **{**SMALL, **changes})
+    training = _Training(helpers.model(recipe.architecture), recipe, 0, helpers.arrays(seed=5))
+    training.total_steps = 10
+    return training
+
+
+def snapshot(training: _Training) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in training.module.named_parameters()}
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_two_steps_change_what_should_learn_and_nothing_else(name):
+    training = training_of(name)
+    before = snapshot(training)
+    for step in range(2):
+        seen = training.advance(draw(helpers.arrays(), training.recipe, 0, step, training.edits))
+        assert all(bool(torch.isfinite(value).all()) for value in seen.values()), seen
+    changed = {n for n, p in training.module.named_parameters() if not torch.equal(p, before[n])}
+    towers = {"visual": "clip.visual.", "text": "clip.text.", "decoder": "clip.text_decoder."}
+    for part, prefix in towers.items():
+        moved = {n for n in changed if n.startswith(prefix)}
+        assert bool(moved) == (part in training.recipe.trained), (part, sorted(moved)[:3])
+    assert any(n.startswith("heads.") for n in changed) == (training.recipe.weights.verify > 0)
+    assert (training.model.heads is not None) == (training.recipe.weights.verify > 0)
+
+
+def test_low_rank_updates_alone_learn_and_are_merged_at_the_end():
+    training = training_of("cmai-lora", **{"weights.verify": 0.5})
+    before = snapshot(training)
+    for step in range(2):
+        training.advance(draw(helpers.arrays(), training.recipe, 0, step, training.edits))
+    after = dict(training.module.named_parameters())
+    changed = {name for name in before if not torch.equal(after[name], before[name])}
+    matrices = {n for n in changed if n.startswith("clip.") and before[n].ndim >= 2}
+    assert matrices and all(n.endswith((".a", ".b")) for n in matrices)
+    state = adapters.merged(training.model.clip)
+    pixels = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    plain = helpers.model().clip
+    assert state.keys() == plain.state_dict().keys()
+    merged = helpers.model().clip
+    merged.load_state_dict(state)
+    with torch.no_grad():
+        one, two, base = (m.eval().visual(pixels)[0] for m in (training.model.clip, merged, plain))
+    torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(two, base, atol=1e-5)
+
+
+def test_the_saved_model_has_its_heads_and_its_schedule(tmp_path):
+    recipe = get_recipe("cmai", **SMALL, **{"controller.every": 1, "controller.pairs": 4, "controller.patience": 1})
+    options = RunOptions(pairs=5 * recipe.batch, validate_every=0)
+    data = {"model": helpers.model(), "arrays": helpers.arrays(), "validation": helpers.arrays(seed=5)}
+    result = train(recipe, out_dir=tmp_path, options=options, **data)
+    model = load_model(f"local-dir:{result.model_dir}", "cpu")
+    assert model.heads is not None and model.defended
+    history = model.card["training"]["steering"]
+    assert [entry["step"] for entry in history] == [0, 1, 2, 3, 4]
+    assert all(recipe.controller.beta.low <= entry["beta"] <= recipe.controller.beta.high for entry in history)
+    logged = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert {"beta", "epsilon", "share", "reference_s_c"} <= logged[0].keys()
+
+
+class Stop:
+    def __init__(self, after: int):
+        self.left = after
+
+    @property
+    def cancelled(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+    def check(self) -> None:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", ["cmai", "ssl-adversarial", "mbat"])
+def test_a_stopped_training_ends_where_an_undisturbed_one_does(tmp_path, name):
+    changes = {"inner.start": "previous"} if name == "mbat" else {}
+    if name == "cmai":
+        changes = {"controller.every": 2, "controller.pairs": 4, "controller.patience": 1}
+    recipe = get_recipe(name, **SMALL, **changes)
+    options = RunOptions(pairs=5 * recipe.batch, validate_every=0)
+
+    def run(folder, cancel=None):
+        data = {"model": helpers.model(), "arrays": helpers.arrays(), "validation": helpers.arrays(seed=5)}
+        return train(recipe, out_dir=folder, options=options, cancel=cancel, **data)
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", Stop(3))
+    parts = run(tmp_path / "parts")
+    one, two = (load_model(f"local-dir:{r.model_dir}", "cpu") for r in (whole, parts))
+    assert one.hash == two.hash
+
+
+def test_settings_within_settings_are_reached_by_a_dot():
+    recipe = get_recipe("mbat", **{"inner.beta": 0.25, "weights.hard": 0.5})
+    assert recipe.inner.beta == 0.25 and recipe.weights.hard == 0.5
+    assert recipe.inner.losses == RECIPES["mbat"].inner.losses
+    for wrong in ("inner.betta", "nothing.beta", "controller.tau"):
+        with pytest.raises(OptionError, match="no "):
+            get_recipe("mbat", **{wrong: 1.0})
+
+
+def test_a_replay_without_a_recorded_schedule_is_refused(tmp_path):
+    recipe = get_recipe("cmai-replay", **SMALL, replay="tabletop")
+    with pytest.raises(OptionError, match="no recorded schedule"):
+        train(recipe, out_dir=tmp_path, model=helpers.model(), arrays=helpers.arrays(), options=RunOptions(pairs=8))
+
+
+def test_defences_of_the_comparison_have_equal_terms():
+    """Same start, length, ε and share of perturbed images, but where the recipe's idea is exactly that."""
+    compared = [r for r in RECIPES.values() if r.start == "tabletop" and r.inner is not None]
+    assert len(compared) >= 14
+    for recipe in compared:
+        assert recipe.pairs == 60_000 and recipe.batch == 128 and recipe.inner.epsilon == pytest.approx(2 / 255)
+        assert recipe.inner.steps == 2
+        assert recipe.adversarial_share == 0.5
+        if recipe.controller is not None:
+            assert recipe.controller.epsilon.high <= recipe.inner.epsilon
