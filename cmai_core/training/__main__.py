@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import Any
 
 from cmai_core.errors import CmaiError
 from cmai_core.training.recipes import RECIPES, get_recipe
@@ -13,9 +14,9 @@ from cmai_core.training.settings import PRECISIONS
 
 def parser() -> argparse.ArgumentParser:
     """The command line of one training."""
-    p = argparse.ArgumentParser(prog="python -m cmai_core.training", description="Train a bundled model on Tabletop.")
+    p = argparse.ArgumentParser(prog="python -m cmai_core.training", description="Train a recipe on Tabletop.")
     p.add_argument("--recipe", required=True, choices=sorted(RECIPES))
-    p.add_argument("--out", required=True, help="folder for checkpoint, log and model; goes on where it stopped")
+    p.add_argument("--out", help="folder of checkpoint, log and model; goes on where it stopped (runs/RECIPE)")
     p.add_argument("--base", help="model to fine-tune, e.g. local-dir:runs/base/model (default: the recipe's)")
     length = p.add_mutually_exclusive_group()
     length.add_argument("--pairs", type=int, help="image-caption pairs to see (default: the recipe's)")
@@ -26,11 +27,30 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--batch", type=int, help="scenes a step")
     p.add_argument("--lr", type=float, help="peak learning rate")
     p.add_argument("--precision", choices=PRECISIONS)
+    p.add_argument(
+        "--set",
+        dest="changes",
+        action="append",
+        default=[],
+        type=_change,
+        metavar="NAME=VALUE",
+        help="another setting of the recipe, for ablations: inner.beta=0, weights.hard=0.5 (may be repeated)",
+    )
     p.add_argument("--scenes", type=int, help="use only the first so many training scenes")
     p.add_argument("--validate-every", type=int, default=1000, help="steps between validations, 0: at the end only")
     p.add_argument("--checkpoint-minutes", type=float, default=5.0)
     p.add_argument("--restart", action="store_true", help="start anew even if the folder holds a training")
     return p
+
+
+def _change(text: str) -> tuple[str, Any]:
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,7 +74,8 @@ def _train(args: argparse.Namespace, arguments: list[str]) -> int:
     from cmai_core.training.trainer import RunOptions
 
     given = {"batch": args.batch, "learning_rate": args.lr, "precision": args.precision}
-    recipe = get_recipe(args.recipe, **{k: v for k, v in given.items() if v is not None})
+    given = {k: v for k, v in given.items() if v is not None}
+    recipe = get_recipe(args.recipe, **given, **dict(args.changes))
     options = RunOptions(
         pairs=args.pairs,
         minutes=args.minutes,
@@ -77,7 +98,7 @@ def _train(args: argparse.Namespace, arguments: list[str]) -> int:
 
         result = run(
             recipe,
-            out_dir=args.out,
+            out_dir=args.out or f"runs/{args.recipe}",
             base=args.base,
             seed=args.seed,
             device=args.device,
