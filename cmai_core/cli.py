@@ -234,7 +234,8 @@ def _add_attack(commands: Any) -> None:
     add("--task", help="judged, and attacked: zero-shot, retrieval, vqa, captioning, nlvr (default: retrieval)")
     add(
         "--objective",
-        help="task: its loss; consistency: -S_c; both: alpha*loss - beta*S_c (default: task, or the recipe's own)",
+        help="task: its loss; margin, kl, embedding: others of images; consistency: -S_c; both: alpha*loss - beta*S_c "
+        "(default: task, or the recipe's own)",
     )
     add("--alpha", type=float, help="weight of the task's loss in both (default: 1)")
     add("--beta", type=float, help="weight of S_c in both (default: 1)")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cmai_core.data.pair import Batch, Pair, PairDataset
 
 FORMAT = "cmai-attack/1"
-OBJECTIVES = ("task", "consistency", "both")
+OBJECTIVES = ("task", "margin", "kl", "embedding", "consistency", "both")
 NORMS = ("linf", "l2")
 RECIPE_NORMS = ("linf", "l2", "l0", "patch")
 
@@ -58,7 +58,9 @@ class AttackExperiment:
         recipe: a name of `recipes.RECIPES`; "": PGD as the other attributes say.
         options: the recipe's own, as plain values (lists for tuples; a surrogate by its specification).
         task: the task whose predictions are judged, and whose loss the objective raises.
-        objective: "task": the task's loss, or what the recipe makes of the task; "consistency": −S_c; "both":
+        objective: "task": the task's loss, or what the recipe makes of the task; "margin": best false less best true
+            score; "kl": distance from the clean prediction; "embedding": from the clean embedding (these three: on
+            images, the first two of tasks with choices); "consistency": −S_c; "both":
             alpha·loss − beta·S_c. None: the recipe's own ("task" on images, "consistency" on texts).
         norm: "linf": every pixel value changes by at most epsilon/255. "l2": the root mean square change of the pixel
             values is at most epsilon/255 (a ball of radius epsilon/255·√(3·H·W)), so that one ladder serves both norms.
@@ -215,21 +217,28 @@ class AttackExperiment:
             options["surrogate"] = load(options["surrogate"])
         if recipe.modality == "image":
             options |= {name: value for name, value in (("task", task), ("dataset", dataset)) if name in recipe.options}
-            if self.objective in ("consistency", "both"):
+            if self.objective != "task":
                 options["objective"] = self._image_objective(task, dataset)
         elif self.objective == "task":
             options |= {"task": task, "dataset": dataset}
-        elif self.objective == "both":
-            raise OptionError("objective='both' is for recipes on images.", "Accepted here: consistency, task.")
+        elif self.objective != "consistency":
+            raise OptionError(
+                f"objective={self.objective!r} is for recipes on images.", "Accepted here: consistency, task."
+            )
         return recipe.build(**options)
 
     def _image_objective(self, task: Any, dataset: Any) -> Any:
+        from cmai_core.attacks.class_objectives import Divergence, Margin
+        from cmai_core.attacks.embedding_objectives import EmbeddingDeviation
         from cmai_core.attacks.objectives import Consistency, TaskObjective
 
         loss, consistency = TaskObjective(task, dataset=dataset), Consistency()
         alpha, beta = (1.0 if weight is None else weight for weight in (self.alpha, self.beta))
         return {
             "task": lambda: loss,
+            "margin": lambda: Margin(task, dataset=dataset),
+            "kl": lambda: Divergence(task, dataset=dataset),
+            "embedding": EmbeddingDeviation,
             "consistency": lambda: -consistency,
             "both": lambda: alpha * loss - beta * consistency,
         }[self.objective]()

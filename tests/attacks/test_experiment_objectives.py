@@ -1,0 +1,32 @@
+"""The losses that an experiment can name: each raises what it says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cmai_core.attacks.experiment import OBJECTIVES, AttackExperiment
+from cmai_core.attacks.reading import make_batch
+from cmai_core.data import load_dataset
+from cmai_core.errors import OptionError
+from cmai_core.models import load_model
+from cmai_core.tasks import get_task
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("recipe", ["", "apgd"])
+def test_every_objective_is_raised(objective, recipe):
+    dataset, task = load_dataset("tabletop", split="test", limit=20), get_task("zero-shot")
+    model = load_model("tabletop", "cpu")
+    batch = make_batch(model, [dataset[0], dataset[1]], 1)
+    options = {"options": {"steps": 4}} if recipe else {"steps": 4}
+    experiment = AttackExperiment(objective=objective, recipe=recipe, task="zero-shot", epsilon=2, **options)
+    result = experiment.build(task, dataset, 3 * 128**2)(model, batch, seed=0)
+    trace = result.objective_trace
+    assert (trace.nan_to_num(nan=-torch.inf).amax(dim=0) > trace[0]).all()
+
+
+def test_losses_on_images_are_refused_for_texts():
+    experiment = AttackExperiment(recipe="hotflip", objective="margin", task="retrieval")
+    with pytest.raises(OptionError, match="on images"):
+        experiment.build(get_task("retrieval"), None, 3 * 128**2)
