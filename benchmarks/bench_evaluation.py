@@ -4,7 +4,7 @@ The same cells twice in one run. A plain loop does for each (source, target, tas
 read the clean predictions, craft, read the predictions again. The evaluation crafts once for all targets and
 reads clean predictions once; where only the worst case over recipes is asked for, it runs them as a cascade. Both store
 nothing beforehand and use the same attacks, seeds and batches; the evaluation also writes its store, and its time
-includes reading it back. Printed: seconds, their ratio, and how many per-sample verdicts differ (must be 0 but for
+includes reading it back. Printed: processor seconds, their ratio, and how many verdicts differ (must be 0 but for
 matrix products of different shape, which round differently).
 """
 
@@ -76,8 +76,9 @@ def worst(verdicts: Verdicts) -> dict[tuple, bool]:
 
 
 def timed(call: Any) -> tuple[Any, float]:
-    start = time.perf_counter()
-    return call(), time.perf_counter() - start
+    """What a call gives, and the processor time it took (of all threads): other load on the machine does not count."""
+    start = time.process_time()
+    return call(), time.process_time() - start
 
 
 def warm_up(grid: Grid, models: dict[str, Any]) -> None:
