@@ -217,11 +217,11 @@ class AttackExperiment:
             options["surrogate"] = load(options["surrogate"])
         if recipe.modality == "image":
             options |= {name: value for name, value in (("task", task), ("dataset", dataset)) if name in recipe.options}
-            if self.objective != "task":
+            if self.objective not in (None, "task"):
                 options["objective"] = self._image_objective(task, dataset)
         elif self.objective == "task":
             options |= {"task": task, "dataset": dataset}
-        elif self.objective != "consistency":
+        elif self.objective not in (None, "consistency"):
             raise OptionError(
                 f"objective={self.objective!r} is for recipes on images.", "Accepted here: consistency, task."
             )

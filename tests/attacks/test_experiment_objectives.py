@@ -30,3 +30,8 @@ def test_losses_on_images_are_refused_for_texts():
     experiment = AttackExperiment(recipe="hotflip", objective="margin", task="retrieval")
     with pytest.raises(OptionError, match="on images"):
         experiment.build(get_task("retrieval"), None, 3 * 128**2)
+
+
+@pytest.mark.parametrize("recipe", ["apgd", "hotflip", "sga"])
+def test_a_recipe_keeps_its_own_objective(recipe):
+    assert AttackExperiment(recipe=recipe).build(get_task("zero-shot"), None, 3 * 128**2) is not None
