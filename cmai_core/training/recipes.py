@@ -15,7 +15,7 @@ from cmai_core.defenses.controller import ControllerSettings
 from cmai_core.errors import OptionError
 from cmai_core.training.settings import Inner, Recipe, Weights
 
-PAIRS = 60_000
+PAIRS = 40_000
 """Image-caption pairs that each defence of the comparison sees."""
 EPSILON = 2 / 255
 

@@ -13,7 +13,7 @@ from cmai_core.errors import OptionError
 from cmai_core.models import load_model
 from cmai_core.training import adapters
 from cmai_core.training.batches import draw
-from cmai_core.training.recipes import RECIPES, get_recipe
+from cmai_core.training.recipes import PAIRS, RECIPES, get_recipe
 from cmai_core.training.trainer import RunOptions, _Training, train
 
 spec = importlib.util.spec_from_file_location("training_helpers", Path(__file__).with_name("helpers.py"))
@@ -139,7 +139,7 @@ def test_defences_of_the_comparison_have_equal_terms():
     compared = [r for r in RECIPES.values() if r.start == "tabletop" and r.inner is not None]
     assert len(compared) >= 14
     for recipe in compared:
-        assert recipe.pairs == 60_000 and recipe.batch == 128 and recipe.inner.epsilon == pytest.approx(2 / 255)
+        assert recipe.pairs == PAIRS and recipe.batch == 128 and recipe.inner.epsilon == pytest.approx(2 / 255)
         assert recipe.inner.steps == 2
         assert recipe.adversarial_share == 0.5
         if recipe.controller is not None:
