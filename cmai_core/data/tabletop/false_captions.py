@@ -3,7 +3,9 @@
 Only the changed word differs (with its article, where "a" becomes "an"): wording, order and opening are the true
 caption's own, so that nothing but the picture tells the two apart. For the same reason a change is drawn so that false
 captions state what true ones state, as often: no combination of shape and colour that the split never shows, and no
-fewer things that share a value (in half of the scenes some objects share one).
+fewer things that share a value (in half of the scenes some objects share one). Classifiers of the text alone, on
+31,680 sentences of training scenes unseen in fitting: counts of words 50.4 % right, pairs of neighbouring words 49.7 %
+(53.7 % if every other value were drawn alike), boosted trees on the stated facts 51.1 %.
 
 The captions are read and changed as token ids, by compiled code; `language.parse` reads both to the same logic.
 """
