@@ -174,7 +174,10 @@ def _further_captions(
 
 
 class Prefetcher:
-    """Iterates (step, batch) from `start` on, with up to `depth` batches put together ahead. Close it when done."""
+    """Iterates (step, batch) from `start` on, every `stride`-th step, with up to `depth` batches put together ahead.
+
+    Close it when done.
+    """
 
     def __init__(
         self,
@@ -183,16 +186,17 @@ class Prefetcher:
         seed: int,
         start: int,
         depth: int = 3,
+        stride: int = 1,
         edits: TrueEdits | None = None,
     ):
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=depth)
         self._stop = threading.Event()
         self._thread = threading.Thread(
-            target=self._work, args=(arrays, recipe, seed, start, edits), name="cmai-batches", daemon=True
+            target=self._work, args=(arrays, recipe, seed, start, stride, edits), name="cmai-batches", daemon=True
         )
         self._thread.start()
 
-    def _work(self, arrays: Arrays, recipe: Recipe, seed: int, step: int, edits: TrueEdits | None) -> None:
+    def _work(self, arrays: Arrays, recipe: Recipe, seed: int, step: int, stride: int, edits: TrueEdits | None) -> None:
         while not self._stop.is_set():
             try:
                 item: Any = (step, draw(arrays, recipe, seed, step, edits))
@@ -206,7 +210,7 @@ class Prefetcher:
                     continue
             if isinstance(item, Exception):
                 return
-            step += 1
+            step += stride
 
     def __iter__(self) -> Iterator[tuple[int, TrainingBatch]]:
         while True:

@@ -54,7 +54,10 @@ def load_checkpoint(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | 
 
 
 class Log:
-    """JSON lines, one a record, in `log.jsonl`; on resuming, what came after the checkpoint is dropped."""
+    """JSON lines, one a record, in `log.jsonl`; on resuming, what came after the checkpoint is dropped.
+
+    Where TensorBoard is installed, the same numbers go to `tensorboard/` (`tensorboard --logdir runs`).
+    """
 
     def __init__(self, folder: Path, step: int):
         self.path = folder / LOG
@@ -68,7 +71,27 @@ class Log:
                 if record.get("step", 0) <= step:
                     kept.append(line)
         self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        self._board = _board(folder / "tensorboard", step)
 
     def write(self, record: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+        if self._board is not None:
+            for name, value in (record | record.get("validation", {})).items():
+                if isinstance(value, (int, float)) and not isinstance(value, bool) and name not in ("step", "pairs"):
+                    kind = "validation" if record.get("final") or name in record.get("validation", {}) else "training"
+                    self._board.add_scalar(f"{kind}/{name}", value, record["step"])
+
+    def close(self) -> None:
+        """Writes out what TensorBoard has not written yet."""
+        if self._board is not None:
+            self._board.close()
+
+
+def _board(folder: Path, step: int) -> Any:
+    """TensorBoard's writer, None where it is not installed. What lies after `step` is no longer shown."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1)

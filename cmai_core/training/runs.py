@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from cmai_core.errors import OptionError
 from cmai_core.progress import CancelToken, ProgressCallback
+from cmai_core.training.distributed import processes
 from cmai_core.training.settings import Recipe
 from cmai_core.training.trainer import RunOptions, TrainingResult, train
 
@@ -64,14 +65,23 @@ def run(
 
     if threads is not None:
         torch.set_num_threads(threads)
+    shared = processes(device)
+    device = shared.device(device)
     options = options or RunOptions()
     vocabulary = bundled_tokenizer_dir() / "tokenizer.json"
     model = start_model(recipe, seed=seed, base=base, device=device)
     false = recipe.reads_false_captions
-    arrays = training_arrays(vocabulary, "train", scenes, report=on_data, false_captions=false)
-    validation = training_arrays(
-        vocabulary, "validation", options.validation_scenes, report=on_data, false_captions=false
-    )
+
+    def opened() -> tuple[Any, Any]:
+        return (
+            training_arrays(vocabulary, "train", scenes, report=on_data, false_captions=false),
+            training_arrays(vocabulary, "validation", options.validation_scenes, report=on_data, false_captions=false),
+        )
+
+    if shared.first:  # what is missing is built by one process
+        opened()
+    shared.wait()
+    arrays, validation = opened()
     return train(
         recipe,
         out_dir=out_dir,
@@ -83,4 +93,5 @@ def run(
         progress=progress,
         cancel=cancel,
         on_log=on_log,
+        processes=shared,
     )

@@ -28,12 +28,14 @@ from cmai_core.training import adapters
 from cmai_core.training.averaging import MovingAverage
 from cmai_core.training.batches import Arrays, Prefetcher, TrainingBatch, to_pixels
 from cmai_core.training.checkpoint import CHECKPOINT, Log, load_checkpoint, save_checkpoint
+from cmai_core.training.distributed import ALONE, Processes
 from cmai_core.training.edits import TrueEdits
-from cmai_core.training.extra_losses import MaskedHead, extra_losses
+from cmai_core.training.extra_losses import MaskedHead
 from cmai_core.training.inner import InnerProblem, perturb
-from cmai_core.training.losses import Parts, PatchHead, step_losses, vision_losses
+from cmai_core.training.losses import Parts, PatchHead
 from cmai_core.training.settings import Recipe
 from cmai_core.training.steering import Steering
+from cmai_core.training.step import StepLoss
 from cmai_core.training.text_inner import worst_words
 from cmai_core.training.validation import quick_validation, robust_validation
 
@@ -140,8 +142,15 @@ def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
 class _Training:
     """A training in progress: modules, optimiser, averages, and one step."""
 
-    def __init__(self, model: VisionLanguageModel, recipe: Recipe, seed: int, reference: Arrays | None = None):
-        self.model, self.recipe, self.seed = model, recipe, seed
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        recipe: Recipe,
+        seed: int,
+        reference: Arrays | None = None,
+        processes: Processes = ALONE,
+    ):
+        self.model, self.recipe, self.seed, self.processes = model, recipe, seed, processes
         self.parts = take_apart(model)
         self.start = copy.deepcopy(model.clip.visual).eval().requires_grad_(False) if recipe.reads_start else None
         model.clip.train().requires_grad_(False)
@@ -158,6 +167,7 @@ class _Training:
         self.masked = MaskedHead(width, text, generator).to(model.device) if recipe.weights.masked else None
         modules = {"clip": model.clip, "heads": self.heads, "head": self.head, "masked": self.masked}
         self.module = nn.ModuleDict({name: module for name, module in modules.items() if module is not None})
+        self.loss = processes.wrap(StepLoss(self.module, self.parts, recipe.weights, self.start))
         self.optimizer = _optimizer(self.module, recipe)
         self.average = MovingAverage(self.module, recipe.ema)
         self.bf16 = uses_bf16(recipe.precision, model.device)
@@ -165,6 +175,11 @@ class _Training:
         self.steering = Steering.of(recipe, self.parts, self.heads, reference)
         self.previous: Tensor | None = None
         self.step, self.total_steps, self.seconds = 0, None, 0.0
+
+    @property
+    def number(self) -> int:
+        """Of this process's share of the step: what its random numbers are drawn from."""
+        return self.step * self.processes.count + self.processes.rank
 
     def _heads(self) -> ConsistencyHeads | None:
         """The model's consistency heads, new ones where it has none and the recipe trains them."""
@@ -181,7 +196,7 @@ class _Training:
 
     def _generator(self, purpose: str) -> torch.Generator:
         """Random numbers of this step alone, so that a resumed training draws the same ones."""
-        digest = hashlib.sha256(f"{self.seed}/{self.step}{purpose}".encode()).digest()
+        digest = hashlib.sha256(f"{self.seed}/{self.number}{purpose}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
 
     def perturbed(self, batch: TrainingBatch, pixels: Tensor) -> tuple[TrainingBatch, Tensor]:
@@ -218,24 +233,12 @@ class _Training:
     def advance(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """One optimiser step; returns what to log."""
         recipe = self.recipe
-        clean = to_pixels(batch.images, recipe, self.seed, self.step)
+        clean = to_pixels(batch.images, recipe, self.seed, self.number)
         with self.autocast():
             self.steering.measure(self.step)
             batch, pixels = self.perturbed(batch, clean)
-            if self.head is not None and self.step < recipe.vision_share * (self.total_steps or 0):
-                loss, seen = vision_losses(self.parts, self.head, batch, pixels)
-            else:
-                loss, seen, step = step_losses(self.parts, self.head, batch, pixels, recipe.weights)
-                more, extra = extra_losses(
-                    step,
-                    recipe.weights,
-                    heads=self.heads,
-                    masked=self.masked,
-                    start=self.start,
-                    clean=clean,
-                    generator=self._generator("/hidden"),
-                )
-                loss, seen = loss + more, seen | extra
+            alone = self.head is not None and self.step < recipe.vision_share * (self.total_steps or 0)
+            loss, seen = self.loss(batch, pixels, clean, self._generator("/hidden"), vision_alone=alone)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), recipe.clip_norm)
@@ -296,18 +299,21 @@ def train(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
     on_log: Callable[[dict[str, Any]], None] | None = None,
+    processes: Processes = ALONE,
 ) -> TrainingResult:
     """Trains, or goes on where the folder's checkpoint stands, and saves the averaged weights as a `local-dir` model.
 
     Args:
         recipe: what to compute.
-        out_dir: gets checkpoint.pt, log.jsonl and, at the end, model/.
+        out_dir: gets checkpoint.pt, log.jsonl (and, where TensorBoard is installed, its event files in
+            tensorboard/) and, at the end, model/.
         model: where the training starts; its weights are changed. (See `runs.start_model`.)
         arrays, validation: data; without validation arrays there are no validation figures.
         seed: of batches, augmentation and random starts.
         options: length, checkpoints, validation.
         progress: told after every logged interval. cancel: looked at once a step; a checkpoint is written first.
         on_log: gets each record of log.jsonl.
+        processes: that share the work (see `distributed`); only the first writes.
 
     Raises:
         CmaiError: the folder holds another training, or the loss is no longer finite.
@@ -316,23 +322,30 @@ def train(
     options = options or RunOptions()
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    if options.restart:
+    if options.restart and processes.first:
         (folder / CHECKPOINT).unlink(missing_ok=True)
+    processes.wait()
     identity = {"recipe": recipe.to_dict(), "seed": seed, "scenes": len(arrays), "start": _fingerprint(model)}
     if options.minutes is None:
         identity["pairs"] = options.pairs or recipe.pairs
     else:
         identity["minutes"] = options.minutes
-    training = _Training(model, recipe, seed, validation)
+    if processes.count > 1:
+        identity["processes"] = processes.count
+        if options.minutes is not None:
+            raise OptionError("A time budget is for one process.", "Give --pairs.")
+    training = _Training(model, recipe, seed, validation, processes)
     saved = load_checkpoint(folder, identity)
     if saved is not None:
         training.restore(saved)
     elif options.minutes is None:
         training.total_steps = max(1, math.ceil(identity["pairs"] / recipe.batch))
-    log = Log(folder, training.step)
+    processes.wait()  # all have read the checkpoint before one is written
+    log = Log(folder, training.step) if processes.first else None
 
     def record(entry: dict[str, Any]) -> None:
-        log.write(entry)
+        if log is not None:
+            log.write(entry)
         if on_log is not None:
             on_log(entry)
 
@@ -340,8 +353,12 @@ def train(
     results = training.validate(validation, options.validation_scenes)
     pairs = training.step * recipe.batch
     record({"step": training.step, "pairs": pairs, "final": True, "seconds": round(training.seconds, 1), **results})
-    save_checkpoint(folder, training.state(identity))
-    model_dir = _save(training, folder, identity, results, pairs, options.command)
+    model_dir = folder / "model"
+    if processes.first:
+        save_checkpoint(folder, training.state(identity))
+        _save(training, folder, identity, results, pairs, options.command)
+        log.close()
+    processes.wait()
     return TrainingResult(model_dir, results, pairs, training.seconds)
 
 
@@ -369,13 +386,21 @@ def _run(
     recipe, device = training.recipe, training.model.device
     if training.total_steps is not None and training.step >= training.total_steps:
         return
-    source = Prefetcher(arrays, recipe, training.seed, training.step, edits=training.edits)
+    processes = training.processes
+    own = replace(recipe, batch=processes.share(recipe.batch))
+    source = Prefetcher(arrays, own, training.seed, training.number, stride=processes.count, edits=training.edits)
+
+    def save() -> None:
+        if processes.first:
+            save_checkpoint(folder, training.state(identity))
+
     seen: list[dict[str, Tensor]] = []
     last = saved_at = time.perf_counter()
     interval = measured_from = last
     interval_step = training.step
     try:
-        for step, batch in source:
+        for number, batch in source:
+            step = number // processes.count
             if options.minutes is not None and training.total_steps is None:
                 if step == _MEASURED[0]:
                     measured_from = time.perf_counter()
@@ -404,15 +429,15 @@ def _run(
             if options.checkpoint_steps:
                 due = due or training.step % options.checkpoint_steps == 0
             if due:
-                save_checkpoint(folder, training.state(identity))
+                save()
                 saved_at = last = time.perf_counter()
             if finished:
                 return
             if cancel is not None and cancel.cancelled:
-                save_checkpoint(folder, training.state(identity))
+                save()
                 cancel.check()
     except KeyboardInterrupt:
-        save_checkpoint(folder, training.state(identity))
+        save()
         raise
     finally:
         source.close()
@@ -456,6 +481,7 @@ def _save(
             "pairs": pairs,
             "scenes": identity["scenes"],
             "seconds": round(training.seconds, 1),
+            **({"processes": training.processes.count} if training.processes.count > 1 else {}),
             "device": _device_name(model.device),
             "threads": torch.get_num_threads() if model.device.type == "cpu" else None,
             "precision": "bf16" if training.bf16 else "fp32",
