@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from cmai_core.data.tabletop.arrays import training_arrays
 from cmai_core.data.tabletop.captions import captions
+from cmai_core.data.tabletop.classes import class_targets
 from cmai_core.data.tabletop.dataset import scene_of
 from cmai_core.data.tabletop.false_captions import NEVER, Words, false_captions, read_code
 from cmai_core.data.tabletop.language import parse, realise
@@ -158,6 +159,7 @@ def test_training_arrays_give_them_on_demand_and_keep_the_rest(tmp_path, tokeniz
     assert arrays.false_ids.shape == (12, 6, 48) and arrays.false_ids.dtype == np.uint16
     again = training_arrays(VOCABULARY, "train", 12, workers=1, folder=tmp_path, false_captions=True)
     assert np.array_equal(again.false_ids, arrays.false_ids)
+    assert np.array_equal(arrays.class_targets(np.array([7, 3])), class_targets(arrays.objects)[[7, 3]])
     rows, columns = np.arange(12), np.arange(12) % 6
     truth = arrays.truth_of_false(rows, rows, columns)
     assert not truth.diagonal().any()
