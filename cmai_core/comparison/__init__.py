@@ -1,0 +1,1 @@
+"""The comparison of defences: its terms (`protocol`), and what is measured under them."""

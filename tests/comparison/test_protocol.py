@@ -1,0 +1,38 @@
+"""The protocol on paper is the one in code."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cmai_core.comparison.protocol import PROTOCOL, Attacked, markdown
+from cmai_core.evaluation.grid import Grid
+from cmai_core.training.recipes import RECIPES
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
+
+
+def test_the_document_is_what_the_command_prints():
+    assert DOCUMENT.read_text(encoding="utf-8") == markdown()
+    assert PROTOCOL.hash in markdown()
+
+
+def test_the_hash_covers_the_terms():
+    assert replace(PROTOCOL, pairs=1).hash != PROTOCOL.hash
+    assert replace(PROTOCOL, recipes=PROTOCOL.recipes[1:]).hash != PROTOCOL.hash
+    assert replace(PROTOCOL, l2=replace(PROTOCOL.l2, limit=299)).hash != PROTOCOL.hash
+    assert replace(PROTOCOL).hash == PROTOCOL.hash
+
+
+def test_every_defence_is_compared_or_is_a_base():
+    assert set(PROTOCOL.recipes) == set(RECIPES) - {"base", "base-b"}
+    assert all(RECIPES[name].pairs == PROTOCOL.pairs for name in PROTOCOL.recipes)
+
+
+@pytest.mark.parametrize("name", ["main", "others", "l2", "large", "joint", "black_box"])
+def test_the_attacks_can_be_run(name):
+    attacked: Attacked = getattr(PROTOCOL, name)
+    grid = Grid(models=["tabletop"], tasks=attacked.tasks, recipes=attacked.recipes, epsilons=attacked.epsilons)
+    assert len(grid.entries) == len(attacked.recipes)
