@@ -43,7 +43,7 @@ def pixel_attribution(
 
     Args:
         pixels: N×3×S×S in [0, 1].
-        texts: T strings, ids or normalised embeddings T×D.
+        texts: T strings, ids or vectors T×d of `consistency_text`.
         baseline: what "nothing" looks like: "grey", "blur" or "mean" (see `fill_image`).
         n_steps: nodes of the quadrature, 2 to 1000. Enough for a smooth score; the path away from a flat image, where
             layer norms turn sharply, can need more.

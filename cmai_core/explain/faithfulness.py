@@ -86,7 +86,7 @@ def deletion_insertion(
 
     Args:
         pixels: N×3×S×S in [0, 1].
-        texts: T strings, ids or normalised embeddings T×D.
+        texts: T strings, ids or vectors T×d of `consistency_text`.
         maps: T maps, signed or not; the highest value is removed first, equal ones in random order.
         generator: CPU generator for ties and the random orders.
         fills: one result each.

@@ -33,7 +33,7 @@ def grad_cam(
 
     Args:
         pixels: N×3×S×S in [0, 1].
-        texts: T strings, ids or normalised embeddings T×D.
+        texts: T strings, ids or vectors T×d of `consistency_text`.
         image_of_text: T image numbers; None pairs row by row.
 
     Returns:

@@ -17,9 +17,9 @@ from cmai_core.errors import DataError
 from cmai_core.explain.recording import batches, evaluation
 from cmai_core.explain.result import Explanation, TextExplanation, read_only
 from cmai_core.explain.towers import matched, paired, text_parts
-from cmai_core.explain.words import merge_words, per_word, token_strings, used_length
 from cmai_core.models.recording import recorded_attention
 from cmai_core.models.towers import vision_parts
+from cmai_core.models.words import merge_words, per_word, token_strings, used_length
 
 if TYPE_CHECKING:
     from cmai_core.models.wrapper import VisionLanguageModel
@@ -62,7 +62,7 @@ def relevance(
 
     Args:
         pixels: N×3×S×S in [0, 1].
-        texts: T strings, ids or normalised embeddings T×D.
+        texts: T strings, ids or vectors T×d of `consistency_text`.
         depth: last layers used; None: all. The paper's code uses 1 for CLIP; state it when comparing.
         image_of_text: T image numbers; None pairs row by row.
         batch_size: pairs per pass.
@@ -103,6 +103,7 @@ def relevance(
             "Gradient-weighted attention (Chefer et al. 2021) of S_c; only what raises S_c is shown.",
             f"Computed over {len(names)} of {len(parts.blocks)} layers"
             + (" and the attentional pooler." if parts.pooler is not None else "."),
+            *(("The heads' own look at the patch tokens is not followed.",) if model.heads is not None else ()),
         ),
     )
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from cmai_core.errors import DataError, ModelError
 from cmai_core.models import text_tower
+from cmai_core.models.scoring import text_vectors
 from cmai_core.models.towers import attentions_of, last_of
 
 if TYPE_CHECKING:
@@ -36,10 +37,11 @@ class TextParts:
         """As for `VisionParts`."""
         return last_of(self.blocks, depth)
 
-    def forward(self, ids: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
-        """Unit embeddings T×D of token embeddings T×L×W; `ids` T×L say what is padding and where the text ends."""
+    def forward(self, ids: torch.Tensor, embedded: torch.Tensor) -> text_tower.TextFeatures:
+        """Features of T texts from token embeddings T×L×W; `ids` T×L say what is padding and where the text ends."""
         run = text_tower.forward_plain if self.tower.cls_emb is None else text_tower.forward_coca
-        return F.normalize(run(self.tower, ids, embedded)[0], dim=-1)
+        pooled, states = run(self.tower, ids, embedded)
+        return text_tower.TextFeatures(F.normalize(pooled, dim=-1), pooled, states)
 
     def rows(self, ids: torch.Tensor, length: int) -> torch.Tensor:
         """Which of the `length` positions becomes the embedding of each text, int64 T."""
@@ -89,10 +91,10 @@ def paired(
     texts: Sequence[str] | torch.Tensor,
     image_of_text: Sequence[int] | torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(pixels T×3×S×S detached, text embeddings T×D without gradient): row k is the pair k.
+    """(pixels T×3×S×S detached, vectors T×d of the texts as S_c compares them, without gradient): row k is the pair k.
 
     Args:
-        texts: strings, ids, or embeddings T×D already normalised.
+        texts: strings, ids, or vectors of `consistency_text`, T×d.
         image_of_text: as in `VisionLanguageModel.consistency`.
 
     Raises:
@@ -100,7 +102,7 @@ def paired(
     """
     ready = isinstance(texts, torch.Tensor) and texts.is_floating_point() and texts.ndim == 2
     with torch.no_grad():
-        embedded = texts.detach() if ready else model.encode_text(texts)
+        embedded = texts.detach() if ready else text_vectors(model, texts)
     pixels, embedded = matched(pixels.detach(), embedded, image_of_text)
     return pixels, embedded
 

@@ -9,6 +9,7 @@ answer instead of being reconstructed after it.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,25 @@ class HeadSizes:
 
     def to_dict(self) -> dict[str, int]:
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class TextStates:
+    """What V_verify reads of T texts.
+
+    Attributes:
+        states: T×L×W token states. counted: bool T×L, the positions that are words (no padding, start or end token).
+    """
+
+    states: Tensor
+    counted: Tensor
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def __getitem__(self, rows: Any) -> TextStates:
+        """Rows by slice, mask or index tensor."""
+        return TextStates(self.states[rows], self.counted[rows])
 
 
 class ConsistencyHeads(nn.Module):
@@ -65,11 +85,11 @@ class ConsistencyHeads(nn.Module):
         keys, values = self.image_keys(tokens).chunk(2, dim=-1)
         weights = (keys @ self.image_query * self.sizes.inner**-0.5).softmax(dim=-1)
         seen = (weights.unsqueeze(-1) * values).sum(dim=1)
-        return F.normalize(self.image_mlp(torch.cat([pooled, seen], dim=-1)).float(), dim=-1)
+        return F.normalize(_full(self.image_mlp(torch.cat([pooled, seen], dim=-1))), dim=-1)
 
     def text(self, pooled: Tensor) -> Tensor:
         """P_t(h_t): T×D pooled embeddings (before normalisation) → T×inner, unit length."""
-        return F.normalize(self.text_mlp(pooled).float(), dim=-1)
+        return F.normalize(_full(self.text_mlp(pooled)), dim=-1)
 
     def words(self, tokens: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
         """How far the picture bears out each word.
@@ -85,20 +105,30 @@ class ConsistencyHeads(nn.Module):
         keys, values = self.patch_keys(tokens).chunk(2, dim=-1)
         weights = (queries @ keys.transpose(-1, -2) * self.sizes.inner**-0.5).softmax(dim=-1)
         seen = weights @ values
-        return self.word_mlp(torch.cat([queries, seen, queries * seen], dim=-1)).squeeze(-1).float(), weights
+        return _full(self.word_mlp(torch.cat([queries, seen, queries * seen], dim=-1)).squeeze(-1)), weights
 
 
 def log_verified(odds: Tensor, counted: Tensor) -> Tensor:
     """log V_verify, T values ≤ 0: the sum of log σ(odds) over the words that count (bool T×L)."""
-    return F.logsigmoid(odds.float()).masked_fill(~counted, 0.0).sum(dim=-1)
+    return F.logsigmoid(_full(odds)).masked_fill(~counted, 0.0).sum(dim=-1)
 
 
 def verification_loss(log_probability: Tensor, consistent: Tensor) -> Tensor:
     """Binary cross entropy of V_verify, T values; `consistent`: bool T. Stable where V is close to 0 or 1."""
-    # log(1 − e^x) for x < 0: Mächler 2012, "Accurately computing log(1 − exp(−|a|))", eq. 7.
     x = log_probability.clamp(max=-1e-6)
-    other = torch.where(x > -0.6931, torch.log(-torch.expm1(x)), torch.log1p(-torch.exp(x.clamp(max=-0.6931))))
-    return -torch.where(consistent, x, other)
+    return -torch.where(consistent, x, log_opposite(x))
+
+
+def log_opposite(log_probability: Tensor) -> Tensor:
+    """log(1 − p) of log p < 0, exact where p is close to 0 or to 1."""
+    # Mächler 2012, "Accurately computing log(1 − exp(−|a|))", eq. 7.
+    x, half = log_probability, -0.6931
+    return torch.where(x > half, torch.log(-torch.expm1(x)), torch.log1p(-torch.exp(x.clamp(max=half))))
+
+
+def _full(x: Tensor) -> Tensor:
+    """Half precision as single; single and double as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _mlp(width: int, inner: int) -> nn.Sequential:

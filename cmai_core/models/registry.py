@@ -104,7 +104,8 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
 
 
 def load_model(spec: str, device: str | torch.device | None = None) -> VisionLanguageModel:
-    """Load a model in evaluation mode, in float32, with parameters that ask for no gradient.
+    """Load a model in evaluation mode, in float32, with parameters that ask for no gradient; with its consistency heads
+    where its folder holds some.
 
     Args:
         spec: see the module's table.
@@ -173,6 +174,7 @@ def _bundled_folder(name: str) -> Path | None:
 def _load_folder(folder: Path, spec: str, name: str) -> VisionLanguageModel:
     import open_clip
 
+    from cmai_core.models.sidecar import HEADS_FILE, read_heads
     from cmai_core.models.wrapper import VisionLanguageModel
 
     config_path = folder / _CONFIG_FILE
@@ -185,7 +187,10 @@ def _load_folder(folder: Path, spec: str, name: str) -> VisionLanguageModel:
     clip = _create(source, f"the weights {weights.name} of {folder}")
     tokenizer = _guarded(lambda: open_clip.get_tokenizer(source), f"the tokenizer of {folder}")
     card = _read_card(folder).card
-    return VisionLanguageModel(clip, tokenizer, spec=spec, name=name, card=card, config=config, weights_file=weights)
+    known = {"card": card, "config": config, "weights_file": weights}
+    if (folder / HEADS_FILE).is_file():
+        known |= {"heads": read_heads(folder / HEADS_FILE), "heads_file": folder / HEADS_FILE}
+    return VisionLanguageModel(clip, tokenizer, spec=spec, name=name, **known)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -198,8 +203,10 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _weights_in(folder: Path) -> Path:
     from open_clip.factory import _find_checkpoint_in_dir
 
+    from cmai_core.models.sidecar import HEADS_FILE
+
     found = _find_checkpoint_in_dir(folder)
-    if found is None:
+    if found is None or Path(found).name == HEADS_FILE:
         raise ModelError(f"{folder} holds no weights.", "Expected open_clip_model.safetensors beside the config.")
     return Path(found)
 

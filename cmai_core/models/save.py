@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from cmai_core.errors import ModelError
+from cmai_core.models.sidecar import HEADS_FILE, write_heads
 from cmai_core.models.tokenizer import FILES
 from cmai_core.models.wrapper import VisionLanguageModel
 
@@ -27,7 +28,7 @@ def save_local_dir(
     *,
     dtype: torch.dtype = torch.float16,
 ) -> Path:
-    """Write config, weights, tokenizer and card; all of it appears at once, or nothing does.
+    """Write config, weights, tokenizer, card and consistency heads; all of it appears at once, or nothing does.
 
     Args:
         model: the model; left as found. It must know its config (models of `new_model` and of `local-dir` folders do).
@@ -53,6 +54,8 @@ def save_local_dir(
     if path.exists() and any(path.iterdir()) and not (path / CONFIG_FILE).is_file():
         raise ModelError(f"The folder {path} is not empty and holds no model.", "Choose another one.")
     weights = {name: _stored(name, tensor, dtype) for name, tensor in model.clip.state_dict().items()}
+    of_heads = {} if model.heads is None else model.heads.state_dict()
+    of_heads = {name: _stored(f"heads.{name}", tensor, dtype) for name, tensor in of_heads.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     try:
@@ -60,6 +63,8 @@ def save_local_dir(
         _json(building / CONFIG_FILE, model.config)
         _json(building / CARD_FILE, model.card if card is None else card)
         save_file(weights, building / WEIGHTS_FILE, metadata={"format": "pt"})
+        if model.heads is not None:
+            write_heads(of_heads, model.heads.sizes, building / HEADS_FILE)
         _save_tokenizer(model, building)
         _swap(building, path)
     finally:

@@ -22,8 +22,10 @@ from torch import nn
 from cmai_core.errors import DataError, ModelError, OptionError
 from cmai_core.models import text_tower, tokenizer
 from cmai_core.models.generation import generate_ids
+from cmai_core.models.heads import ConsistencyHeads, HeadSizes, TextStates, log_verified
 from cmai_core.models.preprocess import preprocess
 from cmai_core.models.text_tower import TextFeatures
+from cmai_core.models.words import merge_words, used_length
 
 _IMAGE_CODE = 0.5
 
@@ -55,8 +57,33 @@ class ImageFeatures:
         return ImageFeatures(self.embedding.detach(), self.pooled.detach(), tokens)
 
 
+@dataclass(frozen=True)
+class VerifiedWords:
+    """How far a picture bears out each word of a text, by V_verify; on the CPU.
+
+    Attributes:
+        words: W words in order, punctuation included, as V_verify counts them.
+        log_probability: float32 W, log of the probability that the picture bears the word out: the sum over its tokens.
+            The sum over the words is log V_verify.
+        attention: float32 W×P, where the word looked among the P patch tokens (mean over its tokens; rows sum to 1).
+    """
+
+    words: tuple[str, ...]
+    log_probability: torch.Tensor
+    attention: torch.Tensor
+
+    @property
+    def probability(self) -> torch.Tensor:
+        """W values in [0, 1]."""
+        return self.log_probability.exp()
+
+
 class VisionLanguageModel:
     """An open_clip model with its tokenizer, preprocessing and card.
+
+    Attributes:
+        heads: what S_c and V_verify are measured with; None: S_c is the cosine of the contrastive embeddings, and there
+            is no V_verify. Can be set; heads that do not fit the model are refused.
 
     Args:
         clip: `open_clip` CoCa, CustomTextCLIP or CLIP, with `visual.preprocess_cfg` set (open_clip's factory sets it).
@@ -66,6 +93,10 @@ class VisionLanguageModel:
         card: contents of the model's card.json, if it has one.
         config: contents of its open_clip_config.json, if known; needed to save it.
         weights_file: where the weights were read from; its SHA-256 is the model's hash.
+        heads: consistency heads. heads_file: where they were read from; then the hash is that of both files.
+
+    Raises:
+        ModelError: heads that do not fit the model.
     """
 
     def __init__(
@@ -78,6 +109,8 @@ class VisionLanguageModel:
         card: dict[str, Any] | None = None,
         config: dict[str, Any] | None = None,
         weights_file: str | Path | None = None,
+        heads: ConsistencyHeads | None = None,
+        heads_file: str | Path | None = None,
     ):
         self.clip = clip
         self.tokenizer = tokenizer
@@ -85,9 +118,8 @@ class VisionLanguageModel:
         self.name = name or spec
         self.card = dict(card or {})
         self.config = config
-        self._weights_file = Path(weights_file) if weights_file else None
+        self._files = tuple(Path(file) for file in (weights_file, heads_file) if file)
         self._file_hash: str | None = None
-        self._loaded_versions = self._versions()
         self._tokenizer_lock = threading.Lock()
         cfg = clip.visual.preprocess_cfg
         size = cfg["size"]
@@ -99,6 +131,8 @@ class VisionLanguageModel:
             "resize_mode": cfg.get("resize_mode") or "shortest",
             "fill": int(cfg.get("fill_color") or 0),
         }
+        self.heads = heads
+        self._loaded_versions = self._versions()
 
     def __repr__(self) -> str:
         return f"VisionLanguageModel({self.spec!r}, device={str(self.device)!r})"
@@ -110,9 +144,51 @@ class VisionLanguageModel:
         return self.clip.logit_scale.device
 
     def to(self, device: str | torch.device) -> VisionLanguageModel:
-        """Move the model; returns itself."""
+        """Move the model, heads included; returns itself."""
         self.clip.to(device)
+        if self.heads is not None:
+            self.heads.to(device)
         return self
+
+    @property
+    def heads(self) -> ConsistencyHeads | None:
+        return self._heads
+
+    @heads.setter
+    def heads(self, heads: ConsistencyHeads | None) -> None:
+        if heads is not None:
+            fitting = self.head_sizes(heads.sizes.inner)
+            if heads.sizes != fitting:
+                raise ModelError(
+                    f"Consistency heads of the sizes {heads.sizes.to_dict()} do not fit {self.name}.",
+                    f"It takes {fitting.to_dict()}.",
+                )
+        self._heads = heads
+
+    def head_sizes(self, inner: int = 64) -> HeadSizes:
+        """The sizes of consistency heads for this model; `inner`: the width of their own space.
+
+        Raises:
+            ModelError: the image tower gives no patch tokens, or the text tower no token states.
+        """
+        training = [module for module in self.clip.modules() if module.training]
+        like, size = self.logit_scale, self.image_size
+        try:
+            for module in training:
+                module.training = False
+            with torch.no_grad():
+                image = self.image_features(torch.zeros(1, 3, size, size, device=like.device, dtype=like.dtype))
+                text = self.text_features(torch.tensor([self.token_ids()[1:]], device=like.device))
+        finally:
+            for module in training:
+                module.training = True
+        missing = "image" if image.tokens is None else "text" if text.states is None else ""
+        if missing:
+            raise ModelError(
+                f"{self.name} cannot have consistency heads: its {missing} tower gives no tokens.",
+                "Choose a CLIP or CoCa with a vision transformer.",
+            )
+        return HeadSizes(image.pooled.shape[1], image.tokens.shape[2], text.states.shape[2], inner)
 
     @property
     def has_decoder(self) -> bool:
@@ -148,14 +224,17 @@ class VisionLanguageModel:
     @property
     def hash(self) -> str:
         """SHA-256 (hex) of the weights: of the file they came from; of the state dict's names and bytes where there is
-        no file or the weights have been changed since."""
-        if self._weights_file is not None and self._versions() == self._loaded_versions:
+        no file or the weights have been changed since. With consistency heads it covers these too (where they came from
+        a file of their own, it is the hash of the two files' hashes)."""
+        if self._files and self._versions() == self._loaded_versions:
             if self._file_hash is None:
-                with self._weights_file.open("rb") as file:
-                    self._file_hash = hashlib.file_digest(file, "sha256").hexdigest()
+                self._file_hash = _hash_of_files(self._files)
             return self._file_hash
         digest = hashlib.sha256()
-        for name, tensor in sorted(self.clip.state_dict().items()):
+        weights = dict(self.clip.state_dict())
+        if self.heads is not None:
+            weights |= {f"heads.{name}": tensor for name, tensor in self.heads.state_dict().items()}
+        for name, tensor in sorted(weights.items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
@@ -300,17 +379,110 @@ class VisionLanguageModel:
         texts: Sequence[str] | torch.Tensor,
         image_of_text: Sequence[int] | torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The consistency score S_c = cos(E_v(x_v), E_t(x_t)) of each text with its image, T values in [-1, 1].
+        """The consistency score S_c = cos(P_v(E_v(x_v)), P_t(E_t(x_t))) of each text with its image, T values in
+        [-1, 1]. Without heads, P_v and P_t change nothing.
 
         Args:
             pixels: N×3×S×S in [0, 1], or features already computed.
-            texts: T texts, ids, distributions, or embeddings T×D already normalised (2-D float).
+            texts: T texts, ids, distributions, features of texts, or vectors of `consistency_text` (2-D float).
             image_of_text: T row numbers; None pairs row by row (a single image goes with every text, and vice versa).
         """
-        images = pixels if isinstance(pixels, ImageFeatures) else self.image_features(pixels)
-        is_embedding = isinstance(texts, torch.Tensor) and texts.is_floating_point() and texts.ndim == 2
-        embedded = texts if is_embedding else self.encode_text(texts)
-        return (self._rows(images.embedding, len(embedded), image_of_text) * embedded).sum(dim=-1)
+        images = self.image_features(pixels) if isinstance(pixels, torch.Tensor) else pixels
+        is_ready = isinstance(texts, torch.Tensor) and texts.is_floating_point() and texts.ndim == 2
+        vectors = texts if is_ready else self.consistency_text(texts)
+        return (self._rows(self.consistency_image(images), len(vectors), image_of_text) * vectors).sum(dim=-1)
+
+    def consistency_image(self, features: ImageFeatures) -> torch.Tensor:
+        """P_v: N×d unit length vectors that S_c compares; without heads the embeddings themselves."""
+        if self.heads is None:
+            return features.embedding
+        return self.heads.image(features.pooled, features.tokens)
+
+    def consistency_text(
+        self, x: Sequence[str] | torch.Tensor | TextFeatures, pad_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """P_t: T×d unit length vectors that S_c compares; without heads the embeddings themselves.
+
+        Args:
+            x, pad_mask: as for `text_features`, or what that has returned.
+        """
+        features = x if isinstance(x, TextFeatures) else self.text_features(x, pad_mask, states=False)
+        return features.embedding if self.heads is None else self.heads.text(features.pooled)
+
+    def verification_states(self, x: Sequence[str] | torch.Tensor, pad_mask: torch.Tensor | None = None) -> TextStates:
+        """What V_verify reads of texts: compute it once where the texts stay. Arguments as for `text_features`.
+
+        Raises:
+            ModelError: the model has no heads.
+        """
+        self._need_heads()
+        ids = self._as_ids(x, pad_mask)
+        states = self.text_features(ids if not self._is_soft(x) else x, pad_mask).states
+        pad, bos, eos = self.token_ids()
+        counted = (ids != bos) & ((ids == eos).cumsum(dim=1) == 0)
+        if getattr(self.tokenizer, "tokenizer", None) is not None:  # open_clip's own pads with an ordinary token
+            counted &= ids != pad
+        counted = F.pad(counted, (0, max(0, states.shape[1] - counted.shape[1])))[:, : states.shape[1]]
+        return TextStates(states, counted)
+
+    def verify(
+        self,
+        pixels: torch.Tensor | ImageFeatures,
+        texts: Sequence[str] | torch.Tensor | TextStates,
+        image_of_text: Sequence[int] | torch.Tensor | None = None,
+        *,
+        log: bool = False,
+    ) -> torch.Tensor:
+        """V_verify, the probability that each text is consistent with its image: T values in [0, 1], differentiable.
+
+        It is the product of the words' probabilities; a text without words claims nothing and gets 1.
+
+        Args:
+            pixels, image_of_text: as for `consistency`.
+            texts: T texts, ids, distributions, or `verification_states` of them.
+            log: log V_verify instead, whose gradient does not vanish where V_verify is close to 0.
+
+        Raises:
+            ModelError: the model has no heads.
+        """
+        odds, _, counted = self._word_odds(pixels, texts, image_of_text)
+        value = log_verified(odds, counted)
+        return value if log else value.exp()
+
+    @torch.no_grad()
+    def verify_words(
+        self,
+        pixels: torch.Tensor | ImageFeatures,
+        texts: Sequence[str] | torch.Tensor,
+        image_of_text: Sequence[int] | torch.Tensor | None = None,
+    ) -> list[VerifiedWords]:
+        """Which words V_verify doubts and where they looked; no gradient.
+
+        Args:
+            pixels, image_of_text: as for `consistency`. texts: T texts or ids.
+
+        Raises:
+            ModelError: the model has no heads. DataError: distributions over tokens.
+        """
+        if self._is_soft(texts):
+            raise DataError("Distributions over tokens have no words.", "Give texts or ids.")
+        ids = self._as_ids(texts, None)
+        odds, attention, _ = self._word_odds(pixels, ids, image_of_text)
+        each, attention = F.logsigmoid(odds).float().cpu(), attention.float().cpu()
+        found = []
+        eos = self.token_ids()[2]
+        for row, tokens in enumerate(ids[:, : each.shape[1]].expand(len(each), -1).tolist()):
+            words, groups = merge_words(self, tokens[: used_length(tokens, eos)])
+            sums = [each[row, group].sum() for group in groups]
+            looked = [attention[row, group].mean(dim=0) for group in groups]
+            found.append(
+                VerifiedWords(
+                    words,
+                    torch.stack(sums) if sums else each.new_zeros(0),
+                    torch.stack(looked) if looked else attention.new_zeros(0, attention.shape[2]),
+                )
+            )
+        return found
 
     def fusion_logits(
         self,
@@ -402,9 +574,32 @@ class VisionLanguageModel:
 
     # Within
 
-    def _versions(self) -> int:
-        """Grows whenever a parameter is changed in place (an optimiser step, a loaded state dict)."""
-        return sum(parameter._version for parameter in self.clip.parameters())
+    def _versions(self) -> tuple[int, int]:
+        """Changes whenever a parameter is changed in place (an optimiser step, a loaded state dict), and with other
+        heads."""
+        parameters = [*self.clip.parameters(), *(() if self.heads is None else self.heads.parameters())]
+        return id(self.heads), sum(parameter._version for parameter in parameters)
+
+    def _need_heads(self) -> None:
+        if self.heads is None:
+            raise ModelError(
+                f"{self.name} has no consistency heads, so it has no verifier.",
+                "Choose a model trained with CMCV; S_c works without.",
+            )
+
+    def _word_odds(
+        self,
+        pixels: torch.Tensor | ImageFeatures,
+        texts: Sequence[str] | torch.Tensor | TextStates,
+        image_of_text: Sequence[int] | torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(log odds T×L, attention over patches T×L×P, which positions count T×L) of V_verify."""
+        self._need_heads()
+        read = texts if isinstance(texts, TextStates) else self.verification_states(texts)
+        images = self.image_features(pixels) if isinstance(pixels, torch.Tensor) else pixels
+        tokens = self._rows(images.tokens, len(read), image_of_text)
+        states = read.states.expand(len(tokens), -1, -1) if len(read) == 1 else read.states
+        return *self.heads.words(tokens, states), read.counted.expand(len(states), -1)
 
     def _own_vit(self) -> bool:
         from open_clip.transformer import VisionTransformer
@@ -467,3 +662,12 @@ class VisionLanguageModel:
         with torch.no_grad():
             zeros = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
             return int(self.image_features(zeros).pooled.shape[1])
+
+
+def _hash_of_files(files: Sequence[Path]) -> str:
+    """SHA-256 of a file; of several, that of their hashes in hexadecimal, one after the other."""
+    hashes = []
+    for path in files:
+        with path.open("rb") as file:
+            hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()

@@ -15,7 +15,7 @@ from cmai_core.explain import (
     rank_correlation,
     shared_scale,
 )
-from cmai_core.explain.words import merge_words, token_strings
+from cmai_core.models.words import merge_words, token_strings
 
 
 def noise(count=3, size=6, seed=0):

@@ -1,0 +1,43 @@
+"""The file of a model's consistency heads, beside its weights.
+
+open_clip finds its own weights by their name and does not look at it: a folder with heads remains an open_clip model.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from cmai_core.errors import ModelError
+from cmai_core.models.heads import ConsistencyHeads, HeadSizes
+
+HEADS_FILE = "consistency_heads.safetensors"
+
+
+def write_heads(weights: dict[str, torch.Tensor], sizes: HeadSizes, path: Path) -> None:
+    """Store the heads' state dict, in the precision that it has, with the sizes as metadata."""
+    from safetensors.torch import save_file
+
+    # A single entry: safetensors writes several in any order, and the file's hash is part of the model's.
+    save_file(weights, path, metadata={"sizes": json.dumps(sizes.to_dict())})
+
+
+def read_heads(path: Path) -> ConsistencyHeads:
+    """Heads in float32, in evaluation mode, with parameters that ask for no gradient.
+
+    Raises:
+        ModelError: a damaged file, or one of other heads.
+    """
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_file
+
+    try:
+        with safe_open(path, "pt") as file:
+            sizes = HeadSizes(**json.loads((file.metadata() or {})["sizes"]))
+        heads = ConsistencyHeads(sizes)
+        heads.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{path} holds no consistency heads that can be read.", "Fetch or save it again.") from error
+    return heads.eval().requires_grad_(False)
