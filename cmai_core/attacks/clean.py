@@ -41,20 +41,21 @@ def encode(model: Any, pixels: torch.Tensor) -> Any:
                 raise
         # Outside the handler, so that the failed pass and its tensors are gone.
         size = smaller(len(piece))
-    return parts[0] if len(parts) == 1 else _joined(parts)
+    return parts[0] if len(parts) == 1 else joined(parts)
 
 
-def _joined(parts: list[Any]) -> Any:
+def joined(parts: list[Any]) -> Any:
+    """Feature records (tensor, dataclass, tuple, list or dict) of consecutive images as one."""
     first = parts[0]
     if isinstance(first, torch.Tensor):
         return torch.cat(parts)
     if dataclasses.is_dataclass(first) and not isinstance(first, type):
         names = [f.name for f in dataclasses.fields(first)]
-        return dataclasses.replace(first, **{n: _joined([getattr(p, n) for p in parts]) for n in names})
+        return dataclasses.replace(first, **{n: joined([getattr(p, n) for p in parts]) for n in names})
     if isinstance(first, tuple) and hasattr(first, "_replace"):
-        return type(first)(*(_joined(list(column)) for column in zip(*parts, strict=True)))
+        return type(first)(*(joined(list(column)) for column in zip(*parts, strict=True)))
     if isinstance(first, (tuple, list)):
-        return type(first)(_joined(list(column)) for column in zip(*parts, strict=True))
+        return type(first)(joined(list(column)) for column in zip(*parts, strict=True))
     if isinstance(first, dict):
-        return {key: _joined([p[key] for p in parts]) for key in first}
+        return {key: joined([p[key] for p in parts]) for key in first}
     return first

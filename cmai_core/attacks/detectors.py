@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 
 from cmai_core.attacks.objectives import Consistency, Objective, TaskRows, prepare_task
-from cmai_core.attacks.options import number, one_of
+from cmai_core.attacks.options import flag, number, one_of
 from cmai_core.attacks.success import Criterion, Scored
 from cmai_core.data.pair import Batch
 from cmai_core.errors import OptionError
-from cmai_core.tasks.consistency import AnswerTexts, answer_consistency, answer_texts
+from cmai_core.models.heads import TextStates
+from cmai_core.tasks.consistency import AnswerTexts, answer_consistency, answer_texts, answered
 
 KNOWLEDGE = ("white-box", "scores", "decisions")
 
@@ -149,23 +151,29 @@ class _BoundAnswers(Objective):
 
 @dataclass(frozen=True, eq=False)
 class Verification(Objective):
-    """The probability of consistency V_verify(h_v, h_t) that a learned verifier gives, in [0, 1].
+    """The probability of consistency V_verify that a learned verifier gives, in [0, 1].
 
-    Raising `-Verification(v)` gets a true pair rejected, raising `Verification(v)` a false one accepted;
-    `Guard(0.5, Verification(v))` makes it a detector. With several texts for an image, their mean.
+    Raising `-Verification()` gets a true pair rejected, raising `Verification()` a false one accepted;
+    `Guard(0.5, Verification())` makes it a detector. With several texts for an image, their mean.
 
     Attributes:
-        verify: differentiable, (h_v T×D, h_t T×D) → probabilities T.
-        part: "pooled" (the towers' outputs) or "embedding" (unit length).
+        verify: None: the attacked model's own (`model.verify`). Else a function of the towers' outputs, differentiable,
+            (h_v T×D, h_t T×D) → probabilities T.
+        part: what such a function is given: "pooled" (the towers' outputs) or "embedding" (unit length).
+        log: log V_verify instead. It has the same order and thresholds, and a gradient where V_verify rounds to 0.
     """
 
-    verify: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    verify: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
     part: str = "pooled"
+    log: bool = False
 
     def __post_init__(self) -> None:
         one_of("part", self.part, ("pooled", "embedding"))
-        if not callable(self.verify):
-            raise OptionError(f"verify={self.verify!r} is not accepted.", "Accepted: a function of (h_v, h_t).")
+        flag("log", self.log)
+        if self.verify is not None and not callable(self.verify):
+            raise OptionError(
+                f"verify={self.verify!r} is not accepted.", "Accepted: a function of (h_v, h_t), or None."
+            )
 
     def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
         missing = set(range(len(batch.ids))) - set(batch.image_of_text)
@@ -173,9 +181,15 @@ class Verification(Objective):
             raise OptionError(f"Image {batch.ids[min(missing)]!r} has no text.", "Give at least one each.")
         with torch.no_grad():
             texts = list(batch.texts)
-            h_t = model.encode_text(texts) if self.part == "embedding" else model.encode_text(texts, normalize=False)
-        owners = torch.tensor(list(batch.image_of_text), device=h_t.device)
-        return _BoundVerification(self, h_t, owners, len(batch.ids))
+            if self.verify is None:
+                read = _verifier(model).verification_states(texts)
+            elif self.part == "embedding":
+                read = model.encode_text(texts)
+            else:
+                read = model.encode_text(texts, normalize=False)
+        device = read.counted.device if self.verify is None else read.device
+        owners = torch.tensor(list(batch.image_of_text), device=device)
+        return _BoundVerification(self, read, owners, len(batch.ids))
 
     def select(self, rows: torch.Tensor) -> Objective:
         raise OptionError("The objective is not bound to a batch.", "Call bind(model, batch) first.")
@@ -188,8 +202,10 @@ class Verification(Objective):
 
 @dataclass(frozen=True, eq=False)
 class _BoundVerification(Objective):
+    """`read`: what the verifier reads of the texts, h_t or token states."""
+
     kind: Verification
-    h_t: torch.Tensor
+    read: torch.Tensor | TextStates
     owners: torch.Tensor
     count: int
 
@@ -199,21 +215,100 @@ class _BoundVerification(Objective):
     def select(self, rows: torch.Tensor) -> Objective:
         # Every (new row, text of the old row); a row may be asked for repeatedly.
         row, text = (rows.to(self.owners.device)[:, None] == self.owners[None, :]).nonzero(as_tuple=True)
-        return _BoundVerification(self.kind, self.h_t[text], row, len(rows))
+        return _BoundVerification(self.kind, self.read[text], row, len(rows))
 
     def __call__(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
+        value = self._each(model, features)
+        texts = torch.bincount(self.owners, minlength=self.count).to(value)
+        return value.new_zeros(self.count).index_add(0, self.owners, value) / texts
+
+    def _each(self, model: Any, features: Any) -> torch.Tensor:
+        """One value a text."""
+        if self.kind.verify is None:
+            return model.verify(features, self.read, self.owners, log=self.kind.log)
         h_v = getattr(features, self.kind.part)[self.owners]
-        probability = self.kind.verify(h_v, self.h_t.to(h_v))
+        probability = self.kind.verify(h_v, self.read.to(h_v))
         if probability.shape != self.owners.shape:
             raise OptionError(
                 f"The verifier gave {tuple(probability.shape)} for {len(self.owners)} pairs.",
                 "Expected one probability a pair.",
             )
-        texts = torch.bincount(self.owners, minlength=self.count).to(probability)
-        return probability.new_zeros(self.count).index_add(0, self.owners, probability) / texts
+        return probability.log() if self.kind.log else probability
 
     def describe(self) -> str:
         return "verification"
+
+
+def _verifier(model: Any) -> Any:
+    """The model, checked to have a verifier."""
+    if getattr(model, "heads", None) is None:
+        raise OptionError("The model has no verifier of its own.", "Use a model with heads, or give verify=….")
+    return model
+
+
+@dataclass(frozen=True)
+class AnswerVerification(Objective):
+    """log V_verify of the picture with the text that the model's own answer amounts to (`tasks.consistency`), ≤ 0.
+
+    Attributes: as in `TaskObjective`.
+    """
+
+    task: Any
+    prepared: Any = None
+    dataset: Any = None
+
+    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
+        prepared = prepare_task(self.task, self.prepared, model, batch, self.dataset, shared)
+        texts = answer_texts(self.task, _verifier(model), batch.pairs, prepared)
+        return _BoundAnswerVerification(self.task, TaskRows(self.task, texts, len(batch.ids)), {})
+
+    def select(self, rows: torch.Tensor) -> Objective:
+        raise OptionError("The objective is not bound to a batch.", "Call bind(model, batch) first.")
+
+    __call__ = select
+
+    def describe(self) -> str:
+        return f"verification:{self.task.name}"
+
+
+@dataclass(frozen=True)
+class _BoundAnswerVerification(Objective):
+    """`read`: what the verifier reads of the answers' texts, by text; shared by all selections."""
+
+    task: Any
+    rows: TaskRows
+    read: dict[str, TextStates]
+
+    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
+        return self
+
+    def select(self, rows: torch.Tensor) -> Objective:
+        return _BoundAnswerVerification(self.task, self.rows.select(rows), self.read)
+
+    def __call__(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
+        def score(f: Any, texts: AnswerTexts) -> torch.Tensor:
+            said = answered(self.task, model, f, texts)
+            read = said if texts.strings is None else self._states(model, said)  # what is written anew is not kept
+            return model.verify(f, read, log=True)
+
+        return self.rows.apply(score, features)
+
+    @torch.no_grad()
+    def _states(self, model: Any, texts: list[str]) -> TextStates:
+        # At one length, so that texts encoded at different steps stand side by side.
+        missing = [text for text in dict.fromkeys(texts) if text not in self.read]
+        if missing:
+            found = model.verification_states(missing)
+            short = model.context_length - found.counted.shape[1]
+            whole = TextStates(F.pad(found.states, (0, 0, 0, short)), F.pad(found.counted, (0, short)))
+            self.read.update((text, whole[k : k + 1]) for k, text in enumerate(missing))
+        rows = [self.read[text] for text in texts]
+        counted = torch.cat([row.counted for row in rows])
+        length = int(counted.any(dim=0).nonzero().amax()) + 1 if bool(counted.any()) else 1
+        return TextStates(torch.cat([row.states for row in rows])[:, :length], counted[:, :length])
+
+    def describe(self) -> str:
+        return f"verification:{self.task.name}"
 
 
 @dataclass(frozen=True)

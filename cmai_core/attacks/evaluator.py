@@ -271,14 +271,17 @@ def _joined(parts: list[torch.Tensor]) -> torch.Tensor | None:
 def at_rest(model: Any) -> Iterator[None]:
     """Evaluation mode and no parameter gradients while inside; each module and parameter is put back as it was found.
 
-    With `requires_grad` off, the forward pass keeps nothing for parameter gradients, which nobody asks for.
+    Consistency heads beside the model's towers are part of it. With `requires_grad` off, the forward pass keeps nothing
+    for parameter gradients, which nobody asks for.
     """
     root = model if isinstance(model, nn.Module) else getattr(model, "clip", None)
     if not isinstance(root, nn.Module):
         yield
         return
-    training = [module for module in root.modules() if module.training]
-    trainable = [parameter for parameter in root.parameters() if parameter.requires_grad]
+    heads = getattr(model, "heads", None)
+    roots = [root, heads] if isinstance(heads, nn.Module) else [root]
+    training = [module for part in roots for module in part.modules() if module.training]
+    trainable = [parameter for part in roots for parameter in part.parameters() if parameter.requires_grad]
     try:
         for module in training:
             module.training = False

@@ -19,6 +19,7 @@ from cmai_core.attacks.features import take_rows
 from cmai_core.attacks.options import number
 from cmai_core.data.pair import Batch
 from cmai_core.errors import OptionError
+from cmai_core.models.scoring import image_vectors, text_vectors
 
 
 class Objective(ABC):
@@ -271,7 +272,9 @@ def _once_each(rows: torch.Tensor) -> list[torch.Tensor]:
 
 @dataclass(frozen=True)
 class Consistency(Objective):
-    """S_c, the cosine of image and text embedding (identity heads), in [−1, 1].
+    """S_c, the cosine of image and text in the model's consistency heads, in [−1, 1].
+
+    Without heads (`models.scoring`), the cosine of the contrastive embeddings.
 
     Raising `-Consistency()` makes a true pair look inconsistent; raising `Consistency()` makes a false caption
     look consistent. With several texts for an image, their mean.
@@ -304,15 +307,15 @@ class Consistency(Objective):
             row = int((per_image == 0).nonzero()[0])
             raise OptionError(f"Image {batch.ids[row]!r} has no text to be consistent with.", "Give at least one each.")
         shared = {} if shared is None else shared
-        embeddings = None if own else shared.get("texts")
-        if embeddings is None:
+        vectors = None if own else shared.get("texts")
+        if vectors is None:
             with torch.no_grad():
-                embeddings = model.encode_text(texts).detach()
+                vectors = text_vectors(model, texts).detach()
             if not own:
-                shared["texts"] = embeddings
-        # S_c is linear in the text embedding, so the mean over an image's texts is one vector.
-        owners, per_image = owners.to(embeddings.device), per_image.to(embeddings.device)
-        summed = embeddings.new_zeros(count, embeddings.shape[1]).index_add_(0, owners, embeddings)
+                shared["texts"] = vectors
+        # S_c is linear in the text's vector, so the mean over an image's texts is one vector.
+        owners, per_image = owners.to(vectors.device), per_image.to(vectors.device)
+        summed = vectors.new_zeros(count, vectors.shape[1]).index_add_(0, owners, vectors)
         return _BoundConsistency(summed / per_image.unsqueeze(1).to(summed))
 
     def select(self, rows: torch.Tensor) -> Objective:
@@ -326,16 +329,16 @@ class Consistency(Objective):
 
 @dataclass(frozen=True, eq=False)
 class _BoundConsistency(Objective):
-    embeddings: torch.Tensor
+    vectors: torch.Tensor
 
     def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
         return self
 
     def select(self, rows: torch.Tensor) -> Objective:
-        return _BoundConsistency(self.embeddings[rows.to(self.embeddings.device)])
+        return _BoundConsistency(self.vectors[rows.to(self.vectors.device)])
 
     def __call__(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
-        return (features.embedding * self.embeddings).sum(dim=1)
+        return (image_vectors(model, features) * self.vectors).sum(dim=1)
 
     def describe(self) -> str:
         return "consistency"

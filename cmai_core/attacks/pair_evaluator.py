@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from cmai_core.attacks.clean import joined
 from cmai_core.attacks.features import take_rows
 from cmai_core.attacks.memory import is_out_of_memory, smaller
 from cmai_core.attacks.objectives import Objective
@@ -24,6 +25,7 @@ from cmai_core.attacks.text_objectives import (
 )
 from cmai_core.data.pair import Batch
 from cmai_core.errors import OptionError
+from cmai_core.models.scoring import both_text_vectors, image_vectors
 
 _MOST_TEXTS = 16_384
 # Views of few images go through the model in one pass of about so many pictures: small passes waste the device.
@@ -37,6 +39,29 @@ class PairScores:
     value: torch.Tensor
     consistency: torch.Tensor
     success: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class Images:
+    """Features of N images, and the vectors N×d that S_c compares (without heads the embeddings themselves)."""
+
+    features: Any
+    vectors: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Unit-length embeddings K×D of texts, and the vectors K×d that S_c compares (without heads the same tensor)."""
+
+    embedding: torch.Tensor
+    vectors: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.embedding)
+
+    def __getitem__(self, rows: Any) -> Texts:
+        embedding = self.embedding[rows]
+        return Texts(embedding, embedding if self.vectors is self.embedding else self.vectors[rows])
 
 
 View = Callable[[torch.Tensor], torch.Tensor]
@@ -80,7 +105,7 @@ class PairEvaluator:
         self.chunk, self.micro_batch = chunk, micro_batch
         self.clean_value: torch.Tensor | None = None
         self.encoded = 0
-        self._embeddings: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._texts: OrderedDict[str, Texts] = OrderedDict()
 
     @property
     def device(self) -> torch.device:
@@ -88,33 +113,35 @@ class PairEvaluator:
 
     # Images
 
-    def images(self, pixels: torch.Tensor) -> Any:
-        """Features of N images, without gradients."""
+    def images(self, pixels: torch.Tensor) -> Images:
+        """N images, encoded without gradients."""
         with torch.no_grad():
             parts = self._pieces(len(pixels), lambda span: self.model.image_features(pixels[span]), "micro_batch")
-        return parts[0] if len(parts) == 1 else _concatenated(parts)
+            return self._encoded(parts[0] if len(parts) == 1 else joined(parts))
 
     # Texts
 
-    def encode(self, texts: Sequence[str]) -> torch.Tensor:
-        """Unit-length embeddings K×D, without gradients; each distinct text once."""
-        missing = [text for text in dict.fromkeys(texts) if text not in self._embeddings]
+    def encode(self, texts: Sequence[str]) -> Texts:
+        """K texts, encoded without gradients; each distinct text once."""
+        missing = [text for text in dict.fromkeys(texts) if text not in self._texts]
         if missing:
             missing.sort(key=len)  # texts of about one length share a pass, which is as long as its longest
             with torch.no_grad():
-                parts = self._pieces(len(missing), lambda span: self.model.encode_text(missing[span]), "chunk")
-            for text, embedding in zip(missing, torch.cat(parts), strict=True):
-                self._embeddings[text] = embedding
+                parts = self._pieces(
+                    len(missing), lambda span: Texts(*both_text_vectors(self.model, missing[span])), "chunk"
+                )
+            rows = [row for part in parts for row in _rows_of(part)]
+            self._texts.update(zip(missing, rows, strict=True))
             self.encoded += len(missing)
-        found = torch.stack([self._embeddings[text] for text in texts])
-        while len(self._embeddings) > _MOST_TEXTS:
-            self._embeddings.popitem(last=False)
-        return found
+        found = [self._texts[text] for text in texts]
+        while len(self._texts) > _MOST_TEXTS:
+            self._texts.popitem(last=False)
+        return _stacked(found)
 
     def score(
-        self, texts: Sequence[str], rows: Sequence[int], images: Any, *, success: bool = True, pixels: Any = None
+        self, texts: Sequence[str], rows: Sequence[int], images: Images, *, success: bool = True, pixels: Any = None
     ) -> PairScores:
-        """Scores K texts, text k standing for that of pair `rows[k]`, with the images' features (N rows).
+        """Scores K texts, text k standing for that of pair `rows[k]`, with N encoded images.
 
         `pixels` are what `images` was made from; only criteria and objectives that read pixels need them.
         """
@@ -132,7 +159,7 @@ class PairEvaluator:
             return self._in_layers(texts, rows, embedded, images, success, pixels)
 
     def text_gradient(
-        self, soft: torch.Tensor, pad_mask: torch.Tensor, rows: Sequence[int], images: Any
+        self, soft: torch.Tensor, pad_mask: torch.Tensor, rows: Sequence[int], images: Images
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Values (K) and the gradient of each in its own distribution over tokens (K×L×V).
 
@@ -143,9 +170,9 @@ class PairEvaluator:
         def run(span: slice) -> tuple[torch.Tensor, torch.Tensor]:
             with torch.enable_grad():
                 x = soft[span].detach().requires_grad_(True)
-                embedding = self.model.encode_text(x, pad_mask=pad_mask[span])
+                text = Texts(*both_text_vectors(self.model, x, pad_mask=pad_mask[span]))
                 index = torch.as_tensor(list(rows)[span], device=self.device)
-                features = self._features(images, index, embedding, None)
+                features = self._features(images, index, text, None)
                 value = self.objective.select(index)(self.model, self._gathered(index, None), features)
                 if not value.requires_grad:
                     raise OptionError(
@@ -160,7 +187,7 @@ class PairEvaluator:
     # Images of pairs
 
     def climb(
-        self, pixels: torch.Tensor, embedded: torch.Tensor, texts: Sequence[str] | None, views: Sequence[View] = ()
+        self, pixels: torch.Tensor, embedded: Texts, texts: Sequence[str] | None, views: Sequence[View] = ()
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Objective of every pair with its text fixed, S_c, and the gradient N×… of their sum in the pixels.
 
@@ -186,7 +213,7 @@ class PairEvaluator:
         return value / len(views), consistency / len(views), gradient / len(views)
 
     def _climb_some(
-        self, seen: torch.Tensor, span: slice, embedded: torch.Tensor, texts: Sequence[str] | None, slopes: torch.Tensor
+        self, seen: torch.Tensor, span: slice, embedded: Texts, texts: Sequence[str] | None, slopes: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Pairs of the images in `span`, their objectives and S_c summed over views; V×N×… slopes are filled in.
 
@@ -200,13 +227,13 @@ class PairEvaluator:
         owner = self.owner[pairs] - span.start
         with torch.enable_grad():
             x = seen.flatten(0, 1).requires_grad_(True)
-            features = self.model.image_features(x)
+            images = self._encoded(self.model.image_features(x))
             values, cosines = 0.0, 0.0
             for view in range(views):
                 rows = view * count + owner
-                found = self._of_rows(features, rows, embedded[pairs], strings)
+                found = self._of_rows(images, rows, embedded[pairs], strings)
                 values = values + objective(self.model, x[:0] if self.light else x[rows], found)
-                cosines = cosines + (found.embedding * found.text).sum(dim=1).detach()
+                cosines = cosines + found.consistency.detach()
             if not values.requires_grad:
                 raise OptionError(
                     f"The objective {self.objective.describe()} has no gradient in the pixels.",
@@ -231,7 +258,7 @@ class PairEvaluator:
         self,
         texts: Sequence[str],
         index: torch.Tensor,
-        embedded: torch.Tensor,
+        embedded: Texts,
         pixels: torch.Tensor,
         weigh: Callable[[PairScores, torch.Tensor], torch.Tensor],
     ) -> tuple[PairScores, torch.Tensor]:
@@ -256,14 +283,14 @@ class PairEvaluator:
             rows, strings = index[own], [texts[k] for k in own.tolist()]
             with torch.enable_grad():
                 x = pixels[span].detach().requires_grad_(True)
-                features = self._of_rows(self.model.image_features(x), owner[own] - span.start, embedded[own], strings)
+                images = self._encoded(self.model.image_features(x))
+                features = self._of_rows(images, owner[own] - span.start, embedded[own], strings)
                 seen = x[:0] if self.light else x[owner[own] - span.start]
                 value = self.objective.select(rows)(self.model, seen, features)
                 with torch.no_grad():
                     clean = None if self.clean_value is None else self.clean_value[rows]
                     won = self.criterion.select(rows)(Scored(self.model, seen, features, value.detach(), clean))
-                    cosine = (features.embedding * features.text).sum(dim=1).detach()
-                    scores = PairScores(value.detach(), cosine, won)
+                    scores = PairScores(value.detach(), features.consistency.detach(), won)
                 gradient[span] = torch.autograd.grad((value * weigh(scores, own)).sum(), x)[0]
             return own, scores
 
@@ -275,22 +302,26 @@ class PairEvaluator:
 
     # Within
 
-    def _features(
-        self, images: Any, rows: torch.Tensor, text: torch.Tensor, strings: Sequence[str] | None
-    ) -> PairFeatures:
+    def _encoded(self, features: Any) -> Images:
+        return Images(features, image_vectors(self.model, features))
+
+    def _features(self, images: Images, rows: torch.Tensor, text: Texts, strings: Sequence[str] | None) -> PairFeatures:
         return self._of_rows(images, self.owner[rows], text, strings)
 
-    def _of_rows(
-        self, images: Any, owner: torch.Tensor, text: torch.Tensor, strings: Sequence[str] | None
-    ) -> PairFeatures:
+    def _of_rows(self, images: Images, owner: torch.Tensor, text: Texts, strings: Sequence[str] | None) -> PairFeatures:
         """Features of pairs: text k with the image of row `owner[k]`."""
-        same = len(owner) == len(images.embedding) and bool(
-            (owner == torch.arange(len(owner), device=owner.device)).all()
-        )
+        of = images.features
+        same = len(owner) == len(of.embedding) and bool((owner == torch.arange(len(owner), device=owner.device)).all())
         pick = (lambda t: t) if same else (lambda t: None if t is None else t[owner])
-        tokens = None if self.light else pick(getattr(images, "tokens", None))
+        embedding = pick(of.embedding)
         return PairFeatures(
-            pick(images.embedding), pick(images.pooled), tokens, text, None if strings is None else tuple(strings)
+            embedding=embedding,
+            pooled=pick(of.pooled),
+            tokens=None if self.light else pick(getattr(of, "tokens", None)),
+            text=text.embedding,
+            image_vector=embedding if images.vectors is of.embedding else pick(images.vectors),
+            text_vector=text.vectors,
+            strings=None if strings is None else tuple(strings),
         )
 
     def _gathered(self, rows: torch.Tensor, pixels: torch.Tensor | None) -> torch.Tensor:
@@ -298,18 +329,17 @@ class PairEvaluator:
         return source[:0] if self.light else source[self.owner[rows]]
 
     def _scores(
-        self, texts: list[str], rows: list[int], embedded: torch.Tensor, images: Any, success: bool, pixels: Any
+        self, texts: list[str], rows: list[int], embedded: Texts, images: Images, success: bool, pixels: Any
     ) -> PairScores:
         index = torch.tensor(rows, device=self.device)
         features = self._features(images, index, embedded, texts)
         seen = self._gathered(index, pixels)
         value = self.objective.select(index)(self.model, seen, features).detach()
-        consistency = (features.embedding * features.text).sum(dim=1)
         won = None
         if success:
             clean = None if self.clean_value is None else self.clean_value[index]
             won = self.criterion.select(index)(Scored(self.model, seen, features, value, clean))
-        return PairScores(value, consistency, won)
+        return PairScores(value, features.consistency, won)
 
     def _in_layers(self, texts, rows, embedded, images, success, pixels) -> PairScores:
         """An objective that may not see a row twice in one call: the first candidate of every pair, the second, …"""
@@ -352,7 +382,7 @@ def _parts_of(criterion: Any) -> list[Any]:
 
 
 def _light(criterion: Any) -> bool:
-    """Whether a criterion reads nothing but the two embeddings."""
+    """Whether a criterion reads nothing but embeddings and S_c."""
     return all(isinstance(part, (Misretrieved, PairFlagged, Raised)) for part in _parts_of(criterion))
 
 
@@ -369,12 +399,16 @@ def _joined(parts: list[PairScores]) -> PairScores:
     return PairScores(torch.cat([p.value for p in parts]), torch.cat([p.consistency for p in parts]), success)
 
 
-def _concatenated(parts: list[Any]) -> Any:
-    """Feature records of consecutive images as one."""
-    import dataclasses
+def _rows_of(texts: Texts) -> list[Texts]:
+    """Each text by itself."""
+    if texts.vectors is texts.embedding:
+        return [Texts(row, row) for row in texts.embedding]
+    return [Texts(*rows) for rows in zip(texts.embedding, texts.vectors, strict=True)]
 
-    names = [f.name for f in dataclasses.fields(parts[0])]
-    columns = {n: [getattr(p, n) for p in parts] for n in names}
-    return dataclasses.replace(
-        parts[0], **{n: None if values[0] is None else torch.cat(values) for n, values in columns.items()}
-    )
+
+def _stacked(rows: Sequence[Texts]) -> Texts:
+    """Texts by themselves as one record."""
+    embedding = torch.stack([row.embedding for row in rows])
+    if all(row.vectors is row.embedding for row in rows):
+        return Texts(embedding, embedding)
+    return Texts(embedding, torch.stack([row.vectors for row in rows]))

@@ -112,6 +112,7 @@ def read_pairs(
     import torch
 
     from cmai_core.attacks.evaluator import at_rest
+    from cmai_core.models.scoring import image_vectors, text_vectors
 
     owner = torch.tensor(batch.image_of_text)
     first = {row: place for place, row in reversed(list(enumerate(batch.image_of_text)))}
@@ -121,8 +122,8 @@ def read_pairs(
         for images, texts in versions:
             pixels = images if isinstance(images, torch.Tensor) else model.preprocess(list(images))
             features = model.image_features(pixels)
-            text = model.encode_text(list(texts))
-            scores = (features.embedding[owner.to(text.device)] * text).sum(dim=1).tolist()
+            text = text_vectors(model, list(texts))
+            scores = (image_vectors(model, features)[owner.to(text.device)] * text).sum(dim=1).tolist()
             answers = None if task is None else task.predict(model, features, prepared)
             rows = []
             for place, row in enumerate(batch.image_of_text):

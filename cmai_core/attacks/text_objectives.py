@@ -8,11 +8,12 @@ text of pair k beside it:
 
     features.embedding, .pooled, .tokens    of the image, K rows
     features.text                           K×D unit-length text embeddings
+    features.consistency                    S_c of each pair, which heads of the model's own may measure
     features.strings                        the K texts, None while they are relaxed distributions over tokens
 
 So every objective written for images works in a joint attack as it is (its texts stay those it was bound with), sums
 and multiples mix both kinds (`TaskObjective(task) - PairConsistency()`), and an objective that follows the varying text
-reads `features.text` or `features.strings`. Such an objective derives from `TextObjective`, which promises that
+reads `features.text`, `.consistency` or `.strings`. Such an objective derives from `TextObjective`, which promises that
 `select` takes repeated rows: a text search scores many candidates of one pair in one call.
 
 Binding is to the *pair batch*: one row a pair, in the order of the batch's texts (`pair_batch`).
@@ -37,16 +38,26 @@ from cmai_core.errors import DataError, OptionError
 
 @dataclass(frozen=True)
 class PairFeatures:
-    """K pairs of an image and a text; see the module's docstring."""
+    """K pairs of an image and a text; see the module's docstring.
+
+    `image_vector`, `text_vector`: K×d, unit length, what S_c compares; without heads the two embeddings.
+    """
 
     embedding: torch.Tensor
     pooled: torch.Tensor
     tokens: torch.Tensor | None
     text: torch.Tensor
+    image_vector: torch.Tensor
+    text_vector: torch.Tensor
     strings: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.embedding)
+
+    @property
+    def consistency(self) -> torch.Tensor:
+        """S_c of each pair, K values in [−1, 1]."""
+        return (self.image_vector * self.text_vector).sum(dim=1)
 
 
 def pair_batch(batch: Batch) -> Batch:
@@ -75,7 +86,7 @@ class TextObjective(Objective):
 
     Attributes:
         differentiable: whether its value has a gradient in `features.text` (what HotFlip and relaxed PGD need).
-        embedding_only: whether it reads nothing but the two embeddings (then patch tokens and pixels are not gathered).
+        embedding_only: whether it reads nothing but embeddings and S_c (then patch tokens and pixels are not gathered).
     """
 
     differentiable: bool = True
@@ -109,7 +120,7 @@ class PairConsistency(_Stateless):
     """S_c of the image with the text as it now is, in [−1, 1]. `-PairConsistency()` pulls a true pair apart."""
 
     def __call__(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
-        return (features.embedding * features.text).sum(dim=1)
+        return features.consistency
 
     def describe(self) -> str:
         return "pair consistency"
@@ -427,7 +438,7 @@ class PairFlagged(Criterion):
         return self
 
     def __call__(self, scored: Scored) -> torch.Tensor:
-        return (scored.features.embedding * scored.features.text).sum(dim=1) < self.tau
+        return scored.features.consistency < self.tau
 
     def describe(self) -> str:
         return f"pair S_c < {self.tau:g}"

@@ -327,14 +327,16 @@ def _read(
     """
     import torch
 
+    from cmai_core.models.scoring import image_vectors, text_vectors
+
     after = setting if craft.caption in ("", caption) else setting.saying(craft.caption)
     with torch.no_grad():
         course.reading(role, "", 0.0)
         jpeg = round_trip(craft.adversarial, "JPEG", 90)
         pixels = model.preprocess([craft.clean, craft.adversarial, jpeg])
         features = model.image_features(pixels)
-        text = model.encode_text([caption, craft.caption or caption])
-        scores = [float(features.embedding[k] @ text[min(k, 1)]) for k in range(3)]
+        image, text = image_vectors(model, features), text_vectors(model, [caption, craft.caption or caption])
+        scores = [float(image[k] @ text[min(k, 1)]) for k in range(3)]
         answers, skipped = {}, {}
         for number, name in enumerate(TASKS):
             if cancel is not None and cancel.cancelled:

@@ -2,6 +2,9 @@
 
 Zero-shot: the prompt of the predicted class. Retrieval: the retrieved caption. Question answering: the statement made
 of question and predicted answer. Captioning: the generated caption. Two-image statements are not scored.
+
+What ranks the answers and what scores the one given are two things: a task compares contrastive embeddings, S_c and
+V_verify are measured by the model's consistency heads, where it has them.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from torch import Tensor
 
 from cmai_core.data.text import question_with_answer
 from cmai_core.errors import OptionError
+from cmai_core.models.scoring import has_heads, image_vectors, text_vectors
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Pair
@@ -28,19 +32,22 @@ class AnswerTexts:
     """The texts that the possible answers amount to, encoded.
 
     Attributes:
-        prepared: what the task prepared. embeddings: C×D (the same texts for every row) or N×C×D, unit length; None
-            where the text is written anew for each picture (captions).
+        prepared: what the task prepared.
+        strings: C texts, the same for every row, or N×C; None where the text is written anew for each picture
+            (captions).
+        vectors: C×d or N×C×d, unit length, what S_c compares; None where `strings` is.
     """
 
     prepared: Any
-    embeddings: Tensor | None
+    strings: tuple[str, ...] | tuple[tuple[str, ...], ...] | None
+    vectors: Tensor | None
 
     def select_rows(self, rows: Tensor) -> AnswerTexts:
         """The same for some of the rows (int64)."""
-        embeddings = self.embeddings
-        if embeddings is not None and embeddings.dim() == 3:
-            embeddings = embeddings[rows.to(embeddings.device)]
-        return replace(self, prepared=self.prepared.select_rows(rows), embeddings=embeddings)
+        strings, vectors = self.strings, self.vectors
+        if vectors is not None and vectors.dim() == 3:
+            strings, vectors = tuple(strings[int(row)] for row in rows), vectors[rows.to(vectors.device)]
+        return replace(self, prepared=self.prepared.select_rows(rows), strings=strings, vectors=vectors)
 
 
 @torch.no_grad()
@@ -51,21 +58,26 @@ def answer_texts(task: Any, model: VisionLanguageModel, pairs: Sequence[Pair], p
         OptionError: a task whose answers are not scored (two-image statements).
     """
     if task.name == "captioning":
-        return AnswerTexts(prepared, None)
+        return AnswerTexts(prepared, None, None)
     if task.name == "vqa":
-        texts = [_statements(question, prepared.options) for question in prepared.asked]
+        texts = tuple(tuple(_statements(question, prepared.options)) for question in prepared.asked)
         distinct = list(dict.fromkeys(text for row in texts for text in row))
-        encoded = torch.cat([model.encode_text(distinct[k : k + 256]) for k in range(0, len(distinct), 256)])
+        encoded = _encoded(model, distinct)
         place = {text: k for k, text in enumerate(distinct)}
         index = torch.tensor([[place[text] for text in row] for row in texts], device=encoded.device)
-        return AnswerTexts(prepared, encoded[index])
+        return AnswerTexts(prepared, texts, encoded[index])
     embeddings = getattr(prepared, "embeddings", None)
     if embeddings is None:
         raise OptionError(
             f"S_c does not score the answers of {task.name}.",
             "Accepted: zero-shot, retrieval, vqa, captioning; or the given pair.",
         )
-    return AnswerTexts(prepared, embeddings)
+    strings = tuple(getattr(prepared, "prompts", None) or prepared.options)
+    return AnswerTexts(prepared, strings, _encoded(model, strings) if has_heads(model) else embeddings)
+
+
+def _encoded(model: VisionLanguageModel, texts: Sequence[str]) -> Tensor:
+    return torch.cat([text_vectors(model, list(texts[k : k + 256])) for k in range(0, len(texts), 256)])
 
 
 def answer_consistency(task: Any, model: VisionLanguageModel, features: ImageFeatures, texts: AnswerTexts) -> Tensor:
@@ -74,15 +86,29 @@ def answer_consistency(task: Any, model: VisionLanguageModel, features: ImageFea
     Differentiable in the features; which answer is given is taken as it is.
     """
     with torch.no_grad():
-        if texts.embeddings is None:
-            chosen = model.encode_text(model.generate(features, max_tokens=task.max_tokens, beam=task.beam))
+        if texts.vectors is None:
+            chosen = text_vectors(model, _written(task, model, features))
         else:
             best = task.logits(model, features, texts.prepared).argmax(dim=-1)
-            if texts.embeddings.dim() == 2:
-                chosen = texts.embeddings[best]
+            if texts.vectors.dim() == 2:
+                chosen = texts.vectors[best]
             else:
-                chosen = texts.embeddings[torch.arange(len(best), device=best.device), best]
-    return (features.embedding * chosen).sum(dim=-1)
+                chosen = texts.vectors[torch.arange(len(best), device=best.device), best]
+    return (image_vectors(model, features) * chosen).sum(dim=-1)
+
+
+@torch.no_grad()
+def answered(task: Any, model: VisionLanguageModel, features: ImageFeatures, texts: AnswerTexts) -> list[str]:
+    """The text that the answer given about each picture amounts to: N strings."""
+    if texts.strings is None:
+        return _written(task, model, features)
+    best = task.logits(model, features, texts.prepared).argmax(dim=-1).tolist()
+    shared = texts.vectors.dim() == 2
+    return [(texts.strings if shared else texts.strings[row])[k] for row, k in enumerate(best)]
+
+
+def _written(task: Any, model: VisionLanguageModel, features: ImageFeatures) -> list[str]:
+    return model.generate(features, max_tokens=task.max_tokens, beam=task.beam)
 
 
 def _statements(question: str, answers: Sequence[str]) -> list[str]:
