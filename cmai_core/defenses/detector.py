@@ -1,27 +1,29 @@
-"""Consistency verification as a detector: S_c below τ flags a picture."""
+"""Consistency verification as a detector: S_c below τ, or V_verify below τ_V, flags a picture."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from cmai_core.attacks.detectors import AnswerConsistency
+from cmai_core.attacks.detectors import AnswerConsistency, AnswerVerification, Detector, Slack, Verification
 from cmai_core.attacks.evaluator import at_rest
 from cmai_core.attacks.objectives import Consistency, Objective
 from cmai_core.attacks.options import number
 from cmai_core.attacks.result import round_to_8bit
 from cmai_core.data.pair import Batch, PairDataset
+from cmai_core.errors import DataError, OptionError
 
 
 @dataclass(frozen=True)
 class ConsistencyDetector:
     """Flags a picture whose S_c lies below τ.
 
-    Heads: identity, so that S_c is the cosine of the model's own embeddings.
+    S_c is measured by the model's consistency heads; without any, it is the cosine of the model's own embeddings.
 
     Attributes:
         tau: threshold in [−1, 1]; calibrate it on clean pairs (`clean_scores`, `evaluation.calibration`).
@@ -46,6 +48,67 @@ class ConsistencyDetector:
         return {"detector": "consistency", "tau": self.tau, "scores": "pair" if self.task is None else self.task.name}
 
 
+@dataclass(frozen=True)
+class VerificationDetector:
+    """Flags a picture whose V_verify lies below τ_V, on a model with consistency heads.
+
+    The score is log V_verify: where V_verify rounds to 0 it still has an order and a gradient.
+
+    Attributes:
+        tau: log τ_V, at most 0; `VerificationDetector.at(0.2)` takes τ_V itself.
+        task, dataset: as in `ConsistencyDetector`.
+    """
+
+    tau: float
+    task: Any = None
+    dataset: Any = None
+
+    def __post_init__(self) -> None:
+        number("tau", self.tau, -math.inf, 0.0)
+
+    @staticmethod
+    def at(probability: float, task: Any = None, dataset: Any = None) -> VerificationDetector:
+        """The detector with τ_V = `probability`, in (0, 1]."""
+        number("probability", probability, 0.0, 1.0, above_low=True)
+        return VerificationDetector(math.log(probability), task, dataset)
+
+    @property
+    def consistency(self) -> Objective:
+        """The score, not yet bound to a model and a batch."""
+        return Verification(log=True) if self.task is None else AnswerVerification(self.task, dataset=self.dataset)
+
+    def describe(self) -> dict:
+        """Plain values for reports."""
+        return {"detector": "verification", "tau": self.tau, "scores": "pair" if self.task is None else self.task.name}
+
+
+@dataclass(frozen=True)
+class AnyDetector:
+    """Flags a picture that at least one of several detectors flags.
+
+    The score is how far the nearest of them is from flagging it (`Slack`), so the threshold is 0.
+    """
+
+    detectors: tuple[Detector, ...]
+
+    def __post_init__(self) -> None:
+        if not self.detectors:
+            raise OptionError("No detector was given.", "Give at least one.")
+
+    @property
+    def tau(self) -> float:
+        return 0.0
+
+    @property
+    def consistency(self) -> Objective:
+        """The score, not yet bound to a model and a batch."""
+        return Slack(tuple(self.detectors))
+
+    def describe(self) -> dict:
+        """Plain values for reports."""
+        return {"detector": "any", "of": [detector.describe() for detector in self.detectors]}
+
+
 def clean_scores(model: Any, dataset: PairDataset, *, task: Any = None, size: int = 64) -> np.ndarray:
     """The score that `ConsistencyDetector(task=task)` gives each unattacked pair: float64, one a pair.
 
@@ -53,14 +116,38 @@ def clean_scores(model: Any, dataset: PairDataset, *, task: Any = None, size: in
         model: a model, or a System (its preprocessing and smoothing included); left as found.
         size: pictures at a time.
     """
-    detector = ConsistencyDetector(0.0, task, dataset)
-    scores = []
+    return detector_scores(model, dataset, [ConsistencyDetector(0.0, task, dataset)], size=size)[0]
+
+
+def detector_scores(
+    model: Any,
+    dataset: PairDataset,
+    detectors: Sequence[Detector],
+    *,
+    texts: Sequence[str] | None = None,
+    size: int = 64,
+) -> list[np.ndarray]:
+    """The score that each detector gives each unattacked pair, from one pass over the pictures: float64, one a pair.
+
+    Args:
+        model, size: as for `clean_scores`.
+        texts: one for each pair, in the place of its first caption.
+    """
+    if texts is not None and len(texts) != len(dataset):
+        raise DataError(f"{len(texts)} texts for {len(dataset)} pairs.", "Give one text a pair.")
+    scores: list[list[np.ndarray]] = [[] for _ in detectors]
+    done = 0
     with torch.no_grad(), at_rest(model):
         for batch in batches(model, dataset, size):
+            if texts is not None:
+                batch = replace(batch, texts=tuple(texts[done : done + len(batch.ids)]))
+            done += len(batch.ids)
             sampled = model.for_samples(batch, model.seed) if hasattr(model, "for_samples") else model
-            score = detector.consistency.bind(model, batch)
-            scores.append(score(sampled, batch.pixels, sampled.image_features(batch.pixels)).double().cpu().numpy())
-    return np.concatenate(scores)
+            features = sampled.image_features(batch.pixels)
+            for found, detector in zip(scores, detectors, strict=True):
+                score = detector.consistency.bind(model, batch)
+                found.append(score(sampled, batch.pixels, features).double().cpu().numpy())
+    return [np.concatenate(found) for found in scores]
 
 
 def batches(model: Any, dataset: PairDataset, size: int) -> Iterator[Batch]:

@@ -13,13 +13,13 @@ from PIL import Image
 
 from cmai_core.attacks import pgd, task_pgd
 from cmai_core.attacks.attention_objective import AttentionDiversion, looked_at
-from cmai_core.attacks.detectors import AnswerConsistency
+from cmai_core.attacks.detectors import AnswerConsistency, AnswerVerification
 from cmai_core.attacks.objectives import Consistency
 from cmai_core.attacks.transforms import Noise
 from cmai_core.data.pair import Pair, Question
 from cmai_core.data.tabletop.dataset import CLASSES, captions_of, questions_of, scene_of
 from cmai_core.data.tabletop.language import parse
-from cmai_core.defenses.detector import ConsistencyDetector, batches, clean_scores
+from cmai_core.defenses.detector import ConsistencyDetector, VerificationDetector, batches, clean_scores
 from cmai_core.defenses.preprocessing import BlockCompression, Quantise
 from cmai_core.defenses.system import Smoothing, System
 from cmai_core.errors import OptionError
@@ -27,6 +27,7 @@ from cmai_core.evaluation.calibration import calibrated_detector
 from cmai_core.explain import last_layer_attention
 from cmai_core.models import VisionLanguageModel
 from cmai_core.models.architectures import build_from_config
+from cmai_core.models.heads import ConsistencyHeads
 from cmai_core.models.registry import bundled_tokenizer
 from cmai_core.tasks import get_task
 from cmai_core.tasks.captioning import Captioning
@@ -69,6 +70,16 @@ def model():
     preprocess = {"size": [32, 32], "mode": "RGB", "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
     clip = build_from_config(config, preprocess, torch.Generator().manual_seed(0))
     return VisionLanguageModel(clip, bundled_tokenizer(), spec="small", card={"domain": "tabletop"})
+
+
+@pytest.fixture(scope="module")
+def headed(model):
+    """The same model with consistency heads, whose verifier has doubts."""
+    found = VisionLanguageModel(model.clip, model.tokenizer, spec="small", card={"domain": "tabletop"})
+    found.heads = ConsistencyHeads(found.head_sizes(8), torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        found.heads.word_mlp[-1].weight.mul_(30)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +274,30 @@ def test_of_a_caption_the_words_written_are_scored_and_two_image_statements_are_
     assert close(score, (seen.embedding * written).sum(dim=1).detach())
     with pytest.raises(OptionError, match="does not score"):
         answer_texts(get_task("nlvr"), model, batch.pairs, object())
+
+
+@pytest.mark.parametrize("name", ["zero-shot", "retrieval", "vqa", "captioning"])
+def test_heads_score_and_verify_the_text_of_the_answer(headed, batch, data, name):
+    task, seen = Captioning(max_tokens=6) if name == "captioning" else get_task(name), features(headed, batch)
+    with torch.no_grad():
+        prepared = task.prepare(headed, batch.pairs, data)
+        texts = answers = [p.answer for p in task.predict(headed, seen, prepared)]
+        if name == "zero-shot":
+            texts = [prepared.prompts[prepared.options.index(a)] for a in answers]
+        elif name == "vqa":
+            asked = [_statements(question, prepared.options) for question in prepared.asked]
+            texts = [row[prepared.options.index(a)] for row, a in zip(asked, answers, strict=True)]
+        rows = torch.tensor([2, 0, 2])
+        for objective, expected in (
+            (AnswerConsistency(task, prepared, data), headed.consistency(seen, texts)),
+            (AnswerVerification(task, prepared, data), headed.verify(seen, texts, log=True)),
+        ):
+            bound = objective.bind(headed, batch)
+            torch.testing.assert_close(bound(headed, batch.pixels, seen), expected, atol=1e-4, rtol=0)
+            part = bound.select(rows)(headed, batch.pixels[rows], seen[rows])
+            torch.testing.assert_close(part, expected[rows], atol=1e-4, rtol=0)
+    response = System(headed, detector=VerificationDetector.at(0.5, task, data)).respond(task, batch, dataset=data)
+    assert torch.equal(response.flagged, expected < np.log(0.5))
 
 
 # Calibration
