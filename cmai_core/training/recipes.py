@@ -36,6 +36,7 @@ _TUNED = replace(
     pairs=PAIRS,
     learning_rate=5e-4,
     warmup_steps=100,
+    heads_rate=6.0,
 )
 _MIXTURE = {"contrastive": 0.5, "question": 0.25, "caption": 0.25}
 _MBAT = Inner(losses=_MIXTURE, beta=1.0, words=1)
@@ -146,7 +147,6 @@ _RECIPES = (
         inner=_CMCV,
         trained=(),
         weights=_HEADS_ALONE,
-        learning_rate=2e-3,
     ),
     _defence("mbat", "MBAT alone: perturbed images and words that raise task loss and inconsistency.", inner=_MBAT),
     _defence("mbat-beta0", "MBAT without the inconsistency term.", inner=replace(_MBAT, beta=0.0)),

@@ -120,6 +120,7 @@ class Recipe:
         vision_share: share of the training, at its start, in which only the image tower learns, from the patch labels:
             texts teach nothing before shapes are seen, and these steps cost a third.
         learning_rate: peak, reached after `warmup_steps`, then a cosine down to `final_share` of it.
+        heads_rate: factor on the learning rate of the consistency heads, which begin from nothing.
         ema: decay of the averaged weights, which are the ones evaluated and saved.
         brightness: images are scaled by a random factor within 1 ± brightness; shift: moved by up to that many pixels.
         precision: of the matrix products; "auto" takes bf16 where the processor has it.
@@ -149,6 +150,7 @@ class Recipe:
     learning_rate: float = 2e-3
     warmup_steps: int = 500
     final_share: float = 0.02
+    heads_rate: float = 1.0
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
     clip_norm: float = 1.0

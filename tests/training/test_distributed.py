@@ -83,7 +83,7 @@ def two_shares_by_hand(name: str, steps: int) -> dict[str, torch.Tensor]:
                 one.grad = two.grad = (one.grad + two.grad) / 2
         for training in pair:
             for group in training.optimizer.param_groups:
-                group["lr"] = recipe.learning_rate
+                group["lr"] = recipe.learning_rate * group["scale"]
             training.optimizer.step()
             training.step += 1
     return pair[0].model.clip.state_dict()
