@@ -83,7 +83,7 @@ def test_the_text_tower_from_embeddings_is_the_wrappers_own(any_model, captions)
     parts = text_parts(any_model)
     ids = any_model.tokenize(captions)
     with torch.no_grad():
-        ours = parts.forward(ids, parts.tower.token_embedding(ids))
+        ours = parts.forward(ids, parts.tower.token_embedding(ids)).embedding
     torch.testing.assert_close(ours, any_model.encode_text(captions), atol=1e-6, rtol=0)
 
 

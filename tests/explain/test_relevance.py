@@ -143,7 +143,7 @@ def test_text_relevance_agrees_with_a_second_implementation(any_model, pixels, c
     ids = any_model.tokenize(captions)
     embedded = parts.tower.token_embedding(ids).detach().requires_grad_()
     with recorded_attention(parts.blocks) as weights:
-        text = parts.forward(ids, embedded)
+        text = parts.forward(ids, embedded).embedding
         score = (text * any_model.encode_image(pixels).detach()).sum()
     gradients = torch.autograd.grad(score, list(weights.values()))
     eos = any_model.token_ids()[2]
