@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -14,6 +14,8 @@ from cmai_core.attacks.watch import Watch
 
 # Pixels 0 and 1 would be infinitely far in tanh space.
 INSIDE = 0.999999
+# A sample is done with a c when the patience (a share of the steps) brought its least loss no further down than this.
+PATIENCE, PROGRESS = 0.2, 0.998
 
 
 @strict_options
@@ -52,6 +54,11 @@ class CarliniWagner:
         if self.micro_batch is not None:
             whole("micro_batch", self.micro_batch, 1)
 
+    @property
+    def patience(self) -> int:
+        """Steps without progress after which a sample is done with a c."""
+        return math.ceil(self.steps * PATIENCE)
+
     def describe(self) -> dict:
         names = ("steps", "step_size", "searches", "initial", "confidence", "abort_early")
         return {"search": "carlini-wagner"} | {name: getattr(self, name) for name in names}
@@ -60,70 +67,54 @@ class CarliniWagner:
         """Attacks all samples of the problem. Nothing is random."""
         ledger = NearestLedger(problem, watch, self.searches)
         rows = ledger.unfooled()
-        weight = torch.full((len(rows),), self.initial).to(ledger.value)
-        low, high = torch.zeros_like(weight), torch.full_like(weight, torch.inf)
-        for search in range(self.searches):
-            if len(rows) == 0 or ledger.stop():
+        now = _Course.begin(problem.region.centre[rows], rows, self.initial, self.patience)
+        # Adam (Kingma & Ba 2015, end of §2): the length of each step, and what takes the place of ε there.
+        count = torch.arange(1, self.steps + 1, dtype=torch.float64)
+        correction = (1 - 0.999**count).sqrt()
+        lengths = (self.step_size * correction / (1 - 0.9**count)).to(now.weight)
+        floors = (1e-8 * correction).to(now.weight)
+        slowest = 0
+        while len(now.rows):
+            if ledger.stop():
                 break
-            if search == self.searches - 1 and self.searches >= 10:  # as the authors: once more at the upper end
-                weight = high.clamp(max=1e10)
-            found = self._descend(problem, ledger, rows, weight, search)
-            high = torch.where(found, weight, high)
-            low = torch.where(found, low, weight)
-            weight = torch.where(high.isinf(), weight * 10, (low + high) / 2)
-            good = ledger.bad_step[rows] < 0
-            if not bool(good.all()):
-                rows, weight, low, high = rows[good], weight[good], low[good], high[good]
+            # In place where nobody else holds the tensor: under a small model, arithmetic on pixels is much of a step.
+            squashed = (now.base + now.delta).tanh_()
+            x = (squashed + 1).mul_(0.5)
+            evaluation, gradient = ledger.climb(x, now.rows, now.search + 1, offer=False)
+            good = ledger.finite(gradient, now.rows, now.search)
+            success = evaluation.success & (evaluation.value >= self.confidence)
+            ledger.offer(x, now.rows, evaluation.value, success)
+            now.found |= success
+            lacking = (self.confidence - evaluation.value).clamp(min=0)
+            away = x - now.anchor
+            ends = ~good | (now.step == self.steps - 1)
+            if self.abort_early:
+                ends |= now.stalled(away.flatten(1).norm(dim=1).square() + now.weight * lacking)
+            # The gradient of the loss in delta: that of ‖x − anchor‖² − c·objective in x, times dx/ddelta.
+            pull = torch.where(lacking > 0, now.weight, 0.0)
+            bend = torch.rsub(squashed.square_(), 1)
+            slope = (gradient * column(pull * -0.5, x)).add_(away).mul_(bend)
+            now.first.mul_(0.9).add_(slope, alpha=0.1)
+            now.second.mul_(0.999).addcmul_(slope, slope, value=0.001)
+            scale = now.second.sqrt().add_(column(floors[now.step], x)).div_(column(lengths[now.step], x))
+            now.delta.addcdiv_(now.first, scale, value=-1)
+            now.step += 1
+            ledger.steps_done += 1
+            slowest += 1
+            if bool(ends.any()):
+                now.turn(ends.nonzero().squeeze(1), self.searches)
+                kept = good & (now.search < self.searches)
+                if not bool(kept.all()):
+                    now.select(kept.nonzero().squeeze(1))
+                total = self.searches * self.steps
+                slowest = min([total, *(now.search * self.steps + now.step).tolist()])
+            self._report(ledger, slowest)
         return ledger.outcome()
 
-    def _descend(
-        self, problem: Problem, ledger: NearestLedger, rows: torch.Tensor, weight: torch.Tensor, search: int
-    ) -> torch.Tensor:
-        """One c for each row; whether each found an adversarial image."""
-        found = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-        active = torch.arange(len(rows), device=rows.device)
-        base = torch.atanh((problem.region.centre[rows] * 2 - 1) * INSIDE)
-        anchor = (base.tanh() + 1) / 2
-        delta, first, second = (torch.zeros_like(base) for _ in range(3))
-        checked = torch.full_like(weight, torch.inf)
-        least = checked.clone()
-        fifth = math.ceil(self.steps / 5)
-        for step in range(self.steps):
-            if len(active) == 0 or ledger.stop():
-                break
-            at = rows[active]
-            squashed = (base + delta).tanh()
-            x = (squashed + 1) / 2
-            evaluation, gradient = ledger.climb(x, at, search + 1, offer=False)
-            good = ledger.finite(gradient, at, search)
-            gradient = torch.where(column(good, gradient), gradient, 0.0)
-            success = evaluation.success & (evaluation.value >= self.confidence)
-            ledger.offer(x, at, evaluation.value, success)
-            found[active] |= success
-            lacking = self.confidence - evaluation.value
-            pull = torch.where(lacking > 0, weight[active], 0.0)
-            slope = (2 * (x - anchor) - column(pull, x) * gradient) * (1 - squashed**2) / 2
-            first = 0.9 * first + 0.1 * slope
-            second = 0.999 * second + 0.001 * slope**2
-            scale = (second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8
-            delta = delta - self.step_size * (first / (1 - 0.9 ** (step + 1))) / scale
-            ledger.steps_done += 1
-            self._report(ledger, search, step)
-            keep = good
-            if self.abort_early:
-                loss = ((x - anchor) ** 2).flatten(1).sum(dim=1) + weight[active] * lacking.clamp(min=0)
-                least[active] = torch.minimum(least[active], loss)
-                if step % fifth == 0:
-                    keep = keep & (least[active] <= 0.9999 * checked[active])
-                    checked[active] = least[active]
-            if not bool(keep.all()):
-                kept = keep.nonzero().squeeze(1)
-                active, base, anchor = active[kept], base[kept], anchor[kept]
-                delta, first, second = delta[kept], first[kept], second[kept]
-        return found
-
-    def _report(self, ledger: NearestLedger, search: int, step: int) -> None:
-        done, total = search * self.steps + step + 1, self.searches * self.steps
+    def _report(self, ledger: NearestLedger, done: int) -> None:
+        """`done`: steps over all searches that the sample furthest behind has taken or been spared."""
+        total = self.searches * self.steps
+        search = max(done - 1, 0) // self.steps
 
         def data() -> dict:
             trace, other = ledger.objective_trace[1 : search + 2], ledger.consistency_trace
@@ -138,3 +129,77 @@ class CarliniWagner:
 
         ledger.watch.report(done, total, f"weight {search + 1} of {self.searches}", data, force=done in (1, total))
         ledger.watch.pace(ledger.pixels.device)
+
+
+@dataclass
+class _Course:
+    """Where each of n samples stands. They do not wait for each other: one that is done with a c begins the next.
+
+    Attributes:
+        rows: which samples of the problem. weight, low, high: c and its bisection.
+        search, step: int64, from 0. found: whether this c has found an adversarial image.
+        least: the least loss under this c. past: n×patience, what it was in each of the last steps, in a ring.
+        base: the clean image in tanh space, anchor: back from there, delta: the change; first, second: Adam's moments.
+    """
+
+    rows: torch.Tensor
+    weight: torch.Tensor
+    low: torch.Tensor
+    high: torch.Tensor
+    search: torch.Tensor
+    step: torch.Tensor
+    found: torch.Tensor
+    least: torch.Tensor
+    past: torch.Tensor
+    base: torch.Tensor
+    anchor: torch.Tensor
+    delta: torch.Tensor
+    first: torch.Tensor
+    second: torch.Tensor
+
+    @staticmethod
+    def begin(centre: torch.Tensor, rows: torch.Tensor, initial: float, patience: int) -> _Course:
+        base = torch.atanh((centre * 2 - 1) * INSIDE)
+        infinite = centre.new_full((len(rows),), torch.inf)
+        return _Course(
+            rows=rows,
+            weight=torch.full_like(infinite, initial),
+            low=torch.zeros_like(infinite),
+            high=infinite.clone(),
+            search=torch.zeros_like(rows),
+            step=torch.zeros_like(rows),
+            found=torch.zeros_like(rows, dtype=torch.bool),
+            least=infinite.clone(),
+            past=infinite.unsqueeze(1).repeat(1, patience),
+            base=base,
+            anchor=(base.tanh() + 1) / 2,
+            delta=torch.zeros_like(base),
+            first=torch.zeros_like(base),
+            second=torch.zeros_like(base),
+        )
+
+    def stalled(self, loss: torch.Tensor) -> torch.Tensor:
+        """Enters the losses of this step; which samples have come hardly any further down within the patience."""
+        self.least = torch.minimum(self.least, loss.to(self.least))
+        place = (self.step % self.past.shape[1]).unsqueeze(1)
+        before = self.past.gather(1, place).squeeze(1)
+        self.past.scatter_(1, place, self.least.unsqueeze(1))
+        return ~(self.least <= PROGRESS * before)
+
+    def turn(self, which: torch.Tensor, searches: int) -> None:
+        """These samples (indices) are done with their c; gives them the next."""
+        found, weight, low, high = (t[which] for t in (self.found, self.weight, self.low, self.high))
+        high, low = torch.where(found, weight, high), torch.where(found, low, weight)
+        weight = torch.where(high.isinf(), weight * 10, (low + high) / 2)
+        self.search[which] += 1
+        if searches >= 10:  # as the authors: once more at the upper end
+            weight = torch.where(self.search[which] == searches - 1, high.clamp(max=1e10), weight)
+        self.weight[which], self.low[which], self.high[which] = weight, low, high
+        self.least[which], self.past[which] = torch.inf, torch.inf
+        for zeroed in (self.step, self.found, self.delta, self.first, self.second):
+            zeroed[which] = 0
+
+    def select(self, kept: torch.Tensor) -> None:
+        """Only these samples (indices) go on."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name)[kept])

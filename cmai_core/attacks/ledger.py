@@ -8,6 +8,7 @@ import torch
 
 from cmai_core.attacks.evaluator import Evaluation
 from cmai_core.attacks.gradient import Outcome, Problem
+from cmai_core.attacks.threat import Region
 from cmai_core.attacks.watch import Watch
 
 
@@ -69,12 +70,15 @@ class Ledger:
         self,
         x: torch.Tensor,
         rows: torch.Tensor,
-        step: int | None = None,
+        step: int | torch.Tensor | None = None,
         eot: int = 1,
         offer: bool = True,
         precision: str = "float32",
     ) -> tuple[Evaluation, torch.Tensor]:
-        """Scores and gradients, averaged over `eot` passes (for models with randomness of their own)."""
+        """Scores and gradients, averaged over `eot` passes (for models with randomness of their own).
+
+        `step`: the row of the traces, or one for each of the rows.
+        """
         evaluator = self.problem.evaluator
         evaluations, total = [], None
         for _ in range(eot):
@@ -117,7 +121,12 @@ class Ledger:
         return None if len(rows) == self.count else rows
 
     def _note(
-        self, x: torch.Tensor, rows: torch.Tensor, evaluation: Evaluation, step: int | None, offer: bool
+        self,
+        x: torch.Tensor,
+        rows: torch.Tensor,
+        evaluation: Evaluation,
+        step: int | torch.Tensor | None,
+        offer: bool,
     ) -> Evaluation:
         success = evaluation.success
         if success is None:
@@ -141,13 +150,23 @@ class Ledger:
         self, x: torch.Tensor, rows: torch.Tensor, value: torch.Tensor, success: torch.Tensor, better: torch.Tensor
     ) -> None:
         # New tensors, since the old ones may have been sent to a listener.
-        self.pixels = self.pixels.index_copy(0, rows, torch.where(column(better, x), x, self.pixels[rows]))
-        self.value = self.value.index_copy(0, rows, torch.where(better, value, self.value[rows]))
-        self.success = self.success.index_copy(0, rows, torch.where(better, success, self.success[rows]))
+        if better.device.type == "cpu":
+            # Nothing is copied but what improves. (Elsewhere, asking which that is would wait for the device.)
+            chosen = better.nonzero().squeeze(1)
+            if len(chosen) == 0:
+                return
+            rows, x, value, success = rows[chosen], x[chosen], value[chosen], success[chosen]
+        else:
+            x = torch.where(column(better, x), x, self.pixels[rows])
+            value = torch.where(better, value, self.value[rows])
+            success = torch.where(better, success, self.success[rows])
+        self.pixels = self.pixels.index_copy(0, rows, x)
+        self.value = self.value.index_copy(0, rows, value)
+        self.success = self.success.index_copy(0, rows, success)
 
-    def finite(self, gradient: torch.Tensor, rows: torch.Tensor, step: int) -> torch.Tensor:
+    def finite(self, gradient: torch.Tensor, rows: torch.Tensor, step: int | torch.Tensor) -> torch.Tensor:
         """Flags the rows whose gradient is finite; the first step at which one was not is remembered."""
-        good = gradient.flatten(1).abs().sum(dim=1).isfinite()
+        good = gradient.flatten(1).sum(dim=1).isfinite()  # infinities of both signs add up to NaN
         bad = self.bad_step[rows]
         self.bad_step[rows] = torch.where(~good & (bad < 0), step, bad)
         return good
@@ -193,9 +212,12 @@ class NearestLedger(Ledger):
     def __init__(self, problem: Problem, watch: Watch, steps: int):
         super().__init__(problem, watch, steps)
         self.norm = torch.where(self.success, 0.0, torch.inf).to(self.value)
+        self._around: tuple[torch.Tensor | None, Region] = (None, problem.region)
 
     def offer(self, x: torch.Tensor, rows: torch.Tensor, value: torch.Tensor, success: torch.Tensor) -> None:
-        distance = self.problem.region.select(rows).distance(x)
+        if self._around[0] is not rows:  # searches keep the tensor while the same samples stay
+            self._around = (rows, self.problem.region.select(rows))
+        distance = self._around[1].distance(x)
         better = success & (distance < self.norm[rows])
         self.norm = self.norm.index_copy(0, rows, torch.where(better, distance, self.norm[rows]))
         self._put(x, rows, value, success, better)
@@ -212,6 +234,11 @@ class NearestLedger(Ledger):
 def column(flags: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Per-sample values shaped to go with pixels."""
     return flags.view(-1, *[1] * (like.dim() - 1))
+
+
+def may_hold(flags: torch.Tensor) -> bool:
+    """False only where no flag is set, as far as that can be known without waiting for a device."""
+    return flags.device.type != "cpu" or bool(flags.any())
 
 
 def _mean(evaluations: Sequence[Evaluation]) -> Evaluation:

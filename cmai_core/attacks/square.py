@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from cmai_core.attacks.gradient import Outcome, Problem
-from cmai_core.attacks.ledger import Ledger, column
+from cmai_core.attacks.ledger import Ledger, column, may_hold
 from cmai_core.attacks.options import flag, number, strict_options, whole
 from cmai_core.attacks.seeds import SampleNoise, sample_generators
 from cmai_core.attacks.threat import L2Region, LinfRegion, Region
@@ -88,7 +88,8 @@ class Square:
             else:
                 same = evaluation.success == success
                 better = (evaluation.success & ~success) | (same & (evaluation.value > value))
-                x = torch.where(column(better, x), candidate, x)
+                if may_hold(better):
+                    x = torch.where(column(better, x), candidate, x)
                 value = torch.where(better, evaluation.value, value)
                 success = success | evaluation.success
             ledger.objective_trace[step, rows] = value
@@ -113,26 +114,21 @@ def _stripes(region: Region, generators: list[torch.Generator]) -> torch.Tensor:
 
 def _propose_linf(region: Region, x: torch.Tensor, side: int, noise: torch.Tensor) -> torch.Tensor:
     """A square of ±ε, each channel of one sign, at a uniform place."""
-    height, width = x.shape[-2:]
-    inside = _inside(_place(noise[:, 0], height - side), side, height).unsqueeze(2)
-    inside = (inside & _inside(_place(noise[:, 1], width - side), side, width).unsqueeze(1)).unsqueeze(1)
-    up = (noise[:, 5:] < 0.5).view(len(x), -1, 1, 1)
-    candidate = torch.where(inside, torch.where(up, region.upper, region.lower), x)
+    channels, height, width = x.shape[1:]
+    down, right = _window(noise[:, 0], noise[:, 1], side, height, width)
+    place = (down * width + right).flatten(1).unsqueeze(1).expand(-1, channels, -1)  # n×C×side²
+    lower, upper, old = (pixels.flatten(2).gather(2, place) for pixels in (region.lower, region.upper, x))
+    up = (noise[:, 5:] < 0.5).unsqueeze(2)
+    new = torch.where(up, upper, lower)
     # A query that changes nothing would be wasted: then all channels take the other sign.
-    same = column((candidate == x).flatten(1).all(dim=1), x)
-    other = torch.where(inside, torch.where(up, region.lower, region.upper), x)
-    return torch.where(same, other, candidate)
+    same = column((new == old).flatten(1).all(dim=1), new)
+    new = torch.where(same, torch.where(up, lower, upper), new)
+    return x.flatten(2).scatter(2, place, new).view(x.shape)
 
 
 def _place(uniform: torch.Tensor, most: int) -> torch.Tensor:
     """Whole numbers from 0 to `most`."""
     return (uniform * (most + 1)).floor().clamp(max=most).to(torch.int64)
-
-
-def _inside(first: torch.Tensor, side: int, length: int) -> torch.Tensor:
-    """Bool n×length: the `side` positions beginning at `first`."""
-    position = torch.arange(length, device=first.device)
-    return (position >= first.unsqueeze(1)) & (position < first.unsqueeze(1) + side)
 
 
 def _bump(tall: int, wide: int, like: torch.Tensor) -> torch.Tensor:

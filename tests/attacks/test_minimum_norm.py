@@ -155,6 +155,24 @@ def test_carlini_wagner_agrees_with_foolbox(kit):
     assert ours.success.all() and torch.allclose(ours.minimum, raw, rtol=0, atol=1e-5)
 
 
+def test_carlini_wagner_spares_steps_and_does_not_wait(kit):
+    """Samples that come no further down leave their c, and begin the next while others are still busy with the last."""
+    model = kit.conv_model()
+    batch = kit.make_batch(model, 8, size=8, seed=5)
+    sizes, encode = [], model.image_features
+    model.image_features = lambda pixels: (sizes.append(len(pixels)), encode(pixels))[1]
+    options = {"steps": 100, "step_size": 0.03, "searches": 4, "initial": 0.3}
+    result = attack(kit, CarliniWagner(**options))(model, batch)
+    steps = sizes[1:-2]  # but for the clean and the two final scorings
+    assert sum(steps) == int(result.forwards.sum()) == int(result.backwards.sum())
+    assert len(steps) == int(result.forwards.max()) == result.steps_done < 400
+    assert len(set(result.forwards.tolist())) > 1
+    whole = attack(kit, CarliniWagner(**options, abort_early=False))(model, batch)
+    assert (whole.forwards == 400).all() and result.forwards.double().mean() < 0.8 * 400
+    ratio = result.minimum_norm / whole.minimum_norm
+    assert result.success.all() and ratio.median() < 1.005 and ratio.max() < 1.02
+
+
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_fab_is_as_close_as_torchattacks(kit, norm):
     torchattacks = pytest.importorskip("torchattacks")
