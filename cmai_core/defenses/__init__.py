@@ -7,8 +7,10 @@ says of pairs whether they are consistent, how probable that is, and what of the
 from cmai_core.defenses.calibration import Calibration, calibration_of, store_calibration
 from cmai_core.defenses.cmcv import Cmcv, Verdict
 from cmai_core.defenses.detector import AnyDetector, ConsistencyDetector, VerificationDetector, clean_scores
+from cmai_core.defenses.pathways import Ensemble, Regime, Smoothing, shifted
 from cmai_core.defenses.preprocessing import BlockCompression, Quantise
-from cmai_core.defenses.system import Response, Smoothing, System
+from cmai_core.defenses.review import ReviewQueue
+from cmai_core.defenses.system import Response, System
 
 __all__ = [
     "AnyDetector",
@@ -16,13 +18,17 @@ __all__ = [
     "Calibration",
     "Cmcv",
     "ConsistencyDetector",
+    "Ensemble",
     "Quantise",
+    "Regime",
     "Response",
+    "ReviewQueue",
     "Smoothing",
     "System",
     "Verdict",
     "VerificationDetector",
     "calibration_of",
     "clean_scores",
+    "shifted",
     "store_calibration",
 ]

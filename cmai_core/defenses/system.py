@@ -25,44 +25,14 @@ from cmai_core.attacks.objectives import Objective
 from cmai_core.attacks.options import flag, one_of, strict_options, whole
 from cmai_core.attacks.seeds import sample_generators
 from cmai_core.attacks.success import Criterion, Untargeted
-from cmai_core.attacks.transforms import InputTransform, Noise
 from cmai_core.data.pair import Batch
+from cmai_core.defenses.pathways import Pathway, Smoothing
 from cmai_core.defenses.preprocessing import Preprocessing
+from cmai_core.defenses.review import ReviewQueue
 from cmai_core.errors import OptionError
 from cmai_core.tasks.base import Prediction
 
 POLICIES = ("reject", "robust pathway", "flag")
-
-
-@strict_options
-@dataclass(frozen=True)
-class Smoothing:
-    """Features averaged over randomly perturbed copies (after Cohen et al. 2019, arXiv 1902.02918, who average votes).
-
-    Averaging features serves every task at once. The mean embedding is stretched to the copies' mean length (unit
-    length stays unit length).
-
-    Attributes:
-        transform: how copies are perturbed. copies: how many.
-    """
-
-    transform: InputTransform = dataclasses.field(default_factory=Noise)
-    copies: int = 8
-
-    def __post_init__(self) -> None:
-        whole("copies", self.copies, 1)
-        if not isinstance(self.transform, InputTransform):
-            raise OptionError(f"transform={self.transform!r} is not accepted.", "Accepted: an InputTransform.")
-
-    def features(self, model: Any, pixels: torch.Tensor, generators: Sequence[torch.Generator]) -> Any:
-        """The mean features of each picture's copies, drawn from its own generator."""
-        seen = []
-        for _ in range(self.copies):
-            seen.append(model.image_features(self.transform.apply(pixels, self.transform.draw(generators, pixels))))
-        return _mean(seen)
-
-    def describe(self) -> dict:
-        return {"smoothing": self.transform.describe(), "copies": self.copies}
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +57,11 @@ class _Options:
 
     Attributes:
         preprocessing: applied to every picture, in order.
-        smoothing: under the policy "robust pathway" for what is flagged, else for every picture.
+        smoothing: for every picture. pathway: for flagged pictures under the policy "robust pathway" (`pathways`).
         detector: flags pictures by a score.
-        policy: what happens to a flagged picture. "reject": no answer. "robust pathway": the smoothed features answer.
-            "flag": it is answered and shown to a person besides; who fools the system must not be flagged.
+        review: a `ReviewQueue` that `respond` hands flagged pairs to, whatever else happens to them.
+        policy: what happens to a flagged picture. "reject": no answer. "robust pathway": it is answered by way of
+            `pathway`. "flag": it is answered and shown to a person besides; who fools the system must not be flagged.
         seed: of the deployed system's random numbers, which an attacker does not know.
         knowledge: what an attacker sees: "white-box", "scores", "decisions".
         bpda: gradients pass preprocessing as if it changed nothing (backward pass differentiable approximation with
@@ -99,7 +70,9 @@ class _Options:
 
     preprocessing: tuple[Preprocessing, ...] = ()
     smoothing: Smoothing | None = None
+    pathway: Pathway | None = None
     detector: Detector | None = None
+    review: ReviewQueue | None = None
     policy: str = "reject"
     seed: int = 0
     knowledge: str = "white-box"
@@ -112,8 +85,12 @@ class _Options:
         flag("bpda", self.bpda)
         if not all(callable(step) for step in self.preprocessing):
             raise OptionError("A preprocessing step is not callable.", "Accepted: pixels → pixels, such as Quantise().")
-        if self.policy == "robust pathway" and (self.smoothing is None or self.detector is None):
-            raise OptionError("The robust pathway needs a detector and a smoothing.", "Give both.")
+        if (self.policy == "robust pathway") != (self.pathway is not None):
+            raise OptionError(
+                "The robust pathway needs a pathway, and no other policy takes one.", "Give both or none."
+            )
+        if self.policy == "robust pathway" and self.detector is None:
+            raise OptionError("The robust pathway needs a detector.", "Give one, such as ConsistencyDetector(tau).")
 
 
 class System:
@@ -123,7 +100,8 @@ class System:
         model: a `VisionLanguageModel`. options: as in `_Options`.
 
     Attributes:
-        model; preprocessing, smoothing, detector, policy, seed, knowledge: as given. Others are the model's own.
+        model; preprocessing, smoothing, pathway, detector, policy, review, seed, knowledge: as given. Others are the
+            model's own.
 
     Raises:
         OptionError: an unknown option, or options that contradict each other.
@@ -156,15 +134,17 @@ class System:
     @property
     def passes(self) -> int:
         """Forward passes of the model in one pass of the system. An attacker who may only ask counts questions."""
-        if self.smoothing is None or self.knowledge != "white-box":
+        if self.knowledge != "white-box":
             return 1
-        return self.smoothing.copies + (self.policy == "robust pathway")
+        own = 1 if self.smoothing is None else self.smoothing.passes
+        return own + (0 if self.pathway is None else self.pathway.passes)
 
     def describe(self) -> dict:
         """Plain values for reports."""
         plain: dict[str, Any] = {"policy": self.policy, "knowledge": self.knowledge}
         plain |= {} if self.detector is None else self.detector.describe()
         plain |= {} if self.smoothing is None else self.smoothing.describe()
+        plain |= {} if self.pathway is None else {"pathway": self.pathway.describe()}
         return plain | {"preprocessing": [step.describe() for step in self.preprocessing]}
 
     def view(self, knowledge: str = "white-box", *, bpda: bool = True) -> System:
@@ -190,7 +170,7 @@ class System:
         Under the robust pathway nothing is flagged then, since there is no text to measure S_c with.
         """
         generators = []
-        if self.smoothing is not None and self.policy != "robust pathway":
+        if self.smoothing is not None:
             raw = pixels.detach().cpu().contiguous()
             names = [hashlib.blake2b(picture.numpy().tobytes(), digest_size=16).hexdigest() for picture in raw]
             generators = sample_generators(self.seed, [f"{name}/smoothing" for name in names], 0)
@@ -216,7 +196,28 @@ class System:
             features = sampled.image_features(pixels)
             predictions = tuple(task.predict(sampled, features, prepared))
         rejected = flagged if self.policy == "reject" else torch.zeros_like(flagged)
+        if self.review is not None:
+            self._hand_over(batch, pixels, predictions, scores, flagged)
         return Response(predictions, scores, flagged, rejected)
+
+    def _hand_over(
+        self,
+        batch: Batch,
+        pixels: torch.Tensor,
+        predictions: Sequence[Prediction],
+        scores: torch.Tensor | None,
+        flagged: torch.Tensor,
+    ) -> None:
+        """Puts the flagged pairs into the review queue."""
+        tau = None if self.detector is None else float(self.detector.tau)
+        for row in flagged.nonzero()[:, 0].tolist():
+            picture = (pixels[row] * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+            texts = [text for text, owner in zip(batch.texts, batch.image_of_text, strict=True) if owner == row]
+            score = None if scores is None else float(scores[row])
+            reason = f"score below the threshold; answered: {predictions[row].answer}"
+            self.review.add(
+                picture, texts, model=self.model.name, reason=reason, item=batch.ids[row], score=score, tau=tau
+            )
 
     def fooled(self, task: Any, dataset: Any = None) -> Criterion:
         """An attack's success: the task's answer is wrong, and no flag keeps it from being given."""
@@ -227,16 +228,22 @@ class System:
         pixels: torch.Tensor,
         generators: Sequence[torch.Generator],
         flagged: Callable[[Any], torch.Tensor] | None = None,
+        more: Sequence[torch.Generator] = (),
     ) -> Any:
-        """`flagged`: from plain features, who takes the robust pathway (bool N); None: nobody."""
+        """`flagged`: from the features, who takes the pathway (bool N); None: nobody. `more`: its generators."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.knowledge == "white-box"):
             seen = self._seen(pixels)
-            if self.smoothing is not None and self.policy != "robust pathway":
-                return self.smoothing.features(self.model, seen, generators)
-            plain = self.model.image_features(seen)
+            if self.smoothing is not None:
+                plain = self.smoothing.features(self.model, seen, generators)
+            else:
+                plain = self.model.image_features(seen)
             if flagged is None:
                 return plain
-            return _chosen(flagged(plain), self.smoothing.features(self.model, seen, generators), plain)
+            rows = flagged(plain).nonzero()[:, 0]
+            if not len(rows):
+                return plain
+            own = [more[row] for row in rows.tolist()]
+            return _replaced(plain, rows, self.pathway.features(self.model, seen[rows], own))
 
     def _seen(self, pixels: torch.Tensor) -> torch.Tensor:
         for step in self.preprocessing:
@@ -277,62 +284,44 @@ class SampledSystem:
     def scores(self, pixels: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
         """The detector's scores (None without one) and who is flagged (bool N), without gradients.
 
-        Under the robust pathway the plain features are scored, since the score decides who takes it.
+        What is scored are the features before the pathway, since the score decides who takes it.
         """
         with torch.no_grad():
             if self._score is None:
                 return None, torch.zeros(len(pixels), dtype=torch.bool, device=pixels.device)
-            system = self._system
-            if system.policy == "robust pathway":
-                features = system.model.image_features(system._seen(pixels))
-            else:
-                features = self.image_features(pixels)
-            score = self._score_of(pixels, features)
-            return score, score < system.detector.tau
+            score = self._score_of(pixels, self._system._features(pixels, self._generators("smoothing")))
+            return score, score < self._system.detector.tau
 
     def image_features(self, pixels: torch.Tensor) -> Any:
         """Features of these samples' pictures, N rows."""
         if len(pixels) != len(self._rows):
             return self._system.image_features(pixels)
-        system, generators, flagged = self._system, [], None
-        if system.smoothing is not None:
-            rows = self._rows.tolist()
-            for row, draw in zip(rows, self._draws[self._rows].tolist(), strict=True):
-                generators += sample_generators(self._seed, [f"{self._ids[row]}/smoothing"], draw)
-        if system.policy == "robust pathway":
-            flagged = lambda plain: self._score_of(pixels, plain) < system.detector.tau  # noqa: E731
-        return system._features(pixels, generators, flagged)
+        system = self._system
+        if system.pathway is None:
+            return system._features(pixels, self._generators("smoothing"))
+
+        def flagged(features: Any) -> torch.Tensor:
+            return self._score_of(pixels, features) < system.detector.tau
+
+        return system._features(pixels, self._generators("smoothing"), flagged, self._generators("pathway"))
+
+    def _generators(self, purpose: str) -> list[torch.Generator]:
+        """One a sample, where the system has such a part; none elsewhere."""
+        if getattr(self._system, purpose) is None:
+            return []
+        rows = zip(self._rows.tolist(), self._draws[self._rows].tolist(), strict=True)
+        return [g for row, draw in rows for g in sample_generators(self._seed, [f"{self._ids[row]}/{purpose}"], draw)]
 
     def _score_of(self, pixels: torch.Tensor, features: Any) -> torch.Tensor:
         with torch.no_grad():
             return self._score(self, pixels, features)
 
 
-def _mean(records: Sequence[Any]) -> Any:
-    """Feature records averaged field by field; see `Smoothing`."""
-    if len(records) == 1:
-        return records[0]
+def _replaced(features: Any, rows: torch.Tensor, others: Any) -> Any:
+    """The features with some rows (int64) replaced by those of another record."""
 
-    def average(name: str) -> torch.Tensor | None:
-        values = [getattr(record, name) for record in records]
-        if values[0] is None:
-            return None
-        mean = sum(values[1:], values[0]) / len(values)
-        if name != "embedding":
-            return mean
-        length = sum(value.norm(dim=-1, keepdim=True) for value in values) / len(values)
-        return mean * (length / mean.norm(dim=-1, keepdim=True).clamp(min=1e-12))
+    def put(name: str) -> torch.Tensor | None:
+        values = getattr(features, name)
+        return None if values is None else values.index_copy(0, rows, getattr(others, name).to(values))
 
-    names = [field.name for field in dataclasses.fields(records[0])]
-    return dataclasses.replace(records[0], **{name: average(name) for name in names})
-
-
-def _chosen(flags: torch.Tensor, yes: Any, no: Any) -> Any:
-    """Rows of the first record where flagged, of the second elsewhere."""
-
-    def pick(name: str) -> torch.Tensor | None:
-        a, b = getattr(yes, name), getattr(no, name)
-        return None if a is None else torch.where(flags.view(-1, *[1] * (a.dim() - 1)), a, b)
-
-    names = [field.name for field in dataclasses.fields(no)]
-    return dataclasses.replace(no, **{name: pick(name) for name in names})
+    return dataclasses.replace(features, **{field.name: put(field.name) for field in dataclasses.fields(features)})

@@ -22,8 +22,9 @@ from cmai_core.attacks.square import Square
 from cmai_core.attacks.transforms import InputTransform, Noise
 from cmai_core.data.pair import Batch, Pair
 from cmai_core.defenses.detector import ConsistencyDetector
+from cmai_core.defenses.pathways import Smoothing
 from cmai_core.defenses.preprocessing import Quantise
-from cmai_core.defenses.system import Smoothing, System
+from cmai_core.defenses.system import System
 from cmai_core.errors import OptionError
 
 SIZE = 4

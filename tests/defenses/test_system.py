@@ -15,13 +15,15 @@ from cmai_core.attacks import pgd, task_pgd
 from cmai_core.attacks.attention_objective import AttentionDiversion, looked_at
 from cmai_core.attacks.detectors import AnswerConsistency, AnswerVerification
 from cmai_core.attacks.objectives import Consistency
+from cmai_core.attacks.seeds import sample_generators
 from cmai_core.attacks.transforms import Noise
 from cmai_core.data.pair import Pair, Question
 from cmai_core.data.tabletop.dataset import CLASSES, captions_of, questions_of, scene_of
 from cmai_core.data.tabletop.language import parse
 from cmai_core.defenses.detector import ConsistencyDetector, VerificationDetector, batches, clean_scores
+from cmai_core.defenses.pathways import Smoothing
 from cmai_core.defenses.preprocessing import BlockCompression, Quantise
-from cmai_core.defenses.system import Smoothing, System
+from cmai_core.defenses.system import System
 from cmai_core.errors import OptionError
 from cmai_core.evaluation.calibration import calibrated_detector
 from cmai_core.explain import last_layer_attention
@@ -184,20 +186,25 @@ def test_policies(model, batch, data):
     detector = ConsistencyDetector(tau)
     responses = {}
     for policy in ("reject", "flag", "robust pathway"):
-        system = System(model, detector=detector, policy=policy, smoothing=None if policy != POLICY else smoothing)
+        system = System(model, detector=detector, policy=policy, pathway=None if policy != POLICY else smoothing)
         responses[policy] = system.respond(task, batch, dataset=data)
         assert torch.equal(responses[policy].flagged, scores < tau)
         assert system.rejects == (policy != POLICY)
     assert torch.equal(responses["reject"].rejected, scores < tau)
     assert not responses["flag"].rejected.any() and not responses[POLICY].rejected.any()
-    system = System(model, detector=detector, policy=POLICY, smoothing=smoothing)
+    system = System(model, detector=detector, policy=POLICY, pathway=smoothing)
     with torch.no_grad():
         seen = system.for_samples(batch, 0).image_features(batch.pixels).embedding
-        smooth = System(model, smoothing=smoothing).for_samples(batch, 0).image_features(batch.pixels).embedding
+        generators = sample_generators(0, [f"{name}/pathway" for name in batch.ids], 0)
+        smooth = smoothing.features(model, batch.pixels, generators).embedding
         plain = features(model, batch).embedding
     assert close(seen, torch.where((scores < tau)[:, None], smooth, plain)) and system.passes == 3
     with pytest.raises(OptionError, match="robust pathway"):
         System(model, policy=POLICY)
+    with pytest.raises(OptionError, match="no other policy"):
+        System(model, detector=detector, pathway=smoothing)
+    with pytest.raises(OptionError, match="needs a detector"):
+        System(model, policy=POLICY, pathway=smoothing)
     with pytest.raises(OptionError, match="reject"):
         System(model, policy="shout")
     with pytest.raises(OptionError, match="smooting"):

@@ -15,8 +15,9 @@ from cmai_core.attacks.objectives import TaskObjective
 from cmai_core.attacks.success import Untargeted
 from cmai_core.attacks.threat import ThreatModel
 from cmai_core.attacks.transforms import Noise
+from cmai_core.defenses.pathways import Smoothing
 from cmai_core.defenses.preprocessing import Quantise
-from cmai_core.defenses.system import Smoothing, System
+from cmai_core.defenses.system import System
 from cmai_core.errors import OptionError
 from cmai_core.evaluation.checks import comparison, effort, gradients, inference, probe, strength
 from cmai_core.progress import CancelToken

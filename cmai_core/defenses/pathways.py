@@ -1,0 +1,177 @@
+"""What flagged pictures go through instead of the model's own image tower (ARM at inference).
+
+- `Smoothing`: features averaged over randomly perturbed copies.
+- `Regime`: another image tower, such as one moved towards a robust model's weights (`shifted`).
+- `Ensemble`: features averaged over several image towers.
+
+A pathway gives features in the place of the model's, so every task, attack and explanation goes through it as it goes
+through the model. Towers must share the model's text side, since tasks have encoded their texts with it.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from cmai_core.attacks.options import number, strict_options, whole
+from cmai_core.attacks.transforms import InputTransform, Noise
+from cmai_core.errors import OptionError
+
+
+class Pathway(Protocol):
+    """Pixels N×3×H×W → feature records; `passes`: of an image tower, for each picture."""
+
+    @property
+    def passes(self) -> int: ...
+
+    def features(self, model: Any, pixels: torch.Tensor, generators: Sequence[torch.Generator]) -> Any:
+        """Features; random numbers of a picture come from its own generator (none where nothing is random)."""
+        ...
+
+    def describe(self) -> dict: ...
+
+
+@strict_options
+@dataclass(frozen=True)
+class Smoothing:
+    """Features averaged over randomly perturbed copies (after Cohen et al. 2019, arXiv 1902.02918, who average votes).
+
+    Averaging features serves every task at once. The mean embedding is stretched to the copies' mean length (unit
+    length stays unit length).
+
+    Attributes:
+        transform: how copies are perturbed. copies: how many.
+    """
+
+    transform: InputTransform = dataclasses.field(default_factory=Noise)
+    copies: int = 8
+
+    def __post_init__(self) -> None:
+        whole("copies", self.copies, 1)
+        if not isinstance(self.transform, InputTransform):
+            raise OptionError(f"transform={self.transform!r} is not accepted.", "Accepted: an InputTransform.")
+
+    @property
+    def passes(self) -> int:
+        return self.copies
+
+    def features(self, model: Any, pixels: torch.Tensor, generators: Sequence[torch.Generator]) -> Any:
+        """The mean features of each picture's copies, drawn from its own generator."""
+        seen = []
+        for _ in range(self.copies):
+            seen.append(model.image_features(self.transform.apply(pixels, self.transform.draw(generators, pixels))))
+        return mean_features(seen)
+
+    def describe(self) -> dict:
+        return {"smoothing": self.transform.describe(), "copies": self.copies}
+
+
+@dataclass(frozen=True, eq=False)
+class Regime:
+    """Another image tower beside the model's text side: the parameters shift when a picture is flagged.
+
+    Attributes:
+        tower: a model whose `image_features` are taken (`shifted(model, robust, share)` makes one).
+        then: a pathway through that model, such as `Smoothing()`; None: its plain features.
+    """
+
+    tower: Any
+    then: Pathway | None = None
+
+    @property
+    def passes(self) -> int:
+        return 1 if self.then is None else self.then.passes
+
+    def features(self, model: Any, pixels: torch.Tensor, generators: Sequence[torch.Generator]) -> Any:
+        if self.then is None:
+            return self.tower.image_features(pixels)
+        return self.then.features(self.tower, pixels, generators)
+
+    def describe(self) -> dict:
+        return {"regime": self.tower.name} | ({} if self.then is None else self.then.describe())
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """Features averaged over the model's own image tower and others.
+
+    Attributes:
+        others: models that share the model's text side.
+    """
+
+    others: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        if not self.others:
+            raise OptionError("The ensemble has no member besides the model.", "Give at least one.")
+
+    @property
+    def passes(self) -> int:
+        return 1 + len(self.others)
+
+    def features(self, model: Any, pixels: torch.Tensor, generators: Sequence[torch.Generator]) -> Any:
+        return mean_features([member.image_features(pixels) for member in (model, *self.others)])
+
+    def describe(self) -> dict:
+        return {"ensemble": [member.name for member in self.others]}
+
+
+def shifted(model: Any, robust: Any, share: float = 1.0) -> Any:
+    """The model with its image tower's weights moved towards a robust model's: (1 − share)·θ + share·θ_robust.
+
+    After weight-space interpolation of fine-tuned models (WiSE-FT: Wortsman et al. 2022, arXiv 2109.01903, eq. 1).
+
+    Args:
+        model, robust: `VisionLanguageModel`s of one architecture, the second with the first one's text side (FARE, for
+            example, trains the image tower alone). Both stay as they are.
+        share: in [0, 1]; 0 is the model, 1 the robust tower.
+
+    Raises:
+        OptionError: different architectures or text sides, or a share outside [0, 1].
+    """
+    number("share", share, 0.0, 1.0)
+    own, other = model.clip.state_dict(), robust.clip.state_dict()
+    if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in other.items()}:
+        raise OptionError(
+            f"{model.name} and {robust.name} have different architectures.",
+            "Give two of the same, such as fine-tunings.",
+        )
+    away = [k for k in own if not k.startswith("visual.") and not torch.equal(own[k], other[k].to(own[k]))]
+    if away:
+        raise OptionError(
+            f"{robust.name} has another text side than {model.name} ({away[0]} differs).",
+            "Give a model whose image tower alone was trained, such as tabletop-fare for tabletop.",
+        )
+    clip = copy.deepcopy(model.clip)
+    with torch.no_grad():
+        for name, tensor in clip.visual.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.lerp_(other[f"visual.{name}"].to(tensor), share)
+    made = copy.copy(model)
+    made.clip = clip
+    made.name = f"{model.name} → {robust.name} ({share:g})"
+    return made
+
+
+def mean_features(records: Sequence[Any]) -> Any:
+    """Feature records averaged field by field; see `Smoothing`."""
+    if len(records) == 1:
+        return records[0]
+
+    def average(name: str) -> torch.Tensor | None:
+        values = [getattr(record, name) for record in records]
+        if values[0] is None:
+            return None
+        mean = sum(values[1:], values[0]) / len(values)
+        if name != "embedding":
+            return mean
+        length = sum(value.norm(dim=-1, keepdim=True) for value in values) / len(values)
+        return mean * (length / mean.norm(dim=-1, keepdim=True).clamp(min=1e-12))
+
+    names = [field.name for field in dataclasses.fields(records[0])]
+    return dataclasses.replace(records[0], **{name: average(name) for name in names})
