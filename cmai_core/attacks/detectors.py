@@ -7,11 +7,10 @@ they import nothing from the defences.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 
 from cmai_core.attacks.objectives import Consistency, Objective, TaskRows, prepare_task
 from cmai_core.attacks.options import flag, number, one_of
@@ -298,14 +297,12 @@ class _BoundAnswerVerification(Objective):
         # At one length, so that texts encoded at different steps stand side by side.
         missing = [text for text in dict.fromkeys(texts) if text not in self.read]
         if missing:
-            found = model.verification_states(missing)
-            short = model.context_length - found.counted.shape[1]
-            whole = TextStates(F.pad(found.states, (0, 0, 0, short)), F.pad(found.counted, (0, short)))
+            whole = model.verification_states(missing).at_length(model.context_length)
             self.read.update((text, whole[k : k + 1]) for k, text in enumerate(missing))
         rows = [self.read[text] for text in texts]
-        counted = torch.cat([row.counted for row in rows])
-        length = int(counted.any(dim=0).nonzero().amax()) + 1 if bool(counted.any()) else 1
-        return TextStates(torch.cat([row.states for row in rows])[:, :length], counted[:, :length])
+        found = TextStates(*(torch.cat([getattr(row, f.name) for row in rows]) for f in fields(TextStates)))
+        used = found.counted.any(dim=0).nonzero()
+        return found.at_length(int(used.amax()) + 1 if len(used) else 1)
 
     def describe(self) -> str:
         return f"verification:{self.task.name}"

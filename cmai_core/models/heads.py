@@ -3,7 +3,8 @@
 `S_c = cos(P_v(h_v), P_t(h_t))`. V_verify reads a caption word by word: every word looks at the image's patches and says
 how probable it is that the picture bears it out. A caption is consistent when each of its words is, so V_verify is
 the product of the words' probabilities (a noisy AND: Pearl 1988, sec. 4.3.2), and which word disagrees is part of the
-answer instead of being reconstructed after it.
+answer instead of being reconstructed after it. Where the model has a decoder, a word's evidence also holds how likely
+the decoder finds it after the words before and with this picture: that knows more of a scene than new heads learn.
 """
 
 from __future__ import annotations
@@ -35,17 +36,32 @@ class TextStates:
 
     Attributes:
         states: T×L×W token states. counted: bool T×L, the positions that are words (no padding, start or end token).
+        said: int64 T×L, the token ids; or float T×L×V, distributions over them.
     """
 
     states: Tensor
     counted: Tensor
+    said: Tensor
 
     def __len__(self) -> int:
         return len(self.states)
 
     def __getitem__(self, rows: Any) -> TextStates:
         """Rows by slice, mask or index tensor."""
-        return TextStates(self.states[rows], self.counted[rows])
+        return TextStates(self.states[rows], self.counted[rows], self.said[rows])
+
+    def expand(self, count: int) -> TextStates:
+        """One text `count` times."""
+        return TextStates(*(x.expand(count, *x.shape[1:]) for x in (self.states, self.counted, self.said)))
+
+    def at_length(self, length: int) -> TextStates:
+        """Cut or padded to L positions; none of the added ones counts."""
+
+        def fit(x: Tensor) -> Tensor:
+            more = length - x.shape[1]
+            return x[:, :length] if more <= 0 else F.pad(x, (0, 0) * (x.dim() - 2) + (0, more))
+
+        return TextStates(fit(self.states), fit(self.counted), fit(self.said))
 
 
 class ConsistencyHeads(nn.Module):
@@ -65,7 +81,8 @@ class ConsistencyHeads(nn.Module):
         self.text_mlp = _mlp(sizes.embedding, inner)
         self.word_queries = nn.Linear(sizes.states, inner)
         self.patch_keys = nn.Linear(sizes.tokens, 2 * inner)
-        self.word_mlp = nn.Sequential(nn.Linear(3 * inner, inner), nn.GELU(), nn.Linear(inner, 1))
+        self.word_mlp = nn.Sequential(nn.Linear(3 * inner + 2, inner), nn.GELU(), nn.Linear(inner, 1))
+        self.evidence = nn.Linear(2, 1)
         self.log_scale = nn.Parameter(torch.tensor(2.3))
         self._initialise(generator or torch.Generator().manual_seed(0))
 
@@ -79,6 +96,8 @@ class ConsistencyHeads(nn.Module):
             # At the start every word is probably borne out: a caption of ten words then has about even odds.
             self.word_mlp[-1].weight.mul_(0.1)
             self.word_mlp[-1].bias.fill_(2.6)
+            # And the less, the further the decoder would rather say something else.
+            self.evidence.weight.copy_(torch.tensor([[0.0, 2.0]]))
 
     def image(self, pooled: Tensor, tokens: Tensor) -> Tensor:
         """P_v(h_v): N×D pooled embeddings (before normalisation) and N×P×W patch tokens → N×inner, unit length."""
@@ -91,12 +110,13 @@ class ConsistencyHeads(nn.Module):
         """P_t(h_t): T×D pooled embeddings (before normalisation) → T×inner, unit length."""
         return F.normalize(_full(self.text_mlp(pooled)), dim=-1)
 
-    def words(self, tokens: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+    def words(self, tokens: Tensor, states: Tensor, evidence: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """How far the picture bears out each word.
 
         Args:
             tokens: T×P×W, patch tokens of each text's image.
             states: T×L×W', token states of the texts.
+            evidence: T×L×2 of `word_evidence`; None (no decoder): nothing is known.
 
         Returns:
             log odds T×L, and the attention over patches T×L×P (rows sum to 1).
@@ -105,7 +125,28 @@ class ConsistencyHeads(nn.Module):
         keys, values = self.patch_keys(tokens).chunk(2, dim=-1)
         weights = (queries @ keys.transpose(-1, -2) * self.sizes.inner**-0.5).softmax(dim=-1)
         seen = weights @ values
-        return _full(self.word_mlp(torch.cat([queries, seen, queries * seen], dim=-1)).squeeze(-1)), weights
+        known = queries.new_zeros(*queries.shape[:2], 2) if evidence is None else evidence.to(queries)
+        odds = self.word_mlp(torch.cat([queries, seen, queries * seen, known], dim=-1)) + self.evidence(known)
+        return _full(odds.squeeze(-1)), weights
+
+
+def word_evidence(logits: Tensor, said: Tensor) -> Tensor:
+    """What a decoder says of each word: T×L×2, its log probability and by how much it falls short of the likeliest.
+
+    In units of four nats, at least −3; the first position, of which nothing is predicted, has zeros.
+
+    Args:
+        logits: T×L×V of the decoder that reads the texts with their images; position t predicts token t+1.
+        said: int64 T×L, the tokens; or float T×L×V, distributions over them.
+    """
+    predicted = _full(logits[:, :-1]).log_softmax(dim=-1)
+    following = said[:, 1:]
+    if said.is_floating_point():
+        own = (following.to(predicted) * predicted).sum(dim=-1)
+    else:
+        own = predicted.gather(-1, following.unsqueeze(-1)).squeeze(-1)
+    found = torch.stack([own, own - predicted.amax(dim=-1)], dim=-1) / 4
+    return F.pad(found.clamp(min=-3.0), (0, 0, 1, 0))
 
 
 def log_verified(odds: Tensor, counted: Tensor) -> Tensor:

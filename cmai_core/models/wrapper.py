@@ -22,7 +22,7 @@ from torch import nn
 from cmai_core.errors import DataError, ModelError, OptionError
 from cmai_core.models import text_tower, tokenizer
 from cmai_core.models.generation import generate_ids
-from cmai_core.models.heads import ConsistencyHeads, HeadSizes, TextStates, log_verified
+from cmai_core.models.heads import ConsistencyHeads, HeadSizes, TextStates, log_verified, word_evidence
 from cmai_core.models.preprocess import preprocess
 from cmai_core.models.text_tower import TextFeatures
 from cmai_core.models.words import merge_words, used_length
@@ -422,8 +422,8 @@ class VisionLanguageModel:
         counted = (ids != bos) & ((ids == eos).cumsum(dim=1) == 0)
         if getattr(self.tokenizer, "tokenizer", None) is not None:  # open_clip's own pads with an ordinary token
             counted &= ids != pad
-        counted = F.pad(counted, (0, max(0, states.shape[1] - counted.shape[1])))[:, : states.shape[1]]
-        return TextStates(states, counted)
+        said = x if self._is_soft(x) else ids
+        return TextStates(states, counted, said).at_length(states.shape[1])
 
     def verify(
         self,
@@ -598,8 +598,9 @@ class VisionLanguageModel:
         read = texts if isinstance(texts, TextStates) else self.verification_states(texts)
         images = self.image_features(pixels) if isinstance(pixels, torch.Tensor) else pixels
         tokens = self._rows(images.tokens, len(read), image_of_text)
-        states = read.states.expand(len(tokens), -1, -1) if len(read) == 1 else read.states
-        return *self.heads.words(tokens, states), read.counted.expand(len(states), -1)
+        read = read.expand(len(tokens)) if len(read) == 1 else read
+        evidence = word_evidence(self.fusion_logits(tokens, read.states), read.said) if self.has_decoder else None
+        return *self.heads.words(tokens, read.states, evidence), read.counted
 
     def _own_vit(self) -> bool:
         from open_clip.transformer import VisionTransformer

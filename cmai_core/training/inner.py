@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cmai_core.models.heads import log_verified
 from cmai_core.training import fast
 from cmai_core.training.batches import TrainingBatch
-from cmai_core.training.losses import Parts, class_losses, encode_classes, pairs_consistency, unit
+from cmai_core.training.losses import Parts, class_losses, encode_classes, pairs_consistency, unit, word_odds
 from cmai_core.training.settings import Inner
 
 Objective = Callable[[Tensor], Tensor]
@@ -164,7 +164,7 @@ class InnerProblem:
         if "accept" in self.groups:
             false = fast.trim(batch.false_ids[rows[self.groups["accept"]]], parts.pad)
             pooled, words = fast.text_embedding(parts.text, false, parts.pad)
-            self.false = (self.heads.text(pooled), words[:, : false.shape[1]], parts.counted(false))
+            self.false = (self.heads.text(pooled), false, words[:, : false.shape[1]])
         if "drift" in self.groups:
             self.goal = fast.vision(self.start, self.clean[self.groups["drift"]], parts.mean, parts.std)
 
@@ -212,9 +212,9 @@ class InnerProblem:
         return feature_distance(image, self.goal, at)
 
     def _accept(self, image: fast.Vision, at: Tensor) -> Tensor:
-        text, states, counted = self.false
+        text, ids, states = self.false
         score = (self.heads.image(image.pooled[at], image.tokens[at]) * text).sum(dim=-1)
-        odds, _ = self.heads.words(image.tokens[at], states)
+        odds, counted = word_odds(self.parts, self.heads, image.tokens[at], ids, states)
         return score + log_verified(odds, counted) / counted.sum(dim=1).clamp(min=1)
 
 

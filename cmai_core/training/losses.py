@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmai_core.data.tabletop.scene import COLOURS, MATERIALS, SHAPES, SIZES
+from cmai_core.models.heads import word_evidence
 from cmai_core.training import fast, packed
 from cmai_core.training.batches import TrainingBatch
 from cmai_core.training.settings import Weights
@@ -88,6 +89,17 @@ def pairs_consistency(heads: nn.Module | None, image: fast.Vision, scored: Tenso
     if heads is None:
         return (unit(image.pooled) * unit(scored)).sum(dim=-1)
     return (heads.image(image.pooled, image.tokens) * scored).sum(dim=-1)
+
+
+def word_odds(parts: Parts, heads: nn.Module, tokens: Tensor, ids: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+    """Log odds of the heads' verifier for each word, N×L, and which positions are words (bool N×L).
+
+    Args:
+        tokens: N×P×W image tokens. ids: int64 N×L, the texts; states: N×L×W, their token states.
+    """
+    (decoded,) = fast.decode(parts.decoder, tokens, [states])
+    evidence = word_evidence(fast.vocabulary_logits(parts.decoder, decoded), ids)
+    return heads.words(tokens, states, evidence)[0], parts.counted(ids)
 
 
 def encode_classes(parts: Parts, batch: TrainingBatch) -> Tensor:
