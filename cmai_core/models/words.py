@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,13 @@ def _pieces(model: VisionLanguageModel, ids: Sequence[int]) -> list[str]:
         return [tokenizer.decoder[int(i)] for i in ids]
     with getattr(model, "_tokenizer_lock", nullcontext()):
         return [str(piece) for piece in inner.convert_ids_to_tokens([int(i) for i in ids])]
+
+
+def punctuation_ids(model: VisionLanguageModel) -> list[int]:
+    """The ids of tokens that are punctuation and nothing else: they claim nothing."""
+    pieces = _pieces(model, range(model.vocabulary_size))
+    plain = [piece.removesuffix(_END).lstrip("".join(_STARTS)) for piece in pieces]
+    return [i for i, piece in enumerate(plain) if piece and set(piece) <= set(string.punctuation)]
 
 
 def token_strings(model: VisionLanguageModel, ids: Sequence[int]) -> tuple[str, ...]:

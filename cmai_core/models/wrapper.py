@@ -7,6 +7,7 @@ lock, so several threads may share one wrapper.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import threading
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from cmai_core.models.generation import generate_ids
 from cmai_core.models.heads import ConsistencyHeads, HeadSizes, TextStates, log_verified, word_evidence
 from cmai_core.models.preprocess import preprocess
 from cmai_core.models.text_tower import TextFeatures
-from cmai_core.models.words import merge_words, used_length
+from cmai_core.models.words import merge_words, punctuation_ids, used_length
 
 _IMAGE_CODE = 0.5
 
@@ -409,8 +410,17 @@ class VisionLanguageModel:
         features = x if isinstance(x, TextFeatures) else self.text_features(x, pad_mask, states=False)
         return features.embedding if self.heads is None else self.heads.text(features.pooled)
 
+    @functools.cached_property
+    def punctuation(self) -> torch.Tensor:
+        """bool V: tokens that are punctuation and nothing else."""
+        found = torch.zeros(self.vocabulary_size, dtype=torch.bool)
+        found[punctuation_ids(self)] = True
+        return found
+
     def verification_states(self, x: Sequence[str] | torch.Tensor, pad_mask: torch.Tensor | None = None) -> TextStates:
-        """What V_verify reads of texts: compute it once where the texts stay. Arguments as for `text_features`.
+        """What V_verify reads of texts: compute it once where the texts stay. Punctuation does not count.
+
+        Arguments as for `text_features`.
 
         Raises:
             ModelError: the model has no heads.
@@ -422,6 +432,7 @@ class VisionLanguageModel:
         counted = (ids != bos) & ((ids == eos).cumsum(dim=1) == 0)
         if getattr(self.tokenizer, "tokenizer", None) is not None:  # open_clip's own pads with an ordinary token
             counted &= ids != pad
+        counted &= ~self.punctuation.to(ids.device)[ids]
         said = x if self._is_soft(x) else ids
         return TextStates(states, counted, said).at_length(states.shape[1])
 
@@ -467,8 +478,8 @@ class VisionLanguageModel:
         if self._is_soft(texts):
             raise DataError("Distributions over tokens have no words.", "Give texts or ids.")
         ids = self._as_ids(texts, None)
-        odds, attention, _ = self._word_odds(pixels, ids, image_of_text)
-        each, attention = F.logsigmoid(odds).float().cpu(), attention.float().cpu()
+        odds, attention, counted = self._word_odds(pixels, ids, image_of_text)
+        each, attention = F.logsigmoid(odds).masked_fill(~counted, 0.0).float().cpu(), attention.float().cpu()
         found = []
         eos = self.token_ids()[2]
         for row, tokens in enumerate(ids[:, : each.shape[1]].expand(len(each), -1).tolist()):

@@ -26,7 +26,7 @@ class Parts:
         visual, text, decoder: open_clip modules; logit_scale: their log temperature.
         mean, std: 3×1×1.
         two_images: joins the tokens of two images (the wrapper's `two_image_tokens`).
-        pad, bos, eos: ids of padding and of the tokens around a text.
+        pad, bos, eos: ids of padding and of the tokens around a text. punctuation: bool V.
     """
 
     visual: nn.Module
@@ -39,10 +39,12 @@ class Parts:
     pad: int = 0
     bos: int = 1
     eos: int = 2
+    punctuation: Tensor | None = None
 
     def counted(self, ids: Tensor) -> Tensor:
         """Which tokens are words: bool, shaped as `ids`."""
-        return (ids != self.pad) & (ids != self.bos) & (ids != self.eos)
+        words = (ids != self.pad) & (ids != self.bos) & (ids != self.eos)
+        return words if self.punctuation is None else words & ~self.punctuation[ids]
 
     def vision(self, pixels: Tensor) -> fast.Vision:
         return fast.vision(self.visual, pixels, self.mean, self.std)

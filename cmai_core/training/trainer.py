@@ -101,6 +101,7 @@ def take_apart(model: VisionLanguageModel) -> Parts:
         std=model._std.to(model.device),
         two_images=model.two_image_tokens,
         **dict(zip(("pad", "bos", "eos"), model.token_ids(), strict=True)),
+        punctuation=model.punctuation.to(model.device),
     )
 
 

@@ -22,7 +22,7 @@ from cmai_core.errors import DataError, ModelError, OptionError
 from cmai_core.evaluation.calibration import calibrated_detector
 from cmai_core.evaluation.cmcv import by_vagueness, calibrate_cmcv, pair_scores, rates
 from cmai_core.models import load_model, save_local_dir
-from cmai_core.models.heads import ConsistencyHeads, log_verified, verification_loss
+from cmai_core.models.heads import ConsistencyHeads, log_verified, verification_loss, word_evidence
 
 COUNT = 320
 
@@ -68,13 +68,15 @@ def headed(scenes):
         tokens, pooled = (torch.cat([getattr(i, name) for i in images]) for name in ("tokens", "pooled"))
         read = model.verification_states([*true, *false])
         texts = model.text_features([*true, *false], states=False).pooled
+        logits = model.fusion_logits(torch.cat([tokens, tokens]), read.states)
+        evidence = word_evidence(logits, read.said)
     heads.train().requires_grad_(True)
     optimiser = torch.optim.AdamW(heads.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
     for _ in range(150):
         rows = torch.randint(0, 2 * COUNT, (48,), generator=generator)
         owners, consistent = rows % COUNT, rows < COUNT
-        odds, _ = heads.words(tokens[owners], read.states[rows])
+        odds, _ = heads.words(tokens[owners], read.states[rows], evidence[rows])
         loss = verification_loss(log_verified(odds, read.counted[rows]), consistent).mean()
         cosine = (heads.image(pooled[owners], tokens[owners]) * heads.text(texts[rows])).sum(dim=1)
         loss = loss + (cosine - consistent.float()).square().mean()

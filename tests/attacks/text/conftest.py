@@ -130,7 +130,7 @@ def small_coca(seed=0):
     }
     fusion = {"context_length": 48, "vocab_size": 1024, "width": 32, "heads": 4, "layers": 1}
     model = {
-        "embed_dim": 16,
+        "embed_dim": 32,  # the pooled image tokens' width too, which the decoder reads
         "vision_cfg": vision,
         "text_cfg": text,
         "multimodal_cfg": fusion,
