@@ -14,8 +14,9 @@ from cmai_core.attacks.watch import Watch
 
 # Pixels 0 and 1 would be infinitely far in tanh space.
 INSIDE = 0.999999
-# A sample is done with a c when the patience (a share of the steps) brought its least loss no further down than this.
-PATIENCE, PROGRESS = 0.2, 0.998
+# A sample is done with a c when its least loss has not come down to this share within the patience: a share of the
+# steps, but long enough for Adam, which swings to and fro about the boundary, to come back.
+PROGRESS, PATIENCE, SWING = 0.998, 0.2, 25
 
 
 @strict_options
@@ -30,8 +31,9 @@ class CarliniWagner:
         steps: Adam steps for one c (10,000 in the authors' code; 1,000 is usual). step_size: 0.01.
         searches: values of c tried for each sample (9). initial: the first (0.001), then ×10 until one succeeds, then
             bisection. confidence: κ.
-        abort_early: a sample leaves the batch when a fifth of the steps brought its least loss no further down. (The
-            authors' code compares two moments, of the batch's total: near the boundary the loss goes up and down.)
+        abort_early: a sample goes on to the next c when a fifth of the steps (at least 25) brought its least loss
+            down by less than 0.2 %. (The authors' code compares two moments, of the batch's total: near the boundary
+            the loss goes up and down.)
         micro_batch: as in `GradientSearch`.
     """
 
@@ -57,7 +59,7 @@ class CarliniWagner:
     @property
     def patience(self) -> int:
         """Steps without progress after which a sample is done with a c."""
-        return math.ceil(self.steps * PATIENCE)
+        return max(math.ceil(self.steps * PATIENCE), SWING)
 
     def describe(self) -> dict:
         names = ("steps", "step_size", "searches", "initial", "confidence", "abort_early")
