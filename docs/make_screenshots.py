@@ -85,13 +85,19 @@ def benchmark(lab: Lab) -> None:
         lab.wait_for(".st-key-cancel_bench button", 60)
         lab.until(lambda: not lab.all(".st-key-cancel_bench button"), PATIENCE, "the benchmark")
     lab.wait_for_text("Every cell", PATIENCE)
+    lab.until(lambda: not lab.all("[data-testid=stSkeleton]") and lab.all(".js-plotly-plot"), PATIENCE, "the results")
     settled(lab.browser)
     lab.no_error()
 
 
-def tour(lab: Lab, camera: Camera, defended: str) -> None:
-    """All pages with something on them."""
+def tour(lab: Lab, camera: Camera, defended: str, benchmark_alone: bool) -> None:
+    """All pages with something on them, or the benchmark's."""
     lab.open()
+    if benchmark_alone:
+        follow(lab, "Benchmark")
+        benchmark(lab)
+        camera.shoot("benchmark")
+        return
     camera.shoot("first-screen")
     if defended:
         lab.select("defended", "OpenCLIP model …")
@@ -120,13 +126,14 @@ def main() -> None:
     options.add_argument("--out", type=Path, default=ROOT / "docs" / "screenshots", help="default: docs/screenshots")
     options.add_argument("--theme", choices=("light", "dark", "both"), default="both")
     options.add_argument("--defended", default="", help="an OpenCLIP name instead of the bundled one")
+    options.add_argument("--benchmark-alone", action="store_true", help="this page and no other")
     chosen = options.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="cmai-data-") as data, running_lab({"CMAI_DATA": data}) as (address, _):
         for theme in ("light", "dark") if chosen.theme == "both" else (chosen.theme,):
             with chromium(WIDE, TALL, theme == "dark") as browser:
                 lab = Lab(browser, address)
-                tour(lab, Camera(lab, chosen.out, theme), chosen.defended)
+                tour(lab, Camera(lab, chosen.out, theme), chosen.defended, chosen.benchmark_alone)
 
 
 if __name__ == "__main__":
