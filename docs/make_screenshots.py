@@ -85,7 +85,7 @@ def benchmark(lab: Lab) -> None:
         lab.wait_for(".st-key-cancel_bench button", 60)
         lab.until(lambda: not lab.all(".st-key-cancel_bench button"), PATIENCE, "the benchmark")
     lab.wait_for_text("Every cell", PATIENCE)
-    lab.until(lambda: not lab.all("[data-testid=stSkeleton]") and lab.all(".js-plotly-plot"), PATIENCE, "the results")
+    lab.wait_for(".st-key-bench_worst [data-testid=stDataFrame]", PATIENCE)
     settled(lab.browser)
     lab.no_error()
 
