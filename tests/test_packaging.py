@@ -220,9 +220,7 @@ def test_every_import_is_declared(folder):
     missing = {
         module: files
         for module, files in imported_by(folder).items()
-        if not all(
-            any(file.startswith(place) and module in names for place, names in extras.items()) for file in files
-        )
+        if not all(any(file.startswith(place) and module in names for place, names in extras.items()) for file in files)
         and module not in sys.stdlib_module_names
         and module not in ("cmai_core", "app")
         and not declared & {canonical(owner) for owner in owners.get(module, [])}
