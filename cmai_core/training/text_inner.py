@@ -52,9 +52,5 @@ def worst_words(
     gain = gain.masked_fill(options < 0, float("-inf")).flatten(1)
     best, where = gain.max(dim=1)
     changed = batch.caption_ids.clone()
-    width = options.shape[2]
-    for_these = best > 0
-    place, choice = where // width, where % width
-    words = options[torch.arange(len(ids), device=ids.device), place, choice]
-    changed[rows[for_these], place[for_these]] = words[for_these]
+    changed[rows, : ids.shape[1]] = edits.apply(ids, options, torch.where(best > 0, where, -1))
     return changed

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from cmai_core.errors import CmaiError, OptionError
-from cmai_core.models.heads import ConsistencyHeads, HeadSizes
+from cmai_core.models.heads import ConsistencyHeads
 from cmai_core.models.tokenizer import bundled_tokenizer_dir
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 from cmai_core.training import adapters
@@ -105,12 +105,6 @@ def take_apart(model: VisionLanguageModel) -> Parts:
     )
 
 
-def _token_width(model: VisionLanguageModel) -> int:
-    """Width of the image tokens, pooled or not."""
-    visual = model.clip.visual
-    return visual.transformer.width if visual.attn_pool is None else visual.output_dim
-
-
 def learning_rate(recipe: Recipe, step: int, total_steps: int | None) -> float:
     """Linear warm-up, then a cosine down to `final_share` of the peak. Steps count from 0; None: length not known."""
     warmup = recipe.warmup_steps if total_steps is None else min(recipe.warmup_steps, max(1, total_steps // 5))
@@ -188,8 +182,8 @@ class _Training:
         """The model's consistency heads, new ones where it has none and the recipe trains them."""
         model, recipe = self.model, self.recipe
         if recipe.has_heads and model.heads is None:
-            sizes = HeadSizes(model.embed_dim, _token_width(model), self.parts.text.token_embedding.embedding_dim)
-            model.heads = ConsistencyHeads(sizes, torch.Generator().manual_seed(self.seed + 2)).to(model.device)
+            generator = torch.Generator().manual_seed(self.seed + 2)
+            model.heads = ConsistencyHeads(model.head_sizes(), generator).to(model.device)
         elif not recipe.has_heads:
             model.heads = None  # heads that the towers move away from would measure nothing
         return None if model.heads is None else model.heads.train().requires_grad_(True)
