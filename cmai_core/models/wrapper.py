@@ -24,6 +24,7 @@ from cmai_core.errors import DataError, ModelError, OptionError
 from cmai_core.models import text_tower, tokenizer
 from cmai_core.models.generation import generate_ids
 from cmai_core.models.heads import ConsistencyHeads, HeadSizes, TextStates, log_verified, word_evidence
+from cmai_core.models.patches import embed_patches
 from cmai_core.models.preprocess import preprocess
 from cmai_core.models.text_tower import TextFeatures
 from cmai_core.models.words import merge_words, punctuation_ids, used_length
@@ -277,7 +278,7 @@ class VisionLanguageModel:
         if not len(pixels):  # open_clip cannot reshape an empty batch
             return self.image_features(pixels.new_zeros(1, *pixels.shape[1:]))[:0]
         if self._own_vit():
-            pooled, tokens = visual._pool(visual.transformer(visual._embeds(x)))
+            pooled, tokens = visual._pool(visual.transformer(embed_patches(visual, x)))
             if visual.proj is not None:
                 pooled = pooled @ visual.proj
         else:

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cmai_core.models.patches import embed_patches
+
 
 @dataclass
 class Vision:
@@ -82,7 +84,7 @@ def _self_block(block: nn.Module, x: Tensor, mask: Tensor | None = None) -> Tens
 
 def vision(tower: nn.Module, pixels: Tensor, mean: Tensor, std: Tensor) -> Vision:
     """Encodes pixels in [0, 1] (N×3×S×S); mean and std are shaped 3×1×1."""
-    x = stream(tower._embeds((pixels - mean) / std))
+    x = stream(embed_patches(tower, (pixels - mean) / std))
     for block in tower.transformer.resblocks:
         x = _self_block(block, x)
     pooled, tokens = tower._pool(x)

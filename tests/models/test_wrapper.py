@@ -32,7 +32,7 @@ def test_image_features_equal_open_clips(make, pixels, vision):
         features = model.image_features(pixels)
         embedding, tokens = model.clip._encode_image(normalised(model, pixels))
         torch.testing.assert_close(features.embedding, embedding, atol=1e-6, rtol=0)
-        torch.testing.assert_close(features.tokens, tokens, atol=1e-6, rtol=0)
+        torch.testing.assert_close(features.tokens, tokens, atol=1e-5, rtol=0)
         torch.testing.assert_close(features.embedding.norm(dim=1), torch.ones(3))
         assert torch.equal(features.pooled, model.encode_image(pixels, normalize=False))
 
