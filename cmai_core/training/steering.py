@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from cmai_core.defenses.controller import Controller, Level
+from cmai_core.defenses.controller import Controller, ControllerSettings, Level
 from cmai_core.errors import OptionError
 from cmai_core.training.batches import Arrays, TrainingBatch, draw, to_pixels
 from cmai_core.training.inner import reference_consistency
@@ -50,11 +50,8 @@ class Steering:
             return Steering(recipe, parts, heads)
         if reference is None:
             raise OptionError("ARM measures S_c on validation pairs, and none were given.", "Give validation arrays.")
-        settings = recipe.controller
-        count = min(settings.pairs, len(reference))
-        plain = replace(recipe, batch=max(4, count), views=1, captions=1, nlvr_share=0.0, questions=0)
-        batch = draw(reference, plain, _REFERENCE_SEED, 0).to(parts.mean.device)
-        return Steering(recipe, parts, heads, Controller.start(settings), batch)
+        batch = reference_batch(recipe, reference, recipe.controller).to(parts.mean.device)
+        return Steering(recipe, parts, heads, Controller.start(recipe.controller), batch)
 
     @property
     def level(self) -> Level:
@@ -87,19 +84,7 @@ class Steering:
             self._level = past[-1] if past else self.schedule[0][1]
         if self.controller is None or step % self.controller.settings.every:
             return
-        settings = self.controller.settings
-        inner = Inner(
-            losses={"contrastive": 1.0},
-            alpha=0.0,
-            beta=1.0,
-            epsilon=settings.reference_epsilon,
-            steps=settings.reference_steps,
-            step_size=2.5 * settings.reference_epsilon / settings.reference_steps,
-            warmup=0.0,
-        )
-        generator = torch.Generator().manual_seed(_REFERENCE_SEED)
-        pixels = to_pixels(self.batch.images)
-        scores = reference_consistency(self.parts, self.heads, self.batch, pixels, inner, generator)
+        scores = reference_scores(self.parts, self.heads, self.batch, self.controller.settings)
         self.controller = self.controller.updated(float(scores.mean()), float(scores.var()))
         self.history.append({"step": step, "measured": round(float(scores.mean()), 5), **self.controller.state()})
 
@@ -119,6 +104,30 @@ class Steering:
         if self.controller is not None:
             self.controller = self.controller.restored(state["controller"])
         self.history = list(state["history"])
+
+
+def reference_batch(recipe: Recipe, reference: Arrays, settings: ControllerSettings) -> TrainingBatch:
+    """The pairs of the reference attack: the same in every training."""
+    count = min(settings.pairs, len(reference))
+    plain = replace(recipe, batch=max(4, count), views=1, captions=1, nlvr_share=0.0, questions=0)
+    return draw(reference, plain, _REFERENCE_SEED, 0)
+
+
+def reference_scores(
+    parts: Parts, heads: nn.Module | None, batch: TrainingBatch, settings: ControllerSettings
+) -> Tensor:
+    """S_c of the reference pairs after the reference attack, PGD on −S_c: float N."""
+    inner = Inner(
+        losses={"contrastive": 1.0},
+        alpha=0.0,
+        beta=1.0,
+        epsilon=settings.reference_epsilon,
+        steps=settings.reference_steps,
+        step_size=2.5 * settings.reference_epsilon / settings.reference_steps,
+        warmup=0.0,
+    )
+    generator = torch.Generator().manual_seed(_REFERENCE_SEED)
+    return reference_consistency(parts, heads, batch, to_pixels(batch.images), inner, generator)
 
 
 def recorded(name: str) -> tuple[tuple[int, Level], ...]:

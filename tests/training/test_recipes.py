@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from cmai_core.models import load_model
 from cmai_core.training import adapters
 from cmai_core.training.batches import draw
 from cmai_core.training.recipes import PAIRS, RECIPES, get_recipe
+from cmai_core.training.steering import reference_scores
 from cmai_core.training.trainer import RunOptions, _Training, train
 
 spec = importlib.util.spec_from_file_location("training_helpers", Path(__file__).with_name("helpers.py"))
@@ -84,6 +86,19 @@ def test_the_saved_model_has_its_heads_and_its_schedule(tmp_path):
     assert all(recipe.controller.beta.low <= entry["beta"] <= recipe.controller.beta.high for entry in history)
     logged = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert {"beta", "epsilon", "share", "reference_s_c"} <= logged[0].keys()
+
+
+def test_the_reference_attack_lowers_s_c_and_does_not_depend_on_the_level_in_force():
+    training = training_of("cmai", **{"controller.pairs": 6, "controller.patience": 1})
+    steering = training.steering
+    settings = steering.controller.settings
+    found = reference_scores(training.parts, training.heads, steering.batch, settings)
+    weak = replace(settings, reference_epsilon=0.0)
+    assert float(found.mean()) < float(reference_scores(training.parts, training.heads, steering.batch, weak).mean())
+    for _ in range(3):  # untrained heads are inconsistent: the level goes up
+        steering.measure(0)
+    assert steering.level.epsilon > settings.epsilon.low
+    assert [entry["measured"] for entry in steering.history] == [round(float(found.mean()), 5)] * 3
 
 
 class Stop:
