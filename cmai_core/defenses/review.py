@@ -112,11 +112,14 @@ class ReviewQueue:
         item: str = "",
         score: float | None = None,
         tau: float | None = None,
+        once: bool = False,
     ) -> int | None:
         """Puts a pair into the queue; its id, or None where the queue is full.
 
         Args:
             picture: uint8 H×W×3. The others: see `Entry`.
+            once: where this model's same picture with the same texts is in the queue already, open or resolved, that
+                entry's id is returned and nothing is added.
         """
         from PIL import Image
 
@@ -126,6 +129,12 @@ class ReviewQueue:
         Image.fromarray(picture).save(file, "PNG")
         row = (time.time(), model, item, json.dumps(list(texts)), file.getvalue(), score, tau, reason)
         with self._open() as connection:
+            connection.execute("BEGIN IMMEDIATE")  # nobody adds between the look and the insertion
+            if once:
+                same = "SELECT id FROM review WHERE model = ? AND texts = ? AND picture = ?"
+                known = connection.execute(same, (model, row[3], row[4])).fetchone()
+                if known:
+                    return known[0]
             if self._count(connection, "verdict IS NULL") >= self.limit:
                 return None
             columns = "added, model, item, texts, picture, score, tau, reason"
@@ -139,12 +148,17 @@ class ReviewQueue:
                 )
             return key
 
-    def entries(self, *, open_only: bool = True, limit: int = 100) -> list[Entry]:
-        """Entries, the lowest score below its threshold first (those without a score last); resolved ones after."""
+    def entries(self, *, open_only: bool = True, limit: int = 100, skip: int = 0) -> list[Entry]:
+        """Entries, the lowest score below its threshold first (those without a score last); resolved ones after, the
+        one resolved last first.
+
+        Args:
+            limit: most that are returned. skip: of the first ones, so many are left out.
+        """
         where = "WHERE verdict IS NULL" if open_only else ""
-        order = "ORDER BY verdict IS NOT NULL, score IS NULL, score - tau, id LIMIT ?"
+        order = "ORDER BY verdict IS NOT NULL, resolved DESC, score IS NULL, score - tau, id LIMIT ? OFFSET ?"
         with self._open() as connection:
-            return [_entry(row) for row in connection.execute(f"SELECT * FROM review {where} {order}", (limit,))]
+            return [_entry(row) for row in connection.execute(f"SELECT * FROM review {where} {order}", (limit, skip))]
 
     def resolve(self, key: int, verdict: str, note: str = "") -> None:
         """Closes an entry.

@@ -68,6 +68,31 @@ def test_many_threads_may_add_at_once(tmp_path):
     assert len(set(keys)) == 32 and queue.counts()["open"] == 32
 
 
+def test_a_pair_is_added_once_where_that_is_asked_for(tmp_path):
+    queue = ReviewQueue(tmp_path / "q.sqlite")
+
+    def add(seed=0, text="x", model="m"):
+        return queue.add(picture(seed), [text], model=model, reason="r", once=True)
+
+    with ThreadPoolExecutor(8) as pool:
+        keys = set(pool.map(lambda _: add(), range(16)))
+    assert len(keys) == 1 and queue.counts()["open"] == 1
+    others = {add(seed=1), add(text="y"), add(model="other")}
+    assert len(others | keys) == 4
+    queue.resolve(min(keys), "harmless")
+    assert add() in keys and queue.counts()["open"] == 3
+    assert queue.add(picture(), ["x"], model="m", reason="r") not in keys
+
+
+def test_entries_come_in_pages_and_the_last_resolved_before_earlier_ones(tmp_path):
+    queue = filled(tmp_path / "q.sqlite", (0.4, 0.1, 0.3, 0.2))
+    for score in (0.4, 0.1):
+        queue.resolve(next(e.id for e in queue.entries() if e.score == score), "unclear")
+    assert [e.score for e in queue.entries(open_only=False)] == [0.2, 0.3, 0.1, 0.4]
+    assert [e.score for e in queue.entries(open_only=False, limit=2, skip=1)] == [0.3, 0.1]
+    assert queue.entries(skip=2) == []
+
+
 def test_it_is_bounded(tmp_path):
     queue = ReviewQueue(tmp_path / "q.sqlite", limit=3)
     keys = [queue.add(picture(), ["x"], model="m", reason="r") for _ in range(4)]
