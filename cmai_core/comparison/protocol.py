@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from cmai_core.training.recipes import PAIRS, RECIPES
@@ -33,17 +33,23 @@ SURROGATES = ("tecoa-b",)
 
 
 @dataclass(frozen=True)
-class Attacked:
-    """Attacks of one threat: recipes in the grid's own writing, run as a cascade, and the budgets.
+class Part:
+    """One kind of question that every model is asked: a grid of the evaluation.
 
     Attributes:
-        recipes: cheap ones first. epsilons: in units of 1/255 (l2: root mean square). tasks; limit: first test scenes.
+        name: of the part; what: for people.
+        recipes: as a grid writes them, run as a cascade, cheap ones first: the figure is the worst case over them.
+        epsilons: in units of 1/255 (l2: root mean square). tasks; limit: first test scenes.
+        sources: models whose examples are shown to all, in the place of each model's own.
     """
 
+    name: str
+    what: str
     recipes: tuple[str, ...]
     epsilons: tuple[float, ...]
     tasks: tuple[str, ...]
     limit: int
+    sources: tuple[str, ...] = ()
 
 
 _LOSSES = (
@@ -55,6 +61,64 @@ _LOSSES = (
     "pgd:steps=10,objective=kl,stop_on_success=true",
 )
 _L2 = ("pgd:steps=10,norm=l2,stop_on_success=true", "apgd:steps=20,norm=l2,objective=margin")
+_STRONGER = (*_LOSSES, "pgd:steps=100,restarts=2,stop_on_success=true", "apgd:steps=100", "square:queries=500")
+_OUTSIDE = (
+    "torchattacks@cmai_core.comparison.outsiders:torchattacks_pgd",
+    "foolbox@cmai_core.comparison.outsiders:foolbox_pgd",
+)
+_PARTS = (
+    Part("main", "L∞, worst case over every loss", _LOSSES, (2.0, 4.0), ("retrieval",), 1000),
+    Part("tasks", "L∞, the other tasks", _LOSSES[:3], (2.0, 4.0), ("zero-shot", "vqa", "nlvr"), 200),
+    Part("l2", "L2", _L2, (2.0,), ("retrieval",), 300),
+    Part("large", "ε → large: nothing should be left", _LOSSES[:2], (64.0,), ("retrieval",), 100),
+    Part("stronger", "more steps, restarts, black box on the survivors", _STRONGER, (2.0,), ("retrieval",), 200),
+    Part("outside", "PGD of other libraries on the shipped file", _OUTSIDE, (2.0,), ("zero-shot",), 200),
+    Part(
+        "transfer",
+        "examples made on other models",
+        ("pgd:steps=10", "mi-fgsm:steps=10"),
+        (2.0, 4.0),
+        ("retrieval",),
+        500,
+        ("tabletop", "tabletop-tecoa-b"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Picture and one word at once.
+
+    Attributes:
+        epsilon: in units of 1/255. words: that may change in each caption. limit: first test scenes, attacked together:
+            the others' captions are what the attacked picture may retrieve instead.
+        passes: gradients of the picture. free: how many of the scenes are also attacked without the condition that the
+            caption stays true.
+    """
+
+    epsilon: float = 2.0
+    words: int = 1
+    limit: int = 200
+    passes: int = 20
+    free: int = 100
+
+
+@dataclass(frozen=True)
+class Aimed:
+    """Attacks that know more or want more than a wrong answer.
+
+    Attributes:
+        epsilon: in units of 1/255. limit: first test scenes. steps: of each search.
+        copies, sigma: noisy copies of the robust pathway, and their standard deviation in units of 1/255.
+        eot: copies that the attacker averages each gradient over.
+    """
+
+    epsilon: float = 2.0
+    limit: int = 200
+    steps: int = 20
+    copies: int = 8
+    sigma: float = 4.0
+    eot: int = 2
 
 
 @dataclass(frozen=True)
@@ -66,8 +130,9 @@ class Protocol:
         recipes: names; each is trained with `pairs` pairs and `seed`. more_seeds: of the two best on validation.
         trials: validation trials of each recipe's settings: 0, all take the settings that `base` was trained with
             and those written in `training.recipes`.
-        clean: test scenes of the clean figures. main, hard, others, l2: attacks (see `Attacked`).
-        large: ε so large that nothing should be left. joint, black_box: as their names say.
+        clean: test scenes of the clean figures; written: how many of them are captioned.
+        parts: attacks in grids. joint: pictures and words. aimed: targeted and adaptive attacks.
+        gallery: captions that are retrieved from.
         thresholds: clean validation pairs on which τ is set; rates: the false-positive rates.
     """
 
@@ -80,20 +145,22 @@ class Protocol:
     trials: int = 0
     split: str = "test"
     clean: int = 4000
-    main: Attacked = field(default_factory=lambda: Attacked(_LOSSES, (2.0, 4.0), ("retrieval",), 1000))
-    others: Attacked = field(
-        default_factory=lambda: Attacked(_LOSSES[:3], (2.0, 4.0), ("zero-shot", "vqa", "nlvr"), 300)
-    )
-    l2: Attacked = field(default_factory=lambda: Attacked(_L2, (2.0,), ("retrieval",), 300))
-    large: Attacked = field(
-        default_factory=lambda: Attacked(("pgd:steps=20,stop_on_success=true",), (64.0,), ("retrieval",), 100)
-    )
-    joint: Attacked = field(default_factory=lambda: Attacked(("sga", "joint-cmai"), (2.0,), ("retrieval",), 200))
-    black_box: Attacked = field(
-        default_factory=lambda: Attacked(("square:queries=1000",), (2.0, 4.0), ("retrieval",), 300)
-    )
+    written: int = 1000
+    parts: tuple[Part, ...] = _PARTS
+    joint: Joint = Joint()
+    aimed: Aimed = Aimed()
+    gallery: int = 1000
     thresholds: int = 1000
     rates: tuple[float, ...] = (0.01, 0.05)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The bundled models that are compared: the base, then one a recipe."""
+        return (self.base, *(RECIPES[name].model_name for name in self.recipes))
+
+    def part(self, name: str) -> Part:
+        """A part by name; KeyError where there is none."""
+        return {part.name: part for part in self.parts}[name]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, the recipes' settings included."""
@@ -126,17 +193,12 @@ def markdown(protocol: Protocol = PROTOCOL) -> str:
             f" {outer} | {recipe.source or 'this project'} |"
         )
     attacks = []
-    for what, attacked in (
-        ("main and hard", protocol.main),
-        ("other tasks", protocol.others),
-        ("L2", protocol.l2),
-        ("ε → large", protocol.large),
-        ("joint, one word that keeps the caption true", protocol.joint),
-        ("black box on the survivors", protocol.black_box),
-    ):
-        epsilons = ", ".join(f"{e:g}/255" for e in attacked.epsilons)
-        names = "; ".join(f"`{r}`" for r in attacked.recipes)
-        attacks.append(f"| {what} | {names} | {epsilons} | {', '.join(attacked.tasks)} | {attacked.limit} |")
+    for part in protocol.parts:
+        epsilons = ", ".join(f"{e:g}/255" for e in part.epsilons)
+        names = "; ".join(f"`{r.partition('@')[0]}`" for r in part.recipes)
+        made = f" (made on {', '.join(f'`{s}`' for s in part.sources)})" if part.sources else ""
+        attacks.append(f"| {part.what}{made} | {names} | {epsilons} | {', '.join(part.tasks)} | {part.limit} |")
+    joint, aimed = protocol.joint, protocol.aimed
     p, seeds = protocol, " and ".join(map(str, protocol.more_seeds))
     rates = " and ".join(f"{100 * r:g} %" for r in protocol.rates)
     return f"""# Protocol of the comparison
@@ -166,17 +228,30 @@ It was fixed before any compared model was shown the test split. Results carry t
 
 ## What is measured
 
-Clean figures: all tasks on the first {p.clean:,} test scenes. Thresholds: the first {p.thresholds:,} validation scenes,
-at false-positive rates of {rates}. Attacks run as cascades, every model facing every loss; the figure is the worst case
-over them.
+Clean figures: all tasks on the first {p.clean:,} test scenes, captions on {p.written:,} of them. Thresholds: the first
+{p.thresholds:,} validation scenes, at false-positive rates of {rates}. Retrieval is among {p.gallery:,} captions.
+Attacks run as cascades, every model facing every loss; the figure is the worst case over them.
 
 | threat | attacks | ε | tasks | first test scenes |
 |---|---|---|---|---|
 {chr(10).join(attacks)}
 
-Besides: every model's own adaptive attack (wrong and accepted under its calibrated detector), transfer from
-`{p.base}` and from the robust surrogate on items that all models get right, detection of successful attacks with the
-attacker unaware and aware of the detector. Differences between models are paired bootstrap over scenes.
+Besides, with retrieval:
+
+- joint: picture (L∞ {joint.epsilon:g}/255, {joint.passes} gradients) and {joint.words} word of the caption, which stays
+  true of the scene, by best response and by SGA, first {joint.limit} scenes; without that condition the first
+  {joint.free}, with the share of captions that became false;
+- targeted: towards the likeliest false class of the clean picture (zero-shot), {aimed.steps} steps at
+  {aimed.epsilon:g}/255, first {aimed.limit} scenes;
+- adaptive: wrong *and* accepted by the model's own consistency verification at each false-positive rate (the given
+  caption and the retrieved one), every form of detector-awareness, {aimed.steps} steps each; a false caption accepted,
+  a true pair rejected; and through the robust pathway of {aimed.copies} copies with noise of {aimed.sigma:g}/255, the
+  attacker averaging over {aimed.eot} draws;
+- detection of what the main part's attacks made, by CMCV and by detectors that need no training (cosine of the
+  embeddings, energy, Mahalanobis, nearest neighbours, feature squeezing), each at its own thresholds from validation.
+
+Every model gets consistency heads: where its recipe does not train them, the recipe `cmcv` does afterwards, with the
+model's own towers frozen. Differences between models are paired bootstrap over scenes.
 """
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cmai_core.comparison.protocol import PROTOCOL, Attacked, markdown
+from cmai_core.comparison.protocol import PROTOCOL, markdown
 from cmai_core.evaluation.grid import Grid
 from cmai_core.training.recipes import RECIPES
 
@@ -22,7 +22,7 @@ def test_the_document_is_what_the_command_prints():
 def test_the_hash_covers_the_terms():
     assert replace(PROTOCOL, pairs=1).hash != PROTOCOL.hash
     assert replace(PROTOCOL, recipes=PROTOCOL.recipes[1:]).hash != PROTOCOL.hash
-    assert replace(PROTOCOL, l2=replace(PROTOCOL.l2, limit=299)).hash != PROTOCOL.hash
+    assert replace(PROTOCOL, parts=PROTOCOL.parts[:-1]).hash != PROTOCOL.hash
     assert replace(PROTOCOL).hash == PROTOCOL.hash
 
 
@@ -31,8 +31,9 @@ def test_every_defence_is_compared_or_is_a_base():
     assert all(RECIPES[name].pairs == PROTOCOL.pairs for name in PROTOCOL.recipes)
 
 
-@pytest.mark.parametrize("name", ["main", "others", "l2", "large", "joint", "black_box"])
-def test_the_attacks_can_be_run(name):
-    attacked: Attacked = getattr(PROTOCOL, name)
-    grid = Grid(models=["tabletop"], tasks=attacked.tasks, recipes=attacked.recipes, epsilons=attacked.epsilons)
-    assert len(grid.entries) == len(attacked.recipes)
+@pytest.mark.parametrize("part", PROTOCOL.parts, ids=lambda part: part.name)
+def test_the_attacks_can_be_run(part):
+    models = part.sources or ("tabletop",)
+    grid = Grid(models=models, tasks=part.tasks, recipes=part.recipes, epsilons=part.epsilons)
+    assert len(grid.entries) == len(part.recipes)
+    assert PROTOCOL.part(part.name) is part
