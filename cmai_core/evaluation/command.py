@@ -13,8 +13,8 @@ from cmai_core.errors import OptionError
 from cmai_core.progress import Progress
 from cmai_core.terminal import SHARE_AND_WORDS, check_writable, interruptible, progress_bar, read_object
 
-_LISTS = ("models", "tasks", "recipes", "epsilons", "seeds")
-_PLAIN = ("dataset", "split", "captions", "batch_size", "validation", "transfer", "cascade")
+_LISTS = ("models", "tasks", "recipes", "epsilons", "seeds", "sources")
+_PLAIN = ("dataset", "split", "captions", "gallery", "batch_size", "validation", "transfer", "cascade")
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -22,6 +22,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--spec", type=Path, metavar="FILE", help="read the grid from a JSON file; options add")
     add("--models", nargs="+", metavar="MODEL", help="attacked, and shown each other's examples (default: tabletop)")
+    add("--sources", nargs="+", metavar="MODEL", help="attack only these of the models (default: all)")
     add("--tasks", nargs="+", metavar="TASK", help="zero-shot, retrieval, vqa, captioning, nlvr (default: retrieval)")
     add(
         "--recipes",
@@ -35,6 +36,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     add("--limit", metavar="N", help="only the first so many items (default: 64); all: every item")
     add("--seeds", nargs="+", type=int, metavar="SEED", help="of the random starts (default: 0)")
     add("--captions", type=int, help="texts taken of each item (default: 1)")
+    add("--gallery", type=int, metavar="N", help="captions to retrieve from (default: as many as items, at least 200)")
     add(
         "--option",
         dest="options",

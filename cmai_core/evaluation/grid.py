@@ -11,7 +11,8 @@ from cmai_core.attacks.options import flag, number, one_of, strict_options, whol
 from cmai_core.errors import OptionError
 from cmai_core.evaluation.entries import ATTRIBUTES, MINIMUM_NORM, OUTSIDE_OPTIONS, Entry, parse_entry
 
-_LISTS = ("models", "tasks", "recipes", "epsilons", "seeds")
+_LISTS = ("models", "tasks", "recipes", "epsilons", "seeds", "sources")
+_MAY_BE_EMPTY = ("recipes", "sources")
 
 
 @strict_options
@@ -25,6 +26,8 @@ class Grid:
         epsilons: in units of 1/255 (linf; l2: root mean square). Recipes with another kind of budget have their own.
         dataset, split, limit: which items; limit None: all.
         seeds: of the random starts. captions: texts taken of each item.
+        sources: those of `models` that are attacked; (): all.
+        gallery: captions of the retrieval gallery, at least as many as items; None: that, and at least 200.
         transfer: show each source's examples to every model. cascade: for each source, task and ε the recipes run one
             after another, cheap ones first, each only on items no one before it has turned wrong (`cascade`).
         options: by recipe name, as in `cmai attack` (there in the units of an experiment).
@@ -42,6 +45,8 @@ class Grid:
     dataset: str = "tabletop"
     split: str = "test"
     limit: int | None = 64
+    sources: Sequence[str] = ()
+    gallery: int | None = None
     seeds: Sequence[int] = (0,)
     captions: int = 1
     transfer: bool = True
@@ -57,7 +62,7 @@ class Grid:
             values = getattr(self, name)
             if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
                 raise OptionError(f"{name}={values!r} is not accepted.", "Accepted: a list.")
-            if not values and name != "recipes":
+            if not values and name not in _MAY_BE_EMPTY:
                 raise OptionError(f"{name} is empty.", "Accepted: at least one.")
             if len(set(map(repr, values))) != len(values):
                 raise OptionError(f"{name}={list(values)!r} names one twice.", "Accepted: each once.")
@@ -65,6 +70,8 @@ class Grid:
         for model in self.models:
             if not isinstance(model, str) or not model.strip():
                 raise OptionError(f"{model!r} is no model.", "Accepted: specifications, see `cmai models`.")
+        for source in self.sources:
+            one_of("source", source, self.models)
         for task in self.tasks:
             one_of("task", task, NAMES)
         for epsilon in self.epsilons:
@@ -73,8 +80,9 @@ class Grid:
             whole("seed", seed, 0)
         for name, least in (("captions", 1), ("batch_size", 1), ("validation", 0)):
             whole(name, getattr(self, name), least)
-        if self.limit is not None:
-            whole("limit", self.limit, 1)
+        for name in ("limit", "gallery"):
+            if getattr(self, name) is not None:
+                whole(name, getattr(self, name), 1)
         for name in ("transfer", "cascade"):
             flag(name, getattr(self, name))
         self._check_options()

@@ -127,7 +127,7 @@ def plan(setting: Setting) -> Plan:
     }
     cells = [
         cell
-        for spec in grid.models
+        for spec in grid.sources or grid.models
         for entry in grid.entries
         for task in _tasks(grid, entry)
         for epsilon in ((None,) if entry.slug in MINIMUM_NORM and not entry.where else grid.epsilons_of(entry))

@@ -56,18 +56,27 @@ class Items:
     Attributes:
         dataset: the whole split, whatever the limit: galleries and two-image statements come from it. tasks: by name.
         keys: (id, version) of each item, in order.
+
+    Args:
+        gallery: captions of the retrieval gallery, at least as many as items; None: that, and at least 200.
     """
 
-    def __init__(self, dataset: PairDataset, count: int | None, tasks: Sequence[str], captions: int):
+    def __init__(
+        self,
+        dataset: PairDataset,
+        count: int | None,
+        tasks: Sequence[str],
+        captions: int,
+        gallery: int | None = None,
+    ):
         from cmai_core.tasks import get_task
         from cmai_core.tasks.retrieval import GALLERY, Retrieval
 
         self.dataset, self.captions = dataset, captions
         size = len(dataset) if count is None else min(count, len(dataset))
         # An item outside the gallery would bring its own caption and so make the question depend on its batch.
-        made = {
-            name: Retrieval(max(GALLERY, size)) if name == "retrieval" else get_task(name) for name in tasks if name
-        }
+        shown = max(GALLERY if gallery is None else gallery, size)
+        made = {name: Retrieval(shown) if name == "retrieval" else get_task(name) for name in tasks if name}
         self.tasks = {name: RememberingTask(task) for name, task in made.items()}
         self._identities: dict[str, dict] = {}
         self._pairs: OrderedDict[int, Pair] = OrderedDict()
@@ -140,7 +149,7 @@ class Setting:
 
             dataset = load_dataset(grid.dataset, split=grid.split)
         self.dataset = dataset
-        self.items = Items(dataset, grid.limit, grid.tasks, grid.captions)
+        self.items = Items(dataset, grid.limit, grid.tasks, grid.captions, grid.gallery)
         self._validation: Items | None = None
         self.models = {spec: self.load(spec) for spec in grid.models}
         self._identities: dict[str, dict] = {}
@@ -163,7 +172,9 @@ class Setting:
             known = DATASETS.get(self.dataset.name) if self.dataset.name == self.grid.dataset else None
             if known is not None and VALIDATION in known.splits:
                 dataset = load_dataset(self.grid.dataset, split=VALIDATION)
-                self._validation = Items(dataset, self.grid.validation, self.grid.tasks, self.grid.captions)
+                self._validation = Items(
+                    dataset, self.grid.validation, self.grid.tasks, self.grid.captions, self.grid.gallery
+                )
         return self._validation
 
     def identity(self, spec: str) -> dict[str, Any]:

@@ -24,6 +24,8 @@ REFUSED = {
     "seed": ({"seeds": [-1]}, "from 0"),
     "twice": ({"recipes": ["pgd", "pgd"]}, "each once"),
     "text for list": ({"models": "tabletop"}, "a list"),
+    "source": ({"sources": ["tabletop-b"]}, "tabletop"),
+    "gallery": ({"gallery": 0}, "from 1"),
     "name": ({"modles": ["tabletop"]}, "models, tasks, recipes"),
     "limit": ({"limit": 0}, "from 1"),
     "flag": ({"cascade": 1}, "True, False"),
@@ -106,3 +108,19 @@ def test_plan_survives_json(planned):
     import json
 
     assert Plan.from_dict(json.loads(json.dumps(planned.to_dict(), allow_nan=False))) == planned
+
+
+def test_only_the_sources_are_attacked_and_all_are_shown(models, pairs):
+    grid = Grid(models=list(models), sources=["small-1"], tasks=["zero-shot"], recipes=["pgd:steps=2"], limit=4)
+    found = plan(Setting(grid, models=models, dataset=pairs))
+    assert [cell.source for cell in found.cells] == ["small-1"]
+    assert set(found.targets(found.cells[0])) == set(models)
+
+
+def test_the_gallery_is_part_of_the_question(models, pairs):
+    values = {"models": ["small-0"], "tasks": ["retrieval"], "recipes": ["pgd:steps=2"], "limit": 4}
+    settings = [Setting(Grid(**values, gallery=g), models=models, dataset=pairs) for g in (None, 6, 5)]
+    assert [setting.items.tasks["retrieval"].gallery for setting in settings] == [200, 6, 5]
+    crafts = {plan(setting).cells[0].craft for setting in settings}
+    readers = {plan(setting).readers["small-0", "retrieval"] for setting in settings}
+    assert len(crafts) == len(readers) == 3
