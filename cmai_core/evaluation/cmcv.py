@@ -84,7 +84,7 @@ def _thresholds(s_c: np.ndarray, log_v: np.ndarray | None, fpr: float, guarantee
     if log_v is None:
         return Thresholds(fpr, tau, realised=realised)
     log_tau_v = min(0.0, _finite(threshold_at_fpr(log_v, fpr, guarantee), len(log_v), fpr))
-    both = _both(s_c, log_v, fpr, guarantee)
+    both = equal_ranks(s_c, log_v, fpr, guarantee)
     realised |= {"V": float((log_v < log_tau_v).mean()), "either": float(_either(s_c, log_v, *both).mean())}
     return Thresholds(fpr, tau, log_tau_v, *both, realised)
 
@@ -99,7 +99,7 @@ def _either(s_c: np.ndarray, log_v: np.ndarray, tau: float, log_tau_v: float) ->
     return (s_c < tau) | (log_v < log_tau_v)
 
 
-def _both(s_c: np.ndarray, log_v: np.ndarray, fpr: float, guarantee: str) -> tuple[float, float]:
+def equal_ranks(s_c: np.ndarray, log_v: np.ndarray, fpr: float, guarantee: str) -> tuple[float, float]:
     """The highest pair of thresholds of equal rank in their scores that together flag no more than `fpr`."""
     ranked, ranked_v = np.sort(s_c), np.sort(log_v)
     worst = np.minimum(np.searchsorted(ranked, s_c), np.searchsorted(ranked_v, log_v))
