@@ -22,8 +22,10 @@ NORMS_IN_255 = ("linf", "l2")
 SUBJECT = ("target", "dataset", "split", "task")
 CELL = ("source", *SUBJECT, "modality", "knowledge", "recipe", "norm", "epsilon", "seed")
 NEEDED = (*CELL, "item", "text_index", "correct_clean", "correct")
+SCORED = ("consistency", "answer_consistency", "verification", "answer_verification")
 NUMBERS = (
-    *("consistency_clean", "consistency", "answer_consistency_clean", "answer_consistency"),
+    *(f"{name}_clean" for name in SCORED),
+    *SCORED,
     *("linf", "l2", "ssim", "psnr", "words_changed", "forwards", "backwards", "minimum_norm", "seconds"),
 )
 BOOLEANS = ("correct_float", "label_changed")
@@ -41,7 +43,7 @@ class Outcomes:
             robust: 1 where right on both, 0 where wrong on either, −1 unknown;
             fooled: 1 where right on the clean unit and wrong on the attacked one, 0 where right on both, −1 otherwise.
         cells: one row a cell: CELL and `subject`.
-        units: one row a unit: subject, item (code), name, text_index, clean, the two clean S_c, and from_clean (whether
+        units: one row a unit: subject, item (code), name, text_index, clean, the clean scores, and from_clean (whether
             a clean row told of it).
         subjects: one row a subject: SUBJECT.
         nearest, nearest_cells: the rows of minimum-norm searches that were given no ε, and their cells, as `rows` and
@@ -126,8 +128,7 @@ def _counted(frame: pd.DataFrame, epsilons: Mapping[str, Sequence[float]] | None
             "name": frame["item"].to_numpy()[first],
             "text_index": texts[first],
             "clean": _first_known(unit, right, is_clean, len(first)),
-            "consistency_clean": _first_number(frame, "consistency_clean", unit, is_clean, len(first)),
-            "answer_consistency_clean": _first_number(frame, "answer_consistency_clean", unit, is_clean, len(first)),
+            **{f"{name}_clean": _first_number(frame, f"{name}_clean", unit, is_clean, len(first)) for name in SCORED},
             "from_clean": np.bincount(unit[is_clean], minlength=len(first)) > 0,
         }
     )
@@ -214,7 +215,7 @@ def _at_epsilons(
             read = of_norm.assign(cell=of_norm["cell"] + offset)
             for after in ("answer", "correct_float"):
                 read[after] = np.where(within, of_norm[after], of_norm["clean"]).astype(np.int8)
-            for after in ("consistency", "answer_consistency"):
+            for after in SCORED:
                 read[after] = np.where(within, of_norm[after], of_norm[f"{after}_clean"])
             for size in ("linf", "l2", "ssim", "psnr"):
                 read[size] = np.where(within, of_norm[size], np.nan)

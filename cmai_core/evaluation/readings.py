@@ -22,6 +22,7 @@ COLUMNS = (
     *("cell", "source", "source_hash", "target", "target_hash", "dataset", "split", "task", "recipe", "modality"),
     *("knowledge", "norm", "epsilon", "seed", "item", "text_index", "correct_clean", "correct", "correct_float"),
     *("answer_clean", "answer", "consistency_clean", "consistency", "answer_consistency_clean", "answer_consistency"),
+    *("verification_clean", "verification", "answer_verification_clean", "answer_verification"),
     *("objective_clean", "objective", "linf", "l2", "ssim", "psnr", "words_changed", "label_changed", "forwards"),
     *("backwards", "minimum_norm", "seconds", "note", "example"),
 )
@@ -29,8 +30,11 @@ _BOOLEANS = ("correct_clean", "correct", "correct_float", "label_changed")
 _WHOLE = ("seed", "text_index", "words_changed", "forwards", "backwards")
 _NUMBERS = (
     *("epsilon", "consistency_clean", "consistency", "answer_consistency_clean", "answer_consistency"),
+    *("verification_clean", "verification", "answer_verification_clean", "answer_verification"),
     *("objective_clean", "objective", "linf", "l2", "ssim", "psnr", "minimum_norm", "seconds"),
 )
+_OF_PAIR = ("consistency", "verification")
+_OF_ANSWER = ("correct", "answer", "answer_consistency", "answer_verification")
 
 
 def runs(store: Store) -> list[dict[str, Any]]:
@@ -78,12 +82,12 @@ def frame(store: Store, plan: Plan | None = None) -> pd.DataFrame:
 def _clean(store: Store, plan: Plan, reader: str, key: tuple[str, str], items: Any, split: str) -> pd.DataFrame:
     spec, task = key
     rows = store.frame(
-        "SELECT item, version, text_index, correct, answer, consistency, answer_consistency FROM clean "
+        f"SELECT item, version, text_index, {store.selected('clean', (*_OF_ANSWER, *_OF_PAIR))} FROM clean "
         "WHERE reader = ? ORDER BY item, text_index",
         (reader,),
     )
     rows = _among(rows, items)
-    for name in ("correct", "answer", "consistency", "answer_consistency"):
+    for name in (*_OF_ANSWER, *_OF_PAIR):
         rows[f"{name}_clean"] = rows[name]
     named = {"cell": "", "recipe": CLEAN, "modality": CLEAN, "knowledge": "", "norm": "", "epsilon": np.nan, "seed": 0}
     sides = {"source": spec, "source_hash": plan.hashes[spec], "target": spec, "target_hash": plan.hashes[spec]}
@@ -92,17 +96,18 @@ def _clean(store: Store, plan: Plan, reader: str, key: tuple[str, str], items: A
 
 def _attacked(store: Store, plan: Plan, cell: Cell, target: str, clean: dict[tuple[str, str], Any]) -> pd.DataFrame:
     rows = store.frame(
-        "SELECT e.*, e.file || ':' || e.row AS example, r.correct, r.correct_float, r.answer, r.consistency, "
-        "r.answer_consistency FROM examples e JOIN readings r USING (craft, item, version, text_index) "
-        "WHERE e.craft = ? AND r.reader = ? ORDER BY e.item, e.text_index",
+        "SELECT examples.*, examples.file || ':' || examples.row AS example, "
+        f"{store.selected('readings', ('correct_float', *_OF_ANSWER, *_OF_PAIR))} "
+        "FROM examples JOIN readings USING (craft, item, version, text_index) "
+        "WHERE examples.craft = ? AND readings.reader = ? ORDER BY examples.item, examples.text_index",
         (cell.craft, plan.readers[target, cell.task]),
     )
     rows = _among(rows, plan.items)
     join = ["item", "version", "text_index"]
-    answers = ["correct_clean", "answer_clean", "answer_consistency_clean"]
+    of_pair, of_answer = [f"{name}_clean" for name in _OF_PAIR], [f"{name}_clean" for name in _OF_ANSWER]
     paired = clean[target, "" if cell.modality != "image" else cell.task]
-    rows = rows.merge(paired[[*join, "consistency_clean"]], how="left", on=join)
-    rows = rows.merge(clean[target, cell.task][[*join, *answers]], how="left", on=join)
+    rows = rows.merge(paired[[*join, *of_pair]], how="left", on=join)
+    rows = rows.merge(clean[target, cell.task][[*join, *of_answer]], how="left", on=join)
     names = ("source", "source_hash", "task", "recipe", "modality", "knowledge", "norm", "seed")
     return rows.assign(
         cell=cell.address,

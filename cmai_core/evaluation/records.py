@@ -139,6 +139,8 @@ def reading_rows(
                 "answer": reading.answer,
                 "consistency": reading.consistency,
                 "answer_consistency": reading.answer_consistency,
+                "verification": reading.verification,
+                "answer_verification": reading.answer_verification,
             }
         )
     return rows

@@ -1,6 +1,7 @@
-"""S_c of clean and attacked pairs, and what a detector that flags low scores is worth.
+"""S_c and V_verify of clean and attacked pairs, and what a detector that flags low scores is worth.
 
-Two scores: "pair", S_c of the picture with the given text; "answer", S_c of the picture with what the target answered.
+Scores: "pair", S_c of the picture with the given text; "answer", S_c of the picture with what the target answered;
+"verification" and "answer verification", log V_verify with the same texts, where the target has consistency heads.
 Detection treats attacked pairs as positives (`detection`: flagged when the score is below τ).
 """
 
@@ -16,17 +17,22 @@ from cmai_core.evaluation.intervals import mean_interval, percentiles, share_int
 from cmai_core.evaluation.metrics import FIGURE, Readings
 from cmai_core.evaluation.outcomes import CELL, UNKNOWN, VALIDATION, Outcomes
 
-SCORES = {"pair": "consistency", "answer": "answer_consistency"}
+SCORES = {
+    "pair": "consistency",
+    "answer": "answer_consistency",
+    "verification": "verification",
+    "answer verification": "answer_verification",
+}
 RATES = (0.01, 0.05)
 REJECTION_RATE = 0.05
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def consistency(readings: Readings) -> pd.DataFrame:
-    """Mean and quantiles of S_c over the units of each cell whose score is known clean and attacked.
+    """Mean and quantiles of each score over the units of each cell for which it is known clean and attacked.
 
     `consistency_clean`, `consistency`, and `consistency_change` (attacked − clean, paired). Columns beside FIGURE:
-    `score`, `sd`, and q05 … q95. hits is NA (a mean has none).
+    `score` (one of SCORES), `sd`, and q05 … q95. hits is NA (a mean has none).
     """
     outcomes = Outcomes.of(readings)
     out = []
@@ -54,7 +60,7 @@ def consistency(readings: Readings) -> pd.DataFrame:
 
 
 def distribution(readings: Readings, score: str = "pair", bins: int = 40) -> Histogram:
-    """Counts of S_c clean, attacked, and of successes, over shared bins; of the cells of the frame that is given.
+    """Counts of a score clean, attacked, and of successes, over shared bins; of the cells of the frame that is given.
 
     Raises:
         DataError: no score is known.
@@ -88,7 +94,7 @@ class _Clean:
 
 
 def detection(readings: Readings, intervals: bool = True) -> pd.DataFrame:
-    """What flagging low scores finds, cell by cell and score by score (column `score`: "pair" or "answer").
+    """What flagging low scores finds, cell by cell and score by score (column `score`: one of SCORES).
 
     Negatives are the target's clean units of the same split, positives a cell's attacked units.
 

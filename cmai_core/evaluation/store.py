@@ -3,6 +3,9 @@
 A batch's file is written first, whole or not at all; then its rows appear in one transaction. So whatever kills the
 writer, nothing half-written can be read, and at most the running batch is lost. One process writes at a time; any
 number read meanwhile. Rows are only ever added; a store that cannot be used is left as it is.
+
+Format 2 has log V_verify beside S_c. A store of format 1 is read as it is, the new columns being unknown; who writes to
+it adds them first.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from cmai_core.errors import StoreError
 from cmai_core.evaluation.address import digest
 from cmai_core.paths import data_dir
 
-FORMAT = 1
+FORMAT = 2
 DATABASE, LOCK, OWNER, EXAMPLES = "evaluation.sqlite", "writer.lock", "writer.json", "examples"
 HEADER = b"SQLite format 3\x00"
 
@@ -31,11 +34,14 @@ EXAMPLE_COLUMNS = (
     "craft", "item", "version", "text_index", "file", "row", "objective_clean", "objective", "linf", "l2", "ssim",
     "psnr", "words_changed", "label_changed", "minimum_norm", "forwards", "backwards", "seconds", "note",
 )  # fmt: skip
+SINCE_2 = ("verification", "answer_verification")
 READING_COLUMNS = (
     "craft", "reader", "item", "version", "text_index", "correct", "correct_float", "answer", "consistency",
-    "answer_consistency",
+    "answer_consistency", *SINCE_2,
 )  # fmt: skip
-CLEAN_COLUMNS = ("reader", "item", "version", "text_index", "correct", "answer", "consistency", "answer_consistency")
+CLEAN_COLUMNS = (
+    "reader", "item", "version", "text_index", "correct", "answer", "consistency", "answer_consistency", *SINCE_2,
+)  # fmt: skip
 
 _SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -94,6 +100,8 @@ class Store:
                 db.execute("PRAGMA synchronous=FULL")
                 if fresh:
                     db.executescript(f"BEGIN; {_SCHEMA} INSERT INTO meta VALUES ('format', '{FORMAT}'); COMMIT;")
+                else:
+                    _bring_up_to_date(db)
         except BaseException:
             lock.close()
             raise
@@ -142,6 +150,11 @@ class Store:
         with _told(self.folder):
             cursor = self._db.execute(sql, values)
             return pd.DataFrame(cursor.fetchall(), columns=[column[0] for column in cursor.description])
+
+    def selected(self, table: str, columns: Sequence[str]) -> str:
+        """Columns for a SELECT from a table; those that a store of an older format lacks are unknown."""
+        there = {row[1] for row in self.query(f"PRAGMA table_info({table})")}
+        return ", ".join(f"{table}.{name}" if name in there else f"NULL AS {name}" for name in columns)
 
     def crafted(self, craft: str) -> dict[Item, str]:
         """Items whose examples are there, with their files. Files that were taken away do not count."""
@@ -192,8 +205,10 @@ class Store:
     def example(self, reference: str) -> dict[str, Any]:
         """One example by the reference that the readings frame has for it ("path:row"): item, difference, text."""
         file, _, row = reference.rpartition(":")
-        found = self._table(file, (int(row),))[0]
-        return {"item": found["item"], "text": found["text"], "difference": _difference(found)}
+        found = picture = self._table(file, (int(row),))[0]
+        if found["text_index"]:  # the picture stands with the item's first text
+            picture = self._table(file, (int(row) - found["text_index"],))[0]
+        return {"item": found["item"], "text": found["text"], "difference": _difference(picture)}
 
     def _table(self, file: str, rows: Sequence[int] | None = None) -> list[dict[str, Any]]:
         import pyarrow
@@ -389,6 +404,14 @@ def _inspect(folder: Path, thorough: bool = False) -> bool:
             if thorough and (verdict := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 raise sqlite3.DatabaseError(verdict)
     return False
+
+
+def _bring_up_to_date(db: sqlite3.Connection) -> None:
+    """Adds the columns that a store of an older format lacks, all or none."""
+    if int(db.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()[0]) >= FORMAT:
+        return
+    new = "".join(f"ALTER TABLE {table} ADD COLUMN {name}; " for table in ("readings", "clean") for name in SINCE_2)
+    db.executescript(f"BEGIN IMMEDIATE; {new} UPDATE meta SET value = '{FORMAT}' WHERE key = 'format'; COMMIT;")
 
 
 @contextmanager

@@ -35,24 +35,37 @@ class AnswerTexts:
         prepared: what the task prepared.
         strings: C texts, the same for every row, or N×C; None where the text is written anew for each picture
             (captions).
-        vectors: C×d or N×C×d, unit length, what S_c compares; None where `strings` is.
+        vectors: C×d or N×C×d, unit length, what S_c compares; None where `strings` is, or where encoding was not
+            asked for.
     """
 
     prepared: Any
     strings: tuple[str, ...] | tuple[tuple[str, ...], ...] | None
     vectors: Tensor | None
 
+    @property
+    def shared(self) -> bool:
+        """Whether `strings` are the same for every row."""
+        return isinstance(self.strings[0], str)
+
     def select_rows(self, rows: Tensor) -> AnswerTexts:
         """The same for some of the rows (int64)."""
         strings, vectors = self.strings, self.vectors
-        if vectors is not None and vectors.dim() == 3:
-            strings, vectors = tuple(strings[int(row)] for row in rows), vectors[rows.to(vectors.device)]
+        if strings is not None and not self.shared:
+            strings = tuple(strings[int(row)] for row in rows)
+            vectors = None if vectors is None else vectors[rows.to(vectors.device)]
         return replace(self, prepared=self.prepared.select_rows(rows), strings=strings, vectors=vectors)
 
 
 @torch.no_grad()
-def answer_texts(task: Any, model: VisionLanguageModel, pairs: Sequence[Pair], prepared: Any) -> AnswerTexts:
+def answer_texts(
+    task: Any, model: VisionLanguageModel, pairs: Sequence[Pair], prepared: Any, *, encode: bool = True
+) -> AnswerTexts:
     """Encodes the texts of every possible answer.
+
+    Args:
+        encode: False: only which texts they are. With consistency heads, each of them would be a pass of the text tower
+            of its own, where in the end only those texts are scored that are answers.
 
     Raises:
         OptionError: a task whose answers are not scored (two-image statements).
@@ -61,6 +74,8 @@ def answer_texts(task: Any, model: VisionLanguageModel, pairs: Sequence[Pair], p
         return AnswerTexts(prepared, None, None)
     if task.name == "vqa":
         texts = tuple(tuple(_statements(question, prepared.options)) for question in prepared.asked)
+        if not encode:
+            return AnswerTexts(prepared, texts, None)
         distinct = list(dict.fromkeys(text for row in texts for text in row))
         encoded = _encoded(model, distinct)
         place = {text: k for k, text in enumerate(distinct)}
@@ -73,7 +88,9 @@ def answer_texts(task: Any, model: VisionLanguageModel, pairs: Sequence[Pair], p
             "Accepted: zero-shot, retrieval, vqa, captioning; or the given pair.",
         )
     strings = tuple(getattr(prepared, "prompts", None) or prepared.options)
-    return AnswerTexts(prepared, strings, _encoded(model, strings) if has_heads(model) else embeddings)
+    if has_heads(model):
+        embeddings = _encoded(model, strings) if encode else None
+    return AnswerTexts(prepared, strings, embeddings)
 
 
 def _encoded(model: VisionLanguageModel, texts: Sequence[str]) -> Tensor:
@@ -87,14 +104,37 @@ def answer_consistency(task: Any, model: VisionLanguageModel, features: ImageFea
     """
     with torch.no_grad():
         if texts.vectors is None:
-            chosen = text_vectors(model, _written(task, model, features))
+            chosen = text_vectors(model, answered(task, model, features, texts))
         else:
             best = task.logits(model, features, texts.prepared).argmax(dim=-1)
-            if texts.vectors.dim() == 2:
+            if texts.shared:
                 chosen = texts.vectors[best]
             else:
                 chosen = texts.vectors[torch.arange(len(best), device=best.device), best]
     return (image_vectors(model, features) * chosen).sum(dim=-1)
+
+
+@torch.no_grad()
+def answer_scores(
+    task: Any, model: VisionLanguageModel, features: ImageFeatures, texts: AnswerTexts
+) -> tuple[Tensor, Tensor | None]:
+    """S_c and log V_verify of each picture with the text of the answer given about it, N values each, no gradient.
+
+    Args:
+        texts: of a model with consistency heads, they need not be encoded: only the answers given are.
+
+    Returns:
+        S_c in [-1, 1], and log V_verify ≤ 0, None without consistency heads.
+    """
+    if not has_heads(model):
+        return answer_consistency(task, model, features, texts), None
+    said = answered(task, model, features, texts)
+    place = {text: k for k, text in enumerate(dict.fromkeys(said))}
+    rows = torch.tensor([place[text] for text in said])
+    vectors = _encoded(model, list(place))
+    s_c = (image_vectors(model, features) * vectors[rows.to(vectors.device)]).sum(dim=-1)
+    read = model.verification_states(list(place))
+    return s_c, model.verify(features, read[rows.to(read.states.device)], log=True)
 
 
 @torch.no_grad()
@@ -103,8 +143,7 @@ def answered(task: Any, model: VisionLanguageModel, features: ImageFeatures, tex
     if texts.strings is None:
         return _written(task, model, features)
     best = task.logits(model, features, texts.prepared).argmax(dim=-1).tolist()
-    shared = texts.vectors.dim() == 2
-    return [(texts.strings if shared else texts.strings[row])[k] for row, k in enumerate(best)]
+    return [(texts.strings if texts.shared else texts.strings[row])[k] for row, k in enumerate(best)]
 
 
 def _written(task: Any, model: VisionLanguageModel, features: ImageFeatures) -> list[str]:

@@ -11,7 +11,9 @@ DEFAULTS = {
     "task": "vqa", "recipe": "pgd", "modality": "image", "knowledge": "white box", "norm": "linf", "epsilon": 4.0,
     "seed": 0, "item": "0", "text_index": 0, "correct_clean": pd.NA, "correct": pd.NA, "correct_float": pd.NA,
     "answer_clean": "", "answer": "", "consistency_clean": np.nan, "consistency": np.nan,
-    "answer_consistency_clean": np.nan, "answer_consistency": np.nan, "objective_clean": np.nan, "objective": np.nan,
+    "answer_consistency_clean": np.nan, "answer_consistency": np.nan, "verification_clean": np.nan,
+    "verification": np.nan, "answer_verification_clean": np.nan, "answer_verification": np.nan,
+    "objective_clean": np.nan, "objective": np.nan,
     "linf": np.nan, "l2": np.nan, "ssim": np.nan, "psnr": np.nan, "words_changed": 0, "label_changed": pd.NA,
     "forwards": 0, "backwards": 0, "minimum_norm": np.nan, "seconds": 0.0, "note": "", "example": "",
 }  # fmt: skip
