@@ -108,17 +108,20 @@ class Aimed:
     """Attacks that know more or want more than a wrong answer.
 
     Attributes:
-        epsilon: in units of 1/255. limit: first test scenes. steps: of each search.
-        copies, sigma: noisy copies of the robust pathway, and their standard deviation in units of 1/255.
-        eot: copies that the attacker averages each gradient over.
+        epsilon: in units of 1/255. steps: of each search. targeted: first test scenes of the targeted attack.
+        limit: first test scenes of the attacks on detectors, which are set to the false-positive rate `rate`.
+        smoothed: first test scenes of the attack on the robust pathway: features averaged over `copies` with Gaussian
+            noise of `sigma` (units of 1/255).
     """
 
     epsilon: float = 2.0
-    limit: int = 200
     steps: int = 20
+    targeted: int = 200
+    limit: int = 100
+    rate: float = 0.05
+    smoothed: int = 50
     copies: int = 8
     sigma: float = 4.0
-    eot: int = 2
 
 
 @dataclass(frozen=True)
@@ -242,11 +245,13 @@ Besides, with retrieval:
   true of the scene, by best response and by SGA, first {joint.limit} scenes; without that condition the first
   {joint.free}, with the share of captions that became false;
 - targeted: towards the likeliest false class of the clean picture (zero-shot), {aimed.steps} steps at
-  {aimed.epsilon:g}/255, first {aimed.limit} scenes;
-- adaptive: wrong *and* accepted by the model's own consistency verification at each false-positive rate (the given
-  caption and the retrieved one), every form of detector-awareness, {aimed.steps} steps each; a false caption accepted,
-  a true pair rejected; and through the robust pathway of {aimed.copies} copies with noise of {aimed.sigma:g}/255, the
-  attacker averaging over {aimed.eot} draws;
+  {aimed.epsilon:g}/255, first {aimed.targeted} scenes;
+- adaptive: wrong *and* accepted by the model's own consistency verification, set to a false-positive rate of
+  {100 * aimed.rate:g} %, once of the given and once of the retrieved caption: both losses, plain and in every form of
+  detector-awareness, {aimed.steps} steps each, first {aimed.limit} scenes; a false caption accepted, a true pair
+  rejected;
+- through the robust pathway (flagged pictures are answered from the mean over {aimed.copies} copies with noise of
+  {aimed.sigma:g}/255), with gradients through the copies, first {aimed.smoothed} scenes;
 - detection of what the main part's attacks made, by CMCV and by detectors that need no training (cosine of the
   embeddings, energy, Mahalanobis, nearest neighbours, feature squeezing), each at its own thresholds from validation.
 

@@ -1,0 +1,68 @@
+"""The parts of the protocol as grids of the evaluation, one model at a time, and what they came to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cmai_core.comparison.protocol import Part, Protocol
+from cmai_core.comparison.verdicts import Verdict, verdicts
+from cmai_core.evaluation.grid import Grid
+from cmai_core.progress import CancelToken, ProgressCallback
+
+SCORED = "main"
+"""The part whose clean and attacked pairs detectors are measured on."""
+
+
+def grid_of(protocol: Protocol, part: Part, model: str) -> Grid:
+    """The grid of a part for one model: attacked itself, or shown what was made on the part's sources."""
+    sources = [name for name in part.sources if name != model]
+    return Grid(
+        models=[*sources, model],
+        sources=sources,
+        tasks=part.tasks,
+        recipes=part.recipes,
+        epsilons=part.epsilons,
+        split=protocol.split,
+        limit=part.limit,
+        gallery=protocol.gallery,
+        transfer=bool(sources),
+        cascade=not part.sources,
+        validation=protocol.thresholds if part.name == SCORED else 0,
+    )
+
+
+def measured(
+    protocol: Protocol,
+    part: Part,
+    model: str,
+    store: Path,
+    *,
+    models: dict[str, Any] | None = None,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> tuple[list[Verdict], Any]:
+    """Runs a part on one model, as far as the store does not hold it.
+
+    Args:
+        store: folder of an evaluation store. models: loaded ones by name.
+
+    Returns:
+        (verdicts on the model, the readings' frame).
+
+    Raises:
+        CmaiError: a cell that failed. Cancelled: stopped before its end.
+    """
+    from cmai_core.errors import Cancelled, CmaiError
+    from cmai_core.evaluation import readings
+    from cmai_core.evaluation.runner import run
+    from cmai_core.evaluation.store import Store
+
+    with Store.write(store) as opened:
+        report = run(grid_of(protocol, part, model), opened, models=models, progress=progress, cancel=cancel)
+        if report.cancelled:
+            raise Cancelled("cancelled")
+        if report.failed:
+            raise CmaiError(f"{model}, {part.name}: {next(iter(report.failed.values()))}", "Mend that and run again.")
+        frame = readings.frame(opened, report.plan)
+    return verdicts(frame, model, [item for item, _ in report.plan.items]), frame

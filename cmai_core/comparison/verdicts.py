@@ -1,0 +1,132 @@
+"""What each scene came to under the attacks of one part: short strings that can be stored, counted and compared.
+
+One character a scene, in the order of the split: "1" right, "0" wrong, "." not asked (a cascade leaves out who has
+lost already). So every share, interval and paired comparison can be worked out again from a small file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cmai_core.errors import DataError
+from cmai_core.evaluation.compare import paired_test
+from cmai_core.evaluation.intervals import share_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RIGHT, WRONG, UNASKED = "1", "0", "."
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One model under the attacks of one part, for one task and budget.
+
+    Attributes:
+        task, norm, epsilon: epsilon in units of 1/255. source: whose examples they are; "" for the model's own.
+        clean: right on the clean scenes. held: right on the clean scene and under every attack that asked.
+        recipes: recipe → right under this one.
+    """
+
+    task: str
+    norm: str
+    epsilon: float
+    clean: str
+    held: str
+    source: str = ""
+    recipes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        return len(self.clean)
+
+    @property
+    def key(self) -> tuple[str, str, float, str]:
+        return self.task, self.norm, self.epsilon, self.source
+
+    def to_dict(self) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in ("task", "norm", "epsilon", "clean", "held", "source")}
+        return values | {"recipes": dict(self.recipes)}
+
+
+def marks(right: Sequence[bool | None]) -> str:
+    """Truth values as characters; None was not asked."""
+    return "".join(UNASKED if r is None else RIGHT if r else WRONG for r in right)
+
+
+def rights(text: str) -> np.ndarray:
+    """Bool N.
+
+    Raises:
+        DataError: a scene that was not asked about.
+    """
+    if UNASKED in text:
+        raise DataError(f"{text.count(UNASKED)} scenes have no verdict.", "Run the comparison to its end.")
+    return np.frombuffer(text.encode(), dtype=np.uint8) == ord(RIGHT)
+
+
+def verdicts(frame: pd.DataFrame, target: str, items: Sequence[str]) -> list[Verdict]:
+    """Verdicts on one target from the readings of a part.
+
+    Args:
+        frame: of `evaluation.readings.frame`. items: the scenes' ids, in order.
+
+    Raises:
+        DataError: a scene without a clean reading, or one that still stands and was not asked about by every recipe.
+    """
+    place = {item: k for k, item in enumerate(items)}
+    own = frame[(frame["target"] == target) & (frame["split"] != "validation")]
+    own = own[own["item"].isin(place)]
+    clean_rows = own[own["recipe"] == "clean"]
+    out = []
+    for (task, norm, epsilon, source), group in own[own["recipe"] != "clean"].groupby(
+        ["task", "norm", "epsilon", "source"], sort=True
+    ):
+        clean = _read(clean_rows[clean_rows["task"] == task], place)
+        recipes = {str(name): _read(rows, place) for name, rows in group.groupby("recipe", sort=False)}
+        held = list(clean)
+        for answers in recipes.values():
+            held = [False if answer is False else stands for stands, answer in zip(held, answers, strict=True)]
+        open_ = [k for k, stands in enumerate(held) if stands and any(r[k] is None for r in recipes.values())]
+        if None in clean or open_:
+            raise DataError(
+                f"{target}, {task}, {epsilon:g}/255: {clean.count(None)} scenes without a clean answer, {len(open_)} "
+                "that stand and were not attacked by all.",
+                "Run the comparison to its end.",
+            )
+        named = {name: marks(answers) for name, answers in recipes.items()}
+        whose = "" if source == target else str(source)
+        out.append(Verdict(str(task), str(norm), float(epsilon), marks(clean), marks(held), whose, named))
+    return out
+
+
+def _read(rows: pd.DataFrame, place: Mapping[str, int]) -> list[bool | None]:
+    out: list[bool | None] = [None] * len(place)
+    for item, correct in zip(rows["item"], rows["correct"], strict=True):
+        out[place[item]] = None if correct is None or correct != correct else bool(correct)
+    return out
+
+
+def share(text: str) -> dict[str, float]:
+    """The share right with its 95 % interval: value, low, high, hits, total."""
+    right = rights(text)
+    low, high = share_interval(int(right.sum()), len(right))
+    hits, total = int(right.sum()), len(right)
+    return {"value": hits / total, "low": float(low), "high": float(high), "hits": hits, "total": total}
+
+
+def difference(a: str, b: str) -> dict[str, float]:
+    """Share right in a − share right in b over the same scenes: see `evaluation.compare.paired_test`."""
+    return paired_test(rights(a), rights(b))
+
+
+def success_rate(verdict: Verdict) -> dict[str, float]:
+    """Attack success rate: of the scenes right when clean, the share lost; with its interval and denominator."""
+    clean, held = rights(verdict.clean), rights(verdict.held)
+    hits, total = int((clean & ~held).sum()), int(clean.sum())
+    low, high = share_interval(hits, total)
+    return {"value": hits / max(1, total), "low": float(low), "high": float(high), "hits": hits, "total": total}
