@@ -12,6 +12,7 @@ from typing import Any
 
 import streamlit as st
 
+from cmai_core.lab.choices import FALSE_POSITIVE_RATE
 from cmai_core.lab.experiment import Experiment
 
 OWNER = "owner"
@@ -35,11 +36,21 @@ ATTACK_JOB = "attack_job"
 DISTRIBUTION_JOB = "distribution_job"
 EMBEDDING_JOB = "embedding_job"
 EXPLANATION_JOB = "explanation_job"
+VERDICT_JOB = "verdict_job"
 """Handles of this session's running or just finished jobs, or None (a handle is small; results lie in the queue)."""
 DISTRIBUTION = "distribution"
 EMBEDDING = "embedding"
 EXPLANATION = "explanation"
 """Results of the other pages, or None."""
+VERDICT = "verdict"
+"""The LabVerdict made last, or None; it is shown while the result on show has its content."""
+VERDICT_FPR = "verdict_fpr"
+"""Widget: the false-positive rate that verdicts are given at."""
+SENT = "sent_to_review"
+"""(content key, role, side) → id of the entry in the review queue, of what this session has sent."""
+REVIEW_SHOWN = "review_shown"
+REVIEW_PAGE = "review_page"
+"""Widgets: which entries of the review queue are shown."""
 SELECTED_POINT = "selected_point"
 """Id of the pair selected in the embedding map, or None."""
 
@@ -132,9 +143,15 @@ def initialise() -> None:
         DISTRIBUTION_JOB: None,
         EMBEDDING_JOB: None,
         EXPLANATION_JOB: None,
+        VERDICT_JOB: None,
         DISTRIBUTION: None,
         EMBEDDING: None,
         EXPLANATION: None,
+        VERDICT: None,
+        VERDICT_FPR: FALSE_POSITIVE_RATE,
+        SENT: {},
+        REVIEW_SHOWN: "open",
+        REVIEW_PAGE: 1,
         SELECTED_POINT: None,
         UNDEFENDED: experiment.undefended,
         DEFENDED: experiment.defended,
@@ -163,7 +180,7 @@ def initialise() -> None:
         if name not in st.session_state:
             st.session_state[name] = value
     _keep_replaced()
-    for name in (*FORM_KEYS, *BENCH_FORM, BENCH_RUNS):
+    for name in (*FORM_KEYS, *BENCH_FORM, BENCH_RUNS, VERDICT_FPR, REVIEW_SHOWN, REVIEW_PAGE):
         # Touching a widget's value keeps it when the widget is not drawn in this run (another page, a dialog).
         st.session_state[name] = st.session_state[name]
 

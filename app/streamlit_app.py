@@ -32,6 +32,7 @@ page = st.navigation(
         st.Page("app_pages/embedding_map.py", title="Embedding map", icon=":material/scatter_plot:"),
         st.Page("app_pages/attention.py", title="Attention & attribution", icon=":material/visibility:"),
         st.Page("app_pages/benchmark.py", title="Benchmark", icon=":material/leaderboard:"),
+        st.Page("app_pages/review.py", title="Review", icon=":material/rate_review:"),
         st.Page("app_pages/about.py", title="Models & about", icon=":material/info:"),
     ],
     position="top",

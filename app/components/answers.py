@@ -19,7 +19,8 @@ TASK_TITLES = {
 }
 
 
-def _sign(correct: bool | None) -> str:
+def sign(correct: bool | None) -> str:
+    """✓, ✗ or · (truth unknown), with words for who does not see them."""
     if correct is None:
         return '<span class="cm-muted" title="truth unknown">·</span>'
     return '<span role="img" aria-label="right">✓</span>' if correct else '<span role="img" aria-label="wrong">✗</span>'
@@ -29,7 +30,7 @@ def _ranking(answer: Answer) -> str:
     if len(answer.ranking) < 2:
         return ""
     rows = "".join(
-        f'<div>{_sign(true)} {escape(text)}</div><div class="p">{probability:.1%}</div>'
+        f'<div>{sign(true)} {escape(text)}</div><div class="p">{probability:.1%}</div>'
         for text, probability, true in answer.ranking
     )
     return f'<details><summary>top {len(answer.ranking)}</summary><div class="cm-rank">{rows}</div></details>'
@@ -39,7 +40,7 @@ def _say(answer: Answer, role: str, changed: bool) -> str:
     text = escape(answer.text or "(nothing)")
     if changed:
         text = f'<span class="cm-changed">{text}</span>'
-    return f'<div class="say">{mark(role)}{_sign(answer.correct)} {text}{_ranking(answer)}</div>'
+    return f'<div class="say">{mark(role)}{sign(answer.correct)} {text}{_ranking(answer)}</div>'
 
 
 def _two_pictures(own: np.ndarray, second: SecondPicture) -> str:

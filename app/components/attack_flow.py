@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from app import services, state
+from app.components import verdict_flow
 from app.components.attack_form import experiment, fill_form
 from app.components.guard import guard, show_error
 from cmai_core.errors import CmaiError
@@ -41,6 +42,7 @@ def start() -> None:
         wanted = experiment()
         upload = state.get(state.UPLOAD)
         shelf, detectors = services.shelf(), services.threshold_shelf()
+        verdict_flow.drop()
         handle = services.submit(
             "attack", lambda progress, cancel: services.attack_work(wanted, upload, shelf, detectors, progress, cancel)
         )
@@ -52,8 +54,14 @@ def start() -> None:
 
 
 def collect() -> bool:
-    """Takes over the finished job's result. Returns whether a job is still waiting or running."""
-    return services.collect(state.ATTACK_JOB, state.RESULT)
+    """Takes over the finished job's result, whose verification then begins. Returns whether a job is still waiting or
+    running."""
+    before = state.get(state.RESULT)
+    running = services.collect(state.ATTACK_JOB, state.RESULT)
+    if state.get(state.RESULT) is not before:
+        verdict_flow.follow(state.get(state.RESULT))
+    verdict_flow.collect()
+    return running
 
 
 def show_notice() -> None:

@@ -17,7 +17,7 @@ _log = logging.getLogger("cmai.app")
 def show_error(error: BaseException) -> None:
     """Shows an error in words a visitor can use."""
     if isinstance(error, CmaiError):
-        st.error(f"{_plain(error.message)}  \n{_plain(error.hint)}" if error.hint else _plain(error.message), icon="⚠️")
+        st.error(f"{plain(error.message)}  \n{plain(error.hint)}" if error.hint else plain(error.message), icon="⚠️")
     elif isinstance(error, Cancelled):
         st.info("Cancelled.", icon="⏹️")
     elif isinstance(error, MemoryError) or "out of memory" in str(error).lower():
@@ -35,7 +35,7 @@ def show_error(error: BaseException) -> None:
         )
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Markdown's special characters made literal: messages quote what people typed."""
     return "".join("\\" + c if c in "\\`*_{}[]<>#$~|" else c for c in text)
 

@@ -6,14 +6,17 @@ import json
 
 import streamlit as st
 
+from app.components import verdict_flow
 from app.components.answers import answers_table, answers_view
 from app.components.before_after import before_after
 from app.components.chart import chart
 from app.components.detector import aim, decisions, outcome
+from app.components.guard import guard
 from app.components.score_card import score_card
 from app.components.sentence import marked, verdict
 from app.components.svg import line_chart
 from app.components.theme import escape, label, number, show
+from app.components.verdict_view import card_words, taus, verdict_tab
 from cmai_core.lab.choices import LENGTHS, SEARCHES, THREATS, budget_words
 from cmai_core.lab.experiment import Experiment
 from cmai_core.lab.images import encode, perturbation_gain, perturbation_numbers, perturbation_view
@@ -70,7 +73,9 @@ def finding(result: LabResult) -> list[str]:
 
 def result_view(result: LabResult, *, tau: dict[str, float] | None = None, link: str = "") -> None:
     """Draws everything about a result."""
-    tau = tau or {}
+    made = verdict_flow.current(result)
+    detected = any(reading.accepted is not None for reading in result.readings.values())
+    tau = (tau or {}) if detected else (tau or {}) | taus(made)
     roles = list(result.crafts)
     role = roles[0]
     if any(c.cancelled for c in result.crafts.values()):
@@ -88,15 +93,18 @@ def result_view(result: LabResult, *, tau: dict[str, float] | None = None, link:
         st.caption(f"{craft_note(result, craft)} {craft.note}".strip())
     with right:
         for name, reading in result.readings.items():
-            score_card(reading, tau.get(name), outcome(result, name))
-    answers_tab, change_tab, course_tab, survive_tab, files_tab = st.tabs(
-        ["Answers", "Perturbation", "Course", "Does it survive a file?", "Replay and files"], key="result_tabs"
+            score_card(reading, tau.get(name), outcome(result, name) or card_words(made, reading))
+    answers_tab, verdict_area, change_tab, course_tab, survive_tab, files_tab = st.tabs(
+        ["Answers", "Verification", "Perturbation", "Course", "Does it survive a file?", "Replay and files"],
+        key="result_tabs",
     )
     with answers_tab:
         pictures = {role: result.craft_for(role).clean for role in result.readings}
         answers_view(result.readings, pictures, result.second)
         with st.expander("As a table"):
             st.dataframe(answers_table(result.readings), hide_index=True)
+    with verdict_area, guard():
+        verdict_tab(result)
     with change_tab:
         perturbation(craft)
     with course_tab:
@@ -204,6 +212,9 @@ def survival(result: LabResult) -> None:
 def files(result: LabResult, craft: Craft, link: str) -> None:
     """Downloads and the link."""
     document = result.to_dict()
+    made = verdict_flow.current(result)
+    if made is not None:
+        document["cmcv"] = made.to_dict()
     one, two, three = st.columns(3)
     one.download_button(
         "Experiment (JSON)",

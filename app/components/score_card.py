@@ -9,7 +9,6 @@ from cmai_core.lab.result import Reading
 
 def verdict(reading: Reading, tau: float | None) -> str:
     """The finding in one sentence."""
-    broken, right = reading.broken_tasks()
     parts = []
     if tau is not None:
         if reading.clean < tau:
@@ -22,11 +21,15 @@ def verdict(reading: Reading, tau: float | None) -> str:
         verb = "falls" if reading.change < -0.01 else "rises" if reading.change > 0.01 else "hardly changes"
         amount = f" by {abs(reading.change):.2f}" if verb != "hardly changes" else ""
         parts.append(f"S_c {verb}{amount}; no threshold is known for this model.")
-    if right:
-        parts.append(
-            f"{broken} of {right} answers that were right are now wrong." if broken else "No right answer is lost."
-        )
-    return " ".join(parts)
+    return " ".join(part for part in (*parts, answers_lost(reading)) if part)
+
+
+def answers_lost(reading: Reading) -> str:
+    """How many right answers the attack cost, in a sentence; "" where none was right."""
+    broken, right = reading.broken_tasks()
+    if not right:
+        return ""
+    return f"{broken} of {right} answers that were right are now wrong." if broken else "No right answer is lost."
 
 
 def _percent(value: float) -> float:

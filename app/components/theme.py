@@ -102,6 +102,13 @@ _CSS = """
 .cm-check-skipped .mark {background: color-mix(in srgb, currentColor 10%, transparent); opacity: .7;}
 .cm-changed {text-decoration: underline; text-decoration-thickness: 2px; text-underline-offset: 3px;
   text-decoration-color: #D55E00;}
+.cm-doubt {color: inherit; border-radius: 3px; padding: 1px 2px; -webkit-box-decoration-break: clone;
+  box-decoration-break: clone;}
+.cm-doubted {font-weight: 600; text-decoration: underline wavy #D55E00 1.5px; text-underline-offset: 4px;}
+.cm-doubts {line-height: 1.75; margin: 8px 0 4px;}
+.cm-map {display: block; width: 100%; max-width: 320px; height: auto; border-radius: 8px; margin: 8px 0 0;}
+.cm-tag-flagged {border-color: #D55E00; background: color-mix(in srgb, #D55E00 16%, transparent); font-weight: 600;}
+.cm-tag-passed {border-color: #009E73; background: color-mix(in srgb, #009E73 14%, transparent);}
 .cm-gone {text-decoration: line-through; text-decoration-color: #D55E00; opacity: .8;}
 .cm details {font-size: 12.5px; margin: 2px 0 4px;}
 .cm summary {cursor: pointer; opacity: .75;}

@@ -1,4 +1,4 @@
-"""The threshold of the lab's detector: S_c of clean validation pairs at a stated false-positive rate."""
+"""Thresholds of the lab's own, from clean validation pairs: of its detector, and of consistency verification."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from cmai_core.lab.choices import FALSE_POSITIVE_RATE
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 
 if TYPE_CHECKING:
+    from cmai_core.defenses.calibration import Calibration
     from cmai_core.evaluation.detection import Threshold
     from cmai_core.models.wrapper import VisionLanguageModel
 
@@ -22,6 +23,14 @@ class _Watched:
     words: str
     progress: ProgressCallback | None
     cancel: CancelToken | None
+
+    @property
+    def name(self) -> str:
+        return self.dataset.name
+
+    @property
+    def split(self) -> str:
+        return self.dataset.split
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -54,3 +63,20 @@ def calibrated_threshold(
 
     watched = _Watched(dataset, f"Calibrating the detector of {name or 'the model'}", progress, cancel)
     return calibrated_detector(model, watched, FALSE_POSITIVE_RATE)[1]
+
+
+def calibrated_verification(
+    model: VisionLanguageModel,
+    dataset: PairDataset,
+    *,
+    name: str = "",
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> Calibration:
+    """Thresholds of S_c (and V_verify, where the model has consistency heads) and the temperature on clean pairs.
+
+    Arguments and errors as for `calibrated_threshold`.
+    """
+    from cmai_core.evaluation.cmcv import calibrate_cmcv
+
+    return calibrate_cmcv(model, _Watched(dataset, f"Calibrating CMCV of {name or 'the model'}", progress, cancel))

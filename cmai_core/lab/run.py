@@ -65,8 +65,8 @@ def run_attack(
     thresholds = (thresholds or {}) if experiment.has_detector else {}
     if experiment.has_detector and not thresholds.keys() >= models.keys():
         raise OptionError("There is no threshold for every model.", "Calibrate each on clean pairs.")
-    pair = _with_sentence(pair, experiment.caption)
-    setting = _Setting(pair, PairAmong(pair, dataset))
+    pair = with_sentence(pair, experiment.caption)
+    setting = Setting(pair, PairAmong(pair, dataset))
     course = _Course(progress, experiment, len(models))
     crafts = {
         role: _craft(experiment, setting, role, models[role], thresholds.get(role), course, cancel)
@@ -89,7 +89,7 @@ def run_attack(
     )
 
 
-def _second(setting: _Setting) -> SecondPicture | None:
+def _second(setting: Setting) -> SecondPicture | None:
     """The other picture of the statement that the task "nlvr" asks about; None where there is no statement."""
     from cmai_core.tasks import get_task
 
@@ -102,7 +102,7 @@ def _second(setting: _Setting) -> SecondPicture | None:
     return SecondPicture(other.image, other.id, left)
 
 
-def _with_sentence(pair: Pair, caption: str) -> Pair:
+def with_sentence(pair: Pair, caption: str) -> Pair:
     """The pair as the tasks see it: a sentence that is false of the scene (or not understood) is no caption of it."""
     true = tuple(c for c in pair.captions if c != caption)
     if pair.scene is not None and true and not _is_true(caption, pair):
@@ -111,17 +111,17 @@ def _with_sentence(pair: Pair, caption: str) -> Pair:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Setting:
+class Setting:
     """The pair among its kind: tasks are prepared on it, with the dataset's classes and gallery."""
 
     pair: Pair
     dataset: PairDataset
 
-    def saying(self, caption: str) -> _Setting:
+    def saying(self, caption: str) -> Setting:
         """The same pair with another sentence in the place of its first one."""
         rest = self.pair.captions[1:]
         pair = dataclasses.replace(self.pair, captions=(caption, *(c for c in rest if c != caption)))
-        return _Setting(pair, PairAmong(pair, self.dataset.dataset))
+        return Setting(pair, PairAmong(pair, self.dataset.dataset))
 
     def prepare(self, name: str, model: VisionLanguageModel, rows: int = 1) -> tuple[Any, Any]:
         """A task, and what it prepared for `rows` pictures of this one pair.
@@ -152,7 +152,7 @@ def _to_picture(pixels: torch.Tensor) -> np.ndarray:
 
 def _craft(
     experiment: Experiment,
-    setting: _Setting,
+    setting: Setting,
     role: str,
     model: VisionLanguageModel,
     threshold: Threshold | None,
@@ -310,7 +310,7 @@ class _Course:
 
 
 def _read(
-    setting: _Setting,
+    setting: Setting,
     caption: str,
     role: str,
     model: VisionLanguageModel,
@@ -355,7 +355,7 @@ def _read(
             except OptionError as error:
                 skipped[name] = str(error)
                 continue
-            answers[name] = tuple(_answer(p) for p in found)
+            answers[name] = tuple(answer_of(p) for p in found)
         course.read()
     return Reading(
         role=role,
@@ -373,7 +373,7 @@ def _read(
     )
 
 
-def _answer(prediction: Any) -> Answer:
+def answer_of(prediction: Any) -> Answer:
     detail = dict(prediction.detail or {})
     ranking: Sequence = detail.get("top", ())
     return Answer(

@@ -1,0 +1,70 @@
+"""The button that puts a pair from the lab into the human-review queue, once."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app import state
+from app.components.doubt import doubted
+from app.components.theme import number
+from app.verdict_desk import review_queue
+from cmai_core.errors import CmaiError, DataError
+from cmai_core.lab.choices import SEARCHES, THREATS
+from cmai_core.lab.result import LabResult
+from cmai_core.lab.verdict import SIDES, LabVerdict, RoleVerdict
+
+
+def send_button(result: LabResult, made: LabVerdict, role: str, side: int, fpr: float) -> None:
+    """Draws it; afterwards it says that the pair is there."""
+    sent = (made.key, role, side) in state.get(state.SENT)
+    uploaded = result.experiment.pair.startswith("upload/")
+    st.button(
+        "In the review queue" if sent else "Send to review",
+        key=f"send_{role}_{SIDES[side]}",
+        icon=":material/check:" if sent else ":material/rate_review:",
+        disabled=sent,
+        on_click=send,
+        args=(result, made, role, side, fpr),
+        help="A person judges it on the page Review. Picture and sentence are kept in a file on the lab's machine"
+        + (", your uploaded picture too." if uploaded else "."),
+    )
+
+
+def send(result: LabResult, made: LabVerdict, role: str, side: int, fpr: float) -> None:
+    """Puts a pair into the queue, unless it is there; what goes wrong is said in the next run."""
+    found = made.roles[role]
+    try:
+        entry = review_queue().add(
+            found.pictures[side],
+            [found.texts[side]],
+            model=found.name,
+            reason=reason(result, found, role, side, fpr),
+            item=result.experiment.pair,
+            score=found.verdicts[side].s_c,
+            tau=found.tau(fpr),
+            once=True,
+        )
+        if entry is None:
+            raise DataError("The review queue is full.", "Resolve some of its pairs on the page Review first.")
+    except CmaiError as error:
+        state.put(state.NOTICE, error)
+        return
+    state.put(state.SENT, {**state.get(state.SENT), (made.key, role, side): entry})
+
+
+def reason(result: LabResult, found: RoleVerdict, role: str, side: int, fpr: float) -> str:
+    """Why a pair is shown to a person: where it comes from, what CMCV says, and which words disagree."""
+    verdict, known = found.verdicts[side], found.thresholds(fpr)
+    origin = "clean pair"
+    if side:
+        e, craft = result.experiment, result.craft_for(role)
+        origin = f"attacked pair ({SEARCHES[e.recipe].word}, {THREATS[e.norm]}, crafted on the {craft.role} model)"
+    if known is None:
+        said = "scores without a verdict"
+    else:
+        flagged = not found.consistent(side, fpr)
+        said = f"{'flagged' if flagged else 'accepted'} by CMCV at {fpr:.0%} false positives"
+        if found.has_heads:
+            said += f", V_verify {number(verdict.v)} against {number(found.tau_v(fpr))}"
+    words = ", ".join(verdict.parts.words[k] for k in doubted(verdict.parts))
+    return f"{origin}: {said}" + (f"; words that disagree: {words}" if words else "")
