@@ -201,7 +201,7 @@ def markdown(protocol: Protocol = PROTOCOL) -> str:
         names = "; ".join(f"`{r.partition('@')[0]}`" for r in part.recipes)
         made = f" (made on {', '.join(f'`{s}`' for s in part.sources)})" if part.sources else ""
         attacks.append(f"| {part.what}{made} | {names} | {epsilons} | {', '.join(part.tasks)} | {part.limit} |")
-    joint, aimed = protocol.joint, protocol.aimed
+    joint, aimed, arm = protocol.joint, protocol.aimed, RECIPES["cmai"].controller
     p, seeds = protocol, " and ".join(map(str, protocol.more_seeds))
     rates = " and ".join(f"{100 * r:g} %" for r in protocol.rates)
     return f"""# Protocol of the comparison
@@ -219,8 +219,10 @@ It was fixed before any compared model was shown the test split. Results carry t
   so that a defence is not blamed for a decoder that nobody kept in tune.
 - What helped one is given to all: a share λ of each batch perturbed and the rest clean, ε growing over the first tenth
   of the training, averaged weights.
-- No recipe's settings were tuned: {p.trials} validation trials each. ARM's threshold τ_c is read off the reference
-  attack on *validation* pairs at the end of `cmcv-mbat`'s own training.
+- No recipe's settings were tuned: {p.trials} validation trials each. ARM's threshold τ_c = {arm.tau:g} is what
+  the reference attack leaves of S_c on *validation* pairs at the end of `cmcv-mbat`'s training
+  (`python -m cmai_core.training.reference`). ARM starts at β = {arm.beta.low:g}, ε = {arm.epsilon.low * 255:g}/255,
+  λ = {arm.share.low:g}, and moves up to {arm.beta.high:g}, {arm.epsilon.high * 255:g}/255 and {arm.share.high:g}.
 - The two recipes that are best on validation are trained with the seeds {seeds} too; these models are not shipped.
 
 ## The trainings

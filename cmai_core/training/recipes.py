@@ -11,13 +11,14 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from cmai_core.defenses.controller import ControllerSettings
+from cmai_core.defenses.controller import ControllerSettings, Range
 from cmai_core.errors import OptionError
 from cmai_core.training.settings import Inner, Recipe, Weights
 
 PAIRS = 40_000
 """Image-caption pairs that each defence of the comparison sees."""
-EPSILON = 2 / 255
+REFERENCE_S_C = 0.62
+"""What `python -m cmai_core.training.reference local-dir:runs/cmcv-mbat/model` prints: ARM's τ_c."""
 
 _BASE = Recipe(
     name="base",
@@ -57,7 +58,7 @@ _CMAI = _defence(
     "Full CMAI: CMCV and MBAT, with β, ε and λ steered by ARM.",
     inner=_BOTH,
     weights=Weights(verify=0.5),
-    controller=ControllerSettings(tau=0.75),
+    controller=ControllerSettings(tau=REFERENCE_S_C, every=8, patience=1, epsilon=Range(1 / 255, 2 / 255, 0.5 / 255)),
 )
 
 _RECIPES = (

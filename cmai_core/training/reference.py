@@ -29,9 +29,9 @@ def reference_figures(spec: str, recipe: str = "cmai") -> dict[str, Any]:
     from cmai_core.errors import ModelError, OptionError
     from cmai_core.models import load_model
     from cmai_core.models.tokenizer import bundled_tokenizer_dir
-    from cmai_core.training.trainer import take_apart
     from cmai_core.training.recipes import get_recipe
     from cmai_core.training.steering import reference_batch, reference_scores
+    from cmai_core.training.trainer import take_apart
 
     chosen = get_recipe(recipe)
     if chosen.controller is None:

@@ -1,0 +1,174 @@
+"""How well each detector finds the successful attacks of the main part, and how S_c tells true captions from false."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmai_core.comparison.detectors import GIVEN, Bank, Scores, left_out, raw_scores, with_rule
+from cmai_core.comparison.protocol import Protocol
+from cmai_core.data.pair import PairDataset
+from cmai_core.defenses.misaligned import misaligned_captions
+from cmai_core.evaluation.detection import auroc_interval, threshold_at_fpr
+from cmai_core.evaluation.intervals import share_interval
+
+BANK = 1000
+ALL = "all"
+_SEED = 0
+
+
+def detection_figures(
+    model: Any, name: str, frame: Any, store: Path, protocol: Protocol, test: PairDataset, validation: PairDataset
+) -> dict[str, Any]:
+    """Detection of what the main part's attacks made on one model, with the attacker unaware of any detector.
+
+    Args:
+        frame: readings of the main part. store: the folder they come from. test, validation: whole splits; the bank of
+            distances are the validation pairs after those that thresholds are set on.
+
+    Returns:
+        - "detectors": a list of {detector, epsilon, family, auroc {value, low, high}, tpr {rate: share}, fpr {rate:
+          share}, successes, clean}: successful attacks against all clean test pairs of the part. family: a recipe or
+          "all".
+        - "aligned": for clean pairs and for each ε: AUROC of each score between a scene's caption and a false one
+          ({score: {value, low, high}}), and `quantile`: where the attacked pairs' S_c (their cosine, without heads)
+          lies among the clean pairs', on average.
+    """
+    from cmai_core.tasks.retrieval import Retrieval
+
+    part = protocol.part("main")
+    count, thresholds = min(part.limit, len(test)), min(protocol.thresholds, len(validation))
+    ids = [item for item, _ in _items(frame, name)][:count]
+    place = {item: k for k, item in enumerate(ids)}
+    bank = Bank.of(model, validation, range(thresholds, min(len(validation), thresholds + BANK)) or range(thresholds))
+    pairs = [test[k] for k in range(count)]
+    held_out = [validation[k] for k in range(thresholds)]
+    own = Retrieval(max(protocol.gallery, thresholds))
+    raw = raw_scores(model, own, validation, held_out, [p.image for p in held_out], bank)
+    reference = with_rule(raw, raw)
+    task = Retrieval(max(protocol.gallery, count))
+    plain = raw_scores(model, task, test, pairs, [p.image for p in pairs], bank)
+    clean = with_rule(plain, raw)
+    false = misaligned_captions(pairs, _SEED)
+    against = raw_scores(model, task, test, pairs, [p.image for p in pairs], bank, false)
+    out: dict[str, Any] = {"detectors": [], "aligned": {"clean": _aligned(plain, against)}}
+    for epsilon in part.epsilons:
+        rows = frame[(frame["target"] == name) & (frame["source"] == name) & (frame["epsilon"] == epsilon)]
+        families: dict[str, Scores] = {}
+        whose: dict[str, np.ndarray] = {}
+        last: dict[int, np.ndarray] = {}
+        for recipe, group in rows.groupby("recipe", sort=False):
+            group = group[group["item"].isin(place)]
+            at = np.array([place[item] for item in group["item"]], dtype=int)
+            pictures = _pictures(store, group["example"], [pairs[k] for k in at], model)
+            last |= dict(zip(at.tolist(), pictures, strict=True))
+            won = (group["correct_clean"].astype(float).to_numpy() == 1) & (
+                group["correct"].astype(float).to_numpy() == 0
+            )
+            if won.any():
+                chosen = np.flatnonzero(won)
+                scores = raw_scores(
+                    model, task, test, [pairs[k] for k in at[chosen]], [pictures[k] for k in chosen], bank
+                )
+                families[str(recipe)], whose[str(recipe)] = with_rule(scores, raw), at[chosen]
+        out["detectors"] += _figures(clean, families, whose, reference, protocol, epsilon)
+        order = sorted(last)
+        shown, texts = [pairs[k] for k in order], [false[k] for k in order]
+        attacked = raw_scores(model, task, test, shown, [last[k] for k in order], bank)
+        wrong = raw_scores(model, task, test, shown, [last[k] for k in order], bank, texts)
+        score = f"S_c, {GIVEN}" if f"S_c, {GIVEN}" in plain else f"cosine, {GIVEN}"
+        quantile = np.searchsorted(np.sort(plain[score]), attacked[score]) / count
+        out["aligned"][f"{epsilon:g}"] = _aligned(attacked, wrong) | {"quantile": float(quantile.mean())}
+    return out
+
+
+def _items(frame: Any, name: str) -> list[tuple[str, int]]:
+    """The part's scenes, in order."""
+    rows = frame[(frame["target"] == name) & (frame["recipe"] == "clean") & (frame["split"] != "validation")]
+    return [(item, k) for k, item in enumerate(dict.fromkeys(rows["item"]))]
+
+
+def _pictures(store: Path, examples: Sequence[str], pairs: Sequence[Any], model: Any) -> list[np.ndarray]:
+    from cmai_core.attacks.reading import make_batch, pictures
+    from cmai_core.evaluation.readings import adversarial
+    from cmai_core.evaluation.store import Store
+
+    with Store.read(store) as opened:
+        out = []
+        for start in range(0, len(pairs), 64):
+            clean = pictures(make_batch(model, pairs[start : start + 64], 1).pixels)
+            some = list(examples)[start : start + 64]
+            out += [adversarial(opened, example, image)[0] for example, image in zip(some, clean, strict=True)]
+    return out
+
+
+def _figures(
+    clean: Scores,
+    families: Mapping[str, Scores],
+    whose: Mapping[str, np.ndarray],
+    reference: Scores,
+    protocol: Protocol,
+    epsilon: float,
+) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(_SEED)
+    out = []
+    for detector, values in clean.items():
+        tau = {rate: threshold_at_fpr(reference[detector], rate) for rate in protocol.rates}
+        sets = {family: scores[detector] for family, scores in families.items()}
+        if sets:
+            sets = {ALL: np.concatenate(list(sets.values())), **sets}
+        for family, attacked in sets.items():
+            rates = {f"{rate:g}": (_share(values < t), _share(attacked < t)) for rate, t in tau.items()}
+            named = {"detector": detector, "epsilon": epsilon, "family": family}
+            named |= {"successes": len(attacked), "clean": len(values)}
+            named["auroc"] = asdict(auroc_interval(values, attacked, generator=rng, resamples=400))
+            named["fpr"] = {rate: fpr for rate, (fpr, _) in rates.items()}
+            named["tpr"] = {rate: tpr for rate, (_, tpr) in rates.items()}
+            out.append(named)
+    return out + _learned(clean, families, whose, epsilon)
+
+
+def _learned(
+    clean: Scores, families: Mapping[str, Scores], whose: Mapping[str, np.ndarray], epsilon: float
+) -> list[dict[str, Any]]:
+    """Leave-one-attack-family-out; scenes are halved, so that no scene is trained on and reported."""
+    if f"V, {GIVEN}" not in clean:
+        return []
+    count = len(next(iter(clean.values())))
+    half = {family: at % 2 == 0 for family, at in whose.items()} | {"clean": np.arange(count) % 2 == 0}
+    found = left_out(clean, families, half)
+    rng = np.random.default_rng(_SEED)
+    out = []
+    for family in families:
+        if family not in found:
+            continue
+        good, bad = found[f"clean, without {family}"], found[family]
+        named = {"detector": "CMCV, learned without this family", "epsilon": epsilon, "family": family}
+        named |= {"successes": len(bad), "clean": len(good)}
+        out.append(named | {"auroc": asdict(auroc_interval(good, bad, generator=rng, resamples=400))})
+    return out
+
+
+def _aligned(true: Scores, false: Scores) -> dict[str, Any]:
+    """AUROC of each score of the given caption: a true caption should score higher than a false one."""
+    rng = np.random.default_rng(_SEED)
+    names = [name for name in true if name.endswith(f", {GIVEN}") and not name.startswith("CMCV")]
+    return {
+        name: asdict(auroc_interval(true[name], false[name], generator=rng, resamples=400, paired=True))
+        for name in names
+    }
+
+
+def _share(hit: np.ndarray) -> dict[str, float]:
+    low, high = share_interval(int(hit.sum()), len(hit))
+    return {
+        "value": float(hit.mean()),
+        "low": float(low),
+        "high": float(high),
+        "hits": int(hit.sum()),
+        "total": len(hit),
+    }
