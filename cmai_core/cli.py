@@ -63,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_evaluate_clean(commands)
     _add_check(commands)
+    _add_cmcv(commands)
     _add_data(commands)
     commands.add_parser("train", help="train a bundled model (cmai train --help)", add_help=False)
     return top
@@ -400,6 +401,16 @@ def _check(args: argparse.Namespace) -> int:
     if cancel.cancelled:
         return 130
     return int(any(check.status == "fail" for check in checks))
+
+
+# --- consistency verification -----------------------------------------------------------------------------------------
+
+
+def _add_cmcv(commands: Any) -> None:
+    from cmai_core.evaluation.cmcv_command import add_options, execute
+
+    words = "set consistency verification to false-positive rates, and say what it flags of other clean pairs"
+    add_options(_command(commands, "cmcv", execute, words))
 
 
 # --- data -------------------------------------------------------------------------------------------------------------

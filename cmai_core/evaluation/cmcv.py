@@ -1,11 +1,11 @@
 """Consistency verification calibrated on clean pairs, and what its thresholds realise on others.
 
     calibration = calibrate_cmcv(model, load_dataset("tabletop", split="validation"))
-    sets = {split: load_dataset("tabletop", split=split, limit=1000) for split in ("test", "holdout", "test-light")}
+    sets = {split: load_dataset("tabletop", split=split, limit=1000) for split in ("holdout", "test-light")}
     calibration = calibration.with_rates(rates(model, calibration, sets))
     store_calibration(calibration, "runs/cmai")
 
-`cmai_core.defenses.cmcv` judges pairs by it.
+`cmai cmcv` does all of it; `cmai_core.defenses.cmcv` judges pairs by it.
 """
 
 from __future__ import annotations
@@ -121,18 +121,22 @@ def rates(
         name → rule ("S_c", "V", "either") → stated rate, such as "0.05" → {rate, low, high, flagged, count}. Nothing
         says that a threshold keeps its rate on pairs of another kind: this is what shows it.
     """
-    out: dict[str, dict] = {}
-    for name, dataset in datasets.items():
-        s_c, log_v = pair_scores(model, dataset, size=size)
-        flags: dict[str, dict] = {}
-        for known in calibration.thresholds:
-            flags.setdefault("S_c", {})[f"{known.fpr:g}"] = _share(s_c < known.tau)
-            if log_v is not None and known.log_tau_v is not None:
-                flags.setdefault("V", {})[f"{known.fpr:g}"] = _share(log_v < known.log_tau_v)
-                either = _either(s_c, log_v, known.both_tau, known.both_log_tau_v)
-                flags.setdefault("either", {})[f"{known.fpr:g}"] = _share(either)
-        out[name] = flags
-    return out
+    scores = {name: pair_scores(model, dataset, size=size) for name, dataset in datasets.items()}
+    return {name: shares(calibration, s_c, log_v) for name, (s_c, log_v) in scores.items()}
+
+
+def shares(
+    calibration: Calibration, s_c: np.ndarray, log_v: np.ndarray | None
+) -> dict[str, dict[str, dict[str, float]]]:
+    """One set's part of `rates`, from its scores (`pair_scores`)."""
+    flags: dict[str, dict] = {}
+    for known in calibration.thresholds:
+        flags.setdefault("S_c", {})[f"{known.fpr:g}"] = _share(s_c < known.tau)
+        if log_v is not None and known.log_tau_v is not None:
+            flags.setdefault("V", {})[f"{known.fpr:g}"] = _share(log_v < known.log_tau_v)
+            either = _either(s_c, log_v, known.both_tau, known.both_log_tau_v)
+            flags.setdefault("either", {})[f"{known.fpr:g}"] = _share(either)
+    return flags
 
 
 def _share(flagged: np.ndarray) -> dict[str, float]:
