@@ -3,7 +3,7 @@
     calibration = calibrate_cmcv(model, load_dataset("tabletop", split="validation"))
     sets = {split: load_dataset("tabletop", split=split, limit=1000) for split in ("holdout", "test-light")}
     calibration = calibration.with_rates(rates(model, calibration, sets))
-    store_calibration(calibration, "runs/cmai")
+    store_calibration(calibration, "runs/cmai/model")
 
 `cmai cmcv` does all of it; `cmai_core.defenses.cmcv` judges pairs by it.
 """
