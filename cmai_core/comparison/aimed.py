@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -57,8 +56,7 @@ def aimed_verdicts(
         - "given", "retrieved": `clean` and `held`: correct or rejected, before and after the adaptive attack;
           `accepted`: correct and accepted when clean; `right`: the plain model's clean answer.
         - "accept false", "reject true": `clean` and `held`: the false caption rejected, the true pair accepted.
-        - "robust pathway": `clean` and `held` as above, where flagged pictures are answered by way of smoothing;
-          `seconds`, `plain_seconds`: of answering one picture through it and without.
+        - "robust pathway": `clean` and `held`: right, where flagged pictures are answered by way of smoothing.
     """
     tools = {"seed": seed, "progress": progress, "cancel": cancel}
     task = Retrieval(max(gallery, aimed.limit))
@@ -147,23 +145,12 @@ def _targeted(model: Any, dataset: PairDataset, aimed: Aimed, tools: dict[str, A
 def _smoothed(
     model: Any, detector: Any, task: Any, dataset: PairDataset, aimed: Aimed, tools: dict[str, Any]
 ) -> dict[str, Any]:
-    pathway = Smoothing(Noise(sigma=aimed.sigma / 255), copies=aimed.copies)
-    system = System(model, detector=detector, policy="robust pathway", pathway=pathway)
+    system = System(model, detector=detector, policy="robust pathway", pathway=smoothing(aimed))
     options = {"epsilon": aimed.epsilon / 255, "steps": aimed.steps}
     attack = get_recipe("pgd").build(task=task, dataset=dataset, **options)
-    out = _attacked(system, attack, dataset, aimed.smoothed, tools)
-    (batch,) = _batches(model, dataset, 1)
-    forced = System(model, smoothing=pathway)
-    times = {"seconds": forced, "plain_seconds": System(model)}
-    return out | {name: _seconds(timed, task, batch, dataset) for name, timed in times.items()}
+    return _attacked(system, attack, dataset, aimed.smoothed, tools)
 
 
-def _seconds(system: Any, task: Any, batch: Batch, dataset: PairDataset, repeats: int = 7) -> float:
-    """The median time of answering one picture."""
-    prepared = task.prepare(system.model, list(batch.pairs), dataset)
-    found = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        system.respond(task, batch, dataset=dataset, prepared=prepared)
-        found.append(time.perf_counter() - start)
-    return sorted(found)[repeats // 2]
+def smoothing(aimed: Aimed) -> Smoothing:
+    """The robust pathway of the protocol."""
+    return Smoothing(Noise(sigma=aimed.sigma / 255), copies=aimed.copies)

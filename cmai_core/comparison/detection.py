@@ -11,7 +11,7 @@ import numpy as np
 
 from cmai_core.comparison.detectors import GIVEN, Bank, Scores, left_out, raw_scores, with_rule
 from cmai_core.comparison.protocol import Protocol
-from cmai_core.data.pair import PairDataset
+from cmai_core.data.pair import Pair, PairDataset
 from cmai_core.defenses.misaligned import misaligned_captions
 from cmai_core.evaluation.detection import auroc_interval, threshold_at_fpr
 from cmai_core.evaluation.intervals import share_interval
@@ -42,8 +42,6 @@ def detection_figures(
 
     part = protocol.part("main")
     count, thresholds = min(part.limit, len(test)), min(protocol.thresholds, len(validation))
-    ids = [item for item, _ in _items(frame, name)][:count]
-    place = {item: k for k, item in enumerate(ids)}
     bank = Bank.of(model, validation, range(thresholds, min(len(validation), thresholds + BANK)) or range(thresholds))
     pairs = [test[k] for k in range(count)]
     held_out = [validation[k] for k in range(thresholds)]
@@ -57,25 +55,14 @@ def detection_figures(
     against = raw_scores(model, task, test, pairs, [p.image for p in pairs], bank, false)
     out: dict[str, Any] = {"detectors": [], "aligned": {"clean": _aligned(plain, against)}}
     for epsilon in part.epsilons:
-        rows = frame[(frame["target"] == name) & (frame["source"] == name) & (frame["epsilon"] == epsilon)]
         families: dict[str, Scores] = {}
         whose: dict[str, np.ndarray] = {}
-        last: dict[int, np.ndarray] = {}
-        for recipe, group in rows.groupby("recipe", sort=False):
-            group = group[group["item"].isin(place)]
-            at = np.array([place[item] for item in group["item"]], dtype=int)
-            pictures = _pictures(store, group["example"], [pairs[k] for k in at], model)
-            last |= dict(zip(at.tolist(), pictures, strict=True))
-            won = (group["correct_clean"].astype(float).to_numpy() == 1) & (
-                group["correct"].astype(float).to_numpy() == 0
-            )
-            if won.any():
-                chosen = np.flatnonzero(won)
-                scores = raw_scores(
-                    model, task, test, [pairs[k] for k in at[chosen]], [pictures[k] for k in chosen], bank
-                )
-                families[str(recipe)], whose[str(recipe)] = with_rule(scores, raw), at[chosen]
+        for recipe, (at, examples) in _successes(frame, name, epsilon, pairs).items():
+            fooled = [pairs[k] for k in at]
+            scores = raw_scores(model, task, test, fooled, _pictures(store, examples, fooled, model), bank)
+            families[recipe], whose[recipe] = with_rule(scores, raw), at
         out["detectors"] += _figures(clean, families, whose, reference, protocol, epsilon)
+        last = last_examples(frame, name, epsilon, store, pairs, model)
         order = sorted(last)
         shown, texts = [pairs[k] for k in order], [false[k] for k in order]
         attacked = raw_scores(model, task, test, shown, [last[k] for k in order], bank)
@@ -86,10 +73,44 @@ def detection_figures(
     return out
 
 
-def _items(frame: Any, name: str) -> list[tuple[str, int]]:
-    """The part's scenes, in order."""
-    rows = frame[(frame["target"] == name) & (frame["recipe"] == "clean") & (frame["split"] != "validation")]
-    return [(item, k) for k, item in enumerate(dict.fromkeys(rows["item"]))]
+def _attacked(frame: Any, name: str, epsilon: float, pairs: Sequence[Pair]) -> Any:
+    """Readings of a model's own examples at one ε, with the scene's number as `at`, in the order in which they ran."""
+    place = {pair.id: k for k, pair in enumerate(pairs)}
+    rows = frame[(frame["target"] == name) & (frame["source"] == name) & (frame["epsilon"] == epsilon)]
+    rows = rows[rows["item"].isin(place)]
+    return rows.assign(at=[place[item] for item in rows["item"]])
+
+
+def _successes(frame: Any, name: str, epsilon: float, pairs: Sequence[Pair]) -> dict[str, tuple[np.ndarray, list[str]]]:
+    """recipe → scenes that it turned from right to wrong, and their examples."""
+    rows = _attacked(frame, name, epsilon, pairs)
+    won = rows[(rows["correct_clean"].astype(float) == 1) & (rows["correct"].astype(float) == 0)]
+    return {
+        str(recipe): (group["at"].to_numpy(), list(group["example"]))
+        for recipe, group in won.groupby("recipe", sort=False)
+    }
+
+
+def last_examples(
+    frame: Any, name: str, epsilon: float, store: Path, pairs: Sequence[Pair], model: Any
+) -> dict[int, np.ndarray]:
+    """Scene → its attacked picture: the one that fooled the model, else the last that was tried.
+
+    Scenes that the model gets wrong when clean were not attacked and are missing.
+    """
+    rows = _attacked(frame, name, epsilon, pairs)
+    order = {recipe: k for k, recipe in enumerate(dict.fromkeys(rows["recipe"]))}
+    asked = rows["recipe"].map(order)
+    rows = rows.assign(asked=asked, missed=rows["correct"].astype(float)).sort_values(["missed", "asked"])
+    # A scene that was fooled is asked no more, so its wrong answer stands first; of the others the last recipe counts.
+    fooled = rows[rows["missed"] == 0].drop_duplicates("at")
+    stands = rows[(rows["missed"] == 1) & ~rows["at"].isin(fooled["at"])].drop_duplicates("at", keep="last")
+    out: dict[int, np.ndarray] = {}
+    for group in (fooled, stands):
+        at = group["at"].tolist()
+        pictures = _pictures(store, list(group["example"]), [pairs[k] for k in at], model)
+        out |= dict(zip(at, pictures, strict=True))
+    return out
 
 
 def _pictures(store: Path, examples: Sequence[str], pairs: Sequence[Any], model: Any) -> list[np.ndarray]:

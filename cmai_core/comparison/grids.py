@@ -39,13 +39,14 @@ def measured(
     store: Path,
     *,
     models: dict[str, Any] | None = None,
+    dataset: Any = None,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> tuple[list[Verdict], Any]:
     """Runs a part on one model, as far as the store does not hold it.
 
     Args:
-        store: folder of an evaluation store. models: loaded ones by name.
+        store: folder of an evaluation store. models: loaded ones by name. dataset: the split, loaded.
 
     Returns:
         (verdicts on the model, the readings' frame).
@@ -59,7 +60,8 @@ def measured(
     from cmai_core.evaluation.store import Store
 
     with Store.write(store) as opened:
-        report = run(grid_of(protocol, part, model), opened, models=models, progress=progress, cancel=cancel)
+        grid = grid_of(protocol, part, model)
+        report = run(grid, opened, models=models, dataset=dataset, progress=progress, cancel=cancel)
         if report.cancelled:
             raise Cancelled("cancelled")
         if report.failed:

@@ -1,7 +1,8 @@
 """What each scene came to under the attacks of one part: short strings that can be stored, counted and compared.
 
 One character a scene, in the order of the split: "1" right, "0" wrong, "." not asked (a cascade leaves out who has
-lost already). So every share, interval and paired comparison can be worked out again from a small file.
+lost already, and not every scene has a two-image statement). So every share, interval and paired comparison can be
+worked out again from a small file.
 """
 
 from __future__ import annotations
@@ -59,14 +60,8 @@ def marks(right: Sequence[bool | None]) -> str:
 
 
 def rights(text: str) -> np.ndarray:
-    """Bool N.
-
-    Raises:
-        DataError: a scene that was not asked about.
-    """
-    if UNASKED in text:
-        raise DataError(f"{text.count(UNASKED)} scenes have no verdict.", "Run the comparison to its end.")
-    return np.frombuffer(text.encode(), dtype=np.uint8) == ord(RIGHT)
+    """Bool N, of the scenes that were asked about."""
+    return np.frombuffer(text.replace(UNASKED, "").encode(), dtype=np.uint8) == ord(RIGHT)
 
 
 def verdicts(frame: pd.DataFrame, target: str, items: Sequence[str]) -> list[Verdict]:
@@ -75,26 +70,30 @@ def verdicts(frame: pd.DataFrame, target: str, items: Sequence[str]) -> list[Ver
     Args:
         frame: of `evaluation.readings.frame`. items: the scenes' ids, in order.
 
+    Returns:
+        One for each task, norm, ε and source. A scene that the task has no question about is unasked throughout.
+
     Raises:
-        DataError: a scene without a clean reading, or one that still stands and was not asked about by every recipe.
+        DataError: a scene without a clean reading, or one that still stands and was not attacked by every recipe.
     """
     place = {item: k for k, item in enumerate(items)}
-    own = frame[(frame["target"] == target) & (frame["split"] != "validation")]
-    own = own[own["item"].isin(place)]
+    own = frame[(frame["target"] == target) & frame["item"].isin(place)]
     clean_rows = own[own["recipe"] == "clean"]
     out = []
     for (task, norm, epsilon, source), group in own[own["recipe"] != "clean"].groupby(
         ["task", "norm", "epsilon", "source"], sort=True
     ):
-        clean = _read(clean_rows[clean_rows["task"] == task], place)
+        asked = clean_rows[clean_rows["task"] == task]
+        clean, unread = _read(asked, place), len(set(place) - set(asked["item"]))
         recipes = {str(name): _read(rows, place) for name, rows in group.groupby("recipe", sort=False)}
         held = list(clean)
         for answers in recipes.values():
-            held = [False if answer is False else stands for stands, answer in zip(held, answers, strict=True)]
+            held = [stands and answer is not False for stands, answer in zip(held, answers, strict=True)]
+        held = [None if before is None else stands for before, stands in zip(clean, held, strict=True)]
         open_ = [k for k, stands in enumerate(held) if stands and any(r[k] is None for r in recipes.values())]
-        if None in clean or open_:
+        if unread or open_:
             raise DataError(
-                f"{target}, {task}, {epsilon:g}/255: {clean.count(None)} scenes without a clean answer, {len(open_)} "
+                f"{target}, {task}, {epsilon:g}/255: {unread} scenes without a clean answer, {len(open_)} "
                 "that stand and were not attacked by all.",
                 "Run the comparison to its end.",
             )
@@ -105,9 +104,11 @@ def verdicts(frame: pd.DataFrame, target: str, items: Sequence[str]) -> list[Ver
 
 
 def _read(rows: pd.DataFrame, place: Mapping[str, int]) -> list[bool | None]:
+    import pandas as pd
+
     out: list[bool | None] = [None] * len(place)
     for item, correct in zip(rows["item"], rows["correct"], strict=True):
-        out[place[item]] = None if correct is None or correct != correct else bool(correct)
+        out[place[item]] = None if pd.isna(correct) else bool(correct)
     return out
 
 
@@ -120,7 +121,13 @@ def share(text: str) -> dict[str, float]:
 
 
 def difference(a: str, b: str) -> dict[str, float]:
-    """Share right in a − share right in b over the same scenes: see `evaluation.compare.paired_test`."""
+    """Share right in a − share right in b over the same scenes: see `evaluation.compare.paired_test`.
+
+    Raises:
+        DataError: not the same scenes were asked about.
+    """
+    if [c == UNASKED for c in a] != [c == UNASKED for c in b]:
+        raise DataError("The two were not asked about the same scenes.", "Compare results of one protocol.")
     return paired_test(rights(a), rights(b))
 
 

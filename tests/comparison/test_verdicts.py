@@ -14,7 +14,7 @@ ITEMS = ["a", "b", "c", "d"]
 
 def frame(recipes: dict[str, dict[str, bool]], clean: dict[str, bool], source: str = "m") -> pd.DataFrame:
     rows = [
-        {"target": "m", "split": "test", "task": "retrieval", "recipe": name, "norm": norm, "epsilon": epsilon}
+        {"target": "m", "task": "retrieval", "recipe": name, "norm": norm, "epsilon": epsilon}
         | {"source": source if norm else "m", "item": item, "correct": right}
         for name, answers, norm, epsilon in [
             ("clean", clean, "", np.nan),
@@ -46,6 +46,13 @@ def test_a_scene_that_stands_must_have_faced_every_attack():
         verdicts(frame({"fgsm": clean}, {"a": True, "b": True, "c": True}), "m", ITEMS)
 
 
+def test_a_scene_without_a_question_is_left_out():
+    clean = {"a": True, "b": None, "c": True, "d": False}
+    (one,) = verdicts(frame({"fgsm": {"a": False, "b": None, "c": True}}, clean), "m", ITEMS)
+    assert (one.clean, one.held) == ("1.10", "0.10")
+    assert share(one.held)["total"] == 3 and success_rate(one)["total"] == 2
+
+
 def test_examples_of_another_model_are_told_apart():
     clean = dict.fromkeys(ITEMS, True)
     (one,) = verdicts(frame({"pgd": clean}, clean, source="other"), "m", ITEMS)
@@ -55,8 +62,9 @@ def test_examples_of_another_model_are_told_apart():
 def test_differences_are_paired():
     assert difference("1100", "1000")["value"] == 0.25
     assert difference("1100", "0011")["low"] < 0 < difference("1100", "0011")["high"]
-    with pytest.raises(DataError):
-        rights("1.")
+    assert rights("1.0").tolist() == [True, False]
+    with pytest.raises(DataError, match="same scenes"):
+        difference("1.", "11")
     assert marks([True, None, False]) == "1.0"
     kept = Verdict("vqa", "linf", 2.0, "11", "10", recipes={"pgd": "10"})
     assert Verdict(**kept.to_dict()) == kept

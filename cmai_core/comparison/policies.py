@@ -1,0 +1,123 @@
+"""What ARM's policies at inference do about the main part's attacked pictures, and what they cost in time."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from cmai_core.attacks.reading import make_batch
+from cmai_core.comparison.aimed import smoothing
+from cmai_core.comparison.detection import last_examples
+from cmai_core.comparison.protocol import Protocol
+from cmai_core.comparison.verdicts import marks
+from cmai_core.data.pair import Batch, PairDataset
+from cmai_core.defenses.calibration import Calibration
+from cmai_core.defenses.pathways import Regime, shifted
+from cmai_core.defenses.system import System
+from cmai_core.errors import CmaiError
+from cmai_core.tasks.retrieval import Retrieval
+
+ROBUST_TOWER = "tabletop-fare"
+"""Its text side is the undefended model's, so weights may move towards it."""
+_SIZE = 50
+_REPEATS = 15
+
+
+def policies(model: Any, detector: Any, protocol: Protocol, device: str | None = None) -> dict[str, System]:
+    """The systems that are compared around a model, by name.
+
+    Args:
+        detector: CMCV of the given pair, calibrated.
+    """
+    pathway = smoothing(protocol.aimed)
+    guarded = {"detector": detector, "policy": "robust pathway"}
+    out = {
+        "none": System(model),
+        "reject": System(model, detector=detector),
+        "robust pathway": System(model, pathway=pathway, **guarded),
+        "smoothing of all": System(model, smoothing=pathway),
+    }
+    moved = _shifted(model, device)
+    if moved is not None:
+        out["shifted weights"] = System(model, pathway=Regime(moved), **guarded)
+        out["shifted weights, smoothed"] = System(model, pathway=Regime(moved, pathway), **guarded)
+    return out
+
+
+def _shifted(model: Any, device: str | None) -> Any:
+    """The model with its image tower moved to the robust one; None where the text sides differ or it is the same."""
+    from cmai_core.models import bundled_models, load_model
+
+    if ROBUST_TOWER not in {card.name for card in bundled_models()} or model.name == ROBUST_TOWER:
+        return None
+    try:
+        return shifted(model, load_model(ROBUST_TOWER, device), 1.0)
+    except CmaiError:
+        return None
+
+
+def policy_figures(
+    model: Any,
+    name: str,
+    frame: Any,
+    store: Path,
+    protocol: Protocol,
+    test: PairDataset,
+    calibration: Calibration,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Each policy's answers about the first `protocol.aimed.targeted` scenes of the main part, clean and attacked.
+
+    Args:
+        frame, store: readings and examples of the main part; a scene's picture is the one that fooled the plain model,
+            or the last that was tried on it.
+
+    Returns:
+        policy → `clean`, `attacked` (right), `clean_rejected`, `attacked_rejected` (strings of `verdicts`, "1": yes),
+        `milliseconds`: median time of answering one picture, and `ratio`: to the policy "none", timed in turn.
+    """
+    count = min(protocol.aimed.targeted, protocol.part("main").limit, len(test))
+    pairs = [test[k] for k in range(count)]
+    task = Retrieval(max(protocol.gallery, count))
+    found = last_examples(frame, name, protocol.aimed.epsilon, store, pairs, model)
+    systems = policies(model, calibration.at(protocol.aimed.rate).detector(), protocol, device)
+    out: dict[str, Any] = {policy: {} for policy in systems}
+    kept = sorted(found)
+    for policy, system in systems.items():
+        for kind, rows, pictures in (
+            ("clean", range(count), [pair.image for pair in pairs]),
+            ("attacked", kept, [found[k] for k in kept]),
+        ):
+            right, rejected = _answers(system, task, test, [pairs[k] for k in rows], pictures)
+            out[policy] |= {kind: marks(right), f"{kind}_rejected": marks(rejected)}
+    batch = make_batch(model, pairs[:1], 1)
+    prepared = task.prepare(model, pairs[:1], test)
+    times = _times(systems, task, batch, test, prepared)
+    for policy, seconds in times.items():
+        out[policy] |= {"milliseconds": 1000 * seconds, "ratio": seconds / times["none"]}
+    return out
+
+
+def _answers(system: System, task: Any, dataset: PairDataset, pairs: list, pictures: list) -> tuple[list, list]:
+    right: list[bool] = []
+    rejected: list[bool] = []
+    for start in range(0, len(pairs), _SIZE):
+        some = slice(start, start + _SIZE)
+        batch = make_batch(system, pairs[some], 1)
+        shown = Batch(batch.ids, system.preprocess(list(pictures[some])), batch.texts, batch.image_of_text, batch.pairs)
+        response = system.respond(task, shown, dataset=dataset)
+        right += [bool(prediction.correct) for prediction in response.predictions]
+        rejected += response.rejected.tolist()
+    return right, rejected
+
+
+def _times(systems: dict[str, System], task: Any, batch: Batch, dataset: Any, prepared: Any) -> dict[str, float]:
+    """Median seconds of answering one picture, the systems taking turns."""
+    found: dict[str, list[float]] = {policy: [] for policy in systems}
+    for _ in range(_REPEATS):
+        for policy, system in systems.items():
+            start = time.perf_counter()
+            system.respond(task, batch, dataset=dataset, prepared=prepared)
+            found[policy].append(time.perf_counter() - start)
+    return {policy: sorted(seconds)[len(seconds) // 2] for policy, seconds in found.items()}

@@ -1,0 +1,242 @@
+"""Runs the comparison: everything the protocol asks of every model. It goes on where it was stopped.
+
+    python -m cmai_core.comparison.run                                   # all bundled models
+    python -m cmai_core.comparison.run --models tabletop-cmai --parts main joint
+    python -m cmai_core.comparison.run --models candidate=local-dir:runs/x/model --split validation   # while developing
+
+Adversarial examples lie in an evaluation store; what came of them in one small JSON file a model. With `--publish` the
+files are copied to `assets/results`, from where `python -m cmai_core.comparison.report` prints the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cmai_core.comparison.protocol import PROTOCOL, Protocol
+from cmai_core.errors import CmaiError, OptionError
+from cmai_core.paths import assets_dir
+from cmai_core.progress import CancelToken, ProgressCallback
+from cmai_core.versions import library_versions
+
+CLEAN, JOINT, AIMED, DETECTION, POLICIES = "clean", "joint", "aimed", "detection", "policies"
+DEFAULT_FOLDER = Path("runs/results")
+TASKS = ("zero-shot", "retrieval", "vqa", "nlvr")
+
+
+def part_names(protocol: Protocol = PROTOCOL) -> tuple[str, ...]:
+    """All parts, in the order in which they run."""
+    grids = tuple(part.name for part in protocol.parts)
+    return (CLEAN, grids[0], DETECTION, POLICIES, *grids[1:], JOINT, AIMED)
+
+
+def results_dir() -> Path:
+    """Where the published results lie."""
+    return assets_dir() / "results"
+
+
+class Comparison:
+    """The comparison in a folder: `store/` with the examples, and one JSON file a model.
+
+    Args:
+        folder: made where there is none. protocol: what is asked. data: split → dataset, in the place of Tabletop's.
+        device: as in `load_model`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        protocol: Protocol = PROTOCOL,
+        *,
+        data: dict[str, Any] | None = None,
+        device: str | None = None,
+    ):
+        self.folder, self.protocol, self.device = Path(folder) / protocol.hash, protocol, device
+        self._data = dict(data or {})
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store"
+
+    def path(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+    def results(self, name: str) -> dict[str, Any]:
+        """What is known of a model so far; {} for nothing."""
+        path = self.path(name)
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def data(self, split: str) -> Any:
+        """A whole split of Tabletop."""
+        from cmai_core.data import load_dataset
+
+        if split not in self._data:
+            self._data[split] = load_dataset("tabletop", split=split)
+        return self._data[split]
+
+    def measure(
+        self,
+        name: str,
+        spec: str | None = None,
+        parts: Sequence[str] | None = None,
+        *,
+        progress: ProgressCallback | None = None,
+        cancel: CancelToken | None = None,
+    ) -> dict[str, Any]:
+        """Everything that is not known yet of one model.
+
+        Args:
+            name: of the model in the results. spec: how to load it (None: a bundled model of that name).
+            parts: some of `part_names`.
+
+        Returns:
+            The model's results.
+
+        Raises:
+            OptionError: unknown part. CmaiError: results of other weights are there. Cancelled: before the end; what is
+            finished is kept.
+        """
+        from cmai_core.models import load_model
+
+        known = part_names(self.protocol)
+        if unknown := sorted(set(parts or ()) - set(known)):
+            raise OptionError(f"There is no part {', '.join(unknown)}.", f"Accepted: {', '.join(known)}.")
+        model = load_model(spec or name, self.device)
+        found = self.results(name)
+        if found and found["hash"] != model.hash:
+            raise CmaiError(
+                f"The results of {name} in {self.folder} are of other weights.", f"Move {self.path(name)} away."
+            )
+        found = found or {"model": name, "hash": model.hash, "protocol": self.protocol.hash, "parts": {}}
+        for part in known:
+            if (parts is not None and part not in parts) or part in found["parts"]:
+                continue
+            found["parts"][part] = self._part(part, model, name, found, progress, cancel)
+            found["versions"] = library_versions()
+            self._write(name, found)
+        return found
+
+    def _write(self, name: str, found: dict[str, Any]) -> None:
+        building = self.path(name).with_suffix(f".{os.getpid()}.tmp")
+        building.write_text(json.dumps(found, allow_nan=False), encoding="utf-8")
+        os.replace(building, self.path(name))
+
+    def _part(
+        self,
+        part: str,
+        model: Any,
+        name: str,
+        found: dict[str, Any],
+        progress: ProgressCallback | None,
+        cancel: CancelToken | None,
+    ) -> Any:
+        protocol, tools = self.protocol, {"progress": progress, "cancel": cancel}
+        test = self.data(protocol.split)
+        if part == CLEAN:
+            from cmai_core.tasks.evaluate import evaluate_clean
+
+            asked = evaluate_clean(model, test, TASKS, protocol.clean, **tools)["tasks"]
+            return asked | evaluate_clean(model, test, ["captioning"], protocol.written, **tools)["tasks"]
+        if part == JOINT:
+            from cmai_core.comparison.joint import joint_verdicts
+
+            return joint_verdicts(model, test, protocol.joint, seed=protocol.seed, **tools)
+        if part == AIMED:
+            from cmai_core.comparison.aimed import aimed_verdicts
+
+            calibration, held_out = self._calibration(model)
+            options = {"gallery": protocol.gallery, "seed": protocol.seed}
+            return aimed_verdicts(model, test, held_out, calibration, protocol.aimed, **options, **tools)
+        from cmai_core.comparison.grids import SCORED, measured
+
+        wanted = protocol.part(SCORED if part in (DETECTION, POLICIES) else part)
+        given = {name: model}
+        verdicts, frame = measured(protocol, wanted, name, self.store, models=given, dataset=test, **tools)
+        if part == DETECTION:
+            from cmai_core.comparison.detection import detection_figures
+
+            return detection_figures(model, name, frame, self.store, protocol, test, self.data("validation"))
+        if part == POLICIES:
+            from cmai_core.comparison.policies import policy_figures
+
+            calibration, _ = self._calibration(model)
+            return policy_figures(model, name, frame, self.store, protocol, test, calibration, self.device)
+        return [verdict.to_dict() for verdict in verdicts]
+
+    def _calibration(self, model: Any) -> tuple[Any, Any]:
+        """The calibration of the model's card, or a new one; and the pairs that thresholds are set on."""
+        from cmai_core.data.subset import Subset
+        from cmai_core.defenses.calibration import calibration_of
+        from cmai_core.evaluation.cmcv import calibrate_cmcv
+
+        whole = self.data("validation")
+        held_out = Subset(whole, range(min(self.protocol.thresholds, len(whole))))
+        return calibration_of(model) or calibrate_cmcv(model, held_out, self.protocol.rates), held_out
+
+
+def publish(comparison: Comparison, names: Sequence[str], target: Path | None = None) -> Path:
+    """Copies the results of some models to where the report reads them.
+
+    Raises:
+        CmaiError: a model without complete results.
+    """
+    target = results_dir() if target is None else target
+    wanted = set(part_names(comparison.protocol))
+    for name in names:
+        if missing := sorted(wanted - set(comparison.results(name).get("parts", {}))):
+            raise CmaiError(f"{name} lacks {', '.join(missing)}.", "Run the comparison to its end first.")
+    target.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        shutil.copy(comparison.path(name), target / f"{name}.json")
+    return target
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    from cmai_core.terminal import SHARE_AND_WORDS, interruptible, progress_bar
+
+    parser = argparse.ArgumentParser(prog="python -m cmai_core.comparison.run", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--models", nargs="+", metavar="MODEL", help="names of bundled models, or NAME=SPECIFICATION (default: all)")
+    add("--parts", nargs="+", choices=part_names(), help="default: all")
+    add("--split", default=PROTOCOL.split, help="test, or validation while developing (another hash, another folder)")
+    add("--folder", type=Path, default=DEFAULT_FOLDER, help=f"default: {DEFAULT_FOLDER}")
+    add("--device", help="cpu or cuda (default: cuda if there is one)")
+    add("--threads", type=int, help="processor threads")
+    add("--publish", action="store_true", help="copy the finished results to assets/results")
+    add("--quiet", action="store_true", help="no progress bar")
+    args = parser.parse_args(argv)
+    if args.threads:
+        import torch
+
+        torch.set_num_threads(args.threads)
+    protocol = replace(PROTOCOL, split=args.split)
+    comparison = Comparison(args.folder, protocol, device=args.device)
+    given = [text.partition("=") for text in args.models or protocol.models]
+    names = {name: spec or name for name, _, spec in given}
+    try:
+        for name, spec in names.items():
+            with interruptible() as cancel, progress_bar(args.quiet, form=SHARE_AND_WORDS, words=_words(name)) as show:
+                comparison.measure(name, spec, args.parts, progress=show, cancel=cancel)
+        if args.publish:
+            print(f"published to {publish(comparison, list(names))}")
+    except CmaiError as error:
+        print(f"{error.message}\n{error.hint}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _words(name: str) -> Any:
+    return lambda update: f"{name}: {update.stage}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
