@@ -19,7 +19,7 @@ LEAST_GAIN = 0.01
 """Of a score without a part, for the part to be named: smaller gains are noise."""
 FULL_GAIN = 0.1
 """Of S_c without a word, for the word to be shaded fully."""
-LEAST_SCALE = {True: 0.02, False: LEAST_GAIN}
+LEAST_SCALE = {True: 0.1, False: LEAST_GAIN}
 """Least end of a map's colour scale, by the verifier and left out: a map of next to nothing stays pale."""
 MAP_SIDE = 288
 
@@ -45,9 +45,12 @@ def spans(text: str, words: Sequence[str]) -> list[tuple[int, int]] | None:
     return found
 
 
-def marked_words(text: str, parts: Disagreement) -> str:
-    """HTML of the sentence: words shaded by doubt, those that disagree underlined and bold besides."""
-    named = set(doubted(parts))
+def marked_words(text: str, parts: Disagreement, accepted: bool = False) -> str:
+    """HTML of the sentence: words shaded by doubt, those that disagree underlined and bold besides.
+
+    In an accepted pair nothing is underlined: some word always fits least.
+    """
+    named = set() if accepted else set(doubted(parts))
     places = spans(text, parts.words)
     if places is None:
         text = " ".join(parts.words)

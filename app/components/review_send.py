@@ -66,5 +66,7 @@ def reason(result: LabResult, found: RoleVerdict, role: str, side: int, fpr: flo
         said = f"{'flagged' if flagged else 'accepted'} by CMCV at {fpr:.0%} false positives"
         if found.has_heads:
             said += f", V_verify {number(verdict.v)} against {number(found.tau_v(fpr))}"
+    if found.consistent(side, fpr):
+        return f"{origin}: {said}"
     words = ", ".join(verdict.parts.words[k] for k in doubted(verdict.parts))
     return f"{origin}: {said}" + (f"; words that disagree: {words}" if words else "")

@@ -19,15 +19,15 @@ from cmai_core.lab.result import Answer, LabResult, Reading
 from cmai_core.lab.verdict import SIDES, LabVerdict, RoleVerdict
 
 LEAD = (
-    "CMCV asks whether sentence and picture belong together. S_c compares the two as a whole; V_verify, where a model "
-    "has consistency heads, checks the sentence word by word against the patches."
+    "CMCV asks whether sentence and picture belong together. S<sub>c</sub> compares the two as a whole; "
+    "V<sub>verify</sub>, where a model has consistency heads, checks the sentence word by word against the patches."
 )
 
 
 def verdict_tab(result: LabResult) -> None:
     """The whole tab: the verdict, or how it is made."""
     made = verdict_flow.current(result)
-    show(f'<p class="cm-small cm-muted">{subscript(LEAD)}</p>')
+    show(f'<p class="cm-small cm-muted">{LEAD}</p>')
     if made is None:
         _unmade(result)
         return
@@ -131,7 +131,10 @@ def _role(result: LabResult, made: LabVerdict, role: str, fpr: float) -> None:
     signed = found.verdicts[0].parts.patches_by != VERIFIER
     colour_bar(scale, signed)
     how = "the score gains (orange) or loses (blue) without each patch" if signed else "doubt that looks at each patch"
-    show(f'<p class="cm-small cm-muted">Map: {how}. Words: {_words_how(found)}; the marked ones disagree most.</p>')
+    show(
+        f'<p class="cm-small cm-muted">Map: {how}. Words: {_words_how(found)}; where a pair is not accepted, those '
+        "that disagree most are underlined.</p>"
+    )
     with st.expander("Words and their numbers as a table"):
         st.dataframe(words_table(found), hide_index=True)
 
@@ -161,20 +164,21 @@ def _side(made: LabVerdict, role: str, side: int, fpr: float, scale: float) -> N
     cells = (
         ("S<sub>c</sub>", number(verdict.s_c), _against(tau)),
         ("V<sub>verify</sub>", "–" if verdict.v is None else number(verdict.v), verifier),
-        ("P(consistent)", percent(verdict.probability), "" if verdict.probability is None else "calibrated"),
+        ("P(consistent)", escape(percent(verdict.probability)), "" if verdict.probability is None else "calibrated"),
     )
     shown = "".join(
         f'<div><div class="label">{name}</div><div class="value">{value}</div>'
         f'<div class="cm-small cm-muted">{note}</div></div>'
         for name, value, note in cells
     )
-    words = place_line(parts)
+    words, accepted = place_line(parts), found.consistent(side, fpr)
+    title = f"{SIDES[side].capitalize()} pair"
     alt = f"Heat map over the {SIDES[side]} picture. {words}"
     show(
-        f'<div class="cm-row"><span class="cm-h grow">{label(SIDES[side])} pair</span>'
-        f"{decision(found.consistent(side, fpr))}</div>"
+        f'<div class="cm-row"><span class="cm-h grow">{label(SIDES[side], title)}</span>'
+        f"{decision(accepted)}</div>"
         f'<div class="cm-numbers">{shown}</div>'
-        f'<p class="cm-quote cm-doubts">{marked_words(found.texts[side], parts)}</p>'
+        f'<p class="cm-quote cm-doubts">{marked_words(found.texts[side], parts, accepted is True)}</p>'
         f'<p class="cm-small cm-note">{words_line(parts)}</p>'
         f'<img class="cm-map" src="{_map_url(made.key, role, side, found, scale)}" alt="{escape(alt)}">'
         f'<p class="cm-small cm-note">{escape(words)}</p>'
@@ -195,7 +199,7 @@ def percent(share: float | None) -> str:
     """A probability in whole per cent, never rounded to certainty; an en dash where there is none."""
     if share is None:
         return "–"
-    return "< 1 %" if share < 0.01 else "> 99 %" if share > 0.99 else f"{share:.0%}"
+    return "<1%" if share < 0.01 else ">99%" if share > 0.99 else f"{share:.0%}"
 
 
 def policies(made: LabVerdict, fpr: float) -> None:
