@@ -1,12 +1,14 @@
 """From a finished training to a bundled model with a card.
 
 python -m cmai_core.training.bundle runs/base/model tabletop    # copy, measure on the test split, write its card
+python -m cmai_core.training.bundle runs/tecoa/model tabletop-tecoa --heads runs/tecoa-heads/model --unmeasured
 python -m cmai_core.training.bundle --cards                     # print the cards of all bundled models as Markdown
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from cmai_core.models.wrapper import VisionLanguageModel
 
 SIZE_LIMIT = 4_500_000
+"""Bytes of a bundled model's weights; consistency heads and tokenizer lie beside them."""
 EPSILONS = (1, 2, 4, 8)
 STEPS = 20
 SHOWN = {
@@ -31,42 +34,100 @@ SHOWN = {
 }
 
 
-def bundle(source: Path, name: str, *, limit: int = 1000, attacked: int = 200) -> dict[str, Any]:
-    """Copies a trained `local-dir` model into the assets, measures it as stored, and writes the figures into its card.
+def bundle(
+    source: Path,
+    name: str,
+    *,
+    heads: Path | None = None,
+    limit: int = 1000,
+    attacked: int = 200,
+    measured: bool = True,
+    calibration: int = 1000,
+) -> dict[str, Any]:
+    """Copies a trained `local-dir` model into the assets, calibrates it, and writes figures into its card.
 
     Args:
         source: the training's model folder. name: what the bundled model is called.
+        heads: folder of a model with the same towers whose consistency heads the bundled one gets.
         limit: test scenes for the clean figures (also the gallery). attacked: how many of them are attacked.
+        measured: False: the card gets no figures (those of the comparison come from `cmai_core.comparison.cards`).
+        calibration: clean validation pairs that the thresholds of consistency verification are set on; 0: none.
 
     Returns:
         The card.
 
     Raises:
-        ModelError: no model there, or one over the size limit.
+        ModelError: no model there, one over the size limit, or heads of other towers.
     """
     from cmai_core.models import load_model
     from cmai_core.models.registry import bundled_dir
-    from cmai_core.models.save import write_card
+    from cmai_core.models.save import CARD_FILE, WEIGHTS_FILE, write_card
 
     if not (source / "open_clip_config.json").is_file():
         raise ModelError(f"{source} holds no model.", "Give the folder `model` of a finished training.")
-    size = sum(file.stat().st_size for file in source.iterdir())
+    size = (source / WEIGHTS_FILE).stat().st_size
     if size > SIZE_LIMIT:
         raise ModelError(
-            f"{source} has {size:,} bytes; a bundled model has at most {SIZE_LIMIT:,}.", "Make it smaller."
+            f"The weights in {source} have {size:,} bytes; a bundled model has at most {SIZE_LIMIT:,}.",
+            "Make it smaller.",
         )
     target = bundled_dir() / name
     building = target.with_name(f".{name}.{os.getpid()}")
-    shutil.copytree(source, building)
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(building, target)
+    try:
+        shutil.copytree(source, building)
+        card = json.loads((building / CARD_FILE).read_text(encoding="utf-8")) | {"name": name}
+        if heads is not None:
+            card = _with_heads(card, building, heads)
+        write_card(building, card)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(building, target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    for path in target.iterdir():
+        path.chmod(0o644)
+    if calibration:
+        _calibrate(load_model(name), target, calibration)
     model = load_model(name)
     card = dict(model.card)
-    card["name"] = name
-    card["results"] = {**card.get("results", {}), **measure(model, limit, attacked)}
-    write_card(target, card)
+    if measured:
+        card["results"] = {**card.get("results", {}), **measure(model, limit, attacked)}
+        write_card(target, card)
     return card
+
+
+def _with_heads(card: dict[str, Any], building: Path, heads: Path) -> dict[str, Any]:
+    """Puts another training's consistency heads beside a model; the card with that training in it.
+
+    Raises:
+        ModelError: there are none, or they were trained on other towers.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    from cmai_core.models.save import CARD_FILE, WEIGHTS_FILE
+    from cmai_core.models.sidecar import HEADS_FILE
+
+    if not (heads / HEADS_FILE).is_file():
+        raise ModelError(f"{heads} holds no consistency heads.", "Train them: `cmai train --recipe cmcv --base …`.")
+    own, theirs = (load_file(folder / WEIGHTS_FILE) for folder in (building, heads))
+    if own.keys() != theirs.keys() or not all(
+        torch.allclose(own[key].float(), theirs[key].float(), rtol=2e-3, atol=1e-6) for key in own
+    ):
+        raise ModelError(f"The heads in {heads} were trained on other towers.", "Give those trained on this model.")
+    shutil.copy(heads / HEADS_FILE, building / HEADS_FILE)
+    trained = json.loads((heads / CARD_FILE).read_text(encoding="utf-8"))["training"]
+    kept = ("command", "seed", "pairs", "seconds", "device", "precision")
+    training = {**card["training"], "heads": {key: trained[key] for key in kept if key in trained}}
+    return card | {"training": training}
+
+
+def _calibrate(model: VisionLanguageModel, target: Path, count: int) -> None:
+    from cmai_core.data import load_dataset
+    from cmai_core.defenses.calibration import store_calibration
+    from cmai_core.evaluation.cmcv import calibrate_cmcv
+
+    store_calibration(calibrate_cmcv(model, load_dataset("tabletop", split="validation", limit=count)), target)
 
 
 def measure(model: VisionLanguageModel, limit: int, attacked: int) -> dict[str, Any]:
@@ -150,6 +211,12 @@ def cards_markdown() -> str:
                     f" image-caption pairs, {stage.get('seconds', 0) / 60:.0f} minutes on {stage.get('device')}"
                     f" ({stage.get('precision')})."
                 )
+            if training.get("heads"):
+                heads = training["heads"]
+                out.append(
+                    f"- Consistency heads afterwards, on the finished towers: `{heads.get('command')}`:"
+                    f" {heads.get('pairs', 0):,} pairs, {heads.get('seconds', 0) / 60:.0f} minutes."
+                )
             if training.get("source"):
                 out.append(f"- After: {training['source']}")
         tasks = results.get("test", {}).get("tasks", {})
@@ -182,13 +249,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", help="name of the bundled model")
     parser.add_argument("--limit", type=int, default=1000, help="test scenes for the clean figures and the gallery")
     parser.add_argument("--attacked", type=int, default=200, help="how many of them are attacked")
+    parser.add_argument("--heads", type=Path, help="model folder of a training of heads alone on the same towers")
+    parser.add_argument("--unmeasured", action="store_true", help="leave the figures to the comparison")
     parser.add_argument("--cards", action="store_true", help="print all cards as Markdown")
     args = parser.parse_args(argv)
     if not args.cards and (args.source is None or args.name is None):
         parser.error("give a model folder and a name, or --cards")
     try:
         if args.source is not None:
-            bundle(args.source, args.name, limit=args.limit, attacked=args.attacked)
+            options = {"heads": args.heads, "measured": not args.unmeasured}
+            bundle(args.source, args.name, limit=args.limit, attacked=args.attacked, **options)
         if args.cards:
             print(cards_markdown(), end="")
     except CmaiError as error:
