@@ -63,6 +63,8 @@ def detection_figures(
             families[recipe], whose[recipe] = with_rule(scores, raw), at
         out["detectors"] += _figures(clean, families, whose, reference, protocol, epsilon)
         last = last_examples(frame, name, epsilon, store, pairs, model)
+        if not last:  # a model that gets nothing right is not attacked
+            continue
         order = sorted(last)
         shown, texts = [pairs[k] for k in order], [false[k] for k in order]
         attacked = raw_scores(model, task, test, shown, [last[k] for k in order], bank)

@@ -141,9 +141,11 @@ class Comparison:
         protocol, tools = self.protocol, {"progress": progress, "cancel": cancel}
         test = self.data(protocol.split)
         if part == CLEAN:
+            from cmai_core.tasks import get_task
             from cmai_core.tasks.evaluate import evaluate_clean
 
-            asked = evaluate_clean(model, test, TASKS, protocol.clean, **tools)["tasks"]
+            applicable = [task for task in TASKS if not get_task(task).applies_to(test, model)]
+            asked = evaluate_clean(model, test, applicable, protocol.clean, **tools)["tasks"]
             return asked | evaluate_clean(model, test, ["captioning"], protocol.written, **tools)["tasks"]
         if part == JOINT:
             from cmai_core.comparison.joint import joint_verdicts

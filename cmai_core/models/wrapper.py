@@ -230,7 +230,7 @@ class VisionLanguageModel:
         a file of their own, it is the hash of the two files' hashes)."""
         if self._files and self._versions() == self._loaded_versions:
             if self._file_hash is None:
-                self._file_hash = _hash_of_files(self._files)
+                self._file_hash = hash_of_files(self._files)
             return self._file_hash
         digest = hashlib.sha256()
         weights = dict(self.clip.state_dict())
@@ -677,7 +677,7 @@ class VisionLanguageModel:
             return int(self.image_features(zeros).pooled.shape[1])
 
 
-def _hash_of_files(files: Sequence[Path]) -> str:
+def hash_of_files(files: Sequence[Path]) -> str:
     """SHA-256 of a file; of several, that of their hashes in hexadecimal, one after the other."""
     hashes = []
     for path in files:

@@ -1,0 +1,122 @@
+"""Prints the comparison from the published results: python -m cmai_core.comparison.report [--write]
+
+With `--write` it writes docs/results.md and its figures. Results of other weights than the shipped ones are refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from cmai_core.comparison import tables
+from cmai_core.comparison.aims import aims
+from cmai_core.comparison.protocol import PROTOCOL, Protocol
+from cmai_core.comparison.results import Result, read_results, stale
+from cmai_core.comparison.run import results_dir
+from cmai_core.errors import CmaiError, DataError
+from cmai_core.training.recipes import RECIPES
+
+COMPARED = ("CMCV, given", "CMCV, retrieved", "cosine, given", "cosine, retrieved", "energy")
+_TASKS = (("zero-shot", "Zero-shot classification"), ("vqa", "Questions"), ("nlvr", "Statements about two images"))
+
+
+def report(results: Mapping[str, Result], protocol: Protocol = PROTOCOL, figures: str = "") -> str:
+    """The page, as Markdown.
+
+    Args:
+        figures: folder of the figures as the page links to it; "": no figures.
+    """
+    main = protocol.part("main").epsilons
+    out = [
+        "# Results",
+        f"Protocol `{protocol.hash}` ([protocol.md](protocol.md)): what was asked of every model. Shares are in"
+        " per cent with 95 % intervals; differences are paired over scenes. `python -m cmai_core.comparison.report"
+        " --write` writes this page from `assets/results`; `python -m cmai_core.comparison.run` makes those anew, the"
+        " adversarial examples included, and `--models tabletop-cmai --parts main` only the main table's row of one.",
+    ]
+    missing = [name for name in protocol.models if name not in results]
+    if missing:
+        out.append(f"**Not measured:** {', '.join(f'`{name}`' for name in missing)}.")
+    found = aims(results, protocol)
+    if found:
+        rows = [(aim, said, "yes" if met else "**no**") for aim, said, met in found]
+        out += ["## What was aimed at", tables.markdown(["aim for full CMAI", "measured", "met"], rows)]
+    out += ["## Clean", tables.clean_table(results, protocol.base), "Differences to the base in brackets, in points."]
+    out += ["## L∞, worst case over every loss", _picture(figures, "trade-off.svg", "clean against robust accuracy")]
+    out.append(tables.robust_table(results, "main", "retrieval", main))
+    for task, title in _TASKS:
+        out += [f"### {title}", tables.robust_table(results, "tasks", task, main)]
+    out += ["## L2", tables.robust_table(results, "l2", "retrieval", protocol.part("l2").epsilons)]
+    out += ["ε is the root mean square over pixel values."]
+    out += ["## Picture and one word", tables.joint_table(results)]
+    out += ["## Targeted", tables.targeted_table(results)]
+    out += ["## Do the figures survive?", "More steps, restarts and a black box, on the scenes that still stood:"]
+    out += [tables.stronger_table(results, protocol), "PGD of torchattacks and Foolbox, run from outside:"]
+    out += [tables.outside_table(results), "ε → large:"]
+    out += [tables.robust_table(results, "large", "retrieval", protocol.part("large").epsilons)]
+    out += ["## Transfer", tables.transfer_table(results, protocol)]
+    out += ["## True and false captions", tables.alignment_table(results, protocol)]
+    out += ["## Finding successful attacks", "The attacker does not know of any detector."]
+    out += [_picture(figures, "detection.svg", "AUROC by model and detector")]
+    out += [f"### At {epsilon:g}/255\n\n{tables.detection_table(results, epsilon, COMPARED)}" for epsilon in main]
+    if tables.BEST in results and results[tables.BEST].parts.get("detection"):
+        out += [f"### Attack by attack on `{tables.BEST}`, {main[0]:g}/255"]
+        out += [tables.families_table(results[tables.BEST], main[0])]
+    out += ["## The attacker who knows", tables.aware_table(results)]
+    out += ["## ARM's policies", tables.policy_table(results)]
+    out += [_picture(figures, "arm.svg", "β, ε and λ over the training, and S_c under the reference attack")]
+    out += ["## Ablation", tables.robust_table(tables.ablation(results, protocol.base), "main", "retrieval", main)]
+    out += ["## What the trainings took", tables.training_table(results)]
+    return "\n\n".join(part for part in out if part) + "\n"
+
+
+def _picture(folder: str, name: str, words: str) -> str:
+    return f"![{words}]({folder}/{name})" if folder else ""
+
+
+def draw(results: Mapping[str, Result], folder: Path, protocol: Protocol = PROTOCOL) -> list[Path]:
+    """The page's figures."""
+    from cmai_core.comparison import figures
+    from cmai_core.models import bundled_models
+
+    folder.mkdir(parents=True, exist_ok=True)
+    first = protocol.part("main").epsilons[0]
+    made = [
+        figures.trade_off(results, first, folder / "trade-off.svg"),
+        figures.detection_bars(results, first, COMPARED, folder / "detection.svg"),
+    ]
+    cards = {card.name: card.training for card in bundled_models()}
+    history = cards.get(tables.BEST, {}).get("steering")
+    if history:
+        arm = RECIPES["cmai"].controller
+        made.append(figures.schedule(history, arm.tau, arm.hysteresis, folder / "arm.svg"))
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m cmai_core.comparison.report", description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, help="results (default: assets/results)")
+    parser.add_argument("--write", action="store_true", help="write docs/results.md and its figures")
+    args = parser.parse_args(argv)
+    try:
+        results = read_results(args.folder or results_dir())
+        if args.folder is None and (old := stale(results)):
+            raise DataError(f"The results of {', '.join(old)} are of other weights.", "Run the comparison again.")
+        if not args.write:
+            print(report(results), end="")
+            return 0
+        page = Path("docs") / "results.md"
+        page.write_text(report(results, figures="results"), encoding="utf-8")
+        draw(results, page.with_suffix(""))
+        print(f"wrote {page}")
+    except CmaiError as error:
+        print(f"{error.message}\n{error.hint}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

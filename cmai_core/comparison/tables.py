@@ -1,0 +1,322 @@
+"""Tables of the comparison as Markdown. Every share has its 95 % interval; every table says of how many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cmai_core.comparison.protocol import ABLATIONS, Protocol
+from cmai_core.comparison.results import Result
+from cmai_core.comparison.verdicts import UNASKED, Verdict, difference, rights, share, success_rate
+from cmai_core.training.recipes import RECIPES
+
+BEST = "tabletop-cmai"
+"""The model that the others are compared with."""
+_GAP = "–"
+Results = Mapping[str, Result]
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def percent(entry: Mapping[str, float] | None, counts: bool = False) -> str:
+    """ "71.2 [68.4, 74.0]", in per cent; with counts "(712/1000)" after it."""
+    if entry is None or not np.isfinite(entry["value"]):
+        return _GAP
+    text = f"{100 * entry['value']:.1f} [{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]"
+    return f"{text} ({entry['hits']}/{entry['total']})" if counts else text
+
+
+def points(entry: Mapping[str, float] | None) -> str:
+    """ "+1.3 [−0.2, 2.8]": a difference in points."""
+    if entry is None or not np.isfinite(entry["value"]):
+        return _GAP
+    return f"{100 * entry['value']:+.1f} [{100 * entry['low']:+.1f}, {100 * entry['high']:+.1f}]".replace("-", "−")
+
+
+def number(entry: Mapping[str, float] | None) -> str:
+    """ "0.912 [0.90, 0.92]"."""
+    if entry is None or not np.isfinite(entry["value"]):
+        return _GAP
+    return f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"
+
+
+def label(name: str) -> str:
+    """A model's name in a table."""
+    return f"**`{name}`**" if name == BEST else f"`{name}`"
+
+
+def robust_table(results: Results, part: str, task: str, epsilons: Sequence[float]) -> str:
+    """Clean, worst case at each ε, their ratio, attack success rate, and the paired difference to `BEST`."""
+    head = ["model", "clean"]
+    for epsilon in epsilons:
+        at = f"{epsilon:g}/255"
+        head += [f"robust {at}", f"of clean {at}", f"ASR {at}", f"`{BEST}` − this, {at}"]
+    rows = []
+    for name, result in results.items():
+        found = [result.verdict(part, epsilon, task) for epsilon in epsilons]
+        if found[0] is None:
+            continue
+        row = [label(name), percent(share(found[0].clean))]
+        for verdict, epsilon in zip(found, epsilons, strict=True):
+            row += _robust(verdict, _partner(results, name, part, epsilon, task))
+        rows.append(row)
+    return markdown(head, rows)
+
+
+def _robust(verdict: Verdict | None, best: Verdict | None) -> list[str]:
+    if verdict is None:
+        return [_GAP] * 4
+    clean, held = share(verdict.clean), share(verdict.held)
+    kept = f"{held['value'] / clean['value']:.2f}" if clean["hits"] else _GAP
+    gap = _GAP if best is None else points(difference(best.held, verdict.held))
+    return [percent(held), kept, percent(success_rate(verdict)), gap]
+
+
+def _partner(results: Results, name: str, part: str, epsilon: float, task: str) -> Verdict | None:
+    return results[BEST].verdict(part, epsilon, task) if BEST in results and name != BEST else None
+
+
+def clean_table(results: Results, base: str) -> str:
+    """Clean figures of every task, with the differences of the values to the base in points."""
+    shown = (
+        ("zero-shot", "accuracy", "zero-shot"),
+        ("retrieval", "image_to_text_r1", "image→text R@1"),
+        ("retrieval", "text_to_image_r1", "text→image R@1"),
+        ("vqa", "accuracy", "VQA"),
+        ("nlvr", "accuracy", "NLVR"),
+        ("captioning", "fact_f1", "caption fact-F1"),
+    )
+    rows = []
+    for name, result in results.items():
+        clean = result.parts.get("clean")
+        if clean is None:
+            continue
+        row = [label(name)]
+        for task, measure, _ in shown:
+            entry = clean.get(task, {}).get(measure)
+            start = results[base].parts.get("clean", {}).get(task, {}).get(measure) if base in results else None
+            text = percent(entry)
+            if entry and start and name != base:
+                text += f" ({100 * (entry['value'] - start['value']):+.1f})".replace("-", "−")
+            row.append(text)
+        rows.append(row)
+    return markdown(["model", *(title for _, _, title in shown)], rows)
+
+
+def stronger_table(results: Results, protocol: Protocol) -> str:
+    """The worst case of the main attacks on the first scenes, and with the stronger ones added."""
+    (epsilon,) = protocol.part("stronger").epsilons
+    rows = []
+    for name, result in results.items():
+        main, strong = result.verdict("main", epsilon), result.verdict("stronger", epsilon)
+        if main is None or strong is None:
+            continue
+        before = share(main.held[: strong.count])
+        after = share(strong.held)
+        lost = before["hits"] - after["hits"]
+        rows.append([label(name), percent(before), percent(after), str(lost)])
+    head = ["model", "main attacks", "with stronger ones", f"of {protocol.part('stronger').limit} scenes lost besides"]
+    return markdown(head, rows)
+
+
+def outside_table(results: Results) -> str:
+    """PGD of other libraries beside ours, on zero-shot classification."""
+    rows = []
+    for name, result in results.items():
+        outside, ours = result.verdicts("outside"), result.verdict("tasks", 2.0, "zero-shot")
+        if not outside or ours is None:
+            continue
+        (verdict,) = outside
+        row = [label(name), percent(share(ours.held)), percent(share(verdict.held))]
+        missed = rights(ours.held) & ~rights(verdict.held) if ours.count == verdict.count else np.zeros(0, bool)
+        rows.append([*row, str(int(missed.sum()))])
+    return markdown(["model", "our attacks", "theirs", "scenes that only theirs fool"], rows)
+
+
+def joint_table(results: Results) -> str:
+    """Picture and one word: with captions that stay true, and with any."""
+    rows = []
+    best = results[BEST].parts.get("joint", {}).get("scene") if BEST in results else None
+    for name, result in results.items():
+        joint = result.parts.get("joint")
+        if not joint:
+            continue
+        true, free = joint["scene"], joint["none"]
+        clean, held = share(true["clean"]), share(true["held"])
+        gap = _GAP if best is None or name == BEST else points(difference(best["held"], true["held"]))
+        false = f"{free['false']}/{free['changed']}" if free["changed"] else _GAP
+        kept = f"{held['value'] / clean['value']:.2f}" if clean["hits"] else _GAP
+        rows.append([label(name), percent(clean), percent(held), kept, gap, percent(share(free["held"])), false])
+    head = ["model", "clean", "robust, caption true", "of clean", f"`{BEST}` − this", "robust, any word"]
+    return markdown([*head, "captions made false"], rows)
+
+
+def transfer_table(results: Results, protocol: Protocol) -> str:
+    """ASR of examples made on other models, over the scenes that all of the table's models get right when clean."""
+    part = protocol.part("transfer")
+    columns = [(source, epsilon) for source in part.sources for epsilon in part.epsilons]
+    head, cells = ["model"], {}
+    for source, epsilon in columns:
+        found = {
+            name: verdict
+            for name, result in results.items()
+            if (verdict := result.verdict("transfer", epsilon, source=source)) is not None
+        }
+        if not found:
+            continue
+        all_right = np.logical_and.reduce([rights(verdict.clean) for verdict in found.values()])
+        head.append(f"from `{source}`, {epsilon:g}/255 (of {int(all_right.sum())})")
+        for name, verdict in found.items():
+            lost = "".join("1" if fooled else "0" for fooled in ~rights(verdict.held)[all_right])
+            cells[name, source, epsilon] = percent(share(lost)) if lost else _GAP
+    names = [name for name in results if any(key[0] == name for key in cells)]
+    return markdown(head, [[label(n), *(cells.get((n, s, e), _GAP) for s, e in columns)] for n in names])
+
+
+def targeted_table(results: Results) -> str:
+    """Targeted ASR on zero-shot classification."""
+    rows = []
+    for name, result in results.items():
+        found = result.parts.get("aimed", {}).get("targeted")
+        if found is None:
+            continue
+        clean = rights(found["clean"])
+        reached = "".join("1" if not held else "0" for held in rights(found["held"])[clean])
+        rows.append([label(name), percent(share(found["clean"])), percent(share(reached), counts=True)])
+    return markdown(["model", "clean accuracy", "target reached, of those right"], rows)
+
+
+def aware_table(results: Results) -> str:
+    """The attacker who knows of CMCV: correct or rejected, false accepts, forced rejections, the robust pathway."""
+    rows = []
+    for name, result in results.items():
+        aimed = result.parts.get("aimed")
+        if not aimed:
+            continue
+        row = [label(name)]
+        for which in ("given", "retrieved"):
+            row += [percent(share(aimed[which]["accepted"])), percent(share(aimed[which]["held"]))]
+        for which in ("accept false", "reject true"):
+            row.append(_turned(aimed[which]))
+        row.append(percent(share(aimed["robust pathway"]["held"])))
+        rows.append(row)
+    head = ["model"]
+    for which in ("given", "retrieved"):
+        head += [f"{which}: clean, correct and accepted", f"{which}: attacked, correct or rejected"]
+    return markdown([*head, "false captions accepted", "true pairs rejected", "right through the robust pathway"], rows)
+
+
+def _turned(found: Mapping[str, str]) -> str:
+    """Of those judged as the defender wants when clean, the share that is turned."""
+    clean = rights(found["clean"])
+    turned = "".join("1" if not held else "0" for held in rights(found["held"])[clean])
+    return percent(share(turned), counts=True) if turned else _GAP
+
+
+def policy_table(results: Results) -> str:
+    """ARM's policies against an attacker who does not know of them."""
+    rows = []
+    for name, result in results.items():
+        for policy, found in (result.parts.get("policies") or {}).items():
+            accepted = _and(found["clean"], found["clean_rejected"], False)
+            row = [label(name), policy, percent(share(accepted)), percent(share(found["attacked"]))]
+            row.append(percent(share(_and(found["attacked"], found["attacked_rejected"], True))))
+            rows.append([*row, f"{found['milliseconds']:.1f}", f"{found['ratio']:.2f}"])
+    head = ["model", "policy", "clean: right, accepted", "attacked: right", "attacked: right or rejected"]
+    return markdown([*head, "ms a picture", "ratio"], rows)
+
+
+def _and(right: str, rejected: str, either: bool) -> str:
+    join: Callable[[bool, bool], bool] = (lambda a, b: a or b) if either else (lambda a, b: a and not b)
+    pairs = zip(right, rejected, strict=True)
+    return "".join(UNASKED if a == UNASKED else str(int(join(a == "1", b == "1"))) for a, b in pairs)
+
+
+def alignment_table(results: Results, protocol: Protocol) -> str:
+    """True against false captions: AUROC of S_c and of V, clean and under attack; where attacked S_c lies."""
+    epsilons = [f"{e:g}" for e in protocol.part("main").epsilons]
+    head = ["model", "score", "clean", *(f"attacked, {e}/255" for e in epsilons)]
+    head += [f"mean quantile of attacked S_c, {e}/255" for e in epsilons]
+    rows = []
+    for name, result in results.items():
+        aligned = (result.parts.get("detection") or {}).get("aligned")
+        if not aligned:
+            continue
+        for score in aligned["clean"]:
+            row = [label(name), score.partition(",")[0], number(aligned["clean"][score])]
+            row += [number(aligned.get(e, {}).get(score)) for e in epsilons]
+            first = score.startswith("S_c") or (score.startswith("cosine") and "S_c, given" not in aligned["clean"])
+            rows.append([*row, *(f"{aligned[e]['quantile']:.3f}" if first and e in aligned else "" for e in epsilons)])
+    return markdown(head, rows)
+
+
+def detection_table(results: Results, epsilon: float, detectors: Sequence[str]) -> str:
+    """Detection of successful attacks of all families: AUROC, and the rate found at 1 % and 5 %."""
+    rows = []
+    for name, result in results.items():
+        for detector in detectors:
+            found = _detector(result, detector, epsilon)
+            if found is not None:
+                rows.append([label(name), *_detected(found)])
+    return markdown(["model", *_DETECTED], rows)
+
+
+def families_table(result: Result, epsilon: float) -> str:
+    """Every detector on one model, attack family by attack family, and CMCV learned without the family."""
+    rows = []
+    for found in result.parts["detection"]["detectors"]:
+        if found["epsilon"] == epsilon and found["family"] != "all":
+            rows.append([f"`{found['family']}`", *_detected(found)])
+    return markdown(["attacks", *_DETECTED], sorted(rows))
+
+
+_DETECTED = ("detector", "AUROC", "found at 1 % (realised)", "found at 5 % (realised)", "successes")
+
+
+def _detector(result: Result, detector: str, epsilon: float, family: str = "all") -> Mapping[str, Any] | None:
+    for found in (result.parts.get("detection") or {}).get("detectors", ()):
+        if (found["detector"], found["epsilon"], found["family"]) == (detector, epsilon, family):
+            return found
+    return None
+
+
+def _detected(found: Mapping[str, Any]) -> list[str]:
+    out = [found["detector"], number(found["auroc"])]
+    for rate in ("0.01", "0.05"):
+        if "tpr" not in found:
+            out.append(_GAP)
+            continue
+        out.append(f"{percent(found['tpr'][rate])} ({100 * found['fpr'][rate]['value']:.1f} %)")
+    return [*out, str(found["successes"])]
+
+
+def training_table(results: Results) -> str:
+    """What each training saw and how long it took, by the cards."""
+    from cmai_core.models import bundled_models
+
+    cards = {card.name: card.training for card in bundled_models()}
+    rows = []
+    for name in results:
+        training = cards.get(name, {})
+        if not training:
+            continue
+        heads = training.get("heads", {})
+        after = f"{heads['pairs']:,} ({heads['seconds'] / 60:.0f} min)" if heads else _GAP
+        minutes = training.get("seconds", 0) / 60
+        rows.append(
+            [label(name), f"{training.get('pairs', 0):,}", f"{minutes:.0f}", after, str(training.get("device"))]
+        )
+    return markdown(["model", "pairs", "minutes", "heads afterwards", "on"], rows)
+
+
+def ablation(results: Results, base: str) -> dict[str, Result]:
+    """The models that tell what each part of CMAI does."""
+    ours = ("cmcv", "mbat-beta0", "mbat", "cmcv-mbat", "cmai", *ABLATIONS)
+    names = [base, *dict.fromkeys(RECIPES[name].model_name for name in ours)]
+    return {name: results[name] for name in names if name in results}
