@@ -134,8 +134,10 @@ def words() -> None:
         """
 | word | meaning |
 |---|---|
-| **S_c** | consistency score: the cosine of picture and sentence in the model's shared space, from −1 to 1 |
+| **S_c** | cosine of picture and sentence, −1 to 1, in the space of the consistency heads, else the shared one |
 | **τ** | threshold on S_c; a pair below it is flagged. Set where 5 % of the clean pairs are flagged |
+| **CMCV** | cross-modal consistency verification: S_c, and V_verify where there is one, held against thresholds |
+| **V_verify** | the probability, from 0 to 1, that the picture bears out every word of the sentence |
 | **ε** | how much an attacker may change each pixel value, in steps of 1/255 (L∞), or on root mean square (L2) |
 | **PGD** | projected gradient descent: many small steps along the gradient, kept within ε (Madry et al. 2018) |
 | **objective** | what the attacker raises: a task's loss, −S_c, or α·loss − β·S_c |

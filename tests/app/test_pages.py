@@ -12,7 +12,7 @@ from app.components.sentence import marked
 from app.components.theme import escape
 from cmai_core.lab.experiment import Experiment
 
-PAGES = ("distributions", "embedding_map", "attention", "about")
+PAGES = ("distributions", "embedding_map", "attention", "review", "about")
 
 
 def test_the_attack_lab_opens(app, texts):
