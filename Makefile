@@ -5,7 +5,11 @@ VENV    ?= .venv
 HOST    ?= 127.0.0.1
 PORT    ?= 8501
 WORKERS ?= 2
-RECIPES ?= base base-b tecoa
+# The trainings behind the bundled models, and those whose consistency heads are trained afterwards.
+RECIPES ?= base base-b continued classifier pgd-at tecoa-classes tecoa fare mat consistency hard-negative ssl \
+	ssl-adversarial cmcv mbat mbat-beta0 cmcv-mbat cmai cmai-replay cmai-lora tecoa-b
+HEADLESS ?= continued classifier pgd-at tecoa-classes tecoa fare mat consistency hard-negative ssl ssl-adversarial \
+	mbat mbat-beta0 tecoa-b
 # Extra arguments for pytest: make test ARGS="tests/attacks -k pgd"
 ARGS    ?=
 # The Python that makes .venv; without it the first suitable one on the PATH is taken.
@@ -17,7 +21,7 @@ LOCK    := requirements/lock.txt
 SOURCES := pyproject.toml $(LOCK)
 
 .DEFAULT_GOAL := help
-.PHONY: help app test models data bench lint format lock wheel clean distclean
+.PHONY: help app test models results data bench lint format lock wheel clean distclean
 .SUFFIXES:
 .DELETE_ON_ERROR:
 
@@ -31,12 +35,23 @@ app: $(VENV)/.app  ## start the web lab on http://localhost:8501 (PORT=, HOST= t
 test: $(VENV)/.test  ## run the whole test suite (ARGS= for pytest, WORKERS= processes)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
-models: $(VENV)/.app  ## train the bundled models from nothing, into runs/ (RECIPES=)
+models: $(VENV)/.app  ## train the bundled models from nothing, into runs/ (RECIPES=, HEADLESS=)
 	set -e; for recipe in $(RECIPES); do \
-		case $$recipe in base*) start= ;; *) start="--base local-dir:runs/base/model" ;; esac; \
+		case $$recipe in \
+			base|base-b) start= ;; \
+			*-b) start="--base local-dir:runs/base-b/model" ;; \
+			*) start="--base local-dir:runs/base/model" ;; \
+		esac; \
 		$(BIN)/python -m cmai_core.training --recipe $$recipe --out runs/$$recipe $$start; \
 	done
-	@echo "The models lie in runs/<recipe>/model. To bundle one: cp -r runs/base/model/. assets/models/tabletop/"
+	set -e; for recipe in $(filter $(HEADLESS),$(RECIPES)); do \
+		$(BIN)/python -m cmai_core.training --recipe cmcv --out runs/$$recipe-heads --base local-dir:runs/$$recipe/model; \
+	done
+	@echo "The models lie in runs/<recipe>/model. To bundle one:"
+	@echo "  python -m cmai_core.training.bundle runs/tecoa/model tabletop-tecoa --heads runs/tecoa-heads/model --unmeasured"
+
+results: $(VENV)/.app  ## print the comparison of the defences from its published results
+	$(BIN)/python -m cmai_core.comparison.report
 
 data: $(VENV)/.app  ## generate and cache the Tabletop training data
 	$(BIN)/cmai data

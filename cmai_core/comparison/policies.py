@@ -16,6 +16,7 @@ from cmai_core.defenses.calibration import Calibration
 from cmai_core.defenses.pathways import Regime, shifted
 from cmai_core.defenses.system import System
 from cmai_core.errors import CmaiError
+from cmai_core.tasks import get_task
 from cmai_core.tasks.retrieval import Retrieval
 
 ROBUST_TOWER = "tabletop-fare"
@@ -24,17 +25,15 @@ _SIZE = 50
 _REPEATS = 15
 
 
-def policies(model: Any, detector: Any, protocol: Protocol, device: str | None = None) -> dict[str, System]:
-    """The systems that are compared around a model, by name.
-
-    Args:
-        detector: CMCV of the given pair, calibrated.
-    """
-    pathway = smoothing(protocol.aimed)
+def policies(model: Any, calibration: Calibration, protocol: Protocol, device: str | None = None) -> dict[str, System]:
+    """The systems that are compared around a model, by name; CMCV is that of the given pair."""
+    known = calibration.at(protocol.aimed.rate)
+    detector, pathway = known.detector(), smoothing(protocol.aimed)
     guarded = {"detector": detector, "policy": "robust pathway"}
     out = {
         "none": System(model),
         "reject": System(model, detector=detector),
+        "reject by S_c alone": System(model, detector=known.detector("S_c")),
         "robust pathway": System(model, pathway=pathway, **guarded),
         "smoothing of all": System(model, smoothing=pathway),
     }
@@ -75,13 +74,15 @@ def policy_figures(
 
     Returns:
         policy → `clean`, `attacked` (right), `clean_rejected`, `attacked_rejected` (strings of `verdicts`, "1": yes),
-        `milliseconds`: median time of answering one picture, and `ratio`: to the policy "none", timed in turn.
+        `milliseconds`: median time of answering one question about one picture, the question's encoding included, and
+        `ratio`: to the policy "none", timed in turn. Only flagged pictures take a pathway; "smoothing of all" tells what
+        they then cost.
     """
     count = min(protocol.aimed.targeted, protocol.part("main").limit, len(test))
     pairs = [test[k] for k in range(count)]
     task = Retrieval(max(protocol.gallery, count))
     found = last_examples(frame, name, protocol.aimed.epsilon, store, pairs, model)
-    systems = policies(model, calibration.at(protocol.aimed.rate).detector(), protocol, device)
+    systems = policies(model, calibration, protocol, device)
     out: dict[str, Any] = {policy: {} for policy in systems}
     kept = sorted(found)
     for policy, system in systems.items():
@@ -91,9 +92,7 @@ def policy_figures(
         ):
             right, rejected = _answers(system, task, test, [pairs[k] for k in rows], pictures)
             out[policy] |= {kind: marks(right), f"{kind}_rejected": marks(rejected)}
-    batch = make_batch(model, pairs[:1], 1)
-    prepared = task.prepare(model, pairs[:1], test)
-    times = _times(systems, task, batch, test, prepared)
+    times = _times(systems, make_batch(model, pairs[:1], 1), test)
     for policy, seconds in times.items():
         out[policy] |= {"milliseconds": 1000 * seconds, "ratio": seconds / times["none"]}
     return out
@@ -112,12 +111,13 @@ def _answers(system: System, task: Any, dataset: PairDataset, pairs: list, pictu
     return right, rejected
 
 
-def _times(systems: dict[str, System], task: Any, batch: Batch, dataset: Any, prepared: Any) -> dict[str, float]:
-    """Median seconds of answering one picture, the systems taking turns."""
+def _times(systems: dict[str, System], batch: Batch, dataset: Any) -> dict[str, float]:
+    """Median seconds of answering one question, the systems taking turns."""
+    task = get_task("vqa")
     found: dict[str, list[float]] = {policy: [] for policy in systems}
     for _ in range(_REPEATS):
         for policy, system in systems.items():
             start = time.perf_counter()
-            system.respond(task, batch, dataset=dataset, prepared=prepared)
+            system.respond(task, batch, dataset=dataset)
             found[policy].append(time.perf_counter() - start)
     return {policy: sorted(seconds)[len(seconds) // 2] for policy, seconds in found.items()}
