@@ -75,8 +75,8 @@ def policy_figures(
     Returns:
         policy → `clean`, `attacked` (right), `clean_rejected`, `attacked_rejected` (strings of `verdicts`, "1": yes),
         `milliseconds`: median time of answering one question about one picture, the question's encoding included, and
-        `ratio`: to the policy "none", timed in turn. Only flagged pictures take a pathway; "smoothing of all" tells what
-        they then cost.
+        `ratio`: to the policy "none", timed in turn. Only flagged pictures take a pathway, which costs
+        what "smoothing of all" costs.
     """
     count = min(protocol.aimed.targeted, protocol.part("main").limit, len(test))
     pairs = [test[k] for k in range(count)]
