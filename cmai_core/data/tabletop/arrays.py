@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -127,7 +127,7 @@ def training_arrays(
     Args:
         tokenizer_file: the vocabulary (tokenizer.json).
         split, scenes: which scenes (all of the split if None).
-        workers: processes (the number of cores if None); the arrays do not depend on it.
+        workers: processes (the number of cores if None); 1: this process. The arrays do not depend on it.
         folder: where they lie (the cache if None).
         report: called with (scenes done, scenes in all).
         false_captions: with false captions too; they lie in files of their own and are made when first asked for.
@@ -149,14 +149,13 @@ def training_arrays(
     starts = [start for start in range(0, scenes, _CHUNK) if start not in done]
     if starts:
         jobs = [(str(folder), str(tokenizer_file), split, start, min(start + _CHUNK, scenes)) for start in starts]
-        with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-            for future in as_completed([pool.submit(_build_chunk, *job) for job in jobs]):
-                done.add(future.result())
-                temporary = done_file.with_suffix(".tmp")
-                temporary.write_text(json.dumps(sorted(done)))
-                os.replace(temporary, done_file)
-                if report:
-                    report(min(len(done) * _CHUNK, scenes), scenes)
+        for start in _built(jobs, workers or os.cpu_count() or 1):
+            done.add(start)
+            temporary = done_file.with_suffix(".tmp")
+            temporary.write_text(json.dumps(sorted(done)))
+            os.replace(temporary, done_file)
+            if report:
+                report(min(len(done) * _CHUNK, scenes), scenes)
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in layout}
     arrays["class_ids"] = class_prompt_ids(tokenizer_file)
     if false_captions:
@@ -166,6 +165,17 @@ def training_arrays(
         _build_nlvr(folder, tokenizer_file, split, np.asarray(arrays["objects"]))
     with np.load(folder / "nlvr.npz") as nlvr:
         return TrainingArrays(**arrays, **{name: nlvr[name] for name in nlvr.files})
+
+
+def _built(jobs: list[tuple], workers: int) -> Iterator[int]:
+    """Builds the chunks; gives the start of each that is done."""
+    if workers == 1:
+        for job in jobs:
+            yield _build_chunk(*job)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(_build_chunk, *job) for job in jobs]):
+            yield future.result()
 
 
 def _encoder(tokenizer_file: str | Path) -> Callable[[str, int], list[int]]:
