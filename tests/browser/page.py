@@ -101,7 +101,13 @@ class Lab:
     def tab(self, words: str) -> None:
         """Opens a tab by its words."""
         found = self.until(lambda: next((e for e in self.all("[role=tab]") if e.text.strip() == words), None))
+        self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", found)
         found.click()
+        settled(self.browser)
+
+    def follow(self, words: str) -> None:
+        """Opens a page by its link, which keeps the session (an address would start a new one)."""
+        self.until(lambda: next((e for e in self.all("a") if e.text.strip().endswith(words)), None), what=words).click()
         settled(self.browser)
 
     def type(self, key: str, words: str) -> None:
@@ -215,7 +221,14 @@ class Lab:
         self.wait_for_text("What the attack did")
 
     def scores(self) -> dict[str, tuple[float, float]]:
-        """Role → (S_c clean, S_c adversarial) as the cards print them."""
+        """Role → (S_c clean, S_c adversarial) as the cards print them, even while a verdict is being put on them."""
+        for _ in range(20):
+            with contextlib.suppress(StaleElementReferenceException):
+                return self._scores()
+            time.sleep(0.05)
+        return self._scores()
+
+    def _scores(self) -> dict[str, tuple[float, float]]:
         found = {}
         for card in self.all(".cm-card[aria-label^='S_c of the']"):
             role = card.get_attribute("aria-label").split()[3]

@@ -86,6 +86,21 @@ def tell(lab, collection: str, query: str, shared: Path) -> None:
     lab.wait_for_text(words)
 
 
+def send_to_review(lab) -> None:
+    """Verifies the pair on show, hands it to a person, and is that person; a new browser finds the verdict."""
+    lab.tab("Verification")
+    lab.wait_for_text("Scores without a verdict", PATIENCE)  # of a photograph
+    lab.press("send_undefended_adversarial")
+    lab.wait_for_text("In the review queue", PATIENCE)
+    lab.follow("Review")
+    lab.wait_for_text("Attacked pair")
+    lab.until(lambda: lab._click("[class*=st-key-review_attack_] button"), what="the verdict “Attack”")
+    lab.wait_for_text("every pair has been judged")
+    lab.open("/review")
+    assert "0 open\n1 attack" in lab.text()
+    lab.no_error()
+
+
 def test_the_story_on_the_bundled_models(open_lab):
     from cmai_core.models import bundled_models
 
@@ -99,6 +114,7 @@ def test_the_story_on_the_bundled_models(open_lab):
     assert "only ever seen Tabletop" in said and "ViT-B-32/laion2b_s34b_b79k" in said
     if any(card.defended for card in bundled_models()):
         assert "transferred attack" in said and set(lab.scores()) == {"undefended", "defended"}
+    send_to_review(lab)
 
 
 def test_the_story_on_a_real_vit_b_32(open_lab):

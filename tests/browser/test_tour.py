@@ -12,6 +12,7 @@ PAGES = {
     "/embedding_map": "How far does an attack carry",
     "/attention": "Where do the models look",
     "/benchmark": "How robust are the models",
+    "/review": "Which flagged pairs are attacks",
     "/about": "Models, data and how to bring your own",
 }
 
