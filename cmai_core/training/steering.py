@@ -13,9 +13,11 @@ from cmai_core.errors import OptionError
 from cmai_core.training.batches import Arrays, TrainingBatch, draw, to_pixels
 from cmai_core.training.inner import reference_consistency
 from cmai_core.training.losses import Parts
+from cmai_core.training.one_step import OneStepGuard
 from cmai_core.training.settings import Inner, Recipe
 
 _REFERENCE_SEED = 0
+PAIRS_WATCHED = 32
 
 
 @dataclass
@@ -26,6 +28,7 @@ class Steering:
         recipe: fixed values, where nothing moves them. parts, heads: measured by ARM's reference attack.
         controller: ARM, if the recipe has it; batch: its reference pairs.
         schedule: (step from which on, level) to replay, rising.
+        guard: of a training with single-step perturbations, where there are validation pairs to watch it on.
         history: (step, state) of every measurement since the start, for the log and for replays.
     """
 
@@ -35,6 +38,7 @@ class Steering:
     controller: Controller | None = None
     batch: TrainingBatch | None = None
     schedule: tuple[tuple[int, Level], ...] = ()
+    guard: OneStepGuard | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     _level: Level | None = None
 
@@ -44,14 +48,17 @@ class Steering:
         Raises:
             OptionError: ARM without reference data, or a replay of a model that recorded no schedule.
         """
+        guard = None
+        if recipe.inner is not None and recipe.inner.steps == 1 and reference is not None:
+            guard = OneStepGuard(reference_batch(recipe, reference, PAIRS_WATCHED).to(parts.mean.device))
         if recipe.replay:
-            return Steering(recipe, parts, heads, schedule=recorded(recipe.replay))
+            return Steering(recipe, parts, heads, schedule=recorded(recipe.replay), guard=guard)
         if recipe.controller is None:
-            return Steering(recipe, parts, heads)
+            return Steering(recipe, parts, heads, guard=guard)
         if reference is None:
             raise OptionError("ARM measures S_c on validation pairs, and none were given.", "Give validation arrays.")
-        batch = reference_batch(recipe, reference, recipe.controller).to(parts.mean.device)
-        return Steering(recipe, parts, heads, Controller.start(recipe.controller), batch)
+        batch = reference_batch(recipe, reference, recipe.controller.pairs).to(parts.mean.device)
+        return Steering(recipe, parts, heads, Controller.start(recipe.controller), batch, guard=guard)
 
     @property
     def level(self) -> Level:
@@ -75,13 +82,16 @@ class Steering:
             return None
         level = self.level
         size = inner.step_size * level.epsilon / inner.epsilon if inner.epsilon else inner.step_size
-        return replace(inner, beta=level.beta, epsilon=level.epsilon, step_size=size)
+        inner = replace(inner, beta=level.beta, epsilon=level.epsilon, step_size=size)
+        return inner if self.guard is None else self.guard.guarded(inner)
 
     def measure(self, step: int) -> None:
         """Before a step: moves the level where it is due."""
         if self.schedule:
             past = [level for start, level in self.schedule if start <= step]
             self._level = past[-1] if past else self.schedule[0][1]
+        if self.guard is not None:
+            self.guard.measure(step, self.parts, self.heads, self.inner)
         if self.controller is None or step % self.controller.settings.every:
             return
         scores = reference_scores(self.parts, self.heads, self.batch, self.controller.settings)
@@ -95,20 +105,26 @@ class Steering:
         level = {"beta": self.level.beta, "epsilon": self.level.epsilon, "share": self.level.share}
         if self.controller is not None and self.controller.mean is not None:
             level |= {"reference_s_c": self.controller.mean, "reference_variance": self.controller.variance}
+        if self.guard is not None and self.guard.history:
+            last = self.guard.history[-1]
+            level |= {name: float(last[name]) for name in ("one_step", "several_steps", "fallen")}
         return {name: round(value, 5) for name, value in level.items()}
 
     def state(self) -> dict[str, Any]:
-        return {"controller": None if self.controller is None else self.controller.state(), "history": self.history}
+        parts = {"controller": self.controller, "guard": self.guard}
+        return {name: part and part.state() for name, part in parts.items()} | {"history": self.history}
 
     def restore(self, state: dict[str, Any]) -> None:
         if self.controller is not None:
             self.controller = self.controller.restored(state["controller"])
+        if self.guard is not None:
+            self.guard.restore(state["guard"])
         self.history = list(state["history"])
 
 
-def reference_batch(recipe: Recipe, reference: Arrays, settings: ControllerSettings) -> TrainingBatch:
+def reference_batch(recipe: Recipe, reference: Arrays, pairs: int) -> TrainingBatch:
     """The pairs of the reference attack: the same in every training."""
-    count = min(settings.pairs, len(reference))
+    count = min(pairs, len(reference))
     plain = replace(recipe, batch=max(4, count), views=1, captions=1, nlvr_share=0.0, questions=0)
     return draw(reference, plain, _REFERENCE_SEED, 0)
 
