@@ -2,8 +2,8 @@
 
     python docs/make_screenshots.py            # into docs/screenshots; needs Chromium, chromedriver and the models
 
-It starts a lab of its own, over an empty evaluation store, and makes one attack, one explanation, one distribution, one
-map and one benchmark in it.
+It starts a lab of its own, over an empty evaluation store and review queue, and makes one attack, one verification, one
+explanation, one distribution, one map and one benchmark in it; both pairs of one model go to review.
 """
 
 from __future__ import annotations
@@ -78,6 +78,22 @@ def run_job(lab: Lab, name: str, words: str) -> None:
     lab.no_error()
 
 
+def verification(lab: Lab) -> None:
+    """Opens the tab under the attack's result, where the verdict stands or is asked for."""
+    lab.tab("Verification")
+    lab.until(lambda: lab.all("[class*=st-key-card_verdict_]") or lab._click(".st-key-start_verdict button"), PATIENCE)
+    lab.wait_for("[class*=st-key-card_verdict_]", PATIENCE)
+    settled(lab.browser)
+    lab.no_error()
+
+
+def send_to_review(lab: Lab) -> None:
+    """Hands the undefended model's pairs to a person; the queue keeps each once (also from the other theme's tour)."""
+    for side in ("clean", "adversarial"):
+        lab.press(f"send_undefended_{side}")
+        lab.until(lambda side=side: "In the review queue" in lab.text(f".st-key-send_undefended_{side}"), PATIENCE)
+
+
 def benchmark(lab: Lab) -> None:
     """A quick look, unless the store has it already (from the other theme's tour)."""
     if lab.all(".st-key-preset_quick button"):
@@ -105,6 +121,9 @@ def tour(lab: Lab, camera: Camera, defended: str, benchmark_alone: bool) -> None
     run_job(lab, "attack", "What the attack did")
     camera.shoot("attack-lab")
     camera.shoot("attack-lab-narrow", NARROW)
+    verification(lab)
+    camera.shoot("verification")
+    send_to_review(lab)
     follow(lab, "Attention & attribution")
     run_job(lab, "explanation", "Words: what each adds")
     camera.shoot("attention")
@@ -117,6 +136,9 @@ def tour(lab: Lab, camera: Camera, defended: str, benchmark_alone: bool) -> None
     follow(lab, "Benchmark")
     benchmark(lab)
     camera.shoot("benchmark")
+    follow(lab, "Review")
+    lab.wait_for("[class*=st-key-card_review_]", PATIENCE)
+    camera.shoot("review")
     follow(lab, "Models & about")
     camera.shoot("about")
 
