@@ -21,10 +21,21 @@ def test_the_model_cards_in_the_documentation_are_the_bundled_ones():
     assert (DOCS / "models.md").read_text(encoding="utf-8") == cards_markdown()
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/attacks.md", "docs/architecture.md", "CONTRIBUTING.md"])
+def test_every_training_recipe_is_in_the_documentation():
+    from cmai_core.training.recipes import RECIPES
+
+    page = (DOCS / "defenses.md").read_text(encoding="utf-8")
+    for name, recipe in RECIPES.items():
+        assert f"| `{name}` | {recipe.summary} |" in page
+
+
+PAGES = ("README", "CONTRIBUTING", *(f"docs/{name}" for name in ("attacks", "architecture", "defenses", "evaluation")))
+
+
+@pytest.mark.parametrize("name", [f"{page}.md" for page in PAGES])
 def test_links_between_files_lead_somewhere(name):
     import re
 
     page = DOCS.parent / name
-    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), f"{name} links to {target}, which is not there"
