@@ -134,7 +134,7 @@ class VisionLanguageModel:
             "fill": int(cfg.get("fill_color") or 0),
         }
         self.heads = heads
-        self._loaded_versions = self._versions()
+        self._loaded_version = self.weights_version
 
     def __repr__(self) -> str:
         return f"VisionLanguageModel({self.spec!r}, device={str(self.device)!r})"
@@ -228,7 +228,7 @@ class VisionLanguageModel:
         """SHA-256 (hex) of the weights: of the file they came from; of the state dict's names and bytes where there is
         no file or the weights have been changed since. With consistency heads it covers these too (where they came from
         a file of their own, it is the hash of the two files' hashes)."""
-        if self._files and self._versions() == self._loaded_versions:
+        if self._files and self.weights_version == self._loaded_version:
             if self._file_hash is None:
                 self._file_hash = hash_of_files(self._files)
             return self._file_hash
@@ -249,6 +249,13 @@ class VisionLanguageModel:
             eos = inner.eos_token_id if inner.eos_token_id is not None else inner.sep_token_id
             return int(inner.pad_token_id), int(bos), int(eos)
         return 0, int(self.tokenizer.sot_token_id), int(self.tokenizer.eot_token_id)
+
+    @property
+    def weights_version(self) -> tuple[int, int]:
+        """Changes whenever a parameter is changed in place (an optimiser step, a loaded state dict), and with other
+        heads."""
+        parameters = [*self.clip.parameters(), *(() if self.heads is None else self.heads.parameters())]
+        return id(self.heads), sum(parameter._version for parameter in parameters)
 
     # Images
 
@@ -585,12 +592,6 @@ class VisionLanguageModel:
         return [self.detokenize(row) for row in added]
 
     # Within
-
-    def _versions(self) -> tuple[int, int]:
-        """Changes whenever a parameter is changed in place (an optimiser step, a loaded state dict), and with other
-        heads."""
-        parameters = [*self.clip.parameters(), *(() if self.heads is None else self.heads.parameters())]
-        return id(self.heads), sum(parameter._version for parameter in parameters)
 
     def _need_heads(self) -> None:
         if self.heads is None:

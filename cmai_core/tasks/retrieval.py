@@ -42,6 +42,7 @@ class Retrieval(ChoiceTask):
             raise OptionError(f"A gallery of {gallery} leaves nothing to choose.", "Give at least 2.")
         self.gallery = gallery
         self._captions: WeakKeyDictionary = WeakKeyDictionary()
+        self._encoded: WeakKeyDictionary = WeakKeyDictionary()
 
     def _missing(self, dataset: PairDataset) -> str:
         return "" if len(dataset) > 1 else "Retrieval needs a gallery of at least two items."
@@ -87,8 +88,18 @@ class Retrieval(ChoiceTask):
             target=torch.from_numpy(target).to(model.device),
             known=torch.ones(len(pairs), dtype=torch.bool, device=model.device),
             asked=("",) * len(pairs),
-            embeddings=model.encode_text(list(texts)),
+            embeddings=self._embeddings(model, texts),
         )
+
+    def _embeddings(self, model: VisionLanguageModel, texts: tuple[str, ...]) -> Tensor:
+        """The gallery as a model encodes it: once for its batches, until the gallery or the model's weights change."""
+        version = getattr(model, "weights_version", None)
+        if version is None:  # not a model that tells when its weights change
+            return model.encode_text(list(texts))
+        kept = self._encoded.get(model)
+        if kept is None or kept[:2] != (version, texts) or kept[2].device != model.device:
+            kept = self._encoded[model] = (version, texts, model.encode_text(list(texts)))
+        return kept[2]
 
     def logits(self, model: VisionLanguageModel, features: ImageFeatures, prepared: RetrievalChoices) -> Tensor:
         return model.logit_scale * features.embedding @ prepared.embeddings.T

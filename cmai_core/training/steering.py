@@ -125,7 +125,8 @@ class Steering:
 def reference_batch(recipe: Recipe, reference: Arrays, pairs: int) -> TrainingBatch:
     """The pairs of the reference attack: the same in every training."""
     count = min(pairs, len(reference))
-    plain = replace(recipe, batch=max(4, count), views=1, captions=1, nlvr_share=0.0, questions=0)
+    weights = replace(recipe.weights, agreement=0.0)  # which needs two views
+    plain = replace(recipe, batch=max(4, count), views=1, captions=1, nlvr_share=0.0, questions=0, weights=weights)
     return draw(reference, plain, _REFERENCE_SEED, 0)
 
 

@@ -119,8 +119,8 @@ def robust_validation(
     if recipe.inner is None:
         return {}
     count = min(scenes, len(arrays))
-    settings = replace(recipe, batch=max(count, 4), views=1, captions=1, nlvr_share=0.0, questions=0)
-    settings = replace(settings, weights=replace(recipe.weights, agreement=0.0))
+    plain = {"views": 1, "captions": 1, "nlvr_share": 0.0, "questions": 0}
+    settings = replace(recipe, batch=max(count, 4), weights=replace(recipe.weights, agreement=0.0), **plain)
     batch: TrainingBatch = draw(arrays, settings, 0, 0).to(parts.mean.device)
     inner = Inner(epsilon=epsilon, steps=steps, step_size=epsilon / 4, warmup=0.0)
     attacked, scored = [], []

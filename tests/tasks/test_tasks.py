@@ -176,6 +176,26 @@ def test_retrieval_counts_any_caption_that_is_true(model, scenes):
         assert found.correct is bool(prepared.target[0, int(place)])
 
 
+def test_the_gallery_is_encoded_once_until_the_weights_change(model, scenes, monkeypatch):
+    task, asked = Retrieval(gallery=4), []
+    encode = model.encode_text
+    monkeypatch.setattr(model, "encode_text", lambda texts, **options: asked.append(texts) or encode(texts, **options))
+    pairs = [scenes[k] for k in range(2)]
+    first = task.prepare(model, pairs[:1], scenes).embeddings
+    assert torch.equal(task.prepare(model, pairs[1:], scenes).embeddings, first) and len(asked) == 1
+    bias = next(p for name, p in model.clip.named_parameters() if name.startswith("text") and p.ndim == 2)
+    before = bias.detach().clone()
+    try:
+        with torch.no_grad():
+            bias.mul_(0.5)
+        assert not torch.equal(task.prepare(model, pairs[:1], scenes).embeddings, first) and len(asked) == 2
+    finally:
+        with torch.no_grad():
+            bias.copy_(before)
+    task.prepare(model, [scenes[5]], scenes)  # another caption: another gallery
+    assert len(asked) == 3
+
+
 def test_retrieval_without_scenes_counts_the_pairs_own_captions(model):
     data = Photos()
     prepared = Retrieval(gallery=6).prepare(model, data.pairs, data)

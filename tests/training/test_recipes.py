@@ -53,6 +53,12 @@ def test_two_steps_change_what_should_learn_and_nothing_else(name):
     assert (training.model.heads is not None) == (training.recipe.weights.verify > 0)
 
 
+@pytest.mark.parametrize("name", ["consistency", "cmcv", "mat"])
+def test_the_figures_at_the_end_can_be_had(name):
+    figures = training_of(name).validate(helpers.arrays(seed=5), 8)
+    assert {"r1_image_to_text", "r1_attacked", "s_c_attacked"} <= figures.keys()
+
+
 def test_low_rank_updates_alone_learn_and_are_merged_at_the_end():
     training = training_of("cmai-lora", **{"weights.verify": 0.5})
     before = snapshot(training)
