@@ -240,6 +240,11 @@ def cards_markdown() -> str:
             for epsilon, entry in robust.items():
                 scores = f"{entry['s_c_clean']:.3f} → {entry['s_c_attacked']:.3f}"
                 out.append(f"| L∞ {epsilon}/255 | {_interval(entry)} | {scores} |")
+        if results.get("robust"):
+            out += ["", f"| image→text R@1, protocol `{results['protocol']}` | clean | worst case |", "|---|---|---|"]
+            for epsilon, entry in results["robust"].items():
+                counted = f"{_interval(entry)} of {entry['total']:,}"
+                out.append(f"| L∞ {epsilon}/255, every loss | {entry['clean']:.3f} | {counted} |")
     return "\n".join(out) + "\n"
 
 
