@@ -52,7 +52,7 @@ def _kept(results: Mapping[str, Result], best: Result, protocol: Protocol) -> li
         if own is None:
             continue
         clean, held = share(own.clean)["value"], share(own.held)
-        if epsilon == 2.0:
+        if epsilon == 2.0 and clean:
             said = f"{percent(held)}, {held['value'] / clean:.2f} of {100 * clean:.1f}"
             out.append(("robust at 2/255 at least 0.75 of clean", said, held["value"] >= KEPT * clean))
         others = {n: v for n, r in results.items() if n != BEST and (v := r.verdict("main", epsilon)) is not None}

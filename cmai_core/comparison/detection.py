@@ -36,7 +36,7 @@ def detection_figures(
           "all".
         - "aligned": for clean pairs and for each ε: AUROC of each score between a scene's caption and a false one
           ({score: {value, low, high}}), and `quantile`: where the attacked pairs' S_c (their cosine, without heads)
-          lies among the clean pairs', on average.
+          lies among the clean pairs', on average. All over the same scenes: see `worst_pictures`.
     """
     from cmai_core.tasks.retrieval import Retrieval
 
@@ -62,13 +62,9 @@ def detection_figures(
             scores = raw_scores(model, task, test, fooled, _pictures(store, examples, fooled, model), bank)
             families[recipe], whose[recipe] = with_rule(scores, raw), at
         out["detectors"] += _figures(clean, families, whose, reference, protocol, epsilon)
-        last = last_examples(frame, name, epsilon, store, pairs, model)
-        if not last:  # a model that gets nothing right is not attacked
-            continue
-        order = sorted(last)
-        shown, texts = [pairs[k] for k in order], [false[k] for k in order]
-        attacked = raw_scores(model, task, test, shown, [last[k] for k in order], bank)
-        wrong = raw_scores(model, task, test, shown, [last[k] for k in order], bank, texts)
+        shown = worst_pictures(frame, name, epsilon, store, pairs, model)
+        attacked = raw_scores(model, task, test, pairs, shown, bank)
+        wrong = raw_scores(model, task, test, pairs, shown, bank, false)
         score = f"S_c, {GIVEN}" if f"S_c, {GIVEN}" in plain else f"cosine, {GIVEN}"
         quantile = np.searchsorted(np.sort(plain[score]), attacked[score]) / count
         out["aligned"][f"{epsilon:g}"] = _aligned(attacked, wrong) | {"quantile": float(quantile.mean())}
@@ -76,7 +72,7 @@ def detection_figures(
 
 
 def _attacked(frame: Any, name: str, epsilon: float, pairs: Sequence[Pair]) -> Any:
-    """Readings of a model's own examples at one ε, with the scene's number as `at`, in the order in which they ran."""
+    """Readings of a model's own examples at one ε, with the scene's number as `at`, in the protocol's order."""
     place = {pair.id: k for k, pair in enumerate(pairs)}
     rows = frame[(frame["target"] == name) & (frame["source"] == name) & (frame["epsilon"] == epsilon)]
     rows = rows[rows["item"].isin(place)]
@@ -93,25 +89,27 @@ def _successes(frame: Any, name: str, epsilon: float, pairs: Sequence[Pair]) -> 
     }
 
 
-def last_examples(
+def worst_pictures(
     frame: Any, name: str, epsilon: float, store: Path, pairs: Sequence[Pair], model: Any
-) -> dict[int, np.ndarray]:
-    """Scene → its attacked picture: the one that fooled the model, else the last that was tried.
+) -> list[np.ndarray]:
+    """What an attacker shows of each scene: the picture that fooled the model, else that of the protocol's last attack.
 
-    Scenes that the model gets wrong when clean were not attacked and are missing.
+    A scene that the model gets wrong unattacked is shown as it is. So the figures of all models are over the same
+    scenes: without those, a model would be judged on the scenes that it finds easy.
     """
     rows = _attacked(frame, name, epsilon, pairs)
     order = {recipe: k for k, recipe in enumerate(dict.fromkeys(rows["recipe"]))}
     asked = rows["recipe"].map(order)
     rows = rows.assign(asked=asked, missed=rows["correct"].astype(float)).sort_values(["missed", "asked"])
-    # A scene that was fooled is asked no more, so its wrong answer stands first; of the others the last recipe counts.
+    # A scene that was fooled is asked no more, so it has one wrong answer; of the others the last recipe counts.
     fooled = rows[rows["missed"] == 0].drop_duplicates("at")
     stands = rows[(rows["missed"] == 1) & ~rows["at"].isin(fooled["at"])].drop_duplicates("at", keep="last")
-    out: dict[int, np.ndarray] = {}
+    out = [pair.image for pair in pairs]
     for group in (fooled, stands):
         at = group["at"].tolist()
         pictures = _pictures(store, list(group["example"]), [pairs[k] for k in at], model)
-        out |= dict(zip(at, pictures, strict=True))
+        for k, picture in zip(at, pictures, strict=True):
+            out[k] = picture
     return out
 
 

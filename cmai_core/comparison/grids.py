@@ -28,7 +28,7 @@ def grid_of(protocol: Protocol, part: Part, model: str) -> Grid:
         gallery=protocol.gallery,
         transfer=bool(sources),
         cascade=not part.sources,
-        validation=protocol.thresholds if part.name == SCORED else 0,
+        validation=0,  # detectors set their thresholds themselves
     )
 
 
@@ -52,7 +52,7 @@ def measured(
         (verdicts on the model, the readings' frame).
 
     Raises:
-        CmaiError: a cell that failed. Cancelled: stopped before its end.
+        CmaiError: a cell that failed, or that cannot be measured. Cancelled: stopped before its end.
     """
     from cmai_core.errors import Cancelled, CmaiError
     from cmai_core.evaluation import readings
@@ -66,5 +66,10 @@ def measured(
             raise Cancelled("cancelled")
         if report.failed:
             raise CmaiError(f"{model}, {part.name}: {next(iter(report.failed.values()))}", "Mend that and run again.")
+        # A worst case over fewer attacks than the protocol names would flatter.
+        for cell in report.plan.cells:
+            if cell.skipped:
+                raise CmaiError(f"{model}, {part.name}: {cell.recipe} on {cell.task}: {cell.skipped}")
         frame = readings.frame(opened, report.plan)
-    return verdicts(frame, model, [item for item, _ in report.plan.items]), frame
+    planned = [(cell.task, cell.norm, cell.epsilon, cell.source) for cell in report.plan.cells]
+    return verdicts(frame, model, [item for item, _ in report.plan.items], planned), frame

@@ -58,7 +58,7 @@ def joint_verdicts(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> dict[str, Any]:
-    """What is left of image→text retrieval among the attacked scenes' captions.
+    """What is left of text→image retrieval: a scene's caption and picture attacked, the others' pictures clean.
 
     Args:
         dataset: its first `joint.limit` scenes are attacked together.

@@ -8,7 +8,7 @@ from typing import Any
 
 from cmai_core.attacks.reading import make_batch
 from cmai_core.comparison.aimed import smoothing
-from cmai_core.comparison.detection import last_examples
+from cmai_core.comparison.detection import worst_pictures
 from cmai_core.comparison.protocol import Protocol
 from cmai_core.comparison.verdicts import marks
 from cmai_core.data.pair import Batch, PairDataset
@@ -69,8 +69,8 @@ def policy_figures(
     """Each policy's answers about the first `protocol.aimed.targeted` scenes of the main part, clean and attacked.
 
     Args:
-        frame, store: readings and examples of the main part; a scene's picture is the one that fooled the plain model,
-            or the last that was tried on it.
+        frame, store: readings and examples of the main part. What fooled the plain model is shown to every policy: see
+            `worst_pictures`.
 
     Returns:
         policy → `clean`, `attacked` (right), `clean_rejected`, `attacked_rejected` (strings of `verdicts`, "1": yes),
@@ -81,16 +81,12 @@ def policy_figures(
     count = min(protocol.aimed.targeted, protocol.part("main").limit, len(test))
     pairs = [test[k] for k in range(count)]
     task = Retrieval(max(protocol.gallery, count))
-    found = last_examples(frame, name, protocol.aimed.epsilon, store, pairs, model)
+    worst = worst_pictures(frame, name, protocol.aimed.epsilon, store, pairs, model)
     systems = policies(model, calibration, protocol, device)
     out: dict[str, Any] = {policy: {} for policy in systems}
-    kept = sorted(found)
     for policy, system in systems.items():
-        for kind, rows, pictures in (
-            ("clean", range(count), [pair.image for pair in pairs]),
-            ("attacked", kept, [found[k] for k in kept]),
-        ):
-            right, rejected = _answers(system, task, test, [pairs[k] for k in rows], pictures)
+        for kind, pictures in (("clean", [pair.image for pair in pairs]), ("attacked", worst)):
+            right, rejected = _answers(system, task, test, pairs, pictures)
             out[policy] |= {kind: marks(right), f"{kind}_rejected": marks(rejected)}
     times = _times(systems, make_batch(model, pairs[:1], 1), test)
     for policy, seconds in times.items():

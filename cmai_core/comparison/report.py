@@ -18,7 +18,10 @@ from cmai_core.comparison.run import results_dir
 from cmai_core.errors import CmaiError, DataError
 from cmai_core.training.recipes import RECIPES
 
-COMPARED = ("CMCV, given", "CMCV, retrieved", "cosine, given", "cosine, retrieved", "energy")
+COMPARED = (
+    *("CMCV, given", "CMCV, retrieved", "cosine, given", "cosine, retrieved"),
+    *("energy", "Mahalanobis", "nearest neighbours", "feature squeezing"),
+)
 _TASKS = (("zero-shot", "Zero-shot classification"), ("vqa", "Questions"), ("nlvr", "Statements about two images"))
 
 

@@ -7,7 +7,7 @@ worked out again from a small file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -64,11 +64,15 @@ def rights(text: str) -> np.ndarray:
     return np.frombuffer(text.replace(UNASKED, "").encode(), dtype=np.uint8) == ord(RIGHT)
 
 
-def verdicts(frame: pd.DataFrame, target: str, items: Sequence[str]) -> list[Verdict]:
+def verdicts(
+    frame: pd.DataFrame, target: str, items: Sequence[str], asked_of: Iterable[tuple[str, str, float, str]] = ()
+) -> list[Verdict]:
     """Verdicts on one target from the readings of a part.
 
     Args:
         frame: of `evaluation.readings.frame`. items: the scenes' ids, in order.
+        asked_of: (task, norm, ε, source) that were planned. Where a model gets nothing right, a cascade attacks
+            nothing, and the frame has no row to tell of it.
 
     Returns:
         One for each task, norm, ε and source. A scene that the task has no question about is unasked throughout.
@@ -79,7 +83,7 @@ def verdicts(frame: pd.DataFrame, target: str, items: Sequence[str]) -> list[Ver
     place = {item: k for k, item in enumerate(items)}
     own = frame[(frame["target"] == target) & frame["item"].isin(place)]
     clean_rows = own[own["recipe"] == "clean"]
-    out = []
+    out: dict[tuple, Verdict] = {}
     for (task, norm, epsilon, source), group in own[own["recipe"] != "clean"].groupby(
         ["task", "norm", "epsilon", "source"], sort=True
     ):
@@ -99,8 +103,17 @@ def verdicts(frame: pd.DataFrame, target: str, items: Sequence[str]) -> list[Ver
             )
         named = {name: marks(answers) for name, answers in recipes.items()}
         whose = "" if source == target else str(source)
-        out.append(Verdict(str(task), str(norm), float(epsilon), marks(clean), marks(held), whose, named))
-    return out
+        found = Verdict(str(task), str(norm), float(epsilon), marks(clean), marks(held), whose, named)
+        out[str(task), str(norm), float(epsilon), str(source)] = found
+    for task, norm, epsilon, source in dict.fromkeys(asked_of):
+        if (task, norm, epsilon, source) in out:
+            continue
+        clean = marks(_read(clean_rows[clean_rows["task"] == task], place))
+        if RIGHT in clean:
+            raise DataError(f"{target}, {task}, {epsilon:g}/255: no attack was run.", "Run the comparison to its end.")
+        whose = "" if source == target else source
+        out[task, norm, epsilon, source] = Verdict(task, norm, epsilon, clean, clean, whose)
+    return list(out.values())
 
 
 def _read(rows: pd.DataFrame, place: Mapping[str, int]) -> list[bool | None]:
@@ -113,11 +126,9 @@ def _read(rows: pd.DataFrame, place: Mapping[str, int]) -> list[bool | None]:
 
 
 def share(text: str) -> dict[str, float]:
-    """The share right with its 95 % interval: value, low, high, hits, total."""
+    """The share right with its 95 % interval: value, low, high, hits, total; not a number where nobody was asked."""
     right = rights(text)
-    low, high = share_interval(int(right.sum()), len(right))
-    hits, total = int(right.sum()), len(right)
-    return {"value": hits / total, "low": float(low), "high": float(high), "hits": hits, "total": total}
+    return _share(int(right.sum()), len(right))
 
 
 def difference(a: str, b: str) -> dict[str, float]:
@@ -132,8 +143,15 @@ def difference(a: str, b: str) -> dict[str, float]:
 
 
 def success_rate(verdict: Verdict) -> dict[str, float]:
-    """Attack success rate: of the scenes right when clean, the share lost; with its interval and denominator."""
+    """Attack success rate: of the scenes right when clean, the share lost; with its interval and denominator.
+
+    Not a number where no scene is right: a model that gets nothing right does not withstand attacks.
+    """
     clean, held = rights(verdict.clean), rights(verdict.held)
-    hits, total = int((clean & ~held).sum()), int(clean.sum())
+    return _share(int((clean & ~held).sum()), int(clean.sum()))
+
+
+def _share(hits: int, total: int) -> dict[str, float]:
     low, high = share_interval(hits, total)
-    return {"value": hits / max(1, total), "low": float(low), "high": float(high), "hits": hits, "total": total}
+    value = hits / total if total else float("nan")
+    return {"value": value, "low": float(low), "high": float(high), "hits": hits, "total": total}

@@ -76,6 +76,7 @@ def test_every_part_is_there_with_a_verdict_on_every_scene(made):
             clean, held = rights(verdict.clean), rights(verdict.held)
             assert len(clean) == len(held) == N and not (held & ~clean).any()
         assert len(parts["joint"]["scene"]["held"]) == 4 and parts["joint"]["scene"]["false"] == 0
+        assert parts["policies"]["none"]["attacked"] == verdicts[0].held[:3]  # the same scenes, lost ones included
         assert parts["policies"]["none"]["ratio"] == 1.0 and "0" in parts["policies"]["none"]["clean_rejected"]
     names = {entry["detector"] for entry in comparison.results(OURS)["parts"]["detection"]["detectors"]}
     if names:  # an untrained model may be fooled by nothing

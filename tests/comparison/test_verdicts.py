@@ -53,6 +53,16 @@ def test_a_scene_without_a_question_is_left_out():
     assert share(one.held)["total"] == 3 and success_rate(one)["total"] == 2
 
 
+def test_a_model_that_gets_nothing_right_has_a_verdict_and_no_success_rate():
+    planned = [("retrieval", "linf", 2.0, "m")]
+    (one,) = verdicts(frame({}, dict.fromkeys(ITEMS, False)), "m", ITEMS, planned)
+    assert (one.clean, one.held, one.source) == ("0000", "0000", "")
+    assert np.isnan(success_rate(one)["value"]) and success_rate(one)["total"] == 0
+    assert np.isnan(share("")["value"]) and share(one.held)["value"] == 0
+    with pytest.raises(DataError, match="no attack was run"):
+        verdicts(frame({}, dict.fromkeys(ITEMS, True)), "m", ITEMS, planned)
+
+
 def test_examples_of_another_model_are_told_apart():
     clean = dict.fromkeys(ITEMS, True)
     (one,) = verdicts(frame({"pgd": clean}, clean, source="other"), "m", ITEMS)
