@@ -215,9 +215,8 @@ class System:
             texts = [text for text, owner in zip(batch.texts, batch.image_of_text, strict=True) if owner == row]
             score = None if scores is None else float(scores[row])
             reason = f"score below the threshold; answered: {predictions[row].answer}"
-            self.review.add(
-                picture, texts, model=self.model.name, reason=reason, item=batch.ids[row], score=score, tau=tau
-            )
+            named = {"model": self.model.name, "reason": reason, "item": batch.ids[row]}
+            self.review.add(picture, texts, score=score, tau=tau, once=True, **named)
 
     def fooled(self, task: Any, dataset: Any = None) -> Criterion:
         """An attack's success: the task's answer is wrong, and no flag keeps it from being given."""
