@@ -34,6 +34,15 @@ class Range:
 
 
 @dataclass(frozen=True)
+class Level:
+    """What the inner and the outer problem use now: β, ε and λ."""
+
+    beta: float
+    epsilon: float
+    share: float
+
+
+@dataclass(frozen=True)
 class ControllerSettings:
     """How ARM steers a training.
 
@@ -43,8 +52,11 @@ class ControllerSettings:
         hysteresis: the defence is let down again only when the average is above τ_c by this much (and the variance
             is below half its bound).
         momentum: of the moving averages.
-        every: steps between measurements; patience: measurements on the same side before anything moves.
-        beta, epsilon, share: ranges of β, ε (pixel units of [0, 1]) and λ; each starts at its low end.
+        every: steps between measurements. patience: measurements on the same side before anything moves.
+        after: steps before the first measurement, while consistency heads that begin from nothing would answer for
+            themselves and not for the towers.
+        beta, epsilon, share: ranges of β, ε (pixel units of [0, 1]) and λ. start: where they begin; None: at their
+            low ends.
         pairs, reference_epsilon, reference_steps: the reference attack, PGD on −S_c, on so many validation pairs.
     """
 
@@ -53,10 +65,12 @@ class ControllerSettings:
     hysteresis: float = 0.03
     momentum: float = 0.8
     every: int = 25
+    after: int = 0
     patience: int = 2
     beta: Range = Range(0.5, 2.0, 0.25)
     epsilon: Range = Range(1 / 255, 2 / 255, 0.25 / 255)
     share: Range = Range(0.25, 0.75, 0.125)
+    start: Level | None = None
     pairs: int = 32
     reference_epsilon: float = 2 / 255
     reference_steps: int = 5
@@ -67,17 +81,13 @@ class ControllerSettings:
         number("hysteresis", self.hysteresis, 0.0)
         number("momentum", self.momentum, 0.0, 1.0)
         number("share.high", self.share.high, 0.0, 1.0)
+        whole("after", self.after, 0)
+        for name in ("beta", "epsilon", "share") if self.start is not None else ():
+            limits, value = getattr(self, name), getattr(self.start, name)
+            if not limits.low <= value <= limits.high:
+                raise OptionError(f"start.{name}={value} lies outside its range.", f"{limits.low} to {limits.high}.")
         for name in ("every", "patience", "pairs", "reference_steps"):
             whole(name, getattr(self, name), 1)
-
-
-@dataclass(frozen=True)
-class Level:
-    """What the inner and the outer problem use now: β, ε and λ."""
-
-    beta: float
-    epsilon: float
-    share: float
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,8 @@ class Controller:
 
     @staticmethod
     def start(settings: ControllerSettings) -> Controller:
-        return Controller(settings, Level(settings.beta.low, settings.epsilon.low, settings.share.low))
+        low = Level(settings.beta.low, settings.epsilon.low, settings.share.low)
+        return Controller(settings, settings.start or low)
 
     def updated(self, mean: float, variance: float) -> Controller:
         """After a measurement of S_c under the reference attack: its mean and variance over the reference pairs."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from cmai_core.defenses.controller import ControllerSettings, Range
+from cmai_core.defenses.controller import ControllerSettings, Level, Range
 from cmai_core.errors import OptionError
 from cmai_core.training.settings import Inner, Recipe, Weights
 
@@ -58,7 +58,16 @@ _CMAI = _defence(
     "Full CMAI: CMCV and MBAT, with β, ε and λ steered by ARM.",
     inner=_BOTH,
     weights=Weights(verify=0.5),
-    controller=ControllerSettings(tau=REFERENCE_S_C, every=8, patience=1, epsilon=Range(1 / 255, 2 / 255, 0.5 / 255)),
+    controller=ControllerSettings(
+        tau=REFERENCE_S_C,
+        every=8,
+        after=48,
+        patience=1,
+        # It begins where the fixed recipe stands; ε and λ may fall and come back, but not exceed what the others have.
+        epsilon=Range(1 / 255, 2 / 255, 0.25 / 255),
+        share=Range(0.25, 0.5, 0.0625),
+        start=Level(beta=1.0, epsilon=2 / 255, share=0.5),
+    ),
 )
 
 _RECIPES = (

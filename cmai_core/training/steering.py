@@ -89,10 +89,10 @@ class Steering:
         """Before a step: moves the level where it is due."""
         if self.schedule:
             past = [level for start, level in self.schedule if start <= step]
-            self._level = past[-1] if past else self.schedule[0][1]
+            self._level = past[-1] if past else None  # ARM had not looked yet
         if self.guard is not None:
             self.guard.measure(step, self.parts, self.heads, self.inner)
-        if self.controller is None or step % self.controller.settings.every:
+        if self.controller is None or step < self.controller.settings.after or step % self.controller.settings.every:
             return
         scores = reference_scores(self.parts, self.heads, self.batch, self.controller.settings)
         self.controller = self.controller.updated(float(scores.mean()), float(scores.var()))

@@ -81,7 +81,11 @@ def test_low_rank_updates_alone_learn_and_are_merged_at_the_end():
 
 
 def test_the_saved_model_has_its_heads_and_its_schedule(tmp_path):
-    recipe = get_recipe("cmai", **SMALL, **{"controller.every": 1, "controller.pairs": 4, "controller.patience": 1})
+    recipe = get_recipe(
+        "cmai",
+        **SMALL,
+        **{"controller.after": 0, "controller.every": 1, "controller.pairs": 4, "controller.patience": 1},
+    )
     options = RunOptions(pairs=5 * recipe.batch, validate_every=0)
     data = {"model": helpers.model(), "arrays": helpers.arrays(), "validation": helpers.arrays(seed=5)}
     result = train(recipe, out_dir=tmp_path, options=options, **data)
@@ -95,7 +99,7 @@ def test_the_saved_model_has_its_heads_and_its_schedule(tmp_path):
 
 
 def test_the_reference_attack_lowers_s_c_and_does_not_depend_on_the_level_in_force():
-    training = training_of("cmai", **{"controller.pairs": 6, "controller.patience": 1})
+    training = training_of("cmai", **{"controller.pairs": 6, "controller.patience": 1, "controller.after": 0})
     steering = training.steering
     settings = steering.controller.settings
     found = reference_scores(training.parts, training.heads, steering.batch, settings)
@@ -103,7 +107,7 @@ def test_the_reference_attack_lowers_s_c_and_does_not_depend_on_the_level_in_for
     assert float(found.mean()) < float(reference_scores(training.parts, training.heads, steering.batch, weak).mean())
     for _ in range(3):  # untrained heads are inconsistent: the level goes up
         steering.measure(0)
-    assert steering.level.epsilon > settings.epsilon.low
+    assert steering.level.beta > settings.start.beta and steering.level.epsilon == settings.epsilon.high
     assert [entry["measured"] for entry in steering.history] == [round(float(found.mean()), 5)] * 3
 
 
@@ -124,7 +128,7 @@ class Stop:
 def test_a_stopped_training_ends_where_an_undisturbed_one_does(tmp_path, name):
     changes = {"inner.start": "previous"} if name == "mbat" else {}
     if name == "cmai":
-        changes = {"controller.every": 2, "controller.pairs": 4, "controller.patience": 1}
+        changes = {"controller.after": 0, "controller.every": 2, "controller.pairs": 4, "controller.patience": 1}
     recipe = get_recipe(name, **SMALL, **changes)
     options = RunOptions(pairs=5 * recipe.batch, validate_every=0)
 
