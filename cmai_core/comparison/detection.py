@@ -10,39 +10,41 @@ from typing import Any
 import numpy as np
 
 from cmai_core.comparison.detectors import GIVEN, Bank, Scores, left_out, raw_scores, with_rule
-from cmai_core.comparison.protocol import Protocol
+from cmai_core.comparison.protocol import DRIFTING, FAMILIES, PROTOCOL, Protocol
 from cmai_core.data.pair import Pair, PairDataset
 from cmai_core.defenses.misaligned import misaligned_captions
 from cmai_core.evaluation.detection import auroc_interval, threshold_at_fpr
 from cmai_core.evaluation.intervals import share_interval
 
-BANK = 1000
 ALL = "all"
-_SEED = 0
+_SEED = PROTOCOL.instruments.seed
 
 
 def detection_figures(
     model: Any, name: str, frame: Any, store: Path, protocol: Protocol, test: PairDataset, validation: PairDataset
 ) -> dict[str, Any]:
-    """Detection of what the main part's attacks made on one model, with the attacker unaware of any detector.
+    """Detection of successful attacks on one model, with the attacker unaware of any detector.
 
     Args:
-        frame: readings of the main part. store: the folder they come from. test, validation: whole splits; the bank of
-            distances are the validation pairs after those that thresholds are set on.
+        frame: readings of the part FAMILIES, every attack on every scene. store: the folder they come from.
+        test, validation: whole splits; the bank of distances are the validation pairs after those that thresholds are
+            set on.
 
     Returns:
         - "detectors": a list of {detector, epsilon, family, auroc {value, low, high}, tpr {rate: share}, fpr {rate:
-          share}, successes, clean}: successful attacks against all clean test pairs of the part. family: a recipe or
-          "all".
+          share}, successes, clean}: successful attacks against clean test pairs, as many as the main part has.
+          family: a recipe or "all".
         - "aligned": for clean pairs and for each ε: AUROC of each score between a scene's caption and a false one
           ({score: {value, low, high}}), and `quantile`: where the attacked pairs' S_c (their cosine, without heads)
-          lies among the clean pairs', on average. All over the same scenes: see `worst_pictures`.
+          lies among the clean pairs', on average. All over the same scenes, shown as the attack DRIFTING made them,
+          whether or not it turned the answer.
     """
     from cmai_core.tasks.retrieval import Retrieval
 
-    part = protocol.part("main")
-    count, thresholds = min(part.limit, len(test)), min(protocol.thresholds, len(validation))
-    bank = Bank.of(model, validation, range(thresholds, min(len(validation), thresholds + BANK)) or range(thresholds))
+    part, bank_size = protocol.part(FAMILIES), protocol.instruments.bank
+    count, thresholds = min(protocol.part("main").limit, len(test)), min(protocol.thresholds, len(validation))
+    rest = range(thresholds, min(len(validation), thresholds + bank_size))
+    bank = Bank.of(model, validation, rest or range(thresholds))
     pairs = [test[k] for k in range(count)]
     held_out = [validation[k] for k in range(thresholds)]
     own = Retrieval(max(protocol.gallery, thresholds))
@@ -62,13 +64,24 @@ def detection_figures(
             scores = raw_scores(model, task, test, fooled, _pictures(store, examples, fooled, model), bank)
             families[recipe], whose[recipe] = with_rule(scores, raw), at
         out["detectors"] += _figures(clean, families, whose, reference, protocol, epsilon)
-        shown = worst_pictures(frame, name, epsilon, store, pairs, model)
-        attacked = raw_scores(model, task, test, pairs, shown, bank)
-        wrong = raw_scores(model, task, test, pairs, shown, bank, false)
+        at, shown = _drifting(frame, name, epsilon, store, pairs, model)
+        seen, texts = [pairs[k] for k in at], [false[k] for k in at]
+        attacked = raw_scores(model, task, test, seen, shown, bank)
+        wrong = raw_scores(model, task, test, seen, shown, bank, texts)
         score = f"S_c, {GIVEN}" if f"S_c, {GIVEN}" in plain else f"cosine, {GIVEN}"
         quantile = np.searchsorted(np.sort(plain[score]), attacked[score]) / count
         out["aligned"][f"{epsilon:g}"] = _aligned(attacked, wrong) | {"quantile": float(quantile.mean())}
     return out
+
+
+def _drifting(
+    frame: Any, name: str, epsilon: float, store: Path, pairs: Sequence[Pair], model: Any
+) -> tuple[list[int], list[np.ndarray]]:
+    """The scenes of the part, and their pictures as the attack on S_c made them."""
+    rows = _attacked(frame, name, epsilon, pairs)
+    rows = rows[rows["recipe"] == DRIFTING].sort_values("at")
+    at = [int(k) for k in rows["at"]]
+    return at, _pictures(store, list(rows["example"]), [pairs[k] for k in at], model)
 
 
 def _attacked(frame: Any, name: str, epsilon: float, pairs: Sequence[Pair]) -> Any:

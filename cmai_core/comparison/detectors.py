@@ -26,15 +26,15 @@ import torch.nn.functional as F
 
 from cmai_core.attacks.evaluator import at_rest
 from cmai_core.attacks.reading import make_batch
+from cmai_core.comparison.protocol import PROTOCOL
 from cmai_core.data.pair import Pair, PairDataset
 from cmai_core.models.scoring import has_heads
 from cmai_core.tasks.consistency import answer_scores, answer_texts, answered
 
 GIVEN, RETRIEVED = "given", "retrieved"
 VERIFIED = (f"S_c, {GIVEN}", f"V, {GIVEN}", f"S_c, {RETRIEVED}", f"V, {RETRIEVED}")
-NEIGHBOUR = 10
+NEIGHBOUR, BITS = PROTOCOL.instruments.neighbour, PROTOCOL.instruments.bits
 _SIZE = 64
-_BITS = 5
 
 Scores = dict[str, np.ndarray]
 
@@ -128,7 +128,7 @@ def _scores(
 
 
 def _squeezed(model: Any, task: Any, prepared: Any, pixels: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
-    levels = 2**_BITS - 1
+    levels = 2**BITS - 1
     depth = (pixels * levels).round() / levels
     padded = F.pad(pixels, (1, 0, 1, 0), mode="reflect")
     windows = F.unfold(padded, 2).unflatten(1, (3, 4)).sort(dim=2).values

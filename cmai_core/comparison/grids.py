@@ -10,9 +10,6 @@ from cmai_core.comparison.verdicts import Verdict, verdicts
 from cmai_core.evaluation.grid import Grid
 from cmai_core.progress import CancelToken, ProgressCallback
 
-SCORED = "main"
-"""The part whose clean and attacked pairs detectors are measured on."""
-
 
 def grid_of(protocol: Protocol, part: Part, model: str) -> Grid:
     """The grid of a part for one model: attacked itself, or shown what was made on the part's sources."""
@@ -27,7 +24,8 @@ def grid_of(protocol: Protocol, part: Part, model: str) -> Grid:
         limit=part.limit,
         gallery=protocol.gallery,
         transfer=bool(sources),
-        cascade=not part.sources,
+        cascade=part.cascade,
+        seeds=[protocol.seed],
         validation=0,  # detectors set their thresholds themselves
     )
 

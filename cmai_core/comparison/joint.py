@@ -12,7 +12,7 @@ from cmai_core.attacks.joint import JointAttack
 from cmai_core.attacks.masked_lm import MaskedLMProposer
 from cmai_core.attacks.reading import make_batch
 from cmai_core.attacks.schedules import SGA, Scales
-from cmai_core.attacks.text_objectives import Misretrieved
+from cmai_core.attacks.text_objectives import Mismatch, Misretrieved, PairConsistency
 from cmai_core.attacks.text_search import BeamSearch
 from cmai_core.attacks.text_threat import TextThreat
 from cmai_core.comparison.protocol import Joint
@@ -20,32 +20,37 @@ from cmai_core.comparison.verdicts import marks
 from cmai_core.data.pair import PairDataset
 from cmai_core.progress import CancelToken, ProgressCallback
 
-OURS, SGA_NAME = "best-response", "sga"
+OURS = "best-response"
 TRUE, FREE = "scene", "none"
 # Image passes without gradients that best response needs more than SGA.
 _OVERHEAD = 2
 
 
 def attacks(joint: Joint, truth: str) -> dict[str, JointAttack]:
-    """The two joint attacks, each with the same budgets.
+    """The joint attacks, each with the same budgets; the first is by best response on −S_c.
 
     Args:
         truth: as in `TextThreat`: "scene" (the caption stays true), "none".
     """
     text = BeamSearch(proposer=MaskedLMProposer())
-    schedules = {
-        OURS: BestResponse(text=text, steps=max(1, joint.passes - _OVERHEAD)),
-        SGA_NAME: SGA(text=text, steps=max(1, joint.passes // len(Scales().ratios))),
+    ours = BestResponse(text=text, steps=max(1, joint.passes - _OVERHEAD))
+    sga = SGA(text=text, steps=max(1, joint.passes // len(Scales().ratios)))
+    searches = {
+        OURS: (ours, -PairConsistency()),
+        f"{OURS}, picture→text": (ours, Mismatch("text")),
+        f"{OURS}, text→picture": (ours, Mismatch("image")),
+        "sga": (sga, -PairConsistency()),
     }
     return {
         name: JointAttack(
             threat=ThreatModel("linf", joint.epsilon / 255),
             text_threat=TextThreat(words=joint.words, truth=truth),
+            objective=objective,
             schedule=schedule,
-            success=Misretrieved("image"),
+            success=Misretrieved("image") | Misretrieved("text"),
             name=name,
         )
-        for name, schedule in schedules.items()
+        for name, (schedule, objective) in searches.items()
     }
 
 
@@ -58,7 +63,7 @@ def joint_verdicts(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> dict[str, Any]:
-    """What is left of text→image retrieval: a scene's caption and picture attacked, the others' pictures clean.
+    """What is left of retrieval in both directions: a scene's picture and caption attacked, the others clean.
 
     Args:
         dataset: its first `joint.limit` scenes are attacked together.

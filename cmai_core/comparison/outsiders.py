@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-STEPS = 20
+from cmai_core.comparison.protocol import PROTOCOL
+
+STEPS = PROTOCOL.instruments.outside_steps
 RELATIVE_STEP = 0.25
 
 

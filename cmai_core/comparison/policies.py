@@ -15,18 +15,20 @@ from cmai_core.data.pair import Batch, PairDataset
 from cmai_core.defenses.calibration import Calibration
 from cmai_core.defenses.pathways import Regime, shifted
 from cmai_core.defenses.system import System
-from cmai_core.errors import CmaiError
+from cmai_core.errors import OptionError
 from cmai_core.tasks import get_task
 from cmai_core.tasks.retrieval import Retrieval
 
-ROBUST_TOWER = "tabletop-fare"
-"""Its text side is the undefended model's, so weights may move towards it."""
 _SIZE = 50
-_REPEATS = 15
+_WARM_UP, _REPEATS = 3, 15
 
 
-def policies(model: Any, calibration: Calibration, protocol: Protocol, device: str | None = None) -> dict[str, System]:
-    """The systems that are compared around a model, by name; CMCV is that of the given pair."""
+def policies(model: Any, calibration: Calibration, protocol: Protocol, tower: Any = None) -> dict[str, System]:
+    """The systems that are compared around a model, by name; CMCV is that of the given pair.
+
+    Args:
+        tower: a robust model that weights are shifted to; left out where its text side is not this model's.
+    """
     known = calibration.at(protocol.aimed.rate)
     detector, pathway = known.detector(), smoothing(protocol.aimed)
     guarded = {"detector": detector, "policy": "robust pathway"}
@@ -37,23 +39,14 @@ def policies(model: Any, calibration: Calibration, protocol: Protocol, device: s
         "robust pathway": System(model, pathway=pathway, **guarded),
         "smoothing of all": System(model, smoothing=pathway),
     }
-    moved = _shifted(model, device)
-    if moved is not None:
+    if tower is not None and tower.hash != model.hash:
+        try:
+            moved = shifted(model, tower, 1.0)
+        except OptionError:  # another text side, or another architecture
+            return out
         out["shifted weights"] = System(model, pathway=Regime(moved), **guarded)
         out["shifted weights, smoothed"] = System(model, pathway=Regime(moved, pathway), **guarded)
     return out
-
-
-def _shifted(model: Any, device: str | None) -> Any:
-    """The model with its image tower moved to the robust one; None where the text sides differ or it is the same."""
-    from cmai_core.models import bundled_models, load_model
-
-    if ROBUST_TOWER not in {card.name for card in bundled_models()} or model.name == ROBUST_TOWER:
-        return None
-    try:
-        return shifted(model, load_model(ROBUST_TOWER, device), 1.0)
-    except CmaiError:
-        return None
 
 
 def policy_figures(
@@ -64,7 +57,7 @@ def policy_figures(
     protocol: Protocol,
     test: PairDataset,
     calibration: Calibration,
-    device: str | None = None,
+    tower: Any = None,
 ) -> dict[str, Any]:
     """Each policy's answers about the first `protocol.aimed.targeted` scenes of the main part, clean and attacked.
 
@@ -82,7 +75,7 @@ def policy_figures(
     pairs = [test[k] for k in range(count)]
     task = Retrieval(max(protocol.gallery, count))
     worst = worst_pictures(frame, name, protocol.aimed.epsilon, store, pairs, model)
-    systems = policies(model, calibration, protocol, device)
+    systems = policies(model, calibration, protocol, tower)
     out: dict[str, Any] = {policy: {} for policy in systems}
     for policy, system in systems.items():
         for kind, pictures in (("clean", [pair.image for pair in pairs]), ("attacked", worst)):
@@ -111,9 +104,10 @@ def _times(systems: dict[str, System], batch: Batch, dataset: Any) -> dict[str, 
     """Median seconds of answering one question, the systems taking turns."""
     task = get_task("vqa")
     found: dict[str, list[float]] = {policy: [] for policy in systems}
-    for _ in range(_REPEATS):
+    for turn in range(_WARM_UP + _REPEATS):
         for policy, system in systems.items():
             start = time.perf_counter()
             system.respond(task, batch, dataset=dataset)
-            found[policy].append(time.perf_counter() - start)
+            if turn >= _WARM_UP:
+                found[policy].append(time.perf_counter() - start)
     return {policy: sorted(seconds)[len(seconds) // 2] for policy, seconds in found.items()}

@@ -30,6 +30,9 @@ PUBLISHED = (
 OURS = ("cmcv", "mbat", "cmcv-mbat", "cmai")
 ABLATIONS = ("mbat-beta0", "cmai-replay", "cmai-lora")
 SURROGATES = ("tecoa-b",)
+FAMILIES = "families"
+DRIFTING = "pgd:steps=10,objective=consistency"
+"""The attack of the part FAMILIES that lowers S_c."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,9 @@ class Part:
 
     Attributes:
         name: of the part; what: for people.
-        recipes: as a grid writes them, run as a cascade, cheap ones first: the figure is the worst case over them.
+        recipes: as a grid writes them.
+        cascade: they run one after another, cheap ones first, on the scenes that still stand: the figure is the worst
+            case over them. False: each on every scene.
         epsilons: in units of 1/255 (l2: root mean square). tasks; limit: first test scenes.
         sources: models whose examples are shown to all, in the place of each model's own.
     """
@@ -50,6 +55,7 @@ class Part:
     tasks: tuple[str, ...]
     limit: int
     sources: tuple[str, ...] = ()
+    cascade: bool = True
 
 
 _LOSSES = (
@@ -60,6 +66,14 @@ _LOSSES = (
     "pgd:steps=10,objective=embedding,stop_on_success=true",
     "pgd:steps=10,objective=kl,stop_on_success=true",
 )
+_EVERY_SCENE = (
+    "fgsm",
+    "pgd:steps=10",
+    "apgd:steps=20,objective=margin",
+    "pgd:steps=10,objective=consistency",
+    "pgd:steps=10,objective=embedding",
+    "pgd:steps=10,objective=kl",
+)
 _L2 = ("pgd:steps=10,norm=l2,stop_on_success=true", "apgd:steps=20,norm=l2,objective=margin")
 _STRONGER = (*_LOSSES, "pgd:steps=100,restarts=2,stop_on_success=true", "apgd:steps=100", "square:queries=500")
 _OUTSIDE = (
@@ -68,6 +82,7 @@ _OUTSIDE = (
 )
 _PARTS = (
     Part("main", "L∞, worst case over every loss", _LOSSES, (2.0, 4.0), ("retrieval",), 1000),
+    Part(FAMILIES, "what detectors are shown", _EVERY_SCENE, (2.0, 4.0), ("retrieval",), 300, cascade=False),
     Part("tasks", "L∞, the other tasks", _LOSSES[:3], (2.0, 4.0), ("zero-shot", "vqa", "nlvr"), 200),
     Part("l2", "L2", _L2, (0.5, 1.0), ("retrieval",), 300),
     Part("large", "ε → large: nothing should be left", _LOSSES[:2], (64.0,), ("retrieval",), 100),
@@ -81,17 +96,19 @@ _PARTS = (
         ("retrieval",),
         500,
         ("tabletop", "tabletop-tecoa-b"),
+        cascade=False,
     ),
 )
 
 
 @dataclass(frozen=True)
 class Joint:
-    """Picture and one word at once.
+    """Picture and one word at once; a pair is lost where its picture retrieves a false caption, or its caption, as it
+    then reads, a picture that it is false of.
 
     Attributes:
         epsilon: in units of 1/255. words: that may change in each caption. limit: first test scenes, attacked together:
-            the others' captions are what the attacked picture may retrieve instead.
+            the others' clean captions and pictures are what may be retrieved instead.
         passes: gradients of the picture. free: how many of the scenes are also attacked without the condition that the
             caption stays true.
     """
@@ -125,6 +142,25 @@ class Aimed:
 
 
 @dataclass(frozen=True)
+class Instruments:
+    """What the measuring itself uses.
+
+    Attributes:
+        bank: clean validation pictures that detectors measure distances from, after those that thresholds are set on;
+            neighbour: which of the nearest; bits: of feature squeezing.
+        robust_tower: the model whose image tower weights are shifted to.
+        outside_steps: of the other libraries' PGD. seed: of false captions and bootstraps.
+    """
+
+    bank: int = 1000
+    neighbour: int = 10
+    bits: int = 5
+    robust_tower: str = "tabletop-fare"
+    outside_steps: int = 20
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Protocol:
     """Everything that decides the comparison's figures.
 
@@ -135,6 +171,7 @@ class Protocol:
             and those written in `training.recipes`.
         clean: test scenes of the clean figures; written: how many of them are captioned.
         parts: attacks in grids. joint: pictures and words. aimed: targeted and adaptive attacks.
+        instruments: what measuring itself uses.
         gallery: captions that are retrieved from.
         thresholds: clean validation pairs on which τ is set; rates: the false-positive rates.
     """
@@ -152,6 +189,7 @@ class Protocol:
     parts: tuple[Part, ...] = _PARTS
     joint: Joint = Joint()
     aimed: Aimed = Aimed()
+    instruments: Instruments = Instruments()
     gallery: int = 1000
     thresholds: int = 1000
     rates: tuple[float, ...] = (0.01, 0.05)
@@ -197,10 +235,11 @@ def markdown(protocol: Protocol = PROTOCOL) -> str:
         )
     attacks = []
     for part in protocol.parts:
+        how = "" if part.cascade else ", each on every scene"
         epsilons = ", ".join(f"{e:g}/255" for e in part.epsilons)
         names = "; ".join(f"`{r.partition('@')[0]}`" for r in part.recipes)
         made = f" (made on {', '.join(f'`{s}`' for s in part.sources)})" if part.sources else ""
-        attacks.append(f"| {part.what}{made} | {names} | {epsilons} | {', '.join(part.tasks)} | {part.limit} |")
+        attacks.append(f"| {part.what}{made}{how} | {names} | {epsilons} | {', '.join(part.tasks)} | {part.limit} |")
     joint, aimed, arm = protocol.joint, protocol.aimed, RECIPES["cmai"].controller
     p, seeds = protocol, " and ".join(map(str, protocol.more_seeds))
     rates = " and ".join(f"{100 * r:g} %" for r in protocol.rates)
@@ -211,9 +250,11 @@ It was fixed before any compared model was shown the test split. Results carry t
 
 ## Terms that are the same for all
 
-- Every defence starts from `{p.base}` (the robust surrogate from `{p.surrogate}`) and sees {p.pairs:,} image-caption
-  pairs of the same training split with seed {p.seed}: same batches, augmentation, learning-rate schedule and weight
-  averaging.
+- Every defence starts from `{p.base}` (the robust surrogate from `{p.surrogate}`) and takes {p.pairs // 128:,} steps of
+  128 pictures with seed {p.seed}: same training split, augmentation, learning-rate schedule and weight averaging. The
+  order of scenes is the same where a recipe reads one caption a scene; `mat` reads two, and `consistency` puts each of
+  64 scenes into a batch twice. Steps cost more or less (`benchmarks/bench_training.py`): the terms are equal pairs, not
+  equal time.
 - The inner problem has ε = 2/255 (L∞) and two steps for all; no recipe trains with a larger ε, ARM included.
 - The losses of the tasks (captions, questions, statements, patches) stay in every recipe that trains the whole model,
   so that a defence is not blamed for a decoder that nobody kept in tune.
@@ -222,10 +263,14 @@ It was fixed before any compared model was shown the test split. Results carry t
 - No recipe's settings were tuned: {p.trials} validation trials each. (What the consistency heads read and how fast they
   learn was found in trial trainings of a few thousand pairs; the heads of all models are trained so.)
 - ARM's threshold τ_c = {arm.tau:g} is what the reference attack leaves of S_c on *validation* pairs at the end of
-  `cmcv-mbat`'s training (`python -m cmai_core.training.reference`). It starts at β = {arm.beta.low:g},
-  ε = {arm.epsilon.low * 255:g}/255, λ = {arm.share.low:g}, and moves up to {arm.beta.high:g},
-  {arm.epsilon.high * 255:g}/255 and {arm.share.high:g}.
-- The two recipes that are best on validation are trained with the seeds {seeds} too; these models are not shipped.
+  `cmcv-mbat`'s training (`python -m cmai_core.training.reference`). It starts where
+  `cmcv-mbat` stands (β = {arm.start.beta:g}, ε = {arm.start.epsilon * 255:g}/255, λ = {arm.start.share:g}), looks from
+  step {arm.after} on, when the heads have learned something, and moves within β {arm.beta.low:g} to {arm.beta.high:g},
+  ε {arm.epsilon.low * 255:g} to {arm.epsilon.high * 255:g}/255 and λ {arm.share.low:g} to {arm.share.high:g}: the
+  others' ε and λ are never exceeded.
+- The two defences with the highest R@1 under contrastive PGD on validation (at the end of their trainings, in their
+  cards) are trained with the seeds {seeds} too; these models are not shipped.
+- `{p.base}` and `{p.surrogate}` were measured on the test split when they were made, before this protocol.
 
 ## The trainings
 
@@ -237,7 +282,7 @@ It was fixed before any compared model was shown the test split. Results carry t
 
 Clean figures: all tasks on the first {p.clean:,} test scenes, captions on {p.written:,} of them. Thresholds: the first
 {p.thresholds:,} validation scenes, at false-positive rates of {rates}. Retrieval is among {p.gallery:,} captions.
-Attacks run as cascades, every model facing every loss; the figure is the worst case over them.
+Attacks run as cascades unless it says otherwise, every model facing every loss; the figure is the worst case.
 
 | threat | attacks | ε (L2: root mean square) | tasks | first test scenes |
 |---|---|---|---|---|
@@ -246,8 +291,9 @@ Attacks run as cascades, every model facing every loss; the figure is the worst 
 Besides, with retrieval:
 
 - joint: picture (L∞ {joint.epsilon:g}/255, {joint.passes} gradients) and {joint.words} word of the caption, which stays
-  true of the scene, by best response and by SGA, first {joint.limit} scenes; without that condition the first
-  {joint.free}, with the share of captions that became false;
+  true of the scene, by best response (against S_c and against either direction of retrieval) and by SGA; a pair is lost
+  where either direction fails among the first {joint.limit} scenes; without that condition the first {joint.free}, with
+  the share of captions that became false;
 - targeted: towards the likeliest false class of the clean picture (zero-shot), {aimed.steps} steps at
   {aimed.epsilon:g}/255, first {aimed.targeted} scenes;
 - adaptive: wrong *and* accepted by the model's own consistency verification, set to a false-positive rate of
@@ -258,8 +304,9 @@ Besides, with retrieval:
   {aimed.sigma:g}/255), with gradients through the copies, first {aimed.smoothed} scenes;
 - ARM's policies (reject, robust pathway, shifted weights where a defended image tower for the same text tower exists,
   and combinations) on the main part's pictures, with their latency;
-- detection of what the main part's attacks made, by CMCV and by detectors that need no training (cosine of the
-  embeddings, energy, Mahalanobis, nearest neighbours, feature squeezing), each at its own thresholds from validation.
+- detection of successful attacks ("what detectors are shown": every attack on every scene), by CMCV and by detectors
+  that need no training (cosine of the embeddings, energy, Mahalanobis, nearest neighbours, feature squeezing), each at
+  its own thresholds from validation; true against false captions on clean pictures and on those that lower S_c.
 
 Every model gets consistency heads: where its recipe does not train them, the recipe `cmcv` does afterwards, with the
 model's own towers frozen. Differences between models are paired bootstrap over scenes.

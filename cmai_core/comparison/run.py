@@ -20,8 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cmai_core.comparison.protocol import PROTOCOL, Protocol
-from cmai_core.errors import CmaiError, OptionError
+from cmai_core.comparison.protocol import FAMILIES, PROTOCOL, Protocol
+from cmai_core.errors import Cancelled, CmaiError, OptionError
 from cmai_core.paths import assets_dir
 from cmai_core.progress import CancelToken, ProgressCallback
 from cmai_core.versions import library_versions
@@ -34,7 +34,7 @@ TASKS = ("zero-shot", "retrieval", "vqa", "nlvr")
 def part_names(protocol: Protocol = PROTOCOL) -> tuple[str, ...]:
     """All parts, in the order in which they run."""
     grids = tuple(part.name for part in protocol.parts)
-    return (CLEAN, grids[0], DETECTION, POLICIES, *grids[1:], JOINT, AIMED)
+    return (CLEAN, *grids[:2], DETECTION, POLICIES, *grids[2:], JOINT, AIMED)
 
 
 def results_dir() -> Path:
@@ -47,7 +47,7 @@ class Comparison:
 
     Args:
         folder: made where there is none. protocol: what is asked. data: split → dataset, in the place of Tabletop's.
-        device: as in `load_model`.
+        tower: in the place of the protocol's robust tower. device: as in `load_model`.
     """
 
     def __init__(
@@ -56,8 +56,10 @@ class Comparison:
         protocol: Protocol = PROTOCOL,
         *,
         data: dict[str, Any] | None = None,
+        tower: Any = None,
         device: str | None = None,
     ):
+        self._tower = tower
         self.folder, self.protocol, self.device = Path(folder) / protocol.hash, protocol, device
         self._data = dict(data or {})
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -138,13 +140,17 @@ class Comparison:
         progress: ProgressCallback | None,
         cancel: CancelToken | None,
     ) -> Any:
-        protocol, tools = self.protocol, {"progress": progress, "cancel": cancel}
+        from cmai_core.models import load_model
+
+        protocol = self.protocol
+        tools: dict[str, Any] = {"progress": progress, "cancel": cancel}
         test = self.data(protocol.split)
         if part == CLEAN:
             from cmai_core.tasks import get_task
             from cmai_core.tasks.evaluate import evaluate_clean
 
             applicable = [task for task in TASKS if not get_task(task).applies_to(test, model)]
+            tools["gallery"] = protocol.gallery
             asked = evaluate_clean(model, test, applicable, protocol.clean, **tools)["tasks"]
             return asked | evaluate_clean(model, test, ["captioning"], protocol.written, **tools)["tasks"]
         if part == JOINT:
@@ -157,9 +163,9 @@ class Comparison:
             calibration, held_out = self._calibration(model)
             options = {"gallery": protocol.gallery, "seed": protocol.seed}
             return aimed_verdicts(model, test, held_out, calibration, protocol.aimed, **options, **tools)
-        from cmai_core.comparison.grids import SCORED, measured
+        from cmai_core.comparison.grids import measured
 
-        wanted = protocol.part(SCORED if part in (DETECTION, POLICIES) else part)
+        wanted = protocol.part({DETECTION: FAMILIES, POLICIES: "main"}.get(part, part))
         given = {name: model}
         verdicts, frame = measured(protocol, wanted, name, self.store, models=given, dataset=test, **tools)
         if part == DETECTION:
@@ -170,18 +176,23 @@ class Comparison:
             from cmai_core.comparison.policies import policy_figures
 
             calibration, _ = self._calibration(model)
-            return policy_figures(model, name, frame, self.store, protocol, test, calibration, self.device)
+            tower = self._tower or load_model(protocol.instruments.robust_tower, self.device)
+            return policy_figures(model, name, frame, self.store, protocol, test, calibration, tower)
         return [verdict.to_dict() for verdict in verdicts]
 
     def _calibration(self, model: Any) -> tuple[Any, Any]:
-        """The calibration of the model's card, or a new one; and the pairs that thresholds are set on."""
+        """The card's calibration where it is as the protocol asks, else a new one; and the pairs it was set on."""
         from cmai_core.data.subset import Subset
         from cmai_core.defenses.calibration import calibration_of
         from cmai_core.evaluation.cmcv import calibrate_cmcv
 
         whole = self.data("validation")
         held_out = Subset(whole, range(min(self.protocol.thresholds, len(whole))))
-        return calibration_of(model) or calibrate_cmcv(model, held_out, self.protocol.rates), held_out
+        known = calibration_of(model)
+        asked = (f"{whole.name}/{whole.split}", len(held_out), tuple(self.protocol.rates))
+        if known is None or (known.dataset, known.count, tuple(t.fpr for t in known.thresholds)) != asked:
+            known = calibrate_cmcv(model, held_out, self.protocol.rates)
+        return known, held_out
 
 
 def publish(comparison: Comparison, names: Sequence[str], target: Path | None = None) -> Path:
@@ -230,6 +241,9 @@ def main(argv: list[str] | None = None) -> int:
                 comparison.measure(name, spec, args.parts, progress=show, cancel=cancel)
         if args.publish:
             print(f"published to {publish(comparison, list(names))}")
+    except Cancelled:
+        print("Interrupted; the same command goes on from here.", file=sys.stderr)
+        return 130
     except CmaiError as error:
         print(f"{error.message}\n{error.hint}", file=sys.stderr)
         return 2

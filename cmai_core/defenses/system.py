@@ -192,8 +192,7 @@ class System:
             pixels = batch.pixels.detach().to(device)
             prepared = task.prepare(self.model, list(batch.pairs), dataset) if prepared is None else prepared
             sampled = self.for_samples(batch, self.seed)
-            scores, flagged = sampled.scores(pixels)
-            features = sampled.image_features(pixels)
+            features, scores, flagged = sampled.judged(pixels)
             predictions = tuple(task.predict(sampled, features, prepared))
         rejected = flagged if self.policy == "reject" else torch.zeros_like(flagged)
         if self.review is not None:
@@ -303,6 +302,23 @@ class SampledSystem:
             return self._score_of(pixels, features) < system.detector.tau
 
         return system._features(pixels, self._generators("smoothing"), flagged, self._generators("pathway"))
+
+    def judged(self, pixels: torch.Tensor) -> tuple[Any, torch.Tensor | None, torch.Tensor]:
+        """(`image_features`, *`scores`) from one pass of the model, and one of the pathway for those flagged."""
+        system, found = self._system, []
+
+        def flagged(features: Any) -> torch.Tensor:
+            found.append(self._score_of(pixels, features))
+            return found[0] < system.detector.tau
+
+        if self._score is None:
+            return self.image_features(pixels), None, torch.zeros(len(pixels), dtype=torch.bool, device=pixels.device)
+        if system.pathway is not None:
+            features = system._features(pixels, self._generators("smoothing"), flagged, self._generators("pathway"))
+            return features, found[0], found[0] < system.detector.tau
+        features = system._features(pixels, self._generators("smoothing"))
+        below = flagged(features)
+        return features, found[0], below
 
     def _generators(self, purpose: str) -> list[torch.Generator]:
         """One a sample, where the system has such a part; none elsewhere."""

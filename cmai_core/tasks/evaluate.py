@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import comb
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ def evaluate_clean(
     limit: int | None = None,
     *,
     batch: int = 64,
+    gallery: int | None = None,
     seed: int = 0,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
@@ -50,6 +51,7 @@ def evaluate_clean(
         tasks: names; None asks all that apply.
         limit: use only the first so many pairs.
         batch: images at a time. seed: of the bootstrap.
+        gallery: pairs that retrieval chooses among: the pairs in stretches of so many; None: all of them at once.
         progress: told after each batch; cancel: looked at before each.
 
     Returns:
@@ -57,7 +59,7 @@ def evaluate_clean(
         chance}; `skipped`: name → why. Intervals are 95 % percentile bootstrap. Measures:
 
         - zero-shot: `accuracy` (the most probable class is in the scene; elsewhere: is the label).
-        - retrieval: `image_to_text_r1/r5/r10`, `text_to_image_…`, gallery = the pairs, each with its first caption; an
+        - retrieval: `image_to_text_r1/r5/r10`, `text_to_image_…`, among the gallery, each with its first caption; an
           item is right when the caption is true of the image. `…_own_r1`: only the pair itself counts.
         - vqa: `accuracy` (VQAv2's) over up to four questions a pair, and by family. Chance: the family's commonest
           answer.
@@ -93,7 +95,7 @@ def evaluate_clean(
     figures: dict[str, dict[str, Any]] = {}
     for name, measure in _MEASURES.items():
         if name in chosen:
-            figures[name] = measure(rows, seed)
+            figures[name] = measure(rows, seed) if name != "retrieval" else _retrieval(rows, seed, gallery)
     return {
         "model": model.spec,
         "hash": model.hash,
@@ -199,29 +201,36 @@ def _zero_shot(rows: _Rows, seed: int) -> dict[str, Any]:
     return {"accuracy": _entry(bootstrap_interval(right, seed=seed), float(chance.mean()))}
 
 
-def _retrieval(rows: _Rows, seed: int) -> dict[str, Any]:
+def _retrieval(rows: _Rows, seed: int, gallery: int | None = None) -> dict[str, Any]:
     images, texts = np.concatenate(rows.image_embeddings), np.concatenate(rows.text_embeddings)
-    captions = [pair.captions[0] for pair in rows.pairs]
-    own = np.eye(len(rows.pairs), dtype=bool)
+    size = len(rows.pairs) if gallery is None else min(gallery, len(rows.pairs))
+    found: dict[str, list[tuple[np.ndarray, float, int]]] = {}
+    for start in range(0, len(rows.pairs), size):
+        some = slice(start, start + size)
+        for name, hits, chance in _recalls(rows.pairs[some], images[some] @ texts[some].T):
+            found.setdefault(name, []).append((hits, chance, len(hits)))
+    out = {}
+    for name, parts in found.items():
+        hits, chances, counts = zip(*parts, strict=True)
+        chance = float(np.average(chances, weights=counts))
+        out[name] = _entry(bootstrap_interval(np.concatenate(hits), seed=seed), chance)
+    return out
+
+
+def _recalls(pairs: list[Pair], similarity: np.ndarray) -> Iterator[tuple[str, np.ndarray, float]]:
+    """(measure, hits, chance) of retrieval among some pairs; similarity: their pictures × their captions."""
+    captions = [pair.captions[0] for pair in pairs]
+    own = np.eye(len(pairs), dtype=bool)
     truth = own.copy()
-    for k, pair in enumerate(rows.pairs):
+    for k, pair in enumerate(pairs):
         holds = true_of(pair, captions)
         mine = set(pair.captions)
         truth[k] |= np.array([text in mine for text in captions]) if holds is None else holds
-    similarity = images @ texts.T
-    out = {}
-    for name, scores, right, paired in (
-        ("image_to_text", similarity, truth, own),
-        ("text_to_image", similarity.T, truth.T, own),
-    ):
+    for name, scores, right in (("image_to_text", similarity, truth), ("text_to_image", similarity.T, truth.T)):
         for k in RECALLS:
-            if k > len(captions):
-                continue
-            hits = recall_at(scores, right, k)
-            out[f"{name}_r{k}"] = _entry(bootstrap_interval(hits, seed=seed), _chance_recall(right, k))
-        hits = recall_at(scores, paired, 1)
-        out[f"{name}_own_r1"] = _entry(bootstrap_interval(hits, seed=seed), 1 / len(captions))
-    return out
+            if k <= len(captions):
+                yield f"{name}_r{k}", recall_at(scores, right, k), _chance_recall(right, k)
+        yield f"{name}_own_r1", recall_at(scores, own, 1), 1 / len(captions)
 
 
 def _chance_recall(truth: np.ndarray, k: int) -> float:

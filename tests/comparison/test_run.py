@@ -11,7 +11,7 @@ import torch
 from cmai_core.comparison import report as page
 from cmai_core.comparison import results as published
 from cmai_core.comparison.aims import aims
-from cmai_core.comparison.protocol import PROTOCOL, Aimed, Joint
+from cmai_core.comparison.protocol import DRIFTING, PROTOCOL, Aimed, Joint
 from cmai_core.comparison.results import read_results
 from cmai_core.comparison.run import Comparison, part_names, publish
 from cmai_core.comparison.verdicts import rights
@@ -26,6 +26,7 @@ BASE, OURS = "tabletop", "tabletop-cmai"
 SOME = ("main", "policies", "joint")
 SHORT = {
     "main": ("fgsm", "pgd:steps=1,stop_on_success=true"),
+    "families": ("fgsm", DRIFTING),
     "tasks": ("fgsm",),
     "l2": ("pgd:steps=1,norm=l2",),
     "large": ("fgsm",),
@@ -59,7 +60,7 @@ def made(tmp_path_factory):
             model.heads = ConsistencyHeads(model.head_sizes(), torch.Generator().manual_seed(1))
         specs[name] = f"local-dir:{save_local_dir(model, folder / name, {'name': name})}"
     data = {"validation": load_dataset("tabletop", split="validation", limit=48)}
-    comparison = Comparison(folder / "runs", SMALL, data=data)
+    comparison = Comparison(folder / "runs", SMALL, data=data, tower=load_model(BASE))
     comparison.measure(OURS, specs[OURS])
     comparison.measure(BASE, specs[BASE], SOME)
     return comparison, specs

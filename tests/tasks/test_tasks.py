@@ -356,3 +356,11 @@ def test_clean_evaluation_leaves_out_what_does_not_apply(model):
         evaluate_clean(model, photos, ["vqa"])
     with pytest.raises(OptionError, match="limit"):
         evaluate_clean(model, photos, limit=0)
+
+
+def test_retrieval_among_stretches_of_the_pairs(model, scenes):
+    whole = evaluate_clean(model, scenes, ["retrieval"])["tasks"]["retrieval"]
+    halves = evaluate_clean(model, scenes, ["retrieval"], gallery=COUNT // 2)["tasks"]["retrieval"]
+    assert halves["image_to_text_own_r1"]["chance"] == pytest.approx(2 * whole["image_to_text_own_r1"]["chance"])
+    assert halves["text_to_image_r1"]["n"] == COUNT and "image_to_text_r5" not in halves
+    assert halves["image_to_text_r1"]["value"] >= whole["image_to_text_r1"]["value"]
