@@ -48,7 +48,7 @@ models: $(VENV)/.app  ## train the bundled models from nothing, into runs/ (RECI
 		$(BIN)/python -m cmai_core.training --recipe cmcv --out runs/$$recipe-heads --base local-dir:runs/$$recipe/model; \
 	done
 	@echo "The models lie in runs/<recipe>/model. To bundle one:"
-	@echo "  python -m cmai_core.training.bundle runs/tecoa/model tabletop-tecoa --heads runs/tecoa-heads/model --unmeasured"
+	@echo "  python -m cmai_core.training.bundle runs/tecoa/model tabletop-tecoa --heads runs/tecoa-heads/model"
 
 results: $(VENV)/.app  ## print the comparison of the defences from its published results
 	$(BIN)/python -m cmai_core.comparison.report

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cmai_core.comparison.protocol import Protocol
+import numpy as np
+
+from cmai_core.comparison.protocol import FAMILIES, Protocol
 from cmai_core.comparison.results import Result
-from cmai_core.comparison.tables import BEST, percent, points
-from cmai_core.comparison.verdicts import difference, share
+from cmai_core.comparison.tables import BEST, either, percent, points
+from cmai_core.comparison.verdicts import difference, rights, share, success_rate
+
+GIVEN, RETRIEVED = "given", "retrieved"
 
 _CLEAN = (
     ("retrieval", "image_to_text_r1", "image→text R@1"),
@@ -16,10 +20,12 @@ _CLEAN = (
     ("nlvr", "accuracy", "NLVR"),
     ("captioning", "fact_f1", "caption fact-F1"),
 )
+Aim = tuple[str, str, bool]
+"""What was aimed at, what was measured, whether it was met."""
 MOST_LOST, KEPT, KEPT_JOINT, LATENCY = 0.03, 0.75, 0.65, 1.3
 
 
-def aims(results: Mapping[str, Result], protocol: Protocol) -> list[tuple[str, str, bool]]:
+def aims(results: Mapping[str, Result], protocol: Protocol) -> list[Aim]:
     """(aim, what was measured, whether it was met) for `BEST`; aims whose figures are not there are left out."""
     best, base = results.get(BEST), results.get(protocol.base)
     if best is None:
@@ -34,8 +40,13 @@ def aims(results: Mapping[str, Result], protocol: Protocol) -> list[tuple[str, s
             said = f"{100 * own:.1f} against {100 * start:.1f}: {100 * (own - start):+.1f}".replace("-", "−")
             out.append((f"clean {title} at most 3 points under the base", said, own >= start - MOST_LOST))
     out += _kept(results, best, protocol)
+    out += _tasks(results, best, protocol)
     out += _joint(results, best)
+    out += _success(results, best, protocol)
+    out += _aligned(results, best, protocol)
+    out += _detecting(results, best, protocol)
     out += _rejecting(results, best)
+    out += _transfer(results, best, protocol)
     found = best.parts.get("policies") or {}
     for policy, what in (("reject", "CMCV"), ("reject by S_c alone", "S_c alone")):
         if policy in found:
@@ -45,7 +56,7 @@ def aims(results: Mapping[str, Result], protocol: Protocol) -> list[tuple[str, s
     return out
 
 
-def _kept(results: Mapping[str, Result], best: Result, protocol: Protocol) -> list[tuple[str, str, bool]]:
+def _kept(results: Mapping[str, Result], best: Result, protocol: Protocol) -> list[Aim]:
     out = []
     for epsilon in protocol.part("main").epsilons:
         own = best.verdict("main", epsilon)
@@ -64,31 +75,134 @@ def _kept(results: Mapping[str, Result], best: Result, protocol: Protocol) -> li
     return out
 
 
-def _joint(results: Mapping[str, Result], best: Result) -> list[tuple[str, str, bool]]:
+def _tasks(results: Mapping[str, Result], best: Result, protocol: Protocol) -> list[Aim]:
+    """Every other task and norm: is the value the highest?"""
+    out = []
+    asked = [("tasks", task, e) for task in protocol.part("tasks").tasks for e in protocol.part("tasks").epsilons]
+    asked += [("l2", "retrieval", e) for e in protocol.part("l2").epsilons]
+    for part, task, epsilon in asked:
+        found = {n: v.held for n, r in results.items() if (v := r.verdict(part, epsilon, task)) is not None}
+        norm = "L2 " if part == "l2" else ""
+        out += _highest(found, best.name, f"robust {task} at {norm}{epsilon:g}/255: highest")
+    return out
+
+
+def _highest(found: Mapping[str, str], best: str, aim: str) -> list[Aim]:
+    """Whether the best's share right is above all others', over the same scenes; nothing where it stands alone."""
+    if best not in found or len(found) < 2:
+        return []
+    rival = max((n for n in found if n != best), key=lambda n: share(found[n])["value"])
+    gap = difference(found[best], found[rival])
+    said = f"{percent(share(found[best]))}; {points(gap)} points to the best other, `{rival}`"
+    return [(aim, said, gap["value"] > 0)]
+
+
+def _success(results: Mapping[str, Result], best: Result, protocol: Protocol) -> list[Aim]:
+    """Untargeted and targeted ASR: the reduction against the base is that of the lowest."""
+    out = []
+    for epsilon in protocol.part("main").epsilons:
+        rates = {
+            n: success_rate(v)["value"] for n, r in results.items() if (v := r.verdict("main", epsilon)) is not None
+        }
+        out += _lowest(rates, best.name, f"attack success rate at {epsilon:g}/255: lowest")
+    rates = {}
+    for name, result in results.items():
+        if found := (result.parts.get("aimed") or {}).get("targeted"):
+            clean = rights(found["clean"])
+            rates[name] = float((~rights(found["held"])[clean]).mean()) if clean.any() else 1.0
+    return out + _lowest(rates, best.name, "targeted attack success rate: lowest")
+
+
+def _lowest(rates: Mapping[str, float], best: str, aim: str) -> list[Aim]:
+    known = {name: rate for name, rate in rates.items() if rate == rate}
+    if best not in known or len(known) < 2:
+        return []
+    rival = min((n for n in known if n != best), key=known.__getitem__)
+    said = f"{100 * known[best]:.1f} against {100 * known[rival]:.1f} of `{rival}`"
+    return [(aim, said, known[best] < known[rival])]
+
+
+def _aligned(results: Mapping[str, Result], best: Result, protocol: Protocol) -> list[Aim]:
+    """AUROC of S_c (cosine, without heads) between true and false captions under attack."""
+    out = []
+    for epsilon in protocol.part("main").epsilons:
+        areas = {}
+        for name, result in results.items():
+            found = ((result.parts.get("detection") or {}).get("aligned") or {}).get(f"{epsilon:g}", {})
+            area = found.get(f"S_c, {GIVEN}") or found.get(f"cosine, {GIVEN}")
+            if area:
+                areas[name] = area["value"]
+        out += _largest(areas, best.name, f"AUROC of S_c, true against false captions, attacked at {epsilon:g}/255")
+    return out
+
+
+def _largest(areas: Mapping[str, float], best: str, aim: str) -> list[Aim]:
+    if best not in areas or len(areas) < 2:
+        return []
+    rival = max((n for n in areas if n != best), key=areas.__getitem__)
+    said = f"{areas[best]:.3f} against {areas[rival]:.3f} of `{rival}`"
+    return [(f"{aim}: highest", said, areas[best] > areas[rival])]
+
+
+def _detecting(results: Mapping[str, Result], best: Result, protocol: Protocol) -> list[Aim]:
+    """CMCV against the other detectors on the same model, and against CMCV on the other models."""
+    out = []
+    for epsilon in protocol.part(FAMILIES).epsilons:
+        areas: dict[str, dict[str, float]] = {}
+        for name, result in results.items():
+            for found in (result.parts.get("detection") or {}).get("detectors", ()):
+                if found["epsilon"] == epsilon and found["family"] == "all":
+                    areas.setdefault(name, {})[found["detector"]] = found["auroc"]["value"]
+        for which in (GIVEN, RETRIEVED):
+            rule = f"CMCV, {which}"
+            own = areas.get(best.name, {})
+            plain = {k: v for k, v in own.items() if not k.startswith(("CMCV", "S_c", "V,"))}
+            if rule in own and plain:
+                rival = max(plain, key=plain.__getitem__)
+                said = f"{own[rule]:.3f} against {plain[rival]:.3f} of {rival}"
+                aim = f"detection at {epsilon:g}/255, {which} caption: CMCV above the other detectors on the same model"
+                out.append((aim, said, own[rule] > plain[rival]))
+            others = {name: its[rule] for name, its in areas.items() if rule in its}
+            out += _largest(
+                others, best.name, f"detection at {epsilon:g}/255, {which} caption, of all models with CMCV"
+            )
+    return out
+
+
+def _transfer(results: Mapping[str, Result], best: Result, protocol: Protocol) -> list[Aim]:
+    out = []
+    part = protocol.part("transfer")
+    for source in part.sources:
+        for epsilon in part.epsilons:
+            found = {
+                n: v for n, r in results.items() if (v := r.verdict("transfer", epsilon, source=source)) is not None
+            }
+            if best.name not in found:
+                continue
+            every = np.logical_and.reduce([rights(v.clean) for v in found.values()])
+            rates = {n: float((~rights(v.held)[every]).mean()) for n, v in found.items() if every.any()}
+            aim = f"transfer from `{source}` at {epsilon:g}/255, success rate of {int(every.sum())}: lowest"
+            out += _lowest(rates, best.name, aim)
+    return out
+
+
+def _joint(results: Mapping[str, Result], best: Result) -> list[Aim]:
     own = (best.parts.get("joint") or {}).get("scene")
     if not own:
         return []
     clean, held = share(own["clean"])["value"], share(own["held"])
     said = f"{percent(held)}, {held['value'] / clean:.2f} of {100 * clean:.1f}"
     out = [("joint (picture and one word) at least 0.65 of clean", said, held["value"] >= KEPT_JOINT * clean)]
-    others = {n: r.parts["joint"]["scene"]["held"] for n, r in results.items() if n != BEST and r.parts.get("joint")}
-    if others:
-        rival = max(others, key=lambda n: share(others[n])["value"])
-        gap = difference(own["held"], others[rival])
-        out.append(("joint: highest", f"{points(gap)} points to the best other, `{rival}`", gap["value"] > 0))
-    return out
+    found = {n: r.parts["joint"]["scene"]["held"] for n, r in results.items() if r.parts.get("joint")}
+    return out + _highest(found, best.name, "joint: highest")
 
 
-def _rejecting(results: Mapping[str, Result], best: Result) -> list[tuple[str, str, bool]]:
+def _rejecting(results: Mapping[str, Result], best: Result) -> list[Aim]:
+    """Correct or rejected, by an attacker who knows of CMCV and by one who does not."""
     out = []
-    for which in ("given", "retrieved"):
+    for which in (GIVEN, RETRIEVED):
         found = {n: r.parts["aimed"][which]["held"] for n, r in results.items() if r.parts.get("aimed")}
-        if best.name not in found or len(found) < 2:
-            continue
-        own = share(found[best.name])
-        rival = max((n for n in found if n != BEST), key=lambda n: share(found[n])["value"])
-        gap = difference(found[best.name], found[rival])
-        said = f"{percent(own)}; {points(gap)} points to the best other, `{rival}`"
-        aim = f"correct or rejected, attacker aware, {which} caption: highest"
-        out.append((aim, said, gap["value"] > 0))
-    return out
+        out += _highest(found, best.name, f"correct or rejected, attacker aware, {which} caption: highest")
+    unaware = {n: r.parts["policies"]["reject"] for n, r in results.items() if r.parts.get("policies")}
+    held = {name: either(found["attacked"], found["attacked_rejected"]) for name, found in unaware.items()}
+    return out + _highest(held, best.name, "correct or rejected, attacker unaware: highest")

@@ -115,9 +115,9 @@ class Joint:
 
     epsilon: float = 2.0
     words: int = 1
-    limit: int = 200
+    limit: int = 100
     passes: int = 20
-    free: int = 100
+    free: int = 50
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,9 @@ def report(results: Mapping[str, Result], protocol: Protocol = PROTOCOL, figures
     out += ["## ARM's policies", tables.policy_table(results)]
     out += [_picture(figures, "arm.svg", "β, ε and λ over the training, and S_c under the reference attack")]
     out += ["## Ablation", tables.robust_table(tables.ablation(results, protocol.base), "main", "retrieval", main)]
+    out += ["## On validation, at the end of each training", tables.validation_table(protocol.models)]
     out += ["## What the trainings took", tables.training_table(results)]
+    out += ["Cost per pair, side by side: `python benchmarks/bench_training.py`."]
     return "\n\n".join(part for part in out if part) + "\n"
 
 

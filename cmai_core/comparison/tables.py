@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -224,18 +224,24 @@ def policy_table(results: Results) -> str:
     rows = []
     for name, result in results.items():
         for policy, found in (result.parts.get("policies") or {}).items():
-            accepted = _and(found["clean"], found["clean_rejected"], False)
-            row = [label(name), policy, percent(share(accepted)), percent(share(found["attacked"]))]
-            row.append(percent(share(_and(found["attacked"], found["attacked_rejected"], True))))
+            row = [label(name), policy, percent(share(accepted(found["clean"], found["clean_rejected"])))]
+            row.append(percent(share(found["attacked"])))
+            row.append(percent(share(either(found["attacked"], found["attacked_rejected"]))))
             rows.append([*row, f"{found['milliseconds']:.1f}", f"{found['ratio']:.2f}"])
     head = ["model", "policy", "clean: right, accepted", "attacked: right", "attacked: right or rejected"]
     return markdown([*head, "ms a picture", "ratio"], rows)
 
 
-def _and(right: str, rejected: str, either: bool) -> str:
-    join: Callable[[bool, bool], bool] = (lambda a, b: a or b) if either else (lambda a, b: a and not b)
+def accepted(right: str, rejected: str) -> str:
+    """Right and not rejected."""
     pairs = zip(right, rejected, strict=True)
-    return "".join(UNASKED if a == UNASKED else str(int(join(a == "1", b == "1"))) for a, b in pairs)
+    return "".join(UNASKED if a == UNASKED else str(int(a == "1" and b == "0")) for a, b in pairs)
+
+
+def either(right: str, rejected: str) -> str:
+    """Right or rejected."""
+    pairs = zip(right, rejected, strict=True)
+    return "".join(UNASKED if a == UNASKED else str(int(a == "1" or b == "1")) for a, b in pairs)
 
 
 def alignment_table(results: Results, protocol: Protocol) -> str:
@@ -313,6 +319,28 @@ def training_table(results: Results) -> str:
             [label(name), f"{training.get('pairs', 0):,}", f"{minutes:.0f}", after, str(training.get("device"))]
         )
     return markdown(["model", "pairs", "minutes", "heads afterwards", "on"], rows)
+
+
+def validation_table(names: Sequence[str]) -> str:
+    """What each training ended with on validation, from the cards; seeds are added to the two most robust defences."""
+    from cmai_core.models import bundled_models
+
+    shown = (
+        ("r1_image_to_text", "image→text R@1"),
+        ("r1_text_to_image", "text→image R@1"),
+        ("vqa", "VQA"),
+        ("nlvr", "NLVR"),
+        ("r1_clean_small", "R@1 of 256"),
+        ("r1_attacked", "the same, PGD-10 2/255"),
+    )
+    cards = {card.name: card.results.get("validation", {}) for card in bundled_models()}
+    rows = []
+    for name in names:
+        found = cards.get(name)
+        if found:
+            values = [f"{100 * found[key]:.1f}" if key in found else _GAP for key, _ in shown]
+            rows.append([label(name), *values])
+    return markdown(["model", *(title for _, title in shown)], rows)
 
 
 def ablation(results: Results, base: str) -> dict[str, Result]:

@@ -1,7 +1,7 @@
 """From a finished training to a bundled model with a card.
 
-python -m cmai_core.training.bundle runs/base/model tabletop    # copy, measure on the test split, write its card
-python -m cmai_core.training.bundle runs/tecoa/model tabletop-tecoa --heads runs/tecoa-heads/model --unmeasured
+python -m cmai_core.training.bundle runs/base/model tabletop --measure    # with figures on the test split
+python -m cmai_core.training.bundle runs/tecoa/model tabletop-tecoa --heads runs/tecoa-heads/model
 python -m cmai_core.training.bundle --cards                     # print the cards of all bundled models as Markdown
 """
 
@@ -41,7 +41,7 @@ def bundle(
     heads: Path | None = None,
     limit: int = 1000,
     attacked: int = 200,
-    measured: bool = True,
+    measured: bool = False,
     calibration: int = 1000,
 ) -> dict[str, Any]:
     """Copies a trained `local-dir` model into the assets, calibrates it, and writes figures into its card.
@@ -50,7 +50,8 @@ def bundle(
         source: the training's model folder. name: what the bundled model is called.
         heads: folder of a model with the same towers whose consistency heads the bundled one gets.
         limit: test scenes for the clean figures (also the gallery). attacked: how many of them are attacked.
-        measured: False: the card gets no figures (those of the comparison come from `cmai_core.comparison.cards`).
+        measured: on the test split, now. False: the card gets no figures (those of the compared models come from
+            `cmai_core.comparison.cards`, once the protocol has been run).
         calibration: clean validation pairs that the thresholds of consistency verification are set on; 0: none.
 
     Returns:
@@ -255,14 +256,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, default=1000, help="test scenes for the clean figures and the gallery")
     parser.add_argument("--attacked", type=int, default=200, help="how many of them are attacked")
     parser.add_argument("--heads", type=Path, help="model folder of a training of heads alone on the same towers")
-    parser.add_argument("--unmeasured", action="store_true", help="leave the figures to the comparison")
+    parser.add_argument(
+        "--measure", action="store_true", help="on the test split (bases, not what is compared)"
+    )
     parser.add_argument("--cards", action="store_true", help="print all cards as Markdown")
     args = parser.parse_args(argv)
     if not args.cards and (args.source is None or args.name is None):
         parser.error("give a model folder and a name, or --cards")
     try:
         if args.source is not None:
-            options = {"heads": args.heads, "measured": not args.unmeasured}
+            options = {"heads": args.heads, "measured": args.measure}
             bundle(args.source, args.name, limit=args.limit, attacked=args.attacked, **options)
         if args.cards:
             print(cards_markdown(), end="")
