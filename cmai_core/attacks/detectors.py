@@ -181,7 +181,10 @@ class Verification(Objective):
         with torch.no_grad():
             texts = list(batch.texts)
             if self.verify is None:
-                read = _verifier(model).verification_states(texts)
+                features = _verifier(model).text_features(texts)
+                read = model.verification_states(texts, features=features)
+                if shared is not None and "texts" not in shared:  # S_c of the same texts needs no pass of its own
+                    shared["texts"] = model.consistency_text(features).detach()
             elif self.part == "embedding":
                 read = model.encode_text(texts)
             else:
@@ -324,7 +327,10 @@ class Slack(Objective):
         found = detectors_of(model, self.detectors)
         if not found:
             raise OptionError("The system has no detector.", "Give one (Guard(tau)).")
-        return _BoundSlack(tuple(d.tau for d in found), tuple(d.consistency.bind(model, batch, shared) for d in found))
+        shared = {} if shared is None else shared
+        # The last first: V_verify, which stands after S_c in `defenses.detector`, reads what S_c then need not read.
+        scores = [d.consistency.bind(model, batch, shared) for d in reversed(found)][::-1]
+        return _BoundSlack(tuple(d.tau for d in found), tuple(scores))
 
     def select(self, rows: torch.Tensor) -> Objective:
         raise OptionError("The objective is not bound to a batch.", "Call bind(model, batch) first.")

@@ -425,17 +425,25 @@ class VisionLanguageModel:
         found[punctuation_ids(self)] = True
         return found
 
-    def verification_states(self, x: Sequence[str] | torch.Tensor, pad_mask: torch.Tensor | None = None) -> TextStates:
+    def verification_states(
+        self,
+        x: Sequence[str] | torch.Tensor,
+        pad_mask: torch.Tensor | None = None,
+        features: TextFeatures | None = None,
+    ) -> TextStates:
         """What V_verify reads of texts: compute it once where the texts stay. Punctuation does not count.
 
-        Arguments as for `text_features`.
+        Args:
+            x, pad_mask: as for `text_features`. features: what that has returned for them, if at hand.
 
         Raises:
             ModelError: the model has no heads.
         """
         self._need_heads()
         ids = self._as_ids(x, pad_mask)
-        states = self.text_features(ids if not self._is_soft(x) else x, pad_mask).states
+        if features is None:
+            features = self.text_features(ids if not self._is_soft(x) else x, pad_mask)
+        states = features.states
         pad, bos, eos = self.token_ids()
         counted = (ids != bos) & ((ids == eos).cumsum(dim=1) == 0)
         if getattr(self.tokenizer, "tokenizer", None) is not None:  # open_clip's own pads with an ordinary token
