@@ -82,12 +82,12 @@ _OUTSIDE = (
 )
 _PARTS = (
     Part("main", "L∞, worst case over every loss", _LOSSES, (2.0, 4.0), ("retrieval",), 1000),
-    Part(FAMILIES, "what detectors are shown", _EVERY_SCENE, (2.0, 4.0), ("retrieval",), 300, cascade=False),
-    Part("tasks", "L∞, the other tasks", _LOSSES[:3], (2.0, 4.0), ("zero-shot", "vqa", "nlvr"), 200),
-    Part("l2", "L2", _L2, (0.5, 1.0), ("retrieval",), 300),
+    Part(FAMILIES, "what detectors are shown", _EVERY_SCENE, (2.0, 4.0), ("retrieval",), 200, cascade=False),
+    Part("tasks", "L∞, the other tasks", _LOSSES[:3], (2.0, 4.0), ("zero-shot", "vqa", "nlvr"), 150),
+    Part("l2", "L2", _L2, (0.5, 1.0), ("retrieval",), 200),
     Part("large", "ε → large: nothing should be left", _LOSSES[:2], (64.0,), ("retrieval",), 100),
     Part("stronger", "more steps, restarts, black box on the survivors", _STRONGER, (2.0,), ("retrieval",), 100),
-    Part("outside", "PGD of other libraries on the shipped file", _OUTSIDE, (2.0,), ("zero-shot",), 200),
+    Part("outside", "PGD of other libraries on the shipped file", _OUTSIDE, (2.0,), ("zero-shot",), 150),
     Part(
         "transfer",
         "examples made on other models",
@@ -117,7 +117,7 @@ class Joint:
     words: int = 1
     limit: int = 100
     passes: int = 20
-    free: int = 50
+    free: int = 40
 
 
 @dataclass(frozen=True)
@@ -134,9 +134,9 @@ class Aimed:
     epsilon: float = 2.0
     steps: int = 20
     targeted: int = 200
-    limit: int = 100
+    limit: int = 80
     rate: float = 0.05
-    smoothed: int = 50
+    smoothed: int = 30
     copies: int = 8
     sigma: float = 4.0
 
