@@ -32,7 +32,10 @@ def find_browser() -> tuple[str, str] | None:
 
 
 # Files of few long tests, longest first: begun last, they would keep one process busy when the others have none left.
-LONG = ("browser/test_story", "browser/", "evaluation/sweep/", "app/test_benchmark", "app/", "data/")
+LONG = (
+    *("browser/test_story", "browser/", "comparison/", "evaluation/sweep/", "app/test_benchmark", "app/", "data/"),
+    "training/",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -61,7 +61,18 @@ def test_help_is_quick_and_names_every_command():
         result = run("--help")
         seconds.append(time.perf_counter() - start)
         assert result.returncode == 0
-    for command in ("app", "info", "models", "recipes", "attack", "evaluate", "evaluate-clean", "cmcv", "data", "train"):
+    for command in (
+        "app",
+        "info",
+        "models",
+        "recipes",
+        "attack",
+        "evaluate",
+        "evaluate-clean",
+        "cmcv",
+        "data",
+        "train",
+    ):
         assert command in result.stdout
     # What makes it slow is not the machine but an import: none of these may be loaded to parse a command line.
     code = "import sys, cmai_core.cli as c; c.parser(); print(*[m for m in sys.modules if '.' not in m])"

@@ -1,7 +1,7 @@
 """PGD of Foolbox and torchattacks for a grid: "foolbox@cmai_core.comparison.outsiders:foolbox_pgd".
 
 Foolbox (Rauber et al. 2020, JOSS 5(53) 2607) and torchattacks (Kim 2020, arXiv 2010.01950) are no dependencies of this
-project (`pip install foolbox torchattacks`), so their objects are made when they are asked for. The grid gives them ε
+project (`pip install 'cmai[peers]'`), so their objects are made when they are asked for. The grid gives them ε
 and a classifier to attack (`evaluation.outside`).
 """
 
@@ -28,5 +28,5 @@ def __getattr__(name: str) -> Any:
 
             return torchattacks.PGD(nn.Linear(1, 1), eps=2 / 255, alpha=RELATIVE_STEP * 2 / 255, steps=STEPS)
     except ImportError as error:
-        raise AttributeError(f"{error} (pip install foolbox torchattacks)") from error
+        raise AttributeError(f"{error} (pip install 'cmai[peers]')") from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -256,9 +256,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, default=1000, help="test scenes for the clean figures and the gallery")
     parser.add_argument("--attacked", type=int, default=200, help="how many of them are attacked")
     parser.add_argument("--heads", type=Path, help="model folder of a training of heads alone on the same towers")
-    parser.add_argument(
-        "--measure", action="store_true", help="on the test split (bases, not what is compared)"
-    )
+    parser.add_argument("--measure", action="store_true", help="on the test split (bases, not what is compared)")
     parser.add_argument("--cards", action="store_true", help="print all cards as Markdown")
     args = parser.parse_args(argv)
     if not args.cards and (args.source is None or args.name is None):

@@ -21,15 +21,13 @@ from cmai_core.models import load_model
 from cmai_core.models.heads import ConsistencyHeads
 from cmai_core.models.save import save_local_dir
 
-N = 6
+N = 5
 BASE, OURS = "tabletop", "tabletop-cmai"
 SOME = ("main", "policies", "joint")
 SHORT = {
     "main": ("fgsm", "pgd:steps=1,stop_on_success=true"),
     "families": ("fgsm", DRIFTING),
-    "tasks": ("fgsm",),
     "l2": ("pgd:steps=1,norm=l2",),
-    "large": ("fgsm",),
     "stronger": ("fgsm", "square:queries=3"),
 }
 SMALL = replace(

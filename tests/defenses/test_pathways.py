@@ -109,7 +109,7 @@ def test_policies_combine(model, robust, batch, data, detector, tmp_path):
     again = system.respond(get_task("retrieval"), batch, dataset=data)
     assert torch.equal(response.scores, again.scores) and not response.rejected.any()
     entries = queue.entries()
-    assert len(entries) == 2 * int(response.flagged.sum()) > 0
+    assert len(entries) == int(response.flagged.sum()) > 0  # asked twice, each pair stands there once
     flagged = {batch.ids[row] for row in response.flagged.nonzero()[:, 0].tolist()}
     assert {entry.item for entry in entries} == flagged
     row = batch.ids.index(entries[0].item)
