@@ -11,10 +11,10 @@ import numpy as np
 
 from cmai_core.comparison.detectors import GIVEN, Bank, Scores, left_out, raw_scores, with_rule
 from cmai_core.comparison.protocol import DRIFTING, FAMILIES, PROTOCOL, Protocol
+from cmai_core.comparison.verdicts import proportion
 from cmai_core.data.pair import Pair, PairDataset
 from cmai_core.defenses.misaligned import misaligned_captions
 from cmai_core.evaluation.detection import auroc_interval, threshold_at_fpr
-from cmai_core.evaluation.intervals import share_interval
 
 ALL = "all"
 _SEED = PROTOCOL.instruments.seed
@@ -156,7 +156,7 @@ def _figures(
         if sets:
             sets = {ALL: np.concatenate(list(sets.values())), **sets}
         for family, attacked in sets.items():
-            rates = {f"{rate:g}": (_share(values < t), _share(attacked < t)) for rate, t in tau.items()}
+            rates = {f"{rate:g}": (_flagged(values, t), _flagged(attacked, t)) for rate, t in tau.items()}
             named = {"detector": detector, "epsilon": epsilon, "family": family}
             named |= {"successes": len(attacked), "clean": len(values)}
             named["auroc"] = asdict(auroc_interval(values, attacked, generator=rng, resamples=400))
@@ -197,12 +197,5 @@ def _aligned(true: Scores, false: Scores) -> dict[str, Any]:
     }
 
 
-def _share(hit: np.ndarray) -> dict[str, float]:
-    low, high = share_interval(int(hit.sum()), len(hit))
-    return {
-        "value": float(hit.mean()),
-        "low": float(low),
-        "high": float(high),
-        "hits": int(hit.sum()),
-        "total": len(hit),
-    }
+def _flagged(scores: np.ndarray, tau: float) -> dict[str, float]:
+    return proportion(int((scores < tau).sum()), len(scores))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from cmai_core.comparison.protocol import FAMILIES, PROTOCOL, Protocol
 from cmai_core.errors import Cancelled, CmaiError, OptionError
 from cmai_core.paths import assets_dir
 from cmai_core.progress import CancelToken, ProgressCallback
+from cmai_core.terminal import write_json
 from cmai_core.versions import library_versions
 
 CLEAN, JOINT, AIMED, DETECTION, POLICIES = "clean", "joint", "aimed", "detection", "policies"
@@ -34,7 +34,7 @@ TASKS = ("zero-shot", "retrieval", "vqa", "nlvr")
 def part_names(protocol: Protocol = PROTOCOL) -> tuple[str, ...]:
     """All parts, in the order in which they run."""
     grids = tuple(part.name for part in protocol.parts)
-    return (CLEAN, *grids[:2], DETECTION, POLICIES, *grids[2:], JOINT, AIMED)
+    return (CLEAN, grids[0], POLICIES, grids[1], DETECTION, *grids[2:], JOINT, AIMED)
 
 
 def results_dir() -> Path:
@@ -60,6 +60,7 @@ class Comparison:
         device: str | None = None,
     ):
         self._tower = tower
+        self._latest: tuple[tuple[str, str, str], Any] | None = None
         self.folder, self.protocol, self.device = Path(folder) / protocol.hash, protocol, device
         self._data = dict(data or {})
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -123,13 +124,8 @@ class Comparison:
                 continue
             found["parts"][part] = self._part(part, model, name, found, progress, cancel)
             found["versions"] = library_versions()
-            self._write(name, found)
+            write_json(self.path(name), found)
         return found
-
-    def _write(self, name: str, found: dict[str, Any]) -> None:
-        building = self.path(name).with_suffix(f".{os.getpid()}.tmp")
-        building.write_text(json.dumps(found, allow_nan=False), encoding="utf-8")
-        os.replace(building, self.path(name))
 
     def _part(
         self,
@@ -167,7 +163,10 @@ class Comparison:
 
         wanted = protocol.part({DETECTION: FAMILIES, POLICIES: "main"}.get(part, part))
         given = {name: model}
-        verdicts, frame = measured(protocol, wanted, name, self.store, models=given, dataset=test, **tools)
+        asked = (name, model.hash, wanted.name)
+        if self._latest is None or self._latest[0] != asked:  # a part's figures follow the part
+            self._latest = asked, measured(protocol, wanted, name, self.store, models=given, dataset=test, **tools)
+        verdicts, frame = self._latest[1]
         if part == DETECTION:
             from cmai_core.comparison.detection import detection_figures
 

@@ -128,7 +128,7 @@ def _read(rows: pd.DataFrame, place: Mapping[str, int]) -> list[bool | None]:
 def share(text: str) -> dict[str, float]:
     """The share right with its 95 % interval: value, low, high, hits, total; not a number where nobody was asked."""
     right = rights(text)
-    return _share(int(right.sum()), len(right))
+    return proportion(int(right.sum()), len(right))
 
 
 def difference(a: str, b: str) -> dict[str, float]:
@@ -148,10 +148,11 @@ def success_rate(verdict: Verdict) -> dict[str, float]:
     Not a number where no scene is right: a model that gets nothing right does not withstand attacks.
     """
     clean, held = rights(verdict.clean), rights(verdict.held)
-    return _share(int((clean & ~held).sum()), int(clean.sum()))
+    return proportion(int((clean & ~held).sum()), int(clean.sum()))
 
 
-def _share(hits: int, total: int) -> dict[str, float]:
+def proportion(hits: int, total: int) -> dict[str, float]:
+    """value, low and high (95 %), hits, total; not a number where there is nothing to count."""
     low, high = share_interval(hits, total)
     value = hits / total if total else float("nan")
     return {"value": value, "low": float(low), "high": float(high), "hits": hits, "total": total}
