@@ -31,6 +31,14 @@ NOTICE = "notice"
 """One message for the next run: (kind, text) or None."""
 LINK_READ = "link_read"
 """Whether the permalink has been read."""
+LINK = "link"
+"""The address's query when a page was last drawn whole."""
+GOING = "going"
+"""(page, query) that a visitor is being sent to, until it is reached, or None."""
+SHOWN = "shown"
+"""(Streamlit's hash, name) of the page on show, or None."""
+KEPT = "kept"
+"""A plain copy of the widgets' values when a page was last drawn whole."""
 
 ATTACK_JOB = "attack_job"
 DISTRIBUTION_JOB = "distribution_job"
@@ -121,6 +129,9 @@ SETTLING = 10.0
 BENCH_OPEN = "bench_open"
 """Id of the figure whose pairs are to be opened in the next run, or ""."""
 
+_LASTING = (*FORM_KEYS, *BENCH_FORM, BENCH_RUNS, VERDICT_FPR, REVIEW_SHOWN, REVIEW_PAGE)
+"""Widgets whose values outlast the page that draws them."""
+
 OTHER_MODEL = "other"
 """Choice of a model select box: type an OpenCLIP specification."""
 NO_MODEL = "none"
@@ -139,6 +150,10 @@ def initialise() -> None:
         RESULT: None,
         NOTICE: None,
         LINK_READ: False,
+        LINK: {},
+        GOING: None,
+        SHOWN: None,
+        KEPT: {},
         ATTACK_JOB: None,
         DISTRIBUTION_JOB: None,
         EMBEDDING_JOB: None,
@@ -176,13 +191,21 @@ def initialise() -> None:
         BENCH_OPEN: "",
         **{name: list(value) if isinstance(value, list) else value for name, value in BENCH_FORM.items()},
     }
+    # Streamlit forgets the widgets that a late request does not know of (see `navigation`): hence the copy.
+    first |= st.session_state.get(KEPT, {})
     for name, value in first.items():
         if name not in st.session_state:
             st.session_state[name] = value
     _keep_replaced()
-    for name in (*FORM_KEYS, *BENCH_FORM, BENCH_RUNS, VERDICT_FPR, REVIEW_SHOWN, REVIEW_PAGE):
+    for name in _LASTING:
         # Touching a widget's value keeps it when the widget is not drawn in this run (another page, a dialog).
         st.session_state[name] = st.session_state[name]
+
+
+def keep() -> None:
+    """At the end of a whole run: copies what widgets hold, and the address's query."""
+    st.session_state[KEPT] = {name: st.session_state[name] for name in _LASTING if name in st.session_state}
+    st.session_state[LINK] = st.query_params.to_dict()
 
 
 def get(name: str) -> Any:

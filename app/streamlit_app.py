@@ -14,7 +14,7 @@ if _ROOT not in sys.path:
 
 import streamlit as st  # noqa: E402
 
-from app import state  # noqa: E402
+from app import navigation, state  # noqa: E402
 from app.components.attack_form import settle_models  # noqa: E402
 from app.components.chip import status_chip  # noqa: E402
 from app.components.guard import guard  # noqa: E402
@@ -38,6 +38,9 @@ page = st.navigation(
     position="top",
 )
 with guard():
+    navigation.arrived(page)
+with guard():
     status_chip()
 with guard():
     page.run()
+state.keep()

@@ -13,6 +13,7 @@ from app.components.benchmark_results import figure_id, percent, title_of
 from app.components.guard import guard
 from app.components.sentence import marked
 from app.components.theme import escape, mark, number, show, signed
+from app.navigation import go
 from cmai_core.errors import CmaiError
 from cmai_core.lab.benchmark import recipe_words
 from cmai_core.lab.images import data_url, thumbnail
@@ -184,4 +185,4 @@ def _lab_button(figure: Any, row: Any, caption: str) -> None:
     ):  # fmt: skip
         state.put(state.LINK_READ, False)
         state.put(state.RESULT, None)
-        st.switch_page("app_pages/attack_lab.py", query_params=wanted.to_query())
+        go("attack_lab", wanted.to_query())

@@ -6,7 +6,7 @@ import sys
 
 import streamlit as st
 
-from app import services, state, warm_up
+from app import navigation, services, state, warm_up
 from app.components.theme import escape, show
 
 
@@ -16,6 +16,7 @@ def status_chip() -> None:
 
     It is also the heartbeat by which the queue knows that this page is still open, and which warms the models up.
     """
+    navigation.hold()
     warm_up.models()
     device = "GPU" if services.gpu_is_there() else "CPU"
     shelf = services.shelf()

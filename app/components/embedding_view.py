@@ -10,6 +10,7 @@ from app.components.before_after import before_after
 from app.components.distribution_view import SETS
 from app.components.models_choice import chosen_models
 from app.components.theme import escape, label, mark, number, show, signed
+from app.navigation import go
 from cmai_core.errors import CmaiError, OptionError
 from cmai_core.lab.experiment import EPSILON_LADDER, Experiment
 
@@ -170,4 +171,4 @@ def details(made, k: int) -> None:
         from app.components.pair_picker import choose
 
         choose(made.ids[k], made.captions[k])
-        st.switch_page("app_pages/attack_lab.py")
+        go("attack_lab")

@@ -10,6 +10,7 @@ import streamlit as st
 from app import services, state
 from app.components.sentence import marked
 from app.components.theme import escape, label, mark, number, show
+from app.navigation import go
 from cmai_core.errors import CmaiError, OptionError
 from cmai_core.lab.images import colour_map, data_url, overlay
 from cmai_core.lab.result import LabResult
@@ -35,7 +36,7 @@ def form(result: LabResult | None) -> None:
     if result is None:
         st.info("There is no attacked pair yet: make an attack in the attack lab first.", icon="ℹ️")
         if st.button("To the attack lab", key="to_lab", icon=":material/experiment:"):
-            st.switch_page("app_pages/attack_lab.py")
+            go("attack_lab")
         return
     craft = result.first_craft
     pictures, settings = st.columns([1, 2.4], gap="medium")

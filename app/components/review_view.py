@@ -14,6 +14,7 @@ import streamlit as st
 from app import state
 from app.components.guard import plain
 from app.components.theme import escape, number, show
+from app.navigation import go
 from app.verdict_desk import review_queue
 from cmai_core.errors import CmaiError
 from cmai_core.lab.images import data_url
@@ -81,7 +82,7 @@ def _empty() -> None:
         "back.</p></div>"
     )
     if st.button("To the attack lab", key="review_to_lab", icon=":material/experiment:"):
-        st.switch_page("app_pages/attack_lab.py")
+        go("attack_lab")
 
 
 def _counts(counts: Mapping[str, int]) -> None:

@@ -18,6 +18,7 @@ from cmai_core.attacks.success import Criterion, Scored
 from cmai_core.data.pair import Batch
 from cmai_core.errors import OptionError
 from cmai_core.models.heads import TextStates
+from cmai_core.models.scoring import has_heads, image_vectors, text_vectors
 from cmai_core.tasks.consistency import AnswerTexts, answer_consistency, answer_texts, answered
 
 KNOWLEDGE = ("white-box", "scores", "decisions")
@@ -115,8 +116,8 @@ class AnswerConsistency(Objective):
 
     def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
         prepared = prepare_task(self.task, self.prepared, model, batch, self.dataset, shared)
-        texts = answer_texts(self.task, model, batch.pairs, prepared)
-        return _BoundAnswers(self.task, TaskRows(self.task, texts, len(batch.ids)))
+        texts = answer_texts(self.task, model, batch.pairs, prepared, encode=not has_heads(model))
+        return _BoundAnswers(self.task, TaskRows(self.task, texts, len(batch.ids)), {})
 
     def select(self, rows: torch.Tensor) -> Objective:
         raise OptionError("The objective is not bound to a batch.", "Call bind(model, batch) first.")
@@ -129,20 +130,34 @@ class AnswerConsistency(Objective):
 
 @dataclass(frozen=True)
 class _BoundAnswers(Objective):
+    """`vectors`: what S_c compares of the answers given so far, by text; shared by all selections."""
+
     task: Any
     rows: TaskRows
+    vectors: dict[str, torch.Tensor]
 
     def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
         return self
 
     def select(self, rows: torch.Tensor) -> Objective:
-        return _BoundAnswers(self.task, self.rows.select(rows))
+        return _BoundAnswers(self.task, self.rows.select(rows), self.vectors)
 
     def __call__(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
         def score(f: Any, texts: AnswerTexts) -> torch.Tensor:
-            return answer_consistency(self.task, model, f, texts)
+            if texts.vectors is not None or texts.strings is None:  # encoded already, or written anew
+                return answer_consistency(self.task, model, f, texts)
+            chosen = self._encoded(model, answered(self.task, model, f, texts))
+            return (image_vectors(model, f) * chosen).sum(dim=-1)
 
         return self.rows.apply(score, features)
+
+    @torch.no_grad()
+    def _encoded(self, model: Any, texts: list[str]) -> torch.Tensor:
+        new = [text for text in dict.fromkeys(texts) if text not in self.vectors]
+        if new:
+            with torch.autocast(model.device.type, enabled=False):  # passes in single precision read them too
+                self.vectors.update(zip(new, text_vectors(model, new), strict=True))
+        return torch.stack([self.vectors[text] for text in texts])
 
     def describe(self) -> str:
         return f"consistency:{self.task.name}"
@@ -261,7 +276,7 @@ class AnswerVerification(Objective):
 
     def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
         prepared = prepare_task(self.task, self.prepared, model, batch, self.dataset, shared)
-        texts = answer_texts(self.task, _verifier(model), batch.pairs, prepared)
+        texts = answer_texts(self.task, _verifier(model), batch.pairs, prepared, encode=False)
         return _BoundAnswerVerification(self.task, TaskRows(self.task, texts, len(batch.ids)), {})
 
     def select(self, rows: torch.Tensor) -> Objective:
@@ -300,7 +315,8 @@ class _BoundAnswerVerification(Objective):
         # At one length, so that texts encoded at different steps stand side by side.
         missing = [text for text in dict.fromkeys(texts) if text not in self.read]
         if missing:
-            whole = model.verification_states(missing).at_length(model.context_length)
+            with torch.autocast(model.device.type, enabled=False):  # as above
+                whole = model.verification_states(missing).at_length(model.context_length)
             self.read.update((text, whole[k : k + 1]) for k, text in enumerate(missing))
         rows = [self.read[text] for text in texts]
         found = TextStates(*(torch.cat([getattr(row, f.name) for row in rows]) for f in fields(TextStates)))

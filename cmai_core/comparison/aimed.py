@@ -62,7 +62,7 @@ def aimed_verdicts(
     task = Retrieval(max(gallery, aimed.limit))
     given = calibration.at(aimed.rate).detector()
     retrieved = retrieved_detector(model, validation, Retrieval(gallery), task, dataset, aimed.rate)
-    options = {"epsilon": aimed.epsilon / 255, "steps": aimed.steps}
+    options = _options(aimed)
     out = {"targeted": _targeted(model, dataset, aimed, tools)}
     for name, detector in (("given", given), ("retrieved", retrieved)):
         system = System(model, detector=detector)
@@ -93,6 +93,10 @@ def retrieved_detector(
     s_c, log_v = detector_scores(model, validation, detectors)
     tau, log_tau_v = equal_ranks(s_c, log_v, rate, "calibration")
     return AnyDetector((ConsistencyDetector(tau, task, dataset), VerificationDetector(log_tau_v, task, dataset)))
+
+
+def _options(aimed: Aimed) -> dict[str, Any]:
+    return {"epsilon": aimed.epsilon / 255, "steps": aimed.steps, "precision": aimed.precision}
 
 
 def _batches(model: Any, dataset: PairDataset, limit: int, false: bool = False) -> Iterator[Batch]:
@@ -131,7 +135,7 @@ def _answered(system: Any, task: Any, dataset: PairDataset, limit: int) -> dict[
 
 def _targeted(model: Any, dataset: PairDataset, aimed: Aimed, tools: dict[str, Any]) -> dict[str, Any]:
     task = get_task("zero-shot")
-    options = {"rank": 1, "epsilon": aimed.epsilon / 255, "steps": aimed.steps}
+    options = {"rank": 1, **_options(aimed)}
     attack = get_recipe("pgd").build(task=task, dataset=dataset, **options)
     found = _attacked(model, attack, dataset, aimed.targeted, tools)
     right = []
@@ -146,8 +150,7 @@ def _smoothed(
     model: Any, detector: Any, task: Any, dataset: PairDataset, aimed: Aimed, tools: dict[str, Any]
 ) -> dict[str, Any]:
     system = System(model, detector=detector, policy="robust pathway", pathway=smoothing(aimed))
-    options = {"epsilon": aimed.epsilon / 255, "steps": aimed.steps}
-    attack = get_recipe("pgd").build(task=task, dataset=dataset, **options)
+    attack = get_recipe("pgd").build(task=task, dataset=dataset, **_options(aimed))
     return _attacked(system, attack, dataset, aimed.smoothed, tools)
 
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cmai_core.errors import DataError, ModelError, OptionError
-from cmai_core.models import text_tower, tokenizer
+from cmai_core.models import fast, text_tower, tokenizer
 from cmai_core.models.generation import generate_ids
 from cmai_core.models.heads import ConsistencyHeads, HeadSizes, TextStates, log_verified, word_evidence
 from cmai_core.models.patches import embed_patches
@@ -284,7 +284,10 @@ class VisionLanguageModel:
         visual, x = self.clip.visual, self.normalise(pixels)
         if not len(pixels):  # open_clip cannot reshape an empty batch
             return self.image_features(pixels.new_zeros(1, *pixels.shape[1:]))[:0]
-        if self._own_vit():
+        if self._own_vit() and fast.pays(visual, x):
+            seen = fast.encode(visual, x)
+            pooled, tokens = seen.pooled.float(), seen.tokens.float()
+        elif self._own_vit():
             pooled, tokens = visual._pool(visual.transformer(embed_patches(visual, x)))
             if visual.proj is not None:
                 pooled = pooled @ visual.proj
@@ -529,7 +532,11 @@ class VisionLanguageModel:
         """
         self._need_decoder()
         states = ids if ids.is_floating_point() else self.text_states(ids)
-        return self.clip.text_decoder(self._rows(tokens, len(states), image_of_text), states)
+        decoder, shown = self.clip.text_decoder, self._rows(tokens, len(states), image_of_text)
+        if fast.pays(decoder, shown):
+            (read,) = fast.decode(decoder, shown, [states])
+            return fast.vocabulary_logits(decoder, read).float()
+        return decoder(shown, states)
 
     def two_image_tokens(self, tokens_left: torch.Tensor, tokens_right: torch.Tensor) -> torch.Tensor:
         """Tokens of two images as the decoder reads them together: N×2P×W.

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmai_core.training import fast
+from cmai_core.models import fast
 from cmai_core.training.batches import Arrays, TrainingBatch, draw, to_pixels
 from cmai_core.training.inner import InnerProblem, perturb
 from cmai_core.training.losses import Parts, contrastive_logits, pairs_consistency

@@ -50,7 +50,7 @@ class Scenes:
         return Pair(
             id=f"tabletop/validation/{index}",
             image=np.random.default_rng(index).integers(0, 256, (64, 64, 3), dtype=np.uint8),
-            captions=tuple(captions_of("validation", index)),
+            captions=captions_of("validation", index),
             questions=tuple(Question(q, (a,), f) for q, a, f in questions_of("validation", index)),
             scene=scene_of("validation", index),
         )

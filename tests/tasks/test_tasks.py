@@ -31,7 +31,7 @@ def scene_pair(index: int) -> Pair:
     return Pair(
         id=f"tabletop/validation/{index}",
         image=np.random.default_rng(index).integers(0, 256, (128, 128, 3), dtype=np.uint8),
-        captions=tuple(captions_of("validation", index)),
+        captions=captions_of("validation", index),
         questions=tuple(Question(q, (a,), f) for q, a, f in questions_of("validation", index)),
         scene=scene_of("validation", index),
     )

@@ -42,14 +42,17 @@ def scene_of(split: str, index: int) -> Scene:
     return sample_scene(scene_rng(SEED, split, index), split)
 
 
-def captions_of(split: str, index: int) -> list[str]:
+@lru_cache(maxsize=4096)
+def captions_of(split: str, index: int) -> tuple[str, ...]:
     """The scene's captions; the first is the one that stands for it in galleries."""
-    return [text for text, _ in captions(scene_of(split, index), scene_rng(SEED, split, index, 1), CAPTIONS_PER_SCENE)]
+    found = captions(scene_of(split, index), scene_rng(SEED, split, index, 1), CAPTIONS_PER_SCENE)
+    return tuple(text for text, _ in found)
 
 
-def questions_of(split: str, index: int) -> list[tuple[str, str, str]]:
+@lru_cache(maxsize=4096)
+def questions_of(split: str, index: int) -> tuple[tuple[str, str, str], ...]:
     """(question, answer, family) triples of the scene."""
-    return questions(scene_of(split, index), scene_rng(SEED, split, index, 2))
+    return tuple(questions(scene_of(split, index), scene_rng(SEED, split, index, 2)))
 
 
 def stored_file() -> Path:
@@ -93,7 +96,7 @@ class Tabletop:
         return Pair(
             id=f"tabletop/{self.split}/{index}",
             image=self.image(index),
-            captions=tuple(captions_of(self.base, index)),
+            captions=captions_of(self.base, index),
             questions=tuple(Question(q, (a,), family) for q, a, family in questions_of(self.base, index)),
             label=f"{single.colour} {single.shape}" if single else None,
             scene=scene,
@@ -202,7 +205,7 @@ def write_stored(path: Path | None = None, number: int = STORED) -> Path:
                     "id": f"tabletop/test/{k}",
                     "image": buffer.getvalue(),
                     "scene": scene_of("test", k).to_json(),
-                    "captions": captions_of("test", k),
+                    "captions": list(captions_of("test", k)),
                     "questions": json.dumps(questions_of("test", k)),
                 }
             )

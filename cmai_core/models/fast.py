@@ -1,4 +1,4 @@
-"""The forward passes of a CoCa as training runs them: the same numbers as open_clip's modules, in less time.
+"""The forward passes of a CoCa as training and half precision run them: open_clip's own numbers in less time.
 
 open_clip calls `nn.MultiheadAttention`, encodes captions at the full context length of 48 although they hold about
 sixteen tokens, and projects the image tokens to keys and values once for every text. Here the parameters are the same,
@@ -84,12 +84,34 @@ def _self_block(block: nn.Module, x: Tensor, mask: Tensor | None = None) -> Tens
 
 def vision(tower: nn.Module, pixels: Tensor, mean: Tensor, std: Tensor) -> Vision:
     """Encodes pixels in [0, 1] (N×3×S×S); mean and std are shaped 3×1×1."""
-    x = stream(embed_patches(tower, (pixels - mean) / std))
+    return encode(tower, (pixels - mean) / std)
+
+
+def encode(tower: nn.Module, normalised: Tensor) -> Vision:
+    """The same from normalised pixels."""
+    x = stream(embed_patches(tower, normalised))
     for block in tower.transformer.resblocks:
         x = _self_block(block, x)
     pooled, tokens = tower._pool(x)
     grid = tokens if tower.attn_pool is None else x[:, 1:]
     return Vision(pooled @ tower.proj, tokens, grid)
+
+
+def pays(part: nn.Module, x: Tensor) -> bool:
+    """Whether `encode` or `decode` should stand in for the pass of an image tower or a multimodal decoder itself.
+
+    So it is in half precision on a CPU, where PyTorch's own attention is slow, for plain blocks of which nobody records
+    anything (see `recording`).
+    """
+    if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return False
+    from open_clip.transformer import ResidualAttentionBlock
+
+    stack = getattr(part, "transformer", part)
+    blocks = [*stack.resblocks, *getattr(stack, "cross_attn", ())]
+    plain = all(type(b) is ResidualAttentionBlock and b.attn._qkv_same_embed_dim for b in blocks)
+    projected = getattr(part, "proj", part) is not None
+    return plain and projected and not any("forward" in module.__dict__ for module in part.modules())
 
 
 def trim(ids: Tensor, pad: int = 0) -> Tensor:
