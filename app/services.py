@@ -18,7 +18,7 @@ import streamlit as st
 
 from app import state
 from cmai_core.errors import CmaiError, DataError, ModelError
-from cmai_core.lab.experiment import Experiment, parse_pair_id
+from cmai_core.lab.experiment import DEFENDED, UNDEFENDED, Experiment, parse_pair_id
 from cmai_core.lab.images import data_url, decode, encode, sha256, thumbnail
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def catalogue() -> tuple[ModelCard, ...]:
 
 def default_model(defended: bool) -> str:
     """The first bundled model of a kind; "" where there is none."""
-    preferred = "tabletop-tecoa" if defended else "tabletop"
+    preferred = DEFENDED if defended else UNDEFENDED
     names = [entry.name for entry in catalogue() if entry.defended == defended]
     return preferred if preferred in names else (names[0] if names else "")
 

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from cmai_core import __version__
-from cmai_core.errors import CmaiError, DataError, OptionError
+from cmai_core.errors import DataError, OptionError
 from cmai_core.progress import Progress
 from cmai_core.terminal import (
     SHARE_AND_TIME,
     atomic,
     check_writable,
+    exit_status,
     interruptible,
     progress_bar,
     read_object,
@@ -38,13 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return train(arguments[1:])
         args = parser().parse_args(arguments)
-        return args.run(args) or 0
-    except CmaiError as error:
-        print(f"{error.message}\n{error.hint}".rstrip(), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
+        return exit_status(lambda: args.run(args))
     except BrokenPipeError:  # the reader of our output has gone (`cmai models | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmai_core.errors import DataError
-from cmai_core.lab.experiment import Experiment
+from cmai_core.lab.experiment import DEFENDED, UNDEFENDED, Experiment
 from cmai_core.lab.images import decode, encode
 from cmai_core.lab.result import LabResult
 from cmai_core.paths import assets_dir
@@ -140,11 +140,11 @@ def build_showcase(
     from cmai_core.models import bundled_models, load_model
 
     names = {card.name for card in bundled_models()}
-    if "tabletop" not in names:
+    if UNDEFENDED not in names:
         return None
-    specs = {"undefended": "tabletop"}
-    if "tabletop-tecoa" in names:
-        specs["defended"] = "tabletop-tecoa"
+    specs = {"undefended": UNDEFENDED}
+    if DEFENDED in names:
+        specs["defended"] = DEFENDED
     models = {role: load_model(spec) for role, spec in specs.items()}
     items = load_dataset("tabletop", split="test", limit=1000)
     base = Experiment(

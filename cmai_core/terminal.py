@@ -1,4 +1,4 @@
-"""What commands share: files written whole or not at all, JSON read with clear errors, progress bars, Ctrl+C."""
+"""What commands share: how they end, files written whole or not at all, JSON with clear errors, progress, Ctrl+C."""
 
 from __future__ import annotations
 
@@ -11,12 +11,28 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cmai_core.errors import DataError
+from cmai_core.errors import Cancelled, CmaiError, DataError
 from cmai_core.progress import CancelToken, Progress
 
 SHARE_AND_TIME = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 SHARE_AND_WORDS = "{percentage:3.0f}%|{bar}| {desc}"
 """Forms of a progress bar."""
+
+
+def exit_status(command: Callable[[], int | None], interrupted: str = "Interrupted.") -> int:
+    """Runs a command: what it returns (None: 0), 2 after a mistake that a person can mend, 130 when it was interrupted.
+
+    Args:
+        interrupted: what is said then.
+    """
+    try:
+        return command() or 0
+    except CmaiError as error:
+        print(f"{error.message}\n{error.hint}".rstrip(), file=sys.stderr)
+        return 2
+    except (Cancelled, KeyboardInterrupt):
+        print(interrupted, file=sys.stderr)
+        return 130
 
 
 @contextmanager

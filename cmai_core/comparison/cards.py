@@ -12,7 +12,8 @@ from cmai_core.comparison.protocol import PROTOCOL, Protocol
 from cmai_core.comparison.results import Result, read_results, stale
 from cmai_core.comparison.run import results_dir
 from cmai_core.comparison.verdicts import share
-from cmai_core.errors import CmaiError, DataError
+from cmai_core.errors import DataError
+from cmai_core.terminal import exit_status
 
 _KEPT = ("validation", "robust_image_to_text_r1")
 """What a card's results keep: what other commands have measured."""
@@ -51,19 +52,18 @@ def write_cards(results: Mapping[str, Result], folder: Path, protocol: Protocol 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
-    from cmai_core.models.registry import bundled_dir
-
     parser = argparse.ArgumentParser(prog="python -m cmai_core.comparison.cards", description=__doc__.splitlines()[0])
     parser.parse_args(argv)
-    try:
-        results = read_results(results_dir())
-        if old := stale(results):
-            raise DataError(f"The results of {', '.join(old)} are of other weights.", "Run the comparison again.")
-        print(f"written: {', '.join(write_cards(results, bundled_dir()))}")
-    except CmaiError as error:
-        print(f"{error.message}\n{error.hint}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(_write)
+
+
+def _write() -> None:
+    from cmai_core.models.registry import bundled_dir
+
+    results = read_results(results_dir())
+    if old := stale(results):
+        raise DataError(f"The results of {', '.join(old)} are of other weights.", "Run the comparison again.")
+    print(f"written: {', '.join(write_cards(results, bundled_dir()))}")
 
 
 if __name__ == "__main__":

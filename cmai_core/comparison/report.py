@@ -15,7 +15,8 @@ from cmai_core.comparison.aims import aims
 from cmai_core.comparison.protocol import PROTOCOL, Protocol
 from cmai_core.comparison.results import Result, read_results, stale
 from cmai_core.comparison.run import results_dir
-from cmai_core.errors import CmaiError, DataError
+from cmai_core.errors import DataError
+from cmai_core.terminal import exit_status
 from cmai_core.training.recipes import RECIPES
 
 COMPARED = (
@@ -46,6 +47,7 @@ def report(results: Mapping[str, Result], protocol: Protocol = PROTOCOL, figures
     if found:
         rows = [(aim, said, "yes" if met else "**no**") for aim, said, met in found]
         out += ["## What was aimed at", tables.markdown(["aim for full CMAI", "measured", "met"], rows)]
+        out += [f"“Highest”, “lowest” and “best other” are among the {len(results)} models measured."]
     out += ["## Clean", tables.clean_table(results, protocol.base), "Differences to the base in brackets, in points."]
     out += ["## L∞, worst case over every loss", _picture(figures, "trade-off.svg", "clean against robust accuracy")]
     out.append(tables.robust_table(results, "main", "retrieval", main))
@@ -106,21 +108,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="results (default: assets/results)")
     parser.add_argument("--write", action="store_true", help="write docs/results.md and its figures")
     args = parser.parse_args(argv)
-    try:
-        results = read_results(args.folder or results_dir())
-        if args.folder is None and (old := stale(results)):
-            raise DataError(f"The results of {', '.join(old)} are of other weights.", "Run the comparison again.")
-        if not args.write:
-            print(report(results), end="")
-            return 0
-        page = Path("docs") / "results.md"
-        page.write_text(report(results, figures="results"), encoding="utf-8")
-        draw(results, page.with_suffix(""))
-        print(f"wrote {page}")
-    except CmaiError as error:
-        print(f"{error.message}\n{error.hint}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: _told(args))
+
+
+def _told(args: argparse.Namespace) -> None:
+    results = read_results(args.folder or results_dir())
+    if args.folder is None and (old := stale(results)):
+        raise DataError(f"The results of {', '.join(old)} are of other weights.", "Run the comparison again.")
+    if not args.write:
+        print(report(results), end="")
+        return
+    page = Path("docs") / "results.md"
+    page.write_text(report(results, figures="results"), encoding="utf-8")
+    draw(results, page.with_suffix(""))
+    print(f"wrote {page}")
 
 
 if __name__ == "__main__":

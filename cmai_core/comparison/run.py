@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cmai_core.comparison.protocol import FAMILIES, PROTOCOL, Protocol
-from cmai_core.errors import Cancelled, CmaiError, OptionError
+from cmai_core.errors import CmaiError, OptionError
 from cmai_core.paths import assets_dir
 from cmai_core.progress import CancelToken, ProgressCallback
 from cmai_core.terminal import write_json
@@ -213,7 +213,7 @@ def publish(comparison: Comparison, names: Sequence[str], target: Path | None = 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
-    from cmai_core.terminal import SHARE_AND_WORDS, interruptible, progress_bar
+    from cmai_core.terminal import SHARE_AND_WORDS, exit_status, interruptible, progress_bar
 
     parser = argparse.ArgumentParser(prog="python -m cmai_core.comparison.run", description=__doc__.splitlines()[0])
     add = parser.add_argument
@@ -234,19 +234,15 @@ def main(argv: list[str] | None = None) -> int:
     comparison = Comparison(args.folder, protocol, device=args.device)
     given = [text.partition("=") for text in args.models or protocol.models]
     names = {name: spec or name for name, _, spec in given}
-    try:
+
+    def command() -> None:
         for name, spec in names.items():
             with interruptible() as cancel, progress_bar(args.quiet, form=SHARE_AND_WORDS, words=_words(name)) as show:
                 comparison.measure(name, spec, args.parts, progress=show, cancel=cancel)
         if args.publish:
             print(f"published to {publish(comparison, list(names))}")
-    except Cancelled:
-        print("Interrupted; the same command goes on from here.", file=sys.stderr)
-        return 130
-    except CmaiError as error:
-        print(f"{error.message}\n{error.hint}", file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_status(command, "Interrupted; the same command goes on from here.")
 
 
 def _words(name: str) -> Any:

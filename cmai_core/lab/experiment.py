@@ -31,6 +31,10 @@ MAX_WORDS = 5
 MAX_CAPTION = 300
 
 
+UNDEFENDED, DEFENDED = "tabletop", "tabletop-cmai"
+"""The bundled models that the lab begins with."""
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One attack, fully specified.
@@ -59,8 +63,8 @@ class Experiment:
     pair: str = "tabletop/test/0"
     scene: str = ""
     caption: str = ""
-    undefended: str = "tabletop"
-    defended: str = "tabletop-tecoa"
+    undefended: str = UNDEFENDED
+    defended: str = DEFENDED
     craft_on: str = "undefended"
     norm: str = "linf"
     epsilon: float = 4.0

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from cmai_core.errors import CmaiError
+from cmai_core.terminal import exit_status
 from cmai_core.training.recipes import RECIPES, get_recipe
 from cmai_core.training.settings import PRECISIONS
 
@@ -57,14 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one training; returns the exit status (0, 2 for a mistake, 130 when interrupted)."""
     arguments = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(arguments)
-    try:
-        return _train(args, arguments)
-    except CmaiError as error:
-        print(f"{error.message}\n{error.hint}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted; the same command goes on from the checkpoint.", file=sys.stderr)
-        return 130
+    said = "Interrupted; the same command goes on from the checkpoint."
+    return exit_status(lambda: _train(args, arguments), said)
 
 
 def _train(args: argparse.Namespace, arguments: list[str]) -> int:

@@ -15,8 +15,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmai_core.errors import CmaiError, ModelError
+from cmai_core.errors import ModelError
 from cmai_core.progress import Progress
+from cmai_core.terminal import exit_status
 
 if TYPE_CHECKING:
     from cmai_core.models.wrapper import VisionLanguageModel
@@ -261,16 +262,15 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not args.cards and (args.source is None or args.name is None):
         parser.error("give a model folder and a name, or --cards")
-    try:
+
+    def command() -> None:
         if args.source is not None:
             options = {"heads": args.heads, "measured": args.measure}
             bundle(args.source, args.name, limit=args.limit, attacked=args.attacked, **options)
         if args.cards:
             print(cards_markdown(), end="")
-    except CmaiError as error:
-        print(f"{error.message}\n{error.hint}", file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_status(command)
 
 
 if __name__ == "__main__":

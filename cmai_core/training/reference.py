@@ -10,7 +10,7 @@ import json
 import sys
 from typing import Any
 
-from cmai_core.errors import CmaiError
+from cmai_core.terminal import exit_status
 
 
 def reference_figures(spec: str, recipe: str = "cmai") -> dict[str, Any]:
@@ -60,12 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("model", help="a model with consistency heads, such as local-dir:runs/cmcv-mbat/model")
     parser.add_argument("--recipe", default="cmai", help="whose reference attack (default: cmai)")
     args = parser.parse_args(argv)
-    try:
-        print(json.dumps(reference_figures(args.model, args.recipe)))
-    except CmaiError as error:
-        print(f"{error.message}\n{error.hint}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: print(json.dumps(reference_figures(args.model, args.recipe))))
 
 
 if __name__ == "__main__":

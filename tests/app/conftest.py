@@ -16,13 +16,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory) -> Path:
-    """A folder of bundled models with random weights: tabletop (undefended) and tabletop-tecoa (defended)."""
+    """A folder of bundled models with random weights: tabletop (undefended) and tabletop-cmai (defended)."""
     import torch
 
     from cmai_core.models import new_model, save_local_dir
 
     folder = tmp_path_factory.mktemp("models")
-    for name, seed in (("tabletop", 0), ("tabletop-tecoa", 1)):
+    for name, seed in (("tabletop", 0), ("tabletop-cmai", 1)):
         model = new_model("tabletop", torch.Generator().manual_seed(seed))
         model.card.update(defended=name != "tabletop", description="random weights", domain="tabletop")
         save_local_dir(model, folder / name)
@@ -104,7 +104,7 @@ def result() -> LabResult:
             {"nlvr": "no second picture"},
         ),
         "defended": Reading(
-            "defended", "tabletop-tecoa", "tabletop-tecoa", "h2", "tabletop", "undefended", 0.55, 0.5, None, 0.5,
+            "defended", "tabletop-cmai", "tabletop-cmai", "h2", "tabletop", "undefended", 0.55, 0.5, None, 0.5,
             {"zero-shot": (right, right)},
         ),
     }  # fmt: skip

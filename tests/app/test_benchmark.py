@@ -15,8 +15,8 @@ from cmai_core.lab import bench_runs, sweep
 from cmai_core.lab.bench_link import experiment_of
 from cmai_core.lab.benchmark import EFFORTS, OFFERS, GridChoice, command, duration, presets
 
-DEFENDED = {"tabletop": False, "tabletop-tecoa": True}
-OTHERS = ("tabletop", "tabletop-tecoa")
+DEFENDED = {"tabletop": False, "tabletop-cmai": True}
+OTHERS = ("tabletop", "tabletop-cmai")
 
 
 def _sweep_helpers():
@@ -298,9 +298,9 @@ def test_a_pair_becomes_the_same_attack_in_the_lab():
     assert (made.pair, made.recipe, made.steps, made.epsilon, made.seed) == ("tabletop/test/3", "pgd", 10, 8.0, 7)
     assert (made.undefended, made.defended, made.craft_on, note) == (*OTHERS, "undefended", "")
     assert Experiment.from_query(made.to_query()) == made
-    made, _ = experiment_of(row(source="tabletop-tecoa", target="tabletop-tecoa"), 2.0, "x", DEFENDED, OTHERS)
+    made, _ = experiment_of(row(source="tabletop-cmai", target="tabletop-cmai"), 2.0, "x", DEFENDED, OTHERS)
     assert (made.undefended, made.defended, made.craft_on) == (*OTHERS, "defended")
-    made, _ = experiment_of(row(target="tabletop-tecoa"), 2.0, "x", DEFENDED, OTHERS)
+    made, _ = experiment_of(row(target="tabletop-cmai"), 2.0, "x", DEFENDED, OTHERS)
     assert (made.undefended, made.defended, made.craft_on) == (*OTHERS, "undefended")
     made, _ = experiment_of(row(source="ViT-B-32/random", target="tabletop"), 2.0, "x", DEFENDED, OTHERS)
     assert (made.undefended, made.defended, made.craft_on) == ("ViT-B-32/random", "tabletop", "undefended")

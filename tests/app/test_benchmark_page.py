@@ -33,7 +33,7 @@ def tiny(at, **values):
     from app import state
 
     first = {
-        state.BENCH_MODELS: ["tabletop", "tabletop-tecoa"], state.BENCH_TASKS: ["zero-shot"],
+        state.BENCH_MODELS: ["tabletop", "tabletop-cmai"], state.BENCH_TASKS: ["zero-shot"],
         state.BENCH_IMAGE: ["fgsm"], state.BENCH_EPSILONS: [2.0, 8.0], state.BENCH_COUNT: 4,
     }  # fmt: skip
     for key, value in (first | values).items():
@@ -81,7 +81,7 @@ def test_the_empty_page_teaches_and_counts(bench, texts):
 def test_a_preset_fills_the_form(bench):
     at = bench()
     at.button(key="adjust_adaptive").click().run()
-    assert at.session_state["bench_models"] == ["tabletop-tecoa"] and at.session_state["bench_detection"]
+    assert at.session_state["bench_models"] == ["tabletop-cmai"] and at.session_state["bench_detection"]
     assert at.session_state["bench_image"] == ["pgd", "adaptive", "detector-pgd"]
     assert at.number_input(key="bench_tau") and not at.exception
 
@@ -99,7 +99,7 @@ def test_a_grid_runs_and_its_numbers_open_their_pairs(bench, texts):
     assert other.button(key="cancel_bench") and other.button(key="start_bench").disabled
     at = finished(at)
     table = frame(at, "bench_worst")
-    assert list(table["model"]) == ["▲ tabletop", "■ tabletop-tecoa"]
+    assert list(table["model"]) == ["▲ tabletop", "■ tabletop-cmai"]
     assert {"clean", "picture 2/255", "picture 8/255"} <= set(table.columns) and "[" in table["clean"][0]
     cells = frame(at, "bench_cells")
     assert len(cells) == 2 + 2 * 2 * 2 and cells["right"].between(0, 1).all()

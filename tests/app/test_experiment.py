@@ -24,7 +24,7 @@ experiments = st.builds(
     pair=st.sampled_from(["tabletop/test/17", "photos/test/coffee", "upload/" + "a" * 64]),
     caption=st.text(min_size=1, max_size=60).filter(lambda t: t.strip()),
     undefended=st.sampled_from(["tabletop", "ViT-B-32/random"]),
-    defended=st.sampled_from(["", "tabletop-tecoa"]),
+    defended=st.sampled_from(["", "tabletop-cmai"]),
     craft_on=st.sampled_from([c for c in CRAFT_ON if c != "defended"]),
     norm=st.sampled_from(list(THREATS)),
     epsilon=st.sampled_from([0.5, 1.0, 4.0, 16.0]),

@@ -20,7 +20,7 @@ def test_the_attack_lab_opens(app, texts):
     assert not at.exception and not at.error
     assert "Same picture to you" in texts(at)
     assert at.selectbox(key="undefended").value == "tabletop"
-    assert at.selectbox(key="defended").value == "tabletop-tecoa"
+    assert at.selectbox(key="defended").value == "tabletop-cmai"
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -22,7 +22,7 @@ def setting(tiny_models):
     items = load_dataset("tabletop", split="test", limit=12)
     models = {
         role: load_model(f"local-dir:{tiny_models / name}")
-        for role, name in (("undefended", "tabletop"), ("defended", "tabletop-tecoa"))
+        for role, name in (("undefended", "tabletop"), ("defended", "tabletop-cmai"))
     }
     return items, models
 

@@ -47,7 +47,7 @@ def test_it_is_fresh_until_the_weights_change(made, tiny_models, monkeypatch):
         (other / picture.name).write_bytes(picture.read_bytes())
     (other / "showcase.json").write_text(json.dumps(document), "utf-8")
     reasons = showcase.stale_reasons(showcase.load_showcase(other))
-    assert len(reasons) == 1 and "tabletop-tecoa" in reasons[0]
+    assert len(reasons) == 1 and "tabletop-cmai" in reasons[0]
 
 
 def test_without_models_nothing_is_made(tmp_path, monkeypatch):

@@ -39,22 +39,22 @@ def pairs():
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory, pairs):
-    """A folder of two random models: tabletop (nothing else), tabletop-tecoa (heads, calibrated)."""
+    """A folder of two random models: tabletop (nothing else), tabletop-cmai (heads, calibrated)."""
     folder = tmp_path_factory.mktemp("verified")
-    for name, seed in (("tabletop", 2), ("tabletop-tecoa", 3)):
+    for name, seed in (("tabletop", 2), ("tabletop-cmai", 3)):
         model = new_model("tabletop", torch.Generator().manual_seed(seed))
         model.card.update(defended=name != "tabletop", description="random weights", domain="tabletop")
         if model.card["defended"]:
             model.heads = ConsistencyHeads(model.head_sizes(8), torch.Generator().manual_seed(seed))
         save_local_dir(model, folder / name)
-    headed = load_model(f"local-dir:{folder / 'tabletop-tecoa'}", device="cpu")
-    store_calibration(calibrate_cmcv(headed, pairs), folder / "tabletop-tecoa")
+    headed = load_model(f"local-dir:{folder / 'tabletop-cmai'}", device="cpu")
+    store_calibration(calibrate_cmcv(headed, pairs), folder / "tabletop-cmai")
     return folder
 
 
 @pytest.fixture(scope="module")
 def loaded(models):
-    names = {"undefended": "tabletop", "defended": "tabletop-tecoa"}
+    names = {"undefended": "tabletop", "defended": "tabletop-cmai"}
     return {role: load_model(f"local-dir:{models / name}", device="cpu") for role, name in names.items()}
 
 

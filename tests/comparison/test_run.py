@@ -104,33 +104,27 @@ def test_a_part_alone_comes_to_the_same(made, tmp_path):
     assert not (tmp_path / "published").exists()
 
 
-def test_the_report_has_every_table_and_no_result_of_another_protocol(made, tmp_path, monkeypatch):
+def test_the_report_has_every_table_and_no_result_of_another_protocol(made, tmp_path):
     comparison, _ = made
     folder = publish(comparison, [OURS], tmp_path / "published")
     with pytest.raises(CmaiError, match="tabletop lacks aimed"):
         publish(comparison, [BASE, OURS], folder)
     results = read_results(comparison.folder, protocol=SMALL)
-    monkeypatch.setattr(SMALL.__class__, "part", _part_or_first)
-    text = page.report(results, SMALL, figures="figures")
+    rest = tuple(part for part in PROTOCOL.parts if part.name not in SHORT)
+    asked = replace(SMALL, parts=(*SMALL.parts, *rest))  # parts that nothing has been measured of
+    text = page.report(results, asked, figures="figures")
     for name in (BASE, OURS):
         held = results[name].verdict("main", 2.0).held
         assert f"({held.count('1')}" in text or f"{100 * held.count('1') / N:.1f} [" in text
     assert "Not measured:" in text and "`tabletop-tecoa`" in text
     assert all(heading in text for heading in ("## L2", "## Picture and one word", "## The attacker who knows"))
-    assert len(page.draw(results, tmp_path / "figures", SMALL)) >= 2
-    assert {aim for aim, _, _ in aims(results, SMALL)} >= {"robust at 2/255 at least 0.75 of clean", "joint: highest"}
+    assert len(page.draw(results, tmp_path / "figures", asked)) >= 2
+    assert {aim for aim, _, _ in aims(results, asked)} >= {"robust at 2/255 at least 0.75 of clean", "joint: highest"}
     with pytest.raises(DataError, match="under the protocol"):
         read_results(folder)
     assert list(read_results(folder, protocol=SMALL)) == [OURS]
     with pytest.raises(DataError, match="no results"):
         read_results(tmp_path, protocol=SMALL)
-
-
-def _part_or_first(protocol, name):
-    """The small protocol leaves out what needs other libraries or other bundled models."""
-    return {part.name: part for part in protocol.parts}.get(name) or PROTOCOL.parts[
-        [p.name for p in PROTOCOL.parts].index(name)
-    ]
 
 
 def test_results_of_other_weights_are_found_out(made):

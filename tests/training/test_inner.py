@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from cmai_core.errors import OptionError
-from cmai_core.models.heads import ConsistencyHeads, HeadSizes
 from cmai_core.models import fast
+from cmai_core.models.heads import ConsistencyHeads, HeadSizes
 from cmai_core.training.batches import draw, to_pixels
 from cmai_core.training.inner import InnerProblem, allotted, perturb
 from cmai_core.training.losses import contrastive_logits, pairs_consistency
