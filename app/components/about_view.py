@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from app.components.theme import escape, label, show
+from app.components.theme import escape, label, mark, show
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -17,7 +17,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         name = f"{prefix}{key}".replace("_", " ")
         if isinstance(value, Mapping):
             if set(value) >= {"value", "low", "high"}:
-                rows.append((name, f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"))
+                rows.append((name, _interval(value)))
             else:
                 rows += _flat(value, f"{name} · ")
         elif isinstance(value, float):
@@ -44,24 +44,61 @@ def bundled(cards: Sequence[Any]) -> None:
             icon="ℹ️",
         )
         return
-    columns = st.columns(min(3, len(cards)))
-    for k, card in enumerate(cards):
+    show(f'<div class="cm-models">{_overview(cards)}</div>')
+    st.caption(
+        "Clean and worst case: image→text R@1 on test scenes; the worst case is over attacks by every loss of the "
+        "comparison's protocol (docs/results.md). – : not measured under it. Verifier: consistency heads of its own."
+    )
+    names = {card.name: card for card in cards}
+    chosen = st.selectbox("Card of", list(names), key="about_card")
+    if chosen:
+        _card(names[chosen])
+
+
+def _overview(cards: Sequence[Any]) -> str:
+    """All models in one table."""
+    head = ("model", "what", "clean", "2/255", "4/255", "verifier")
+    rows = []
+    for card in cards:
         role = "defended" if card.defended else "undefended"
-        with columns[k % len(columns)], st.container(border=True, key=f"card_model_{k}"):
-            show(
-                f'<div class="cm-row"><span class="cm-h grow">{escape(card.name)}</span><span '
-                f'class="cm-tag">{label(role)}</span></div>'
-                f"<p>{escape(card.description)}</p>"
-            )
+        clean = card.results.get("test", {}).get("tasks", {}).get("retrieval", {}).get("image_to_text_r1")
+        robust = card.results.get("robust", {})
+        cells = [f"{mark(role)}<b>{escape(card.name)}</b>", escape(card.description)]
+        cells += [_share(clean), _share(robust.get("2")), _share(robust.get("4")), "✓" if card.verifier else "–"]
+        rows.append("".join(f"<td>{cell}</td>" for cell in cells))
+    top = "".join(f"<th>{title}</th>" for title in head)
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in rows)}</tbody></table>"
+
+
+def _share(entry: Mapping[str, float] | None) -> str:
+    return "–" if not entry else f'<span title="{_interval(entry)}">{entry["value"]:.3f}</span>'
+
+
+def _interval(entry: Mapping[str, float]) -> str:
+    return f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"
+
+
+def _card(card: Any) -> None:
+    """Everything that one model's card says."""
+    role = "defended" if card.defended else "undefended"
+    with st.container(border=True, key="card_model"):
+        show(
+            f'<div class="cm-row"><span class="cm-h grow">{escape(card.name)}</span><span '
+            f'class="cm-tag">{label(role)}</span></div>'
+            f"<p>{escape(card.description)}</p>"
+        )
+        results, training = st.columns(2, gap="large")
+        with results:
             if card.results:
                 show(f'<div class="cm-step">Results</div>{_table(_flat(card.results))}')
-            with st.expander("Training"):
-                if card.training:
-                    show(_table(_flat(card.training)))
-                else:
-                    st.caption("The card does not say.")
-            with st.expander("The whole card"):
-                st.json(card.card, expanded=False)
+        with training:
+            show('<div class="cm-step">Training</div>')
+            if card.training:
+                show(_table(_flat({k: v for k, v in card.training.items() if k != "steering"})))
+            else:
+                st.caption("The card does not say.")
+        with st.expander("The whole card"):
+            st.json(card.card, expanded=False)
 
 
 def own_model() -> None:

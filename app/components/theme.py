@@ -121,6 +121,9 @@ _CSS = """
 .cm th, .cm td {text-align: right; padding: 4px 8px;
   border-bottom: 1px solid color-mix(in srgb, currentColor 12%, transparent);}
 .cm th:first-child, .cm td:first-child {text-align: left;}
+.cm-models {overflow-x: auto;}
+.cm-models td:first-child {white-space: nowrap;}
+.cm-models th:nth-child(2), .cm-models td:nth-child(2) {text-align: left;}
 .cm-legend {display: flex; flex-wrap: wrap; gap: 2px 16px; font-size: 12.5px;}
 .cm-narrow {display: none;}
 @media (max-width: 640px) {

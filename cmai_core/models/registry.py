@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _CONFIG_FILE = "open_clip_config.json"
 _CARD_FILE = "card.json"
+HEADS_FILE = "consistency_heads.safetensors"
+"""Beside the weights, where a model has consistency heads (see `sidecar`)."""
 _LIST_HINT = "`cmai models` lists what can be loaded."
 
 
@@ -45,6 +47,7 @@ class ModelCard:
         training: command, data, seed, time (as its training wrote them).
         results: figures by task and threat model.
         card: everything in card.json.
+        verifier: whether consistency heads lie beside the weights.
     """
 
     name: str
@@ -54,6 +57,7 @@ class ModelCard:
     results: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
+    verifier: bool = False
 
 
 def bundled_dir() -> Path:
@@ -83,6 +87,7 @@ def _read_card(folder: Path) -> ModelCard:
         results=dict(card.get("results") or {}),
         card=card,
         path=folder,
+        verifier=(folder / HEADS_FILE).is_file(),
     )
 
 
@@ -174,7 +179,7 @@ def _bundled_folder(name: str) -> Path | None:
 def _load_folder(folder: Path, spec: str, name: str) -> VisionLanguageModel:
     import open_clip
 
-    from cmai_core.models.sidecar import HEADS_FILE, read_heads
+    from cmai_core.models.sidecar import read_heads
     from cmai_core.models.wrapper import VisionLanguageModel
 
     config_path = folder / _CONFIG_FILE
@@ -202,8 +207,6 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _weights_in(folder: Path) -> Path:
     from open_clip.factory import _find_checkpoint_in_dir
-
-    from cmai_core.models.sidecar import HEADS_FILE
 
     found = _find_checkpoint_in_dir(folder)
     if found is None or Path(found).name == HEADS_FILE:

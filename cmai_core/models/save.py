@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from cmai_core.errors import ModelError
-from cmai_core.models.sidecar import HEADS_FILE, write_heads
+from cmai_core.models.registry import HEADS_FILE
+from cmai_core.models.sidecar import write_heads
 from cmai_core.models.tokenizer import FILES
 from cmai_core.models.wrapper import VisionLanguageModel
 

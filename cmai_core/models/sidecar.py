@@ -13,8 +13,6 @@ import torch
 from cmai_core.errors import ModelError
 from cmai_core.models.heads import ConsistencyHeads, HeadSizes
 
-HEADS_FILE = "consistency_heads.safetensors"
-
 
 def write_heads(weights: dict[str, torch.Tensor], sizes: HeadSizes, path: Path) -> None:
     """Store the heads' state dict, in the precision that it has, with the sizes as metadata."""

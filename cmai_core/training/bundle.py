@@ -107,8 +107,8 @@ def _with_heads(card: dict[str, Any], building: Path, heads: Path) -> dict[str, 
     import torch
     from safetensors.torch import load_file
 
+    from cmai_core.models.registry import HEADS_FILE
     from cmai_core.models.save import CARD_FILE, WEIGHTS_FILE
-    from cmai_core.models.sidecar import HEADS_FILE
 
     if not (heads / HEADS_FILE).is_file():
         raise ModelError(f"{heads} holds no consistency heads.", "Train them: `cmai train --recipe cmcv --base …`.")

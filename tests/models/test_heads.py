@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from cmai_core.errors import DataError, ModelError
 from cmai_core.models import VisionLanguageModel, load_model, save_local_dir
 from cmai_core.models.heads import ConsistencyHeads, log_opposite, log_verified
+from cmai_core.models.registry import HEADS_FILE
 from cmai_core.models.scoring import both_text_vectors, has_heads, image_vectors, text_vectors
-from cmai_core.models.sidecar import HEADS_FILE
 
 
 def with_heads(model, seed=1, inner=8):

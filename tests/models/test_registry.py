@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 
 from cmai_core.errors import ModelError
 from cmai_core.models import bundled_models, load_model, registry, save_local_dir
+from cmai_core.models.save import WEIGHTS_FILE
+from cmai_core.paths import assets_dir
 
 WEIGHTS = "open_clip_model.safetensors"
 
@@ -71,7 +73,13 @@ def test_every_bundled_model_of_this_checkout_loads():
     for card in bundled_models():
         model = load_model(card.name, device="cpu")
         assert model.has_decoder and model.domain == "tabletop" and model.defended == card.defended
-        assert sum(path.stat().st_size for path in card.path.iterdir()) <= 4.5e6, card.name
+        sizes = {path.name: path.stat().st_size for path in card.path.iterdir()}
+        assert sizes.pop(WEIGHTS_FILE) <= 4.5e6 and sum(sizes.values()) <= 0.4e6, card.name  # the rest: heads, card
+        assert card.verifier == (model.heads is not None)
+
+
+def test_everything_that_is_shipped_stays_small():
+    assert sum(path.stat().st_size for path in assets_dir().rglob("*") if path.is_file()) <= 120e6
 
 
 def test_listing_models_imports_nothing_heavy():
