@@ -5,7 +5,8 @@
     python -m cmai_core.comparison.run --models candidate=local-dir:runs/x/model --split validation   # while developing
 
 Adversarial examples lie in an evaluation store; what came of them in one small JSON file a model. With `--publish` the
-files are copied to `assets/results`, from where `python -m cmai_core.comparison.report` prints the tables.
+files are copied to `assets/results`, from where `python -m cmai_core.comparison.report` prints the tables; what lies
+there is not measured again. The store has one writer: a second process needs a `--folder` of its own.
 """
 
 from __future__ import annotations
@@ -73,9 +74,13 @@ class Comparison:
         return self.folder / f"{name}.json"
 
     def results(self, name: str) -> dict[str, Any]:
-        """What is known of a model so far; {} for nothing."""
-        path = self.path(name)
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        """What is known of a model so far, here or else as published under this protocol; {} for nothing."""
+        for path in (self.path(name), results_dir() / f"{name}.json"):
+            if path.is_file():
+                found = json.loads(path.read_text(encoding="utf-8"))
+                if found["protocol"] == self.protocol.hash:
+                    return found
+        return {}
 
     def data(self, split: str) -> Any:
         """A whole split of Tabletop."""
@@ -207,7 +212,8 @@ def publish(comparison: Comparison, names: Sequence[str], target: Path | None = 
             raise CmaiError(f"{name} lacks {', '.join(missing)}.", "Run the comparison to its end first.")
     target.mkdir(parents=True, exist_ok=True)
     for name in names:
-        shutil.copy(comparison.path(name), target / f"{name}.json")
+        if comparison.path(name).is_file():  # else they have been published already
+            shutil.copy(comparison.path(name), target / f"{name}.json")
     return target
 
 
@@ -223,7 +229,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--folder", type=Path, default=DEFAULT_FOLDER, help=f"default: {DEFAULT_FOLDER}")
     add("--device", help="cpu or cuda (default: cuda if there is one)")
     add("--threads", type=int, help="processor threads")
-    add("--publish", action="store_true", help="copy the finished results to assets/results")
+    add("--publish", action="store_true", help="copy each model's finished results to assets/results")
     add("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
     if args.threads:
@@ -239,8 +245,8 @@ def main(argv: list[str] | None = None) -> int:
         for name, spec in names.items():
             with interruptible() as cancel, progress_bar(args.quiet, form=SHARE_AND_WORDS, words=_words(name)) as show:
                 comparison.measure(name, spec, args.parts, progress=show, cancel=cancel)
-        if args.publish:
-            print(f"published to {publish(comparison, list(names))}")
+            if args.publish:
+                print(f"published {name} to {publish(comparison, [name])}")
 
     return exit_status(command, "Interrupted; the same command goes on from here.")
 
