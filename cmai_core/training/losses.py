@@ -112,7 +112,7 @@ def encode_classes(parts: Parts, batch: TrainingBatch) -> Tensor:
 
 def class_losses(parts: Parts, pooled: Tensor, classes: Tensor, targets: Tensor) -> Tensor:
     """Cross entropy over the classes, N values; any class that the scene holds is right (targets: bool N×C)."""
-    logits = parts.logit_scale.exp() * unit(pooled) @ classes.T
+    logits = (parts.logit_scale.exp() * unit(pooled) @ classes.T).float()  # half precision within autocast
     return logits.logsumexp(dim=-1) - logits.masked_fill(~targets, float("-inf")).logsumexp(dim=-1)
 
 

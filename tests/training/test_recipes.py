@@ -53,6 +53,13 @@ def test_two_steps_change_what_should_learn_and_nothing_else(name):
     assert (training.model.heads is not None) == (training.recipe.weights.verify > 0)
 
 
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_a_step_in_half_precision(name):
+    training = training_of(name, precision="bf16")
+    seen = training.advance(draw(helpers.arrays(), training.recipe, 0, 0, training.edits))
+    assert all(bool(torch.isfinite(value).all()) for value in seen.values()), seen
+
+
 @pytest.mark.parametrize("name", ["consistency", "cmcv", "mat"])
 def test_the_figures_at_the_end_can_be_had(name):
     figures = training_of(name).validate(helpers.arrays(seed=5), 8)
