@@ -40,6 +40,7 @@ models: $(VENV)/.app  ## train the bundled models from nothing, into runs/ (RECI
 		case $$recipe in \
 			base|base-b) start= ;; \
 			*-b) start="--base local-dir:runs/base-b/model" ;; \
+			cmai-replay) start="--base local-dir:runs/base/model --seed 1 --set replay=local-dir:runs/cmai/model" ;; \
 			*) start="--base local-dir:runs/base/model" ;; \
 		esac; \
 		$(BIN)/python -m cmai_core.training --recipe $$recipe --out runs/$$recipe $$start; \

@@ -21,22 +21,24 @@ if TYPE_CHECKING:
 
 DEFAULT = "attack_lab"
 """The page that has no path of its own in the address."""
+TRIES = 5
+"""How often a visitor who ended up elsewhere is sent on."""
 
 
 def go(page: str, query: Mapping[str, Any] | None = None) -> None:
     """Switches to a page (a file name of app_pages without its ending), with this query in the address."""
     given = None if query is None else dict(query)
-    state.put(state.GOING, (page, given))
+    state.put(state.GOING, (page, given, TRIES))
     _switch(page, given)
 
 
 def arrived(page: Any) -> None:
     """Called in each run of the whole script with what `st.navigation` gave: goes on to where the visitor was going."""
-    going = state.get(state.GOING)
+    going, reached = state.get(state.GOING), page.url_path or DEFAULT
+    if going is not None and going[0] != reached and going[2] > 0:
+        state.put(state.GOING, (*going[:2], going[2] - 1))
+        _switch(*going[:2])
     state.put(state.GOING, None)
-    reached = page.url_path or DEFAULT
-    if going is not None and going[0] != reached:
-        _switch(*going)
     state.put(state.SHOWN, (_hash(), reached))
 
 

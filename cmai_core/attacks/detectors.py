@@ -146,7 +146,10 @@ class _BoundAnswers(Objective):
         def score(f: Any, texts: AnswerTexts) -> torch.Tensor:
             if texts.vectors is not None or texts.strings is None:  # encoded already, or written anew
                 return answer_consistency(self.task, model, f, texts)
-            chosen = self._encoded(model, answered(self.task, model, f, texts))
+            said = answered(self.task, model, f, texts)
+            if not said:
+                return f.embedding.new_zeros(0)
+            chosen = self._encoded(model, said)
             return (image_vectors(model, f) * chosen).sum(dim=-1)
 
         return self.rows.apply(score, features)

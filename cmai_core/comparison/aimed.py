@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from cmai_core.attacks.adaptive import accept_false, adaptive, reject_true
+from cmai_core.attacks.class_objectives import Margin
 from cmai_core.attacks.reading import make_batch
 from cmai_core.attacks.recipes import get_recipe
 from cmai_core.attacks.result import AttackResult
 from cmai_core.attacks.transforms import Noise
 from cmai_core.comparison.protocol import Aimed
-from cmai_core.comparison.verdicts import marks
+from cmai_core.comparison.verdicts import marks, rights
 from cmai_core.data.pair import Batch, PairDataset
 from cmai_core.defenses.calibration import Calibration
 from cmai_core.defenses.detector import AnyDetector, ConsistencyDetector, VerificationDetector, detector_scores
 from cmai_core.defenses.misaligned import misaligned_captions
-from cmai_core.defenses.pathways import Smoothing
+from cmai_core.defenses.pathways import Regime, Smoothing, shifted
 from cmai_core.defenses.system import System
+from cmai_core.errors import OptionError
 from cmai_core.evaluation.cmcv import equal_ranks
 from cmai_core.evaluation.detection import threshold_at_fpr
 from cmai_core.models.scoring import has_heads
@@ -39,6 +42,7 @@ def aimed_verdicts(
     aimed: Aimed,
     *,
     gallery: int,
+    tower: Any = None,
     seed: int = 0,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
@@ -48,6 +52,7 @@ def aimed_verdicts(
     Args:
         dataset: whose first scenes are attacked. validation: pairs that thresholds of the retrieved caption are set on.
         calibration: of the model, for the given caption. gallery: captions of the retrieval gallery.
+        tower: a robust model that weights are shifted to; left out where its text side is not this model's.
 
     Returns:
         Strings of `verdicts`, where "1" is what the defender wants:
@@ -56,7 +61,7 @@ def aimed_verdicts(
         - "given", "retrieved": `clean` and `held`: correct or rejected, before and after the adaptive attack;
           `accepted`: correct and accepted when clean; `right`: the plain model's clean answer.
         - "accept false", "reject true": `clean` and `held`: the false caption rejected, the true pair accepted.
-        - "robust pathway": `clean` and `held`: right, where flagged pictures are answered by way of smoothing.
+        - "robust pathway", "shifted weights": `clean` and `held`: right, where flagged pictures take that pathway.
     """
     tools = {"seed": seed, "progress": progress, "cancel": cancel}
     task = Retrieval(max(gallery, aimed.limit))
@@ -73,7 +78,9 @@ def aimed_verdicts(
     system = System(model, detector=given)
     out["accept false"] = _attacked(system, accept_false(**options), dataset, aimed.limit, tools, false=True)
     out["reject true"] = _attacked(system, reject_true(**options), dataset, aimed.limit, tools)
-    out["robust pathway"] = _smoothed(model, given, task, dataset, aimed, tools)
+    for name, pathway in pathways(model, aimed, tower).items():
+        system = System(model, detector=given, policy="robust pathway", pathway=pathway)
+        out[name] = _through(system, task, dataset, aimed, tools)
     return out
 
 
@@ -146,14 +153,24 @@ def _targeted(model: Any, dataset: PairDataset, aimed: Aimed, tools: dict[str, A
     return {"clean": marks(right), "held": found["held"]}
 
 
-def _smoothed(
-    model: Any, detector: Any, task: Any, dataset: PairDataset, aimed: Aimed, tools: dict[str, Any]
-) -> dict[str, Any]:
-    system = System(model, detector=detector, policy="robust pathway", pathway=smoothing(aimed))
-    attack = get_recipe("pgd").build(task=task, dataset=dataset, **_options(aimed))
-    return _attacked(system, attack, dataset, aimed.smoothed, tools)
+def _through(system: System, task: Any, dataset: PairDataset, aimed: Aimed, tools: dict[str, Any]) -> dict[str, Any]:
+    """Right in the worst case over the task's loss and the margin, raised through the system's pathway."""
+    found = []
+    for objective in ({}, {"objective": Margin(task, dataset=dataset)}):
+        attack = get_recipe("pgd").build(task=task, dataset=dataset, **objective, **_options(aimed))
+        found.append(_attacked(system, attack, dataset, aimed.smoothed, tools))
+    both = zip(*(rights(one["held"]) for one in found), strict=True)
+    return {"clean": found[0]["clean"], "held": marks([bool(a and b) for a, b in both])}
 
 
-def smoothing(aimed: Aimed) -> Smoothing:
-    """The robust pathway of the protocol."""
-    return Smoothing(Noise(sigma=aimed.sigma / 255), copies=aimed.copies)
+def pathways(model: Any, aimed: Aimed, tower: Any = None) -> dict[str, Any]:
+    """The protocol's pathways around a model: smoothing, and weights shifted towards a robust tower of the same texts.
+
+    Args:
+        tower: None, or one whose text side is another: then there is no shift.
+    """
+    out: dict[str, Any] = {"robust pathway": Smoothing(Noise(sigma=aimed.sigma / 255), copies=aimed.copies)}
+    if tower is not None and tower.hash != model.hash:
+        with suppress(OptionError):  # another text side, or another architecture
+            out["shifted weights"] = Regime(shifted(model, tower, aimed.shift))
+    return out

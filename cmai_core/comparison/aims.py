@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cmai_core.comparison.protocol import FAMILIES, Protocol
+from cmai_core.comparison.protocol import FAMILIES, REPLAYED, SURROGATES, Protocol
 from cmai_core.comparison.results import Result
-from cmai_core.comparison.tables import BEST, either, percent, points
+from cmai_core.comparison.tables import BEST, comparable, either, percent, points
 from cmai_core.comparison.verdicts import difference, rights, share, success_rate
+from cmai_core.training.recipes import RECIPES
 
 GIVEN, RETRIEVED = "given", "retrieved"
 
@@ -23,6 +24,8 @@ _CLEAN = (
 Aim = tuple[str, str, bool]
 """What was aimed at, what was measured, whether it was met."""
 MOST_LOST, KEPT, KEPT_JOINT, LATENCY = 0.03, 0.75, 0.65, 1.3
+NO_RIVALS = tuple(RECIPES[name].model_name for name in (REPLAYED, *SURROGATES))
+"""CMAI's own schedule trained again, and a model of another architecture: measured, but nobody to win against."""
 
 
 def aims(results: Mapping[str, Result], protocol: Protocol) -> list[Aim]:
@@ -30,6 +33,7 @@ def aims(results: Mapping[str, Result], protocol: Protocol) -> list[Aim]:
     best, base = results.get(BEST), results.get(protocol.base)
     if best is None:
         return []
+    results = {name: result for name, result in results.items() if name not in NO_RIVALS}
     out = []
     if base is not None and "clean" in best.parts and "clean" in base.parts:
         for task, measure, title in _CLEAN:
@@ -41,6 +45,7 @@ def aims(results: Mapping[str, Result], protocol: Protocol) -> list[Aim]:
             out.append((f"clean {title} at most 3 points under the base", said, own >= start - MOST_LOST))
     out += _kept(results, best, protocol)
     out += _tasks(results, best, protocol)
+    out += _survives(best, protocol)
     out += _joint(results, best)
     out += _success(results, best, protocol)
     out += _aligned(results, best, protocol)
@@ -76,25 +81,55 @@ def _kept(results: Mapping[str, Result], best: Result, protocol: Protocol) -> li
 
 
 def _tasks(results: Mapping[str, Result], best: Result, protocol: Protocol) -> list[Aim]:
-    """Every other task and norm: is the value the highest?"""
+    """Every other task and norm: what is kept of the clean value, and is it the highest?"""
     out = []
-    asked = [("tasks", task, e) for task in protocol.part("tasks").tasks for e in protocol.part("tasks").epsilons]
-    asked += [("l2", "retrieval", e) for e in protocol.part("l2").epsilons]
+    asked = [(name, task, e) for name in ("tasks", "captions", "l2") for task, e in _cells(protocol, name)]
     for part, task, epsilon in asked:
         found = {n: v.held for n, r in results.items() if (v := r.verdict(part, epsilon, task)) is not None}
         norm = "L2 " if part == "l2" else ""
-        out += _highest(found, best.name, f"robust {task} at {norm}{epsilon:g}/255: highest")
+        own = best.verdict(part, epsilon, task)
+        if own is not None and epsilon == 2.0 and (clean := share(own.clean)["value"]):
+            held = share(own.held)
+            said = f"{percent(held)}, {held['value'] / clean:.2f} of {100 * clean:.1f}"
+            out.append((f"robust {task} at 2/255 at least 0.75 of clean", said, held["value"] >= KEPT * clean))
+        out += _highest(found, best.name, f"robust {task} at {norm}{epsilon:g}/255: highest, by more than the interval")
     return out
 
 
+def _cells(protocol: Protocol, name: str) -> list[tuple[str, float]]:
+    part = protocol.part(name)
+    return [(task, epsilon) for task in part.tasks for epsilon in part.epsilons]
+
+
 def _highest(found: Mapping[str, str], best: str, aim: str) -> list[Aim]:
-    """Whether the best's share right is above all others', over the same scenes; nothing where it stands alone."""
+    """Whether the best's share right is above all others' by more than the interval of the difference, over the same
+    scenes; nothing where it stands alone."""
     if best not in found or len(found) < 2:
         return []
     rival = max((n for n in found if n != best), key=lambda n: share(found[n])["value"])
     gap = difference(found[best], found[rival])
     said = f"{percent(share(found[best]))}; {points(gap)} points to the best other, `{rival}`"
-    return [(aim, said, gap["value"] > 0)]
+    return [(aim, said, gap["low"] > 0)]
+
+
+def _survives(best: Result, protocol: Protocol) -> list[Aim]:
+    """More steps, restarts, a black box, other libraries, and ε so large that nothing may be left."""
+    out = []
+    main, strong = (best.verdict(name, 2.0) for name in ("main", "stronger"))
+    if main is not None and strong is not None:
+        before, after = share(main.held[: strong.count]), share(strong.held)
+        said = f"{before['hits']} of {before['total']} scenes stood, {after['hits']} after them"
+        out.append(("robust at 2/255 survives stronger attacks", said, after["hits"] >= before["hits"] - 1))
+    ours, theirs = best.verdict("tasks", 2.0, "zero-shot"), best.verdicts("outside")
+    if ours is not None and theirs and theirs[0].count == ours.count:
+        lost = int((rights(ours.held) & ~rights(theirs[0].held)).sum())
+        aim = "robust zero-shot at 2/255 survives PGD of other libraries"
+        out.append((aim, f"{lost} of {ours.count} scenes fall to theirs alone", lost <= 1))
+    (epsilon,) = protocol.part("large").epsilons
+    if (large := best.verdict("large", epsilon)) is not None:
+        held = share(large.held)
+        out.append((f"nothing is left at {epsilon:g}/255", percent(held, counts=True), held["hits"] == 0))
+    return out
 
 
 def _success(results: Mapping[str, Result], best: Result, protocol: Protocol) -> list[Aim]:
@@ -179,6 +214,9 @@ def _transfer(results: Mapping[str, Result], best: Result, protocol: Protocol) -
             }
             if best.name not in found:
                 continue
+            found = comparable(found)
+            if best.name not in found:
+                continue
             every = np.logical_and.reduce([rights(v.clean) for v in found.values()])
             rates = {n: float((~rights(v.held)[every]).mean()) for n, v in found.items() if every.any()}
             aim = f"transfer from `{source}` at {epsilon:g}/255, success rate of {int(every.sum())}: lowest"
@@ -191,7 +229,8 @@ def _joint(results: Mapping[str, Result], best: Result) -> list[Aim]:
     if not own:
         return []
     clean, held = share(own["clean"])["value"], share(own["held"])
-    said = f"{percent(held)}, {held['value'] / clean:.2f} of {100 * clean:.1f}"
+    kept = held["value"] / clean if clean else float("nan")
+    said = f"{percent(held)}, {kept:.2f} of {100 * clean:.1f}"
     out = [("joint (picture and one word) at least 0.65 of clean", said, held["value"] >= KEPT_JOINT * clean)]
     found = {n: r.parts["joint"]["scene"]["held"] for n, r in results.items() if r.parts.get("joint")}
     return out + _highest(found, best.name, "joint: highest")

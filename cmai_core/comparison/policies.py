@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cmai_core.attacks.reading import make_batch
-from cmai_core.comparison.aimed import smoothing
+from cmai_core.comparison.aimed import pathways
 from cmai_core.comparison.detection import worst_pictures
 from cmai_core.comparison.protocol import Protocol
 from cmai_core.comparison.verdicts import marks
 from cmai_core.data.pair import Batch, PairDataset
 from cmai_core.defenses.calibration import Calibration
-from cmai_core.defenses.pathways import Regime, shifted
 from cmai_core.defenses.system import System
-from cmai_core.errors import OptionError
 from cmai_core.tasks import get_task
 from cmai_core.tasks.retrieval import Retrieval
 
@@ -30,22 +29,19 @@ def policies(model: Any, calibration: Calibration, protocol: Protocol, tower: An
         tower: a robust model that weights are shifted to; left out where its text side is not this model's.
     """
     known = calibration.at(protocol.aimed.rate)
-    detector, pathway = known.detector(), smoothing(protocol.aimed)
+    detector, found = known.detector(), pathways(model, protocol.aimed, tower)
+    smooth = found["robust pathway"]
     guarded = {"detector": detector, "policy": "robust pathway"}
     out = {
         "none": System(model),
         "reject": System(model, detector=detector),
         "reject by S_c alone": System(model, detector=known.detector("S_c")),
-        "robust pathway": System(model, pathway=pathway, **guarded),
-        "smoothing of all": System(model, smoothing=pathway),
+        "smoothing of all": System(model, smoothing=smooth),
+        **{name: System(model, pathway=pathway, **guarded) for name, pathway in found.items()},
     }
-    if tower is not None and tower.hash != model.hash:
-        try:
-            moved = shifted(model, tower, 1.0)
-        except OptionError:  # another text side, or another architecture
-            return out
-        out["shifted weights"] = System(model, pathway=Regime(moved), **guarded)
-        out["shifted weights, smoothed"] = System(model, pathway=Regime(moved, pathway), **guarded)
+    if "shifted weights" in found:
+        both = replace(found["shifted weights"], then=smooth)
+        out["shifted weights, smoothed"] = System(model, pathway=both, **guarded)
     return out
 
 

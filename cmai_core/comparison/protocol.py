@@ -30,6 +30,7 @@ PUBLISHED = (
 OURS = ("cmcv", "mbat", "cmcv-mbat", "cmai")
 ABLATIONS = ("mbat-beta0", "cmai-replay", "cmai-lora")
 SURROGATES = ("tecoa-b",)
+REPLAYED = "cmai-replay"
 FAMILIES = "families"
 HALF = "precision=bfloat16"
 """Gradients in half precision; whatever they find counts only where a pass in single precision confirms it."""
@@ -69,7 +70,8 @@ _EVERY_SCENE = (
     f"pgd:steps=10,objective=kl,{HALF}",
 )
 _LOSSES = tuple(f"{r},stop_on_success=true" if r.startswith("pgd") else r for r in _EVERY_SCENE)
-_L2 = (f"pgd:steps=10,norm=l2,stop_on_success=true,{HALF}", f"apgd:steps=20,norm=l2,objective=margin,{HALF}")
+_L2 = tuple(r.replace("steps=", "norm=l2,steps=") for r in _LOSSES if not r.startswith("fgsm"))
+_CAPTIONS = (_EVERY_SCENE[0], _EVERY_SCENE[1], _EVERY_SCENE[4])  # success is seen at the end: it takes a caption
 # The stronger ones in single precision: they also show whether half precision hides anything.
 _STRONGER = (*_LOSSES, "pgd:steps=100,restarts=2,stop_on_success=true", "apgd:steps=100", "square:queries=500")
 _OUTSIDE = (
@@ -80,7 +82,8 @@ _PARTS = (
     Part("main", "L∞, worst case over every loss", _LOSSES, (2.0, 4.0), ("retrieval",), 1000),
     Part(FAMILIES, "what detectors are shown", _EVERY_SCENE, (2.0, 4.0), ("retrieval",), 200, cascade=False),
     Part("tasks", "L∞, the other tasks", _LOSSES[:3], (2.0, 4.0), ("zero-shot", "vqa", "nlvr"), 120),
-    Part("l2", "L2", _L2, (0.5, 1.0), ("retrieval",), 200),
+    Part("captions", "L∞, the caption it writes", _CAPTIONS, (2.0, 4.0), ("captioning",), 60),
+    Part("l2", "L2, worst case over every loss", _L2, (0.5, 1.0), ("retrieval",), 120),
     Part("large", "ε → large: nothing should be left", _LOSSES[:2], (64.0,), ("retrieval",), 100),
     Part("stronger", "more steps, restarts, black box on the survivors", _STRONGER, (2.0,), ("retrieval",), 60),
     Part("outside", "PGD of other libraries on the shipped file", _OUTSIDE, (2.0,), ("zero-shot",), 120),
@@ -124,8 +127,8 @@ class Aimed:
         epsilon: in units of 1/255. steps: of each search; precision: of their gradients.
         targeted: first test scenes of the targeted attack.
         limit: first test scenes of the attacks on detectors, which are set to the false-positive rate `rate`.
-        smoothed: first test scenes of the attack on the robust pathway: features averaged over `copies` with Gaussian
-            noise of `sigma` (units of 1/255).
+        smoothed: first test scenes of the attacks on ARM's pathways: features averaged over `copies` with Gaussian
+            noise of `sigma` (units of 1/255), and weights shifted by `shift` of the way towards a robust tower's.
     """
 
     epsilon: float = 2.0
@@ -137,6 +140,7 @@ class Aimed:
     smoothed: int = 30
     copies: int = 8
     sigma: float = 4.0
+    shift: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,7 @@ class Protocol:
     Attributes:
         base, surrogate: bundled undefended models that are fine-tuned, and attacked from.
         recipes: names; each is trained with `pairs` pairs and `seed`. more_seeds: of the two best on validation.
+        replay_seed: of the replay of ARM's schedule, which with the same seed would be the same training.
         trials: validation trials of each recipe's settings: 0, all take the settings that `base` was trained with
             and those written in `training.recipes`.
         clean: test scenes of the clean figures; written: how many of them are captioned.
@@ -180,6 +185,7 @@ class Protocol:
     pairs: int = PAIRS
     seed: int = 0
     more_seeds: tuple[int, ...] = (1, 2)
+    replay_seed: int = 1
     trials: int = 0
     split: str = "test"
     clean: int = 4000
@@ -239,6 +245,7 @@ def markdown(protocol: Protocol = PROTOCOL) -> str:
         made = f" (made on {', '.join(f'`{s}`' for s in part.sources)})" if part.sources else ""
         attacks.append(f"| {part.what}{made}{how} | {names} | {epsilons} | {', '.join(part.tasks)} | {part.limit} |")
     joint, aimed, arm = protocol.joint, protocol.aimed, RECIPES["cmai"].controller
+    steps = -(-protocol.pairs // RECIPES["cmai"].batch)
     p, seeds = protocol, " and ".join(map(str, protocol.more_seeds))
     rates = " and ".join(f"{100 * r:g} %" for r in protocol.rates)
     return f"""# Protocol of the comparison
@@ -248,12 +255,15 @@ It was fixed before any compared model was shown the test split. Results carry t
 
 ## Terms that are the same for all
 
-- Every defence starts from `{p.base}` (the robust surrogate from `{p.surrogate}`) and takes {p.pairs // 128:,} steps of
+- Every defence starts from `{p.base}` (the robust surrogate from `{p.surrogate}`) and takes {steps:,} steps of
   128 pictures with seed {p.seed}: same training split, augmentation, learning-rate schedule and weight averaging. The
   order of scenes is the same where a recipe reads one caption a scene; `mat` reads two, and `consistency` puts each of
   64 scenes into a batch twice. Steps cost more or less (`benchmarks/bench_training.py`): the terms are equal pairs, not
   equal time.
 - The inner problem has ε = 2/255 (L∞) and two steps for all; no recipe trains with a larger ε, ARM included.
+- `{REPLAYED}` has seed {p.replay_seed}: with CMAI's own it would be the same training, since looking changes nothing.
+- Clean and perturbed pictures stand in one batch, so in one softmax: (1 − λ)·L(clean) + λ·L(perturbed) holds exactly
+  for losses that are a mean over pictures; in the contrastive ones the negatives are of both kinds.
 - The losses of the tasks (captions, questions, statements, patches) stay in every recipe that trains the whole model,
   so that a defence is not blamed for a decoder that nobody kept in tune.
 - What helped one is given to all: a share λ of each batch perturbed and the rest clean, ε growing over the first tenth
@@ -301,16 +311,19 @@ Besides, with retrieval:
   {100 * aimed.rate:g} %, once of the given and once of the retrieved caption: both losses, plain and in every form of
   detector-awareness, {aimed.steps} steps each, first {aimed.limit} scenes; a false caption accepted, a true pair
   rejected;
-- through the robust pathway (flagged pictures are answered from the mean over {aimed.copies} copies with noise of
-  {aimed.sigma:g}/255), with gradients through the copies, first {aimed.smoothed} scenes;
-- ARM's policies (reject, robust pathway, shifted weights where a defended image tower for the same text tower exists,
-  and combinations) on the main part's pictures, with their latency;
+- through ARM's pathways, first {aimed.smoothed} scenes, worst case over the task's loss and the margin: flagged
+  pictures are answered from the mean over {aimed.copies} copies with noise of {aimed.sigma:g}/255 (gradients go through
+  the copies), or with weights {aimed.shift:g} of the way towards those of `{p.instruments.robust_tower}` (of models
+  with the same text tower; those whose text tower was trained have no such neighbour);
+- ARM's policies (reject, robust pathway, shifted weights, and combinations) on the main part's pictures, with their
+  latency;
 - detection of successful attacks ("what detectors are shown": every attack on every scene), by CMCV and by detectors
   that need no training (cosine of the embeddings, energy, Mahalanobis, nearest neighbours, feature squeezing), each at
   its own thresholds from validation; true against false captions on clean pictures and on those that lower S_c.
 
-Every model gets consistency heads: where its recipe does not train them, the recipe `cmcv` does afterwards, with the
-model's own towers frozen. Differences between models are paired bootstrap over scenes.
+Every compared model gets consistency heads: where its recipe does not train them, the recipe `cmcv` does afterwards,
+with the model's own towers frozen. `{p.base}` with heads is `{RECIPES["cmcv"].model_name}`. Differences between models
+are paired bootstrap over scenes.
 """
 
 

@@ -50,13 +50,16 @@ def report(results: Mapping[str, Result], protocol: Protocol = PROTOCOL, figures
         out += [f"“Highest”, “lowest” and “best other” are among the {len(results)} models measured."]
     out += ["## Clean", tables.clean_table(results, protocol.base), "Differences to the base in brackets, in points."]
     out += ["## L∞, worst case over every loss", _picture(figures, "trade-off.svg", "clean against robust accuracy")]
-    out.append(tables.robust_table(results, "main", "retrieval", main))
+    out.append(tables.robust_table(results, "main", "retrieval", main, protocol.base))
     for task, title in _TASKS:
-        out += [f"### {title}", tables.robust_table(results, "tasks", task, main)]
-    out += ["## L2", tables.robust_table(results, "l2", "retrieval", protocol.part("l2").epsilons)]
+        out += [f"### {title}", tables.robust_table(results, "tasks", task, main, protocol.base)]
+    out += ["### Captions", "A caption is right when it is true of the scene."]
+    out.append(tables.robust_table(results, "captions", "captioning", main, protocol.base))
+    out += ["“ASR less”: by how many points the attack success rate is below that of the base."]
+    out += ["## L2", tables.robust_table(results, "l2", "retrieval", protocol.part("l2").epsilons, protocol.base)]
     out += ["ε is the root mean square over pixel values."]
     out += ["## Picture and one word", tables.joint_table(results)]
-    out += ["## Targeted", tables.targeted_table(results)]
+    out += ["## Targeted", tables.targeted_table(results, protocol.base)]
     out += ["## Do the figures survive?", "More steps, restarts and a black box, on the scenes that still stood:"]
     out += [tables.stronger_table(results, protocol), "PGD of torchattacks and Foolbox, run from outside:"]
     out += [tables.outside_table(results), "ε → large:"]

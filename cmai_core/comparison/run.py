@@ -6,7 +6,7 @@
 
 Adversarial examples lie in an evaluation store; what came of them in one small JSON file a model. With `--publish` the
 files are copied to `assets/results`, from where `python -m cmai_core.comparison.report` prints the tables; what lies
-there is not measured again. The store has one writer: a second process needs a `--folder` of its own.
+there already is then not measured again. The store has one writer: a second process needs a `--folder` of its own.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Comparison:
     Args:
         folder: made where there is none. protocol: what is asked. data: split → dataset, in the place of Tabletop's.
         tower: in the place of the protocol's robust tower. device: as in `load_model`.
+        published: folder of results that are not measured again; None: whatever is not in `folder` is.
     """
 
     def __init__(
@@ -59,8 +60,9 @@ class Comparison:
         data: dict[str, Any] | None = None,
         tower: Any = None,
         device: str | None = None,
+        published: Path | None = None,
     ):
-        self._tower = tower
+        self._tower, self._published = tower, published
         self._latest: tuple[tuple[str, str, str], Any] | None = None
         self.folder, self.protocol, self.device = Path(folder) / protocol.hash, protocol, device
         self._data = dict(data or {})
@@ -75,7 +77,7 @@ class Comparison:
 
     def results(self, name: str) -> dict[str, Any]:
         """What is known of a model so far, here or else as published under this protocol; {} for nothing."""
-        for path in (self.path(name), results_dir() / f"{name}.json"):
+        for path in (self.path(name), *(() if self._published is None else (self._published / f"{name}.json",))):
             if path.is_file():
                 found = json.loads(path.read_text(encoding="utf-8"))
                 if found["protocol"] == self.protocol.hash:
@@ -121,7 +123,8 @@ class Comparison:
         found = self.results(name)
         if found and found["hash"] != model.hash:
             raise CmaiError(
-                f"The results of {name} in {self.folder} are of other weights.", f"Move {self.path(name)} away."
+                f"The results of {name} in {self.folder} are of other weights.",
+                f"Move {name}.json away, there and in what is published.",
             )
         found = found or {"model": name, "hash": model.hash, "protocol": self.protocol.hash, "parts": {}}
         for part in known:
@@ -141,8 +144,6 @@ class Comparison:
         progress: ProgressCallback | None,
         cancel: CancelToken | None,
     ) -> Any:
-        from cmai_core.models import load_model
-
         protocol = self.protocol
         tools: dict[str, Any] = {"progress": progress, "cancel": cancel}
         test = self.data(protocol.split)
@@ -162,7 +163,7 @@ class Comparison:
             from cmai_core.comparison.aimed import aimed_verdicts
 
             calibration, held_out = self._calibration(model)
-            options = {"gallery": protocol.gallery, "seed": protocol.seed}
+            options = {"gallery": protocol.gallery, "seed": protocol.seed, "tower": self._robust_tower()}
             return aimed_verdicts(model, test, held_out, calibration, protocol.aimed, **options, **tools)
         from cmai_core.comparison.grids import measured
 
@@ -180,9 +181,16 @@ class Comparison:
             from cmai_core.comparison.policies import policy_figures
 
             calibration, _ = self._calibration(model)
-            tower = self._tower or load_model(protocol.instruments.robust_tower, self.device)
+            tower = self._robust_tower()
             return policy_figures(model, name, frame, self.store, protocol, test, calibration, tower)
         return [verdict.to_dict() for verdict in verdicts]
+
+    def _robust_tower(self) -> Any:
+        from cmai_core.models import load_model
+
+        if self._tower is None:
+            self._tower = load_model(self.protocol.instruments.robust_tower, self.device)
+        return self._tower
 
     def _calibration(self, model: Any) -> tuple[Any, Any]:
         """The card's calibration where it is as the protocol asks, else a new one; and the pairs it was set on."""
@@ -237,7 +245,8 @@ def main(argv: list[str] | None = None) -> int:
 
         torch.set_num_threads(args.threads)
     protocol = replace(PROTOCOL, split=args.split)
-    comparison = Comparison(args.folder, protocol, device=args.device)
+    known = results_dir() if args.publish else None
+    comparison = Comparison(args.folder, protocol, device=args.device, published=known)
     given = [text.partition("=") for text in args.models or protocol.models]
     names = {name: spec or name for name, _, spec in given}
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from cmai_core.comparison.protocol import ABLATIONS, Protocol
 from cmai_core.comparison.results import Result
-from cmai_core.comparison.verdicts import UNASKED, Verdict, difference, rights, share, success_rate
+from cmai_core.comparison.verdicts import UNASKED, Verdict, difference, marks, rights, share, success_rate
 from cmai_core.training.recipes import RECIPES
 
 BEST = "tabletop-cmai"
@@ -51,12 +51,13 @@ def label(name: str) -> str:
     return f"**`{name}`**" if name == BEST else f"`{name}`"
 
 
-def robust_table(results: Results, part: str, task: str, epsilons: Sequence[float]) -> str:
-    """Clean, worst case at each ε, their ratio, attack success rate, and the paired difference to `BEST`."""
+def robust_table(results: Results, part: str, task: str, epsilons: Sequence[float], base: str = "") -> str:
+    """Clean, worst case at each ε, their ratio, attack success rate and how much lower it is than the base's, and the
+    paired difference to `BEST`."""
     head = ["model", "clean"]
     for epsilon in epsilons:
         at = f"{epsilon:g}/255"
-        head += [f"robust {at}", f"of clean {at}", f"ASR {at}", f"`{BEST}` − this, {at}"]
+        head += [f"robust {at}", f"of clean {at}", f"ASR {at}", f"ASR less {at}", f"`{BEST}` − this, {at}"]
     rows = []
     for name, result in results.items():
         found = [result.verdict(part, epsilon, task) for epsilon in epsilons]
@@ -64,18 +65,20 @@ def robust_table(results: Results, part: str, task: str, epsilons: Sequence[floa
             continue
         row = [label(name), percent(share(found[0].clean))]
         for verdict, epsilon in zip(found, epsilons, strict=True):
-            row += _robust(verdict, _partner(results, name, part, epsilon, task))
+            undefended = results[base].verdict(part, epsilon, task) if base in results and name != base else None
+            row += _robust(verdict, _partner(results, name, part, epsilon, task), undefended)
         rows.append(row)
     return markdown(head, rows)
 
 
-def _robust(verdict: Verdict | None, best: Verdict | None) -> list[str]:
+def _robust(verdict: Verdict | None, best: Verdict | None, base: Verdict | None) -> list[str]:
     if verdict is None:
-        return [_GAP] * 4
-    clean, held = share(verdict.clean), share(verdict.held)
+        return [_GAP] * 5
+    clean, held, rate = share(verdict.clean), share(verdict.held), success_rate(verdict)
     kept = f"{held['value'] / clean['value']:.2f}" if clean["hits"] else _GAP
     gap = _GAP if best is None else points(difference(best.held, verdict.held))
-    return [percent(held), kept, percent(success_rate(verdict)), gap]
+    less = _GAP if base is None else f"{100 * (success_rate(base)['value'] - rate['value']):.1f}"
+    return [percent(held), kept, percent(rate), less, gap]
 
 
 def _partner(results: Results, name: str, part: str, epsilon: float, task: str) -> Verdict | None:
@@ -110,7 +113,8 @@ def clean_table(results: Results, base: str) -> str:
 
 
 def stronger_table(results: Results, protocol: Protocol) -> str:
-    """The worst case of the main attacks on the first scenes, and with the stronger ones added."""
+    """The worst case of the main attacks on the first scenes, with the stronger ones added, and, over the scenes of the
+    adaptive attacks (against S_c and V of the given and of the retrieved caption), with these added."""
     (epsilon,) = protocol.part("stronger").epsilons
     rows = []
     for name, result in results.items():
@@ -120,9 +124,20 @@ def stronger_table(results: Results, protocol: Protocol) -> str:
         before = share(main.held[: strong.count])
         after = share(strong.held)
         lost = before["hits"] - after["hits"]
-        rows.append([label(name), percent(before), percent(after), str(lost)])
+        rows.append([label(name), percent(before), percent(after), str(lost), *_adaptive(result, main)])
     head = ["model", "main attacks", "with stronger ones", f"of {protocol.part('stronger').limit} scenes lost besides"]
+    head += [f"main attacks, first {protocol.aimed.limit}", "with its own adaptive ones"]
     return markdown(head, rows)
+
+
+def _adaptive(result: Result, main: Verdict) -> list[str]:
+    """The main attacks' worst case, and with what the adaptive ones make wrong and accepted."""
+    aimed = result.parts.get("aimed")
+    if not aimed:
+        return [_GAP, _GAP]
+    stands = rights(main.held[: len(aimed["given"]["held"])])
+    both = stands & rights(aimed["given"]["held"]) & rights(aimed["retrieved"]["held"])
+    return [percent(share(marks(stands.tolist()))), percent(share(marks(both.tolist())))]
 
 
 def outside_table(results: Results) -> str:
@@ -158,7 +173,7 @@ def joint_table(results: Results) -> str:
 
 
 def transfer_table(results: Results, protocol: Protocol) -> str:
-    """ASR of examples made on other models, over the scenes that all of the table's models get right when clean."""
+    """ASR of examples made on other models, over the scenes that all of a column's models get right when clean."""
     part = protocol.part("transfer")
     columns = [(source, epsilon) for source in part.sources for epsilon in part.epsilons]
     head, cells = ["model"], {}
@@ -168,6 +183,7 @@ def transfer_table(results: Results, protocol: Protocol) -> str:
             for name, result in results.items()
             if (verdict := result.verdict("transfer", epsilon, source=source)) is not None
         }
+        found = comparable(found)
         if not found:
             continue
         all_right = np.logical_and.reduce([rights(verdict.clean) for verdict in found.values()])
@@ -179,17 +195,33 @@ def transfer_table(results: Results, protocol: Protocol) -> str:
     return markdown(head, [[label(n), *(cells.get((n, s, e), _GAP) for s, e in columns)] for n in names])
 
 
-def targeted_table(results: Results) -> str:
-    """Targeted ASR on zero-shot classification."""
-    rows = []
+def comparable(found: Mapping[str, Verdict]) -> dict[str, Verdict]:
+    """Without the models that answer much less than the others when clean (under half of the median): of what all get
+    right too little would be left."""
+    clean = {name: share(verdict.clean)["value"] for name, verdict in found.items()}
+    least = 0.5 * float(np.median(list(clean.values()))) if clean else 0.0
+    return {name: verdict for name, verdict in found.items() if clean[name] >= least}
+
+
+def targeted_table(results: Results, base: str = "") -> str:
+    """Targeted ASR on zero-shot classification, and how much lower it is than the base's."""
+    rows: list[list[str]] = []
+    rates: dict[str, float] = {}
     for name, result in results.items():
         found = result.parts.get("aimed", {}).get("targeted")
         if found is None:
             continue
         clean = rights(found["clean"])
         reached = "".join("1" if not held else "0" for held in rights(found["held"])[clean])
+        rates[name] = share(reached)["value"]
         rows.append([label(name), percent(share(found["clean"])), percent(share(reached), counts=True)])
-    return markdown(["model", "clean accuracy", "target reached, of those right"], rows)
+    for name, row in zip(rates, rows, strict=True):
+        known = base in rates and name != base
+        row.append(f"{100 * (rates[base] - rates[name]):.1f}" if known else _GAP)
+    return markdown(["model", "clean accuracy", "target reached, of those right (ASR)", "ASR less"], rows)
+
+
+_PATHWAYS = ("robust pathway", "shifted weights")
 
 
 def aware_table(results: Results) -> str:
@@ -204,12 +236,16 @@ def aware_table(results: Results) -> str:
             row += [percent(share(aimed[which]["accepted"])), percent(share(aimed[which]["held"]))]
         for which in ("accept false", "reject true"):
             row.append(_turned(aimed[which]))
-        row.append(percent(share(aimed["robust pathway"]["held"])))
+        for pathway in _PATHWAYS:
+            row.append(percent(share(aimed[pathway]["held"])) if pathway in aimed else _GAP)
         rows.append(row)
     head = ["model"]
     for which in ("given", "retrieved"):
         head += [f"{which}: clean, correct and accepted", f"{which}: attacked, correct or rejected"]
-    return markdown([*head, "false captions accepted", "true pairs rejected", "right through the robust pathway"], rows)
+    return markdown(
+        [*head, "false captions accepted", "true pairs rejected", *(f"right through {name}" for name in _PATHWAYS)],
+        rows,
+    )
 
 
 def _turned(found: Mapping[str, str]) -> str:
@@ -315,10 +351,11 @@ def training_table(results: Results) -> str:
         heads = training.get("heads", {})
         after = f"{heads['pairs']:,} ({heads['seconds'] / 60:.0f} min)" if heads else _GAP
         minutes = training.get("seconds", 0) / 60
-        rows.append(
-            [label(name), f"{training.get('pairs', 0):,}", f"{minutes:.0f}", after, str(training.get("device"))]
-        )
-    return markdown(["model", "pairs", "minutes", "heads afterwards", "on"], rows)
+        clean = cards.get(RECIPES["continued"].model_name, {}).get("seconds", 0)
+        ratio = f"{60 * minutes / clean:.1f}" if clean and training.get("start") else _GAP
+        seen = f"{training.get('pairs', 0):,}"
+        rows.append([label(name), seen, f"{minutes:.1f}", ratio, after, str(training.get("device"))])
+    return markdown(["model", "pairs", "minutes", "to clean training", "heads afterwards", "on"], rows)
 
 
 def validation_table(names: Sequence[str]) -> str:

@@ -67,11 +67,16 @@ def bundled_dir() -> Path:
 
 def bundled_models() -> list[ModelCard]:
     """The bundled models, undefended first, then by name. Reads only the cards."""
-    cards = [_read_card(path.parent) for path in bundled_dir().glob(f"*/{_CONFIG_FILE}")]
+    cards = [card_of(path.parent) for path in bundled_dir().glob(f"*/{_CONFIG_FILE}")]
     return sorted((c for c in cards if c.name[0] not in "._"), key=lambda c: (c.defended, c.name))
 
 
-def _read_card(folder: Path) -> ModelCard:
+def card_of(folder: Path) -> ModelCard:
+    """The card of the model in a folder, empty where it has none.
+
+    Raises:
+        ModelError: it is not JSON.
+    """
     path = folder / _CARD_FILE
     try:
         card = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -191,7 +196,7 @@ def _load_folder(folder: Path, spec: str, name: str) -> VisionLanguageModel:
     source = f"local-dir:{folder}"
     clip = _create(source, f"the weights {weights.name} of {folder}")
     tokenizer = _guarded(lambda: open_clip.get_tokenizer(source), f"the tokenizer of {folder}")
-    card = _read_card(folder).card
+    card = card_of(folder).card
     known = {"card": card, "config": config, "weights_file": weights}
     if (folder / HEADS_FILE).is_file():
         known |= {"heads": read_heads(folder / HEADS_FILE), "heads_file": folder / HEADS_FILE}

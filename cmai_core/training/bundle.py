@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 SIZE_LIMIT = 4_500_000
 """Bytes of a bundled model's weights; consistency heads and tokenizer lie beside them."""
+SHIFTED = 400
+"""Pairs of each held-out or shifted split on which a bundled model's thresholds are tried."""
 EPSILONS = (1, 2, 4, 8)
 STEPS = 20
 SHOWN = {
@@ -125,11 +127,13 @@ def _with_heads(card: dict[str, Any], building: Path, heads: Path) -> dict[str, 
 
 
 def _calibrate(model: VisionLanguageModel, target: Path, count: int) -> None:
+    """Thresholds from the first validation pairs, and what they flag of others: fresh, held-out and shifted ones."""
     from cmai_core.data import load_dataset
     from cmai_core.defenses.calibration import store_calibration
-    from cmai_core.evaluation.cmcv import calibrate_cmcv
+    from cmai_core.evaluation.cmcv_command import OTHERS, calibrated
 
-    store_calibration(calibrate_cmcv(model, load_dataset("tabletop", split="validation", limit=count)), target)
+    others = [load_dataset("tabletop", split=split, limit=min(count, SHIFTED)) for split in OTHERS]
+    store_calibration(calibrated(model, load_dataset("tabletop", split="validation"), others, limit=count), target)
 
 
 def measure(model: VisionLanguageModel, limit: int, attacked: int) -> dict[str, Any]:

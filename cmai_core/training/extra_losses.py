@@ -97,7 +97,8 @@ def masked_loss(step: Step, head: MaskedHead, generator: torch.Generator) -> tup
     """Prediction of hidden patches (masked autoencoding: He et al. 2022) and of hidden words (MLM: Devlin et al. 2019).
 
     Each modality helps the other: patches are predicted from the image tokens and the caption, words from the image and
-    the words before. The first half of the batch is used. Hidden patches are grey, hidden words are random others.
+    the words before, some of them hidden too. The first half of the batch is used. Hidden patches are grey, hidden
+    words are random others.
 
     Returns:
         the patches' mean squared error (in units of its variance about grey) and the words' cross entropy.
@@ -125,8 +126,9 @@ def masked_loss(step: Step, head: MaskedHead, generator: torch.Generator) -> tup
     (read,) = fast.decode(parts.decoder, step.image.tokens[:count], [states])
     if not bool(gone.any()):
         return patches, patches.new_zeros(())
-    found = fast.vocabulary_logits(parts.decoder, read[gone])
-    return patches, F.cross_entropy(found.float(), ids[gone])
+    # A causal decoder says at each place what comes next, so the place before a hidden word is asked for it.
+    found = fast.vocabulary_logits(parts.decoder, read[:, :-1][gone[:, 1:]])
+    return patches, F.cross_entropy(found.float(), ids[:, 1:][gone[:, 1:]])
 
 
 def verify_losses(

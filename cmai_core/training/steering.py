@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -148,15 +149,18 @@ def reference_scores(
 
 
 def recorded(name: str) -> tuple[tuple[int, Level], ...]:
-    """The schedule that ARM left in a bundled model's card, as (step, level).
+    """The schedule that ARM left in a model's card, as (step, level).
+
+    Args:
+        name: of a bundled model, or `local-dir:` and the folder of one.
 
     Raises:
         OptionError: no such model, or it was not trained with ARM.
     """
-    from cmai_core.models import bundled_models
+    from cmai_core.models.registry import bundled_dir, card_of
 
-    cards = {card.name: card for card in bundled_models()}
-    history = cards[name].training.get("steering") if name in cards else None
+    kind, given, folder = name.partition("local-dir:")
+    history = card_of(Path(folder) if given else bundled_dir() / kind).training.get("steering")
     if not history:
-        raise OptionError(f"There is no recorded schedule of {name}.", "Train and bundle that model first.")
+        raise OptionError(f"There is no recorded schedule of {name}.", "Train (and bundle) that model first.")
     return tuple((h["step"], Level(h["beta"], h["epsilon"], h["share"])) for h in history)

@@ -16,19 +16,19 @@ def shown(at) -> str:
 def test_a_visitor_on_the_way_is_sent_on(app):
     at = app("review")
     assert shown(at) == "review"
-    at.session_state["going"] = ("about", None)  # as `go` leaves it; a late request then draws the old page
+    at.session_state["going"] = ("about", None, 5)  # as `go` leaves it; a late request then draws the old page
     at.run()
     assert shown(at) == "about" and at.session_state["going"] is None
 
 
 def test_the_way_ends_where_it_leads(app):
-    at = app("review", going=("review", None))
+    at = app("review", going=("review", None, 5))
     assert shown(at) == "review" and at.session_state["going"] is None
 
 
 def test_the_query_goes_along(app):
     at = app("review")
-    at.session_state["going"] = ("attack_lab", {"epsilon": "4.0"})
+    at.session_state["going"] = ("attack_lab", {"epsilon": "4.0"}, 5)
     at.run()
     assert shown(at) == "attack_lab" and at.session_state["link"] == {"epsilon": "4.0"}
 

@@ -11,6 +11,7 @@ import torch
 
 from cmai_core.defenses.calibration import calibration_of
 from cmai_core.errors import ModelError
+from cmai_core.evaluation import cmcv_command
 from cmai_core.models import load_model, registry
 from cmai_core.models.heads import ConsistencyHeads
 from cmai_core.models.save import save_local_dir
@@ -42,12 +43,14 @@ def folders(tmp_path, monkeypatch):
     return out
 
 
-def test_heads_of_the_same_towers_come_along_and_the_thresholds_are_those_of_the_stored_model(folders):
+def test_heads_of_the_same_towers_come_along_and_the_thresholds_are_those_of_the_stored_model(folders, monkeypatch):
     plain, headed, _ = folders
+    monkeypatch.setattr(cmcv_command, "OTHERS", ("holdout",))
     card = bundle(plain, "made", heads=headed, measured=False, calibration=40)
     model = load_model("made", "cpu")
     assert model.heads is not None and model.name == "made" and card["training"]["heads"]["pairs"] == 8
     found = calibration_of(model)
+    assert {"validation", "holdout", "vague", "specific"} <= set(found.rates)
     assert found.count == 40 and found.at(0.05).log_tau_v is not None
     assert model.hash == load_model(f"local-dir:{headed}", "cpu").hash != load_model(f"local-dir:{plain}", "cpu").hash
 
