@@ -23,14 +23,16 @@ COMPARED = (
     *("CMCV, given", "CMCV, retrieved", "cosine, given", "cosine, retrieved"),
     *("energy", "Mahalanobis", "nearest neighbours", "feature squeezing"),
 )
+NOTES = "notes.md"
+"""Beside the results: what people make of them."""
 _TASKS = (("zero-shot", "Zero-shot classification"), ("vqa", "Questions"), ("nlvr", "Statements about two images"))
 
 
-def report(results: Mapping[str, Result], protocol: Protocol = PROTOCOL, figures: str = "") -> str:
+def report(results: Mapping[str, Result], protocol: Protocol = PROTOCOL, figures: str = "", notes: str = "") -> str:
     """The page, as Markdown.
 
     Args:
-        figures: folder of the figures as the page links to it; "": no figures.
+        figures: folder of the figures as the page links to it; "": no figures. notes: what people make of the figures.
     """
     main = protocol.part("main").epsilons
     out = [
@@ -48,6 +50,7 @@ def report(results: Mapping[str, Result], protocol: Protocol = PROTOCOL, figures
         rows = [(aim, said, "yes" if met else "**no**") for aim, said, met in found]
         out += ["## What was aimed at", tables.markdown(["aim for full CMAI", "measured", "met"], rows)]
         out += [f"“Highest”, “lowest” and “best other” are among the {len(results)} models measured."]
+    out += ["## What to make of it", notes.strip()] if notes else []
     out += ["## Clean", tables.clean_table(results, protocol.base), "Differences to the base in brackets, in points."]
     out += ["## L∞, worst case over every loss", _picture(figures, "trade-off.svg", "clean against robust accuracy")]
     out.append(tables.robust_table(results, "main", "retrieval", main, protocol.base))
@@ -66,6 +69,12 @@ def report(results: Mapping[str, Result], protocol: Protocol = PROTOCOL, figures
     out += [tables.robust_table(results, "large", "retrieval", protocol.part("large").epsilons)]
     out += ["## Transfer", tables.transfer_table(results, protocol)]
     out += ["## True and false captions", tables.alignment_table(results, protocol)]
+    rate = protocol.rates[-1]
+    if rates := tables.rates_table(results, rate):
+        out += [f"### Clean pairs flagged, in per cent, at a stated {100 * rate:g} %", rates]
+        out += [
+            "They are set on validation pairs; “validation” are others, “vague” and “specific” the halves of these."
+        ]
     out += ["## Finding successful attacks", "The attacker does not know of any detector."]
     out += [_picture(figures, "detection.svg", "AUROC by model and detector")]
     out += [f"### At {epsilon:g}/255\n\n{tables.detection_table(results, epsilon, COMPARED)}" for epsilon in main]
@@ -118,11 +127,13 @@ def _told(args: argparse.Namespace) -> None:
     results = read_results(args.folder or results_dir())
     if args.folder is None and (old := stale(results)):
         raise DataError(f"The results of {', '.join(old)} are of other weights.", "Run the comparison again.")
+    written = (args.folder or results_dir()) / NOTES
+    notes = written.read_text(encoding="utf-8") if written.is_file() else ""
     if not args.write:
-        print(report(results), end="")
+        print(report(results, notes=notes), end="")
         return
     page = Path("docs") / "results.md"
-    page.write_text(report(results, figures="results"), encoding="utf-8")
+    page.write_text(report(results, figures="results", notes=notes), encoding="utf-8")
     draw(results, page.with_suffix(""))
     print(f"wrote {page}")
 

@@ -338,6 +338,25 @@ def _detected(found: Mapping[str, Any]) -> list[str]:
     return [*out, str(found["successes"])]
 
 
+def rates_table(results: Results, rate: float) -> str:
+    """What CMCV's thresholds (S_c or V_verify below theirs) flag of clean pairs that had no part in setting them: by the
+    cards, the share in per cent at one stated rate."""
+    from cmai_core.models import bundled_models
+
+    cards = {card.name: card.card.get("cmcv", {}).get("rates", {}) for card in bundled_models()}
+    sets = list(dict.fromkeys(name for rates in cards.values() for name in rates))
+    rows = []
+    for name in results:
+        found = cards.get(name)
+        if found:
+            rules = [next((r for r in ("either", "S_c") if r in found.get(one, {})), "") for one in sets]
+            shares = [found[one][rule][f"{rate:g}"] if rule else None for one, rule in zip(sets, rules, strict=True)]
+            rows.append(
+                [label(name), *(f"{100 * s['rate']:.1f} ({s['flagged']}/{s['count']})" if s else _GAP for s in shares)]
+            )
+    return markdown(["model", *sets], rows) if rows else ""
+
+
 def training_table(results: Results) -> str:
     """What each training saw and how long it took, by the cards."""
     from cmai_core.models import bundled_models
