@@ -15,6 +15,7 @@ from cmai_core.comparison.aims import aims
 from cmai_core.comparison.protocol import PROTOCOL, Protocol
 from cmai_core.comparison.results import Result, read_results, stale
 from cmai_core.comparison.run import results_dir
+from cmai_core.comparison.seeds import read_seeds, seeds_table
 from cmai_core.errors import DataError
 from cmai_core.terminal import exit_status
 from cmai_core.training.recipes import RECIPES
@@ -28,11 +29,18 @@ NOTES = "notes.md"
 _TASKS = (("zero-shot", "Zero-shot classification"), ("vqa", "Questions"), ("nlvr", "Statements about two images"))
 
 
-def report(results: Mapping[str, Result], protocol: Protocol = PROTOCOL, figures: str = "", notes: str = "") -> str:
+def report(
+    results: Mapping[str, Result],
+    protocol: Protocol = PROTOCOL,
+    figures: str = "",
+    notes: str = "",
+    seeds: Mapping[str, Result] | None = None,
+) -> str:
     """The page, as Markdown.
 
     Args:
         figures: folder of the figures as the page links to it; "": no figures. notes: what people make of the figures.
+        seeds: further seeds of some models, by MODEL@SEED.
     """
     main = protocol.part("main").epsilons
     out = [
@@ -85,6 +93,9 @@ def report(results: Mapping[str, Result], protocol: Protocol = PROTOCOL, figures
     out += ["## ARM's policies", tables.policy_table(results)]
     out += [_picture(figures, "arm.svg", "β, ε and λ over the training, and S_c under the reference attack")]
     out += ["## Ablation", tables.robust_table(tables.ablation(results, protocol.base), "main", "retrieval", main)]
+    if seeds:
+        out += ["## Other seeds", "These models are not shipped; the first of each defence is.", ""]
+        out += [seeds_table(results, seeds, protocol)]
     out += ["## On validation, at the end of each training", tables.validation_table(protocol.models)]
     out += ["## What the trainings took", tables.training_table(results)]
     out += ["Cost per pair, side by side: `python benchmarks/bench_training.py`."]
@@ -127,13 +138,14 @@ def _told(args: argparse.Namespace) -> None:
     results = read_results(args.folder or results_dir())
     if args.folder is None and (old := stale(results)):
         raise DataError(f"The results of {', '.join(old)} are of other weights.", "Run the comparison again.")
-    written = (args.folder or results_dir()) / NOTES
-    notes = written.read_text(encoding="utf-8") if written.is_file() else ""
+    folder = args.folder or results_dir()
+    notes = (folder / NOTES).read_text(encoding="utf-8") if (folder / NOTES).is_file() else ""
+    more = {"notes": notes, "seeds": read_seeds(folder)}
     if not args.write:
-        print(report(results, notes=notes), end="")
+        print(report(results, **more), end="")
         return
     page = Path("docs") / "results.md"
-    page.write_text(report(results, figures="results", notes=notes), encoding="utf-8")
+    page.write_text(report(results, figures="results", **more), encoding="utf-8")
     draw(results, page.with_suffix(""))
     print(f"wrote {page}")
 

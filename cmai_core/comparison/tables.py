@@ -339,8 +339,8 @@ def _detected(found: Mapping[str, Any]) -> list[str]:
 
 
 def rates_table(results: Results, rate: float) -> str:
-    """What CMCV's thresholds (S_c or V_verify below theirs) flag of clean pairs that had no part in setting them: by the
-    cards, the share in per cent at one stated rate."""
+    """What CMCV's thresholds (S_c or V_verify below theirs) flag of clean pairs that had no part in setting them:
+    by the cards, the share in per cent at one stated rate."""
     from cmai_core.models import bundled_models
 
     cards = {card.name: card.card.get("cmcv", {}).get("rates", {}) for card in bundled_models()}

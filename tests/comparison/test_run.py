@@ -14,6 +14,7 @@ from cmai_core.comparison.aims import aims
 from cmai_core.comparison.protocol import DRIFTING, PROTOCOL, Aimed, Joint
 from cmai_core.comparison.results import read_results
 from cmai_core.comparison.run import Comparison, part_names, publish
+from cmai_core.comparison.seeds import measure_seeds, read_seeds, seeds_table
 from cmai_core.comparison.verdicts import rights
 from cmai_core.data import load_dataset
 from cmai_core.errors import CmaiError, DataError
@@ -125,6 +126,17 @@ def test_the_report_has_every_table_and_no_result_of_another_protocol(made, tmp_
     assert list(read_results(folder, protocol=SMALL)) == [OURS]
     with pytest.raises(DataError, match="no results"):
         read_results(tmp_path, protocol=SMALL)
+
+
+def test_other_seeds_stand_beside_the_shipped_model(made, tmp_path):
+    comparison, specs = made
+    measure_seeds(comparison, {f"{OURS}@1": specs[OURS]}, tmp_path, quiet=True)
+    seeds = read_seeds(tmp_path, SMALL)
+    assert list(seeds) == [f"{OURS}@1"] and set(seeds[f"{OURS}@1"].parts) == {"main"}
+    shipped = read_results(comparison.folder, [OURS], SMALL)
+    table = seeds_table(shipped, seeds, SMALL).splitlines()
+    assert len(table) == 5 and table[-1].endswith("| 0.0 | 0.0 | 0.0 |")  # the same weights
+    assert read_seeds(tmp_path / "nothing") == {}
 
 
 def test_results_of_other_weights_are_found_out(made):

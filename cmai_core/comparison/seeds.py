@@ -1,0 +1,90 @@
+"""Further seeds of the best defences, whose models are not shipped: how much of a difference is luck?
+
+    python -m cmai_core.comparison.seeds tabletop-tecoa@1=local-dir:runs/tecoa-1/model tabletop-tecoa@2=…
+
+measures the part "main" of each and keeps it in `assets/results/seeds`; the report has the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cmai_core.comparison.protocol import PROTOCOL, Protocol
+from cmai_core.comparison.results import Result, read_results
+from cmai_core.comparison.run import DEFAULT_FOLDER, Comparison, results_dir
+from cmai_core.comparison.tables import label, markdown, percent
+from cmai_core.comparison.verdicts import share
+from cmai_core.errors import OptionError
+from cmai_core.terminal import SHARE_AND_WORDS, exit_status, interruptible, progress_bar, write_json
+
+FOLDER = "seeds"
+_PART = "main"
+
+
+def read_seeds(folder: Path, protocol: Protocol = PROTOCOL) -> dict[str, Result]:
+    """What is kept, by MODEL@SEED; {} where nothing is.
+
+    Args:
+        folder: of the published results.
+
+    Raises:
+        DataError: a file that cannot be read, or one made under another protocol.
+    """
+    names = sorted(path.stem for path in (folder / FOLDER).glob("*@*.json"))
+    return read_results(folder / FOLDER, names, protocol) if names else {}
+
+
+def seeds_table(shipped: Mapping[str, Result], seeds: Mapping[str, Result], protocol: Protocol = PROTOCOL) -> str:
+    """Clean and worst case of each seed, the shipped model's first; and how far apart a defence's seeds lie."""
+    epsilons = protocol.part(_PART).epsilons
+    rows = []
+    for name in dict.fromkeys(one.partition("@")[0] for one in seeds):
+        family = {name: shipped[name]} if name in shipped else {}
+        family |= {one: result for one, result in seeds.items() if one.partition("@")[0] == name}
+        values: list[list[float]] = []
+        for one, result in family.items():
+            found = [verdict for e in epsilons if (verdict := result.verdict(_PART, e)) is not None]
+            cells = [share(found[0].clean), *(share(verdict.held) for verdict in found)]
+            values.append([cell["value"] for cell in cells])
+            rows.append([label(one), *map(percent, cells)])
+        apart = [100 * (max(column) - min(column)) for column in zip(*values, strict=True)]
+        rows.append([f"{name}: apart, in points", *(f"{value:.1f}" for value in apart)])
+    return markdown(["model", "clean", *(f"robust {e:g}/255" for e in epsilons)], rows)
+
+
+def measure_seeds(comparison: Comparison, specs: Mapping[str, str], target: Path, quiet: bool = False) -> None:
+    """Measures the part of each model and keeps it.
+
+    Args:
+        specs: MODEL@SEED → how to load it. target: folder of the published results.
+    """
+    (target / FOLDER).mkdir(parents=True, exist_ok=True)
+    for name, spec in specs.items():
+        with interruptible() as cancel, progress_bar(quiet, form=SHARE_AND_WORDS) as show:
+            found = comparison.measure(name, spec, [_PART], progress=show, cancel=cancel)
+        write_json(target / FOLDER / f"{name}.json", found)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m cmai_core.comparison.seeds", description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="+", metavar="MODEL@SEED=SPECIFICATION")
+    parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help=f"default: {DEFAULT_FOLDER}")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    args = parser.parse_args(argv)
+
+    def command() -> None:
+        specs = dict(text.partition("=")[::2] for text in args.models)
+        for name, spec in specs.items():
+            if name.count("@") != 1 or not spec:
+                raise OptionError(f"{name!r} is not MODEL@SEED=SPECIFICATION.", "Such as tabletop-tecoa@1=local-dir:…")
+        measure_seeds(Comparison(args.folder), specs, results_dir(), args.quiet)
+
+    return exit_status(command, "Interrupted; the same command goes on from here.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
