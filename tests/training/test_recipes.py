@@ -179,3 +179,18 @@ def test_defences_of_the_comparison_have_equal_terms():
         assert recipe.adversarial_share == 0.5
         if recipe.controller is not None:
             assert recipe.controller.epsilon.high <= recipe.inner.epsilon
+
+
+def test_without_perturbed_pictures_a_defence_trains_as_on_clean_ones():
+    """λ = 0: the outer loss is that of the clean pictures alone."""
+    seen = {}
+    for name in ("continued", "pgd-at"):
+        training = training_of(name)
+        if training.recipe.inner is not None:
+            level = training.steering.level
+            training.steering.schedule = ((0, replace(level, share=0.0)),)
+        losses = training.advance(draw(helpers.arrays(), training.recipe, 0, 0, training.edits))
+        seen[name] = (losses["loss"], snapshot(training))
+    (clean, plain), (defended, others) = seen.values()
+    assert torch.equal(clean, defended)
+    assert all(torch.equal(plain[name], others[name]) for name in plain)
