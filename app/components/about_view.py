@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 
 from app.components.theme import escape, label, mark, show
+from cmai_core.lab.experiment import DEFENDED
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -50,9 +51,8 @@ def bundled(cards: Sequence[Any]) -> None:
         "comparison's protocol (docs/results.md). – : not measured under it. Verifier: consistency heads of its own."
     )
     names = {card.name: card for card in cards}
-    chosen = st.selectbox("Card of", list(names), key="about_card")
-    if chosen:
-        _card(names[chosen])
+    first = list(names).index(DEFENDED) if DEFENDED in names else 0
+    _card(names[st.selectbox("Card of", list(names), index=first, key="about_card")])
 
 
 def _overview(cards: Sequence[Any]) -> str:

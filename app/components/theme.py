@@ -131,6 +131,7 @@ _CSS = """
   .cm-headline {font-size: 22px;}
   .cm-chip {justify-content: flex-start;}
   .cm-numbers .value {font-size: 20px;}
+  .cm-models th:nth-child(2), .cm-models td:nth-child(2) {display: none;}
 }
 </style>
 """
