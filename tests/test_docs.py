@@ -29,7 +29,21 @@ def test_every_training_recipe_is_in_the_documentation():
         assert f"| `{name}` | {recipe.summary} |" in page
 
 
-PAGES = ("README", "CONTRIBUTING", *(f"docs/{name}" for name in ("attacks", "architecture", "defenses", "evaluation")))
+def test_the_page_of_results_is_that_of_the_published_ones():
+    from cmai_core.comparison.protocol import PROTOCOL
+    from cmai_core.comparison.results import read_results, stale
+    from cmai_core.comparison.run import results_dir
+    from cmai_core.comparison.tables import clean_table
+
+    results = read_results(results_dir())
+    page = (DOCS / "results.md").read_text(encoding="utf-8")
+    assert stale(results) == [] and PROTOCOL.hash in page
+    assert clean_table(results, PROTOCOL.base) in page
+    missing = [f"`{name}`" for name in PROTOCOL.models if name not in results]
+    assert not missing or f"**Not measured:** {', '.join(missing)}." in page
+
+
+PAGES = ("README", "CONTRIBUTING", *(f"docs/{name}" for name in ("attacks", "architecture", "defenses", "evaluation", "results")))
 
 
 @pytest.mark.parametrize("name", [f"{page}.md" for page in PAGES])
