@@ -43,7 +43,11 @@ def test_the_page_of_results_is_that_of_the_published_ones():
     assert not missing or f"**Not measured:** {', '.join(missing)}." in page
 
 
-PAGES = ("README", "CONTRIBUTING", *(f"docs/{name}" for name in ("attacks", "architecture", "defenses", "evaluation", "results")))
+PAGES = (
+    "README",
+    "CONTRIBUTING",
+    *(f"docs/{name}" for name in ("attacks", "architecture", "defenses", "evaluation", "results")),
+)
 
 
 @pytest.mark.parametrize("name", [f"{page}.md" for page in PAGES])

@@ -75,7 +75,7 @@ def schedule(history: Sequence[Mapping[str, float]], tau: float, hysteresis: flo
     other.set_ylim(bottom=0)
     handles = [*axes.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
     labels = [*axes.get_legend_handles_labels()[1], *other.get_legend_handles_labels()[1]]
-    axes.legend(handles, labels, loc="center right", fontsize=7, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=7, frameon=False)
     return _save(figure, path)
 
 
@@ -98,5 +98,5 @@ def detection_bars(results: Mapping[str, Result], epsilon: float, detectors: Seq
     axes.set_yticks(range(len(names)), [name.removeprefix("tabletop-") for name in names], fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel(f"AUROC, successful attacks at {epsilon:g}/255 against clean pairs")
-    axes.legend(fontsize=7, frameon=False, loc="lower left")
+    figure.legend(loc="outside lower center", ncols=4, fontsize=7, frameon=False)
     return _save(figure, path)
