@@ -77,7 +77,7 @@ def _robust(verdict: Verdict | None, best: Verdict | None, base: Verdict | None)
     clean, held, rate = share(verdict.clean), share(verdict.held), success_rate(verdict)
     kept = f"{held['value'] / clean['value']:.2f}" if clean["hits"] else _GAP
     gap = _GAP if best is None else points(difference(best.held, verdict.held))
-    less = _GAP if base is None else f"{100 * (success_rate(base)['value'] - rate['value']):.1f}"
+    less = _GAP if base is None else f"{100 * (success_rate(base)['value'] - rate['value']):.1f}".replace("-", "−")
     return [percent(held), kept, percent(rate), less, gap]
 
 
@@ -217,7 +217,7 @@ def targeted_table(results: Results, base: str = "") -> str:
         rows.append([label(name), percent(share(found["clean"])), percent(share(reached), counts=True)])
     for name, row in zip(rates, rows, strict=True):
         known = base in rates and name != base
-        row.append(f"{100 * (rates[base] - rates[name]):.1f}" if known else _GAP)
+        row.append(f"{100 * (rates[base] - rates[name]):.1f}".replace("-", "−") if known else _GAP)
     return markdown(["model", "clean accuracy", "target reached, of those right (ASR)", "ASR less"], rows)
 
 
