@@ -11,6 +11,10 @@ from app.components.theme import escape, label, mark, show
 from cmai_core.lab.experiment import DEFENDED
 
 
+_LONG = ("recipe", "steering")
+"""Of a training: what only the whole card shows, being long."""
+
+
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested card values as (name, text) rows."""
     rows = []
@@ -94,7 +98,7 @@ def _card(card: Any) -> None:
         with training:
             show('<div class="cm-step">Training</div>')
             if card.training:
-                show(_table(_flat({k: v for k, v in card.training.items() if k != "steering"})))
+                show(_table(_flat({k: v for k, v in card.training.items() if k not in _LONG})))
             else:
                 st.caption("The card does not say.")
         with st.expander("The whole card"):
