@@ -10,7 +10,6 @@ import streamlit as st
 from app.components.theme import escape, label, mark, show
 from cmai_core.lab.experiment import DEFENDED
 
-
 _LONG = ("recipe", "steering")
 """Of a training: what only the whole card shows, being long."""
 
