@@ -64,8 +64,9 @@ def _overview(cards: Sequence[Any]) -> str:
     rows = []
     for card in cards:
         role = "defended" if card.defended else "undefended"
-        clean = card.results.get("test", {}).get("tasks", {}).get("retrieval", {}).get("image_to_text_r1")
-        robust = card.results.get("robust", {})
+        measured = card.results if "protocol" in card.results else {}
+        clean = measured.get("test", {}).get("tasks", {}).get("retrieval", {}).get("image_to_text_r1")
+        robust = measured.get("robust", {})
         cells = [f"{mark(role)}<b>{escape(card.name)}</b>", escape(card.description)]
         cells += [_share(clean), _share(robust.get("2")), _share(robust.get("4")), "✓" if card.verifier else "–"]
         rows.append("".join(f"<td>{cell}</td>" for cell in cells))

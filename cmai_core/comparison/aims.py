@@ -67,10 +67,8 @@ def _kept(results: Mapping[str, Result], best: Result, protocol: Protocol) -> li
         own = best.verdict("main", epsilon)
         if own is None:
             continue
-        clean, held = share(own.clean)["value"], share(own.held)
-        if epsilon == 2.0 and clean:
-            said = f"{percent(held)}, {held['value'] / clean:.2f} of {100 * clean:.1f}"
-            out.append(("robust at 2/255 at least 0.75 of clean", said, held["value"] >= KEPT * clean))
+        if epsilon == 2.0:
+            out += _of_clean(f"robust at 2/255 at least {KEPT:g} of clean", own.clean, own.held, KEPT)
         others = {n: v for n, r in results.items() if n != BEST and (v := r.verdict("main", epsilon)) is not None}
         if others:
             rival = max(others, key=lambda n: share(others[n].held)["value"])
@@ -88,12 +86,19 @@ def _tasks(results: Mapping[str, Result], best: Result, protocol: Protocol) -> l
         found = {n: v.held for n, r in results.items() if (v := r.verdict(part, epsilon, task)) is not None}
         norm = "L2 " if part == "l2" else ""
         own = best.verdict(part, epsilon, task)
-        if own is not None and epsilon == 2.0 and (clean := share(own.clean)["value"]):
-            held = share(own.held)
-            said = f"{percent(held)}, {held['value'] / clean:.2f} of {100 * clean:.1f}"
-            out.append((f"robust {task} at 2/255 at least 0.75 of clean", said, held["value"] >= KEPT * clean))
+        if own is not None and epsilon == 2.0:
+            out += _of_clean(f"robust {task} at 2/255 at least {KEPT:g} of clean", own.clean, own.held, KEPT)
         out += _highest(found, best.name, f"robust {task} at {norm}{epsilon:g}/255: highest, by more than the interval")
     return out
+
+
+def _of_clean(aim: str, clean: str, held: str, least: float) -> list[Aim]:
+    """Whether at least that part of the clean share is kept; nothing where nothing is right when clean."""
+    before, after = share(clean)["value"], share(held)
+    if not before:
+        return []
+    said = f"{percent(after)}, {after['value'] / before:.2f} of {100 * before:.1f}"
+    return [(aim, said, after["value"] >= least * before)]
 
 
 def _cells(protocol: Protocol, name: str) -> list[tuple[str, float]]:
@@ -119,12 +124,12 @@ def _survives(best: Result, protocol: Protocol) -> list[Aim]:
     if main is not None and strong is not None:
         before, after = share(main.held[: strong.count]), share(strong.held)
         said = f"{before['hits']} of {before['total']} scenes stood, {after['hits']} after them"
-        out.append(("robust at 2/255 survives stronger attacks", said, after["hits"] >= before["hits"] - 1))
+        out.append(("robust at 2/255 survives stronger attacks: no scene lost", said, after["hits"] >= before["hits"]))
     ours, theirs = best.verdict("tasks", 2.0, "zero-shot"), best.verdicts("outside")
     if ours is not None and theirs and theirs[0].count == ours.count:
         lost = int((rights(ours.held) & ~rights(theirs[0].held)).sum())
-        aim = "robust zero-shot at 2/255 survives PGD of other libraries"
-        out.append((aim, f"{lost} of {ours.count} scenes fall to theirs alone", lost <= 1))
+        aim = "robust zero-shot at 2/255 survives PGD of other libraries: no scene lost"
+        out.append((aim, f"{lost} of {ours.count} scenes fall to theirs alone", lost == 0))
     (epsilon,) = protocol.part("large").epsilons
     if (large := best.verdict("large", epsilon)) is not None:
         held = share(large.held)
@@ -228,10 +233,8 @@ def _joint(results: Mapping[str, Result], best: Result) -> list[Aim]:
     own = (best.parts.get("joint") or {}).get("scene")
     if not own:
         return []
-    clean, held = share(own["clean"])["value"], share(own["held"])
-    kept = held["value"] / clean if clean else float("nan")
-    said = f"{percent(held)}, {kept:.2f} of {100 * clean:.1f}"
-    out = [("joint (picture and one word) at least 0.65 of clean", said, held["value"] >= KEPT_JOINT * clean)]
+    aim = f"joint (picture and one word) at least {KEPT_JOINT:g} of clean"
+    out = _of_clean(aim, own["clean"], own["held"], KEPT_JOINT)
     found = {n: r.parts["joint"]["scene"]["held"] for n, r in results.items() if r.parts.get("joint")}
     return out + _highest(found, best.name, "joint: highest")
 

@@ -77,8 +77,13 @@ def _robust(verdict: Verdict | None, best: Verdict | None, base: Verdict | None)
     clean, held, rate = share(verdict.clean), share(verdict.held), success_rate(verdict)
     kept = f"{held['value'] / clean['value']:.2f}" if clean["hits"] else _GAP
     gap = _GAP if best is None else points(difference(best.held, verdict.held))
-    less = _GAP if base is None else f"{100 * (success_rate(base)['value'] - rate['value']):.1f}".replace("-", "−")
+    less = _GAP if base is None else _less(success_rate(base)["value"], rate["value"])
     return [percent(held), kept, percent(rate), less, gap]
+
+
+def _less(base: float, own: float) -> str:
+    """By how many points a rate is below the base's."""
+    return f"{100 * (base - own):.1f}".replace("-", "−")
 
 
 def _partner(results: Results, name: str, part: str, epsilon: float, task: str) -> Verdict | None:
@@ -217,7 +222,7 @@ def targeted_table(results: Results, base: str = "") -> str:
         rows.append([label(name), percent(share(found["clean"])), percent(share(reached), counts=True)])
     for name, row in zip(rates, rows, strict=True):
         known = base in rates and name != base
-        row.append(f"{100 * (rates[base] - rates[name]):.1f}".replace("-", "−") if known else _GAP)
+        row.append(_less(rates[base], rates[name]) if known else _GAP)
     return markdown(["model", "clean accuracy", "target reached, of those right (ASR)", "ASR less"], rows)
 
 
