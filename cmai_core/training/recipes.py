@@ -227,4 +227,9 @@ def _changed(settings: Any, values: dict[str, Any], prefix: str) -> Any:
     for key in values:
         if key not in known:
             raise OptionError(f"A recipe has no setting {prefix + key!r}.", f"Settings: {', '.join(sorted(known))}.")
-    return replace(settings, **values)
+    try:
+        return replace(settings, **values)
+    except (AttributeError, TypeError, ValueError) as error:  # a word where a number belongs, and the like
+        said = ", ".join(f"{prefix}{key}={value!r}" for key, value in values.items())
+        kinds = ", ".join(f"{prefix}{key}={getattr(settings, key)!r}" for key in values)
+        raise OptionError(f"{said} is of another kind than the setting.", f"The recipe has {kinds}.") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from cmai_core.defenses.controller import ControllerSettings
 from cmai_core.errors import OptionError
 
 INNER_LOSSES = ("contrastive", "classes", "question", "caption", "drift", "accept")
+TEXT_LOSSES = ("contrastive", "caption")
 STARTS = ("clean", "uniform", "noise", "previous")
 NORMS = ("linf", "l2")
 PRECISIONS = ("auto", "bf16", "fp32")
@@ -59,7 +60,10 @@ class Inner:
             first question; "caption": the caption's tokens; "drift": distance from the clean features; "accept": S_c
             and V_verify of the scene's *false* caption, which is raised (no L_task, and β does not apply).
         alpha, beta: of the formula. S_c is that of the consistency heads where the recipe trains them.
-        targeted: share of the "contrastive" images that are drawn towards another scene's caption instead.
+        text_losses: the same mixture for the captions whose words may change. "contrastive": text→image InfoNCE in the
+            batch; "caption": the caption's tokens in the decoder.
+        targeted: share of the "contrastive" images, and of such captions, that are drawn towards a caption (an image)
+            that does not belong to them instead.
         norm, epsilon: the ball; steps, step_size: projected ascent (sign for linf, unit gradient for l2).
         start: "clean"; "uniform" in the ball; "noise": uniform within ±2ε and no projection, for single steps (N-FGSM:
             de Jorge et al. 2022, arXiv 2202.01181); "previous": the perturbation of the batch before (FGSM-BP: Jia et
@@ -79,12 +83,19 @@ class Inner:
     start: str = "uniform"
     warmup: float = 0.1
     words: int = 0
+    text_losses: Mapping[str, float] = field(default_factory=lambda: {"contrastive": 1.0})
 
     def __post_init__(self) -> None:
-        shares = self.losses.values()
+        shares, text_shares = self.losses.values(), self.text_losses.values()
         checks = (
-            (set(self.losses) <= set(INNER_LOSSES), f"losses={dict(self.losses)}", f"One of {INNER_LOSSES}."),
-            (len(shares) > 0 and min(shares, default=0) >= 0 and sum(shares) > 0, "losses", "Shares above 0."),
+            (set(self.losses) <= set(INNER_LOSSES), f"losses={dict(self.losses)}", f"Some of {INNER_LOSSES}."),
+            (_a_mixture(shares), "losses", "Shares of 0 or more, one above 0."),
+            (
+                set(self.text_losses) <= set(TEXT_LOSSES),
+                f"text_losses={dict(self.text_losses)}",
+                f"Some of {TEXT_LOSSES}.",
+            ),
+            (_a_mixture(text_shares), "text_losses", "Shares of 0 or more, one above 0."),
             (self.alpha >= 0 and self.beta >= 0, f"alpha={self.alpha}, beta={self.beta}", "Give 0 or more."),
             (self.alpha > 0 or self.beta > 0, "alpha=0 and beta=0", "Nothing would be raised: give one of them."),
             (0 <= self.targeted <= 1, f"targeted={self.targeted}", "A share from 0 to 1."),
@@ -99,6 +110,10 @@ class Inner:
         for good, what, hint in checks:
             if not good:
                 raise OptionError(f"Inner problem: {what} is not possible.", hint)
+
+
+def _a_mixture(shares: Collection[float]) -> bool:
+    return min(shares, default=-1) >= 0 and sum(shares) > 0
 
 
 @dataclass(frozen=True)

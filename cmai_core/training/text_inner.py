@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from cmai_core.models import fast
 from cmai_core.training.batches import TrainingBatch
 from cmai_core.training.edits import TrueEdits
+from cmai_core.training.inner import allotted
 from cmai_core.training.losses import Parts, pairs_consistency, unit
 from cmai_core.training.settings import Inner
 
@@ -22,10 +23,11 @@ def worst_words(
     inner: Inner,
     edits: TrueEdits,
 ) -> Tensor:
-    """The batch's captions with one word replaced in those of `rows`, where that raises α·L_contrastive − β·S_c.
+    """The batch's captions with one word replaced in those of `rows`, where that raises α·L_task − β·S_c.
 
     First order (HotFlip: Ebrahimi et al. 2018, arXiv 1712.06751, eq. 2): of the permitted replacements, the one along
-    which the gradient in the token's embedding rises most; a caption where none rises stays as it is.
+    which the gradient in the token's embedding rises most; a caption where none rises stays as it is. A loss that also
+    predicts the words is linear in which word is meant, and that part is exact.
 
     Args:
         image: the features of the batch's (perturbed) images, without gradients.
@@ -35,22 +37,69 @@ def worst_words(
         int64 B×48.
     """
     ids = fast.trim(batch.caption_ids[rows], parts.pad)
+    options = edits.candidates(ids)
     table = parts.text.token_embedding.weight.detach()
     embedded = table[ids].requires_grad_(True)
+    gain = torch.zeros(options.shape, device=ids.device)
     with torch.enable_grad():
-        pooled, _ = fast.text_embedding(parts.text, ids, parts.pad, embedded)
-        logits = parts.logit_scale.detach().exp() * unit(pooled) @ unit(image.pooled).T
-        others = batch.truth.T[rows].clone()
-        others[torch.arange(len(rows), device=rows.device), rows] = False
-        loss = F.cross_entropy(logits.masked_fill(others, float("-inf")), rows, reduction="none")
+        pooled, states = fast.text_embedding(parts.text, ids, parts.pad, embedded)
         own = fast.Vision(image.pooled[rows], image.tokens[rows], None)
         scored = pooled if heads is None else heads.text(pooled)
-        value = inner.alpha * loss - inner.beta * pairs_consistency(heads, own, scored)
+        value = -inner.beta * pairs_consistency(heads, own, scored)
+        for name, at in allotted(len(rows), dict(inner.text_losses)).items() if inner.alpha else ():
+            at = at.to(rows.device)
+            if name == "contrastive":
+                loss = _contrastive(parts, batch, image, rows[at], pooled[at], inner.targeted)
+            else:
+                length = ids.shape[1]  # `states` is longer by a padding
+                loss, meant = _caption(parts, own.tokens[at], ids[at], states[at, :length], options[at])
+                gain = gain.index_add(0, at, inner.alpha * meant)
+            value = value.index_add(0, at, inner.alpha * loss)
         (gradient,) = torch.autograd.grad(value.sum(), embedded)
-    options = edits.candidates(ids)
-    gain = torch.einsum("blkw,blw->blk", table[options.clamp(min=0)] - table[ids].unsqueeze(2), gradient.to(table))
-    gain = gain.masked_fill(options < 0, float("-inf")).flatten(1)
-    best, where = gain.max(dim=1)
+    along = table[options.clamp(min=0)] - table[ids].unsqueeze(2)
+    gain = gain + torch.einsum("blkw,blw->blk", along, gradient.to(table))
+    best, where = gain.masked_fill(options < 0, float("-inf")).flatten(1).max(dim=1)
     changed = batch.caption_ids.clone()
     changed[rows, : ids.shape[1]] = edits.apply(ids, options, torch.where(best > 0, where, -1))
     return changed
+
+
+def _contrastive(
+    parts: Parts, batch: TrainingBatch, image: fast.Vision, rows: Tensor, pooled: Tensor, targeted: float
+) -> Tensor:
+    """Text→image InfoNCE of the captions of `rows`; of the targeted share, minus that towards a picture it is false of.
+
+    Args:
+        pooled: their embeddings, not normalised. targeted: the share, the first of the rows.
+    """
+    logits = parts.logit_scale.detach().exp() * unit(pooled) @ unit(image.pooled).T
+    each = torch.arange(len(rows), device=rows.device)
+    hidden = batch.truth.T[rows].clone()
+    hidden[each, rows] = False
+    count = batch.truth.shape[0]
+    # Drawn towards: the next picture of the batch that the caption is false of.
+    order = (torch.arange(count, device=rows.device) + 1 + rows[:, None]) % count
+    false = ~batch.truth.T[rows].gather(1, order)
+    toward = order.gather(1, false.float().argmax(dim=1, keepdim=True))[:, 0]
+    aimed = (each < int(targeted * len(rows))) & false.any(dim=1)
+    hidden &= ~aimed[:, None]
+    target = torch.where(aimed, toward, rows)
+    loss = F.cross_entropy(logits.masked_fill(hidden, float("-inf")), target, reduction="none")
+    return torch.where(aimed, -loss, loss)
+
+
+def _caption(parts: Parts, tokens: Tensor, ids: Tensor, states: Tensor, options: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross entropy of each caption's tokens, and what it gains (T×L×K) when another token is the one to predict.
+
+    Args:
+        tokens: T×P×W, of the captions' images. ids: int64 T×L; states: T×L×W. options: int64 T×L×K, −1: none.
+    """
+    (read,) = fast.decode(parts.decoder, tokens, [states[:, :-1]])
+    surprise = -fast.vocabulary_logits(parts.decoder, read).float().log_softmax(dim=-1)
+    following = ids[:, 1:]
+    own = surprise.gather(-1, following.unsqueeze(-1))
+    counted = following != parts.pad
+    number = counted.sum(dim=1).clamp(min=1)
+    loss = own.squeeze(-1).masked_fill(~counted, 0.0).sum(dim=1) / number
+    meant = (surprise.gather(-1, options[:, 1:].clamp(min=0)) - own).detach() / number.view(-1, 1, 1)
+    return loss, F.pad(meant, (0, 0, 1, 0))

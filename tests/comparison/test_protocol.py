@@ -26,6 +26,14 @@ def test_the_hash_covers_the_terms():
     assert replace(PROTOCOL).hash == PROTOCOL.hash
 
 
+def test_a_later_setting_counts_where_it_is_used(monkeypatch):
+    inner = replace(RECIPES["mbat"].inner, text_losses={"caption": 1.0})
+    before = PROTOCOL.hash
+    assert "text_losses" not in PROTOCOL.to_dict()["settings"]["mbat"]["inner"]
+    monkeypatch.setitem(RECIPES, "mbat", replace(RECIPES["mbat"], inner=inner))
+    assert PROTOCOL.hash != before
+
+
 def test_every_defence_is_compared_or_is_a_base():
     assert set(PROTOCOL.recipes) == set(RECIPES) - {"base", "base-b"}
     assert all(RECIPES[name].pairs == PROTOCOL.pairs for name in PROTOCOL.recipes)

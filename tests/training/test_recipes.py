@@ -161,6 +161,9 @@ def test_settings_within_settings_are_reached_by_a_dot():
     for wrong in ("inner.betta", "nothing.beta", "controller.tau"):
         with pytest.raises(OptionError, match="no "):
             get_recipe("mbat", **{wrong: 1.0})
+    for name, value in (("inner.beta", "much"), ("inner.text_losses", "caption"), ("batch", "big"), ("weights", 1.0)):
+        with pytest.raises(OptionError, match=name):
+            get_recipe("mbat", **{name: value})
 
 
 def test_a_replay_without_a_recorded_schedule_is_refused(tmp_path):
