@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cmai_core.defenses import shifted
 from cmai_core.errors import OptionError
 from cmai_core.models import load_model
 from cmai_core.training import adapters
@@ -85,6 +86,25 @@ def test_low_rank_updates_alone_learn_and_are_merged_at_the_end():
         one, two, base = (m.eval().visual(pixels)[0] for m in (training.model.clip, merged, plain))
     torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(two, base, atol=1e-5)
+
+
+def test_a_robust_regime_of_any_model_made_of_adapters(tmp_path):
+    """FARE through low-rank updates keeps the text side, so weights can shift by any share of them."""
+    model, recipe = load_model("tabletop-cmai", "cpu"), get_recipe("fare", **SMALL, adapters=2, learning_rate=0.02)
+    data = {"arrays": helpers.arrays(), "validation": helpers.arrays(seed=5)}
+    result = train(
+        recipe,
+        out_dir=tmp_path,
+        model=load_model("tabletop-cmai", "cpu"),
+        options=RunOptions(pairs=3 * recipe.batch, validate_every=0),
+        **data,
+    )
+    robust = load_model(f"local-dir:{result.model_dir}", "cpu")
+    name = next(n for n in model.clip.state_dict() if n.startswith("visual.") and n.endswith("in_proj_weight"))
+    own, half, full = (m.clip.state_dict()[name] for m in (model, shifted(model, robust, 0.5), robust))
+    energy = torch.linalg.svdvals(full - own).square()
+    assert float(energy[:2].sum() / energy.sum()) > 0.9  # the rest is the file's half precision
+    torch.testing.assert_close(half - own, 0.5 * (full - own))
 
 
 def test_the_saved_model_has_its_heads_and_its_schedule(tmp_path):
