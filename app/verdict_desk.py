@@ -33,7 +33,7 @@ class VerdictShelf:
 
     def get(self, key: str) -> LabVerdict | None:
         with self._lock:
-            return self._verdicts.get(key)
+            return self._used(self._verdicts, key)
 
     def put(self, verdict: LabVerdict) -> None:
         with self._lock:
@@ -44,7 +44,7 @@ class VerdictShelf:
         from cmai_core.lab.calibration import calibrated_verification
 
         with self._lock:
-            found = self._calibrations.get(model.hash)
+            found = self._used(self._calibrations, model.hash)
         if found is None:
             found = calibrated_verification(
                 model, services.calibration_pairs(), name=model.name, progress=progress, cancel=cancel
@@ -52,6 +52,12 @@ class VerdictShelf:
             with self._lock:
                 self._keep(self._calibrations, model.hash, found)
         return found
+
+    @staticmethod
+    def _used(kept: OrderedDict, key: str) -> Any:
+        if key in kept:
+            kept.move_to_end(key)
+        return kept.get(key)
 
     def _keep(self, kept: OrderedDict, key: str, value: Any) -> None:
         kept[key] = value

@@ -111,7 +111,10 @@ def basis_line(found: RoleVerdict, fpr: float) -> str:
     known = found.calibration
     if known is not None:
         where = "in the model's card" if found.stored else "made here"
-        parts.append(f"thresholds ({where}) flag at most {fpr:.0%} of {known.count:,} clean pairs of {known.dataset}")
+        parts.append(
+            f"thresholds ({where}) flag at most {fpr:.0%} of the {known.count:,} clean pairs of {known.dataset} that "
+            "they were set on"
+        )
     said = "; ".join(parts)
     return f"{said[0].upper()}{said[1:]}. {'Scores without a verdict. ' if known is None else ''}{found.note}".strip()
 

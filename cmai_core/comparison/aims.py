@@ -28,12 +28,17 @@ NO_RIVALS = tuple(RECIPES[name].model_name for name in (REPLAYED, *SURROGATES))
 """CMAI's own schedule trained again, and a model of another architecture: measured, but nobody to win against."""
 
 
+def rivals(results: Mapping[str, Result]) -> dict[str, Result]:
+    """Without the models that there is no winning against."""
+    return {name: result for name, result in results.items() if name not in NO_RIVALS}
+
+
 def aims(results: Mapping[str, Result], protocol: Protocol) -> list[Aim]:
     """(aim, what was measured, whether it was met) for `BEST`; aims whose figures are not there are left out."""
     best, base = results.get(BEST), results.get(protocol.base)
     if best is None:
         return []
-    results = {name: result for name, result in results.items() if name not in NO_RIVALS}
+    everybody, results = results, rivals(results)
     out = []
     if base is not None and "clean" in best.parts and "clean" in base.parts:
         for task, measure, title in _CLEAN:
@@ -51,7 +56,7 @@ def aims(results: Mapping[str, Result], protocol: Protocol) -> list[Aim]:
     out += _aligned(results, best, protocol)
     out += _detecting(results, best, protocol)
     out += _rejecting(results, best)
-    out += _transfer(results, best, protocol)
+    out += _transfer(everybody, best, protocol)
     found = best.parts.get("policies") or {}
     for policy, what in (("reject", "CMCV"), ("reject by S_c alone", "S_c alone")):
         if policy in found:
@@ -70,11 +75,8 @@ def _kept(results: Mapping[str, Result], best: Result, protocol: Protocol) -> li
         if epsilon == 2.0:
             out += _of_clean(f"robust at 2/255 at least {KEPT:g} of clean", own.clean, own.held, KEPT)
         others = {n: v for n, r in results.items() if n != BEST and (v := r.verdict("main", epsilon)) is not None}
-        if others:
-            rival = max(others, key=lambda n: share(others[n].held)["value"])
-            gap = difference(own.held, others[rival].held)
-            said = f"{points(gap)} points to the best other, `{rival}`"
-            out.append((f"robust at {epsilon:g}/255 highest, by more than the interval", said, gap["low"] > 0))
+        found = {name: verdict.held for name, verdict in others.items()} | {best.name: own.held}
+        out += _highest(found, best.name, f"robust at {epsilon:g}/255: highest, by more than the interval")
     return out
 
 
@@ -107,14 +109,14 @@ def _cells(protocol: Protocol, name: str) -> list[tuple[str, float]]:
 
 
 def _highest(found: Mapping[str, str], best: str, aim: str) -> list[Aim]:
-    """Whether the best's share right is above all others' by more than the interval of the difference, over the same
+    """Whether the best's share right is above every other's by more than the interval of the difference, over the same
     scenes; nothing where it stands alone."""
     if best not in found or len(found) < 2:
         return []
-    rival = max((n for n in found if n != best), key=lambda n: share(found[n])["value"])
-    gap = difference(found[best], found[rival])
-    said = f"{percent(share(found[best]))}; {points(gap)} points to the best other, `{rival}`"
-    return [(aim, said, gap["low"] > 0)]
+    gaps = {name: difference(found[best], held) for name, held in found.items() if name != best}
+    rival = min(gaps, key=lambda n: gaps[n]["value"])
+    said = f"{percent(share(found[best]))}; {points(gaps[rival])} points to the best other, `{rival}`"
+    return [(aim, said, all(gap["low"] > 0 for gap in gaps.values()))]
 
 
 def _survives(best: Result, protocol: Protocol) -> list[Aim]:
@@ -122,9 +124,10 @@ def _survives(best: Result, protocol: Protocol) -> list[Aim]:
     out = []
     main, strong = (best.verdict(name, 2.0) for name in ("main", "stronger"))
     if main is not None and strong is not None:
-        before, after = share(main.held[: strong.count]), share(strong.held)
-        said = f"{before['hits']} of {before['total']} scenes stood, {after['hits']} after them"
-        out.append(("robust at 2/255 survives stronger attacks: no scene lost", said, after["hits"] >= before["hits"]))
+        stood = rights(main.held[: strong.count])
+        lost = int((stood & ~rights(strong.held)).sum())
+        said = f"{lost} of {int(stood.sum())} scenes that stood are lost"
+        out.append(("robust at 2/255 survives stronger attacks: no scene lost", said, lost == 0))
     ours, theirs = best.verdict("tasks", 2.0, "zero-shot"), best.verdicts("outside")
     if ours is not None and theirs and theirs[0].count == ours.count:
         lost = int((rights(ours.held) & ~rights(theirs[0].held)).sum())
@@ -210,6 +213,7 @@ def _detecting(results: Mapping[str, Result], best: Result, protocol: Protocol) 
 
 
 def _transfer(results: Mapping[str, Result], best: Result, protocol: Protocol) -> list[Aim]:
+    """Over the scenes that all models get right, those without rank included, as in `transfer_table`."""
     out = []
     part = protocol.part("transfer")
     for source in part.sources:
@@ -223,7 +227,8 @@ def _transfer(results: Mapping[str, Result], best: Result, protocol: Protocol) -
             if best.name not in found:
                 continue
             every = np.logical_and.reduce([rights(v.clean) for v in found.values()])
-            rates = {n: float((~rights(v.held)[every]).mean()) for n, v in found.items() if every.any()}
+            ranked = {n: v for n, v in found.items() if n not in NO_RIVALS and every.any()}
+            rates = {n: float((~rights(v.held)[every]).mean()) for n, v in ranked.items()}
             aim = f"transfer from `{source}` at {epsilon:g}/255, success rate of {int(every.sum())}: lowest"
             out += _lowest(rates, best.name, aim)
     return out

@@ -1,4 +1,4 @@
-"""How well each detector finds the successful attacks of the main part, and how S_c tells true captions from false."""
+"""How well detectors find the successful attacks of the part FAMILIES, and how S_c tells true captions from false."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ def detection_figures(
     Returns:
         - "detectors": a list of {detector, epsilon, family, auroc {value, low, high}, tpr {rate: share}, fpr {rate:
           share}, successes, clean}: successful attacks against clean test pairs, as many as the main part has.
-          family: a recipe or "all".
+          family: a recipe or "all". Intervals count pictures as independent: under "all" a scene may stand there once
+          for each attack, so those are too narrow.
         - "aligned": for clean pairs and for each ε: AUROC of each score between a scene's caption and a false one
           ({score: {value, low, high}}), and `quantile`: where the attacked pairs' S_c (their cosine, without heads)
-          lies among the clean pairs', on average. All over the same scenes, shown as the attack DRIFTING made them,
-          whether or not it turned the answer.
+          lies among the clean pairs', on average. Clean are the main part's scenes, attacked those of FAMILIES, all of
+          them, as the attack DRIFTING made them, whether or not it turned the answer.
     """
     from cmai_core.tasks.retrieval import Retrieval
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cmai_core.comparison import tables
-from cmai_core.comparison.aims import aims
+from cmai_core.comparison.aims import NO_RIVALS, aims, rivals
 from cmai_core.comparison.protocol import PROTOCOL, Protocol
 from cmai_core.comparison.results import Result, read_results, stale
 from cmai_core.comparison.run import results_dir
@@ -57,7 +57,7 @@ def report(
     if found:
         rows = [(aim, said, _met(aim, met, bool(missing))) for aim, said, met in found]
         out += ["## What was aimed at", tables.markdown(["aim for full CMAI", "measured", "met"], rows)]
-        out += [f"“Highest”, “lowest” and “best other” are among the {len(results)} models measured."]
+        out += [_ranked(results)]
     out += ["## What to make of it", notes.strip()] if notes else []
     out += ["## Clean", tables.clean_table(results, protocol.base), "Differences to the base in brackets, in points."]
     out += ["## L∞, worst case over every loss", _picture(figures, "trade-off.svg", "clean against robust accuracy")]
@@ -83,7 +83,11 @@ def report(
         out += [
             "They are set on validation pairs; “validation” are others, “vague” and “specific” the halves of these."
         ]
-    out += ["## Finding successful attacks", "The attacker does not know of any detector."]
+    out += [
+        "## Finding successful attacks",
+        "The attacker does not know of any detector. The pictures are those of every attack that turned the answer;"
+        " intervals count them as independent though a scene may be among them several times, so they are too narrow.",
+    ]
     out += [_picture(figures, "detection.svg", "AUROC by model and detector")]
     out += [f"### At {epsilon:g}/255\n\n{tables.detection_table(results, epsilon, COMPARED)}" for epsilon in main]
     if tables.BEST in results and results[tables.BEST].parts.get("detection"):
@@ -91,6 +95,10 @@ def report(
         out += [tables.families_table(results[tables.BEST], main[0])]
     out += ["## The attacker who knows", tables.aware_table(results)]
     out += ["## ARM's policies", tables.policy_table(results)]
+    out += [
+        "Times are of a picture that is not flagged; one that is takes its pathway besides (“smoothing of all” takes it"
+        " always). “Right, given or not” counts right answers that a policy withholds too."
+    ]
     out += [_picture(figures, "arm.svg", "β, ε and λ over the training, and S_c under the reference attack")]
     out += ["## Ablation", tables.robust_table(tables.ablation(results, protocol.base), "main", "retrieval", main)]
     if seeds:
@@ -100,6 +108,13 @@ def report(
     out += ["## What the trainings took", tables.training_table(results)]
     out += ["Cost per pair, side by side: `python benchmarks/bench_training.py`."]
     return "\n\n".join(part for part in out if part) + "\n"
+
+
+def _ranked(results: Mapping[str, Result]) -> str:
+    """Among whom first places are."""
+    left = [f"`{name}`" for name in NO_RIVALS if name in results]
+    but = f" ({' and '.join(left)}: measured, but not to win against)" if left else ""
+    return f"“Highest”, “lowest” and “best other” are among the {len(rivals(results))} models compared{but}."
 
 
 def _met(aim: str, met: bool, missing: bool) -> str:

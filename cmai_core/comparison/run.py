@@ -24,7 +24,7 @@ from cmai_core.comparison.protocol import FAMILIES, PROTOCOL, Protocol
 from cmai_core.errors import CmaiError, OptionError
 from cmai_core.paths import assets_dir
 from cmai_core.progress import CancelToken, ProgressCallback
-from cmai_core.terminal import write_json
+from cmai_core.terminal import atomic, write_json
 from cmai_core.versions import library_versions
 
 CLEAN, JOINT, AIMED, DETECTION, POLICIES = "clean", "joint", "aimed", "detection", "policies"
@@ -76,13 +76,15 @@ class Comparison:
         return self.folder / f"{name}.json"
 
     def results(self, name: str) -> dict[str, Any]:
-        """What is known of a model so far, here or else as published under this protocol; {} for nothing."""
+        """What is known of a model so far, here or as published under this protocol (where more is known; here, where
+        as much is); {} for nothing."""
+        known: list[dict[str, Any]] = []
         for path in (self.path(name), *(() if self._published is None else (self._published / f"{name}.json",))):
             if path.is_file():
                 found = json.loads(path.read_text(encoding="utf-8"))
                 if found["protocol"] == self.protocol.hash:
-                    return found
-        return {}
+                    known.append(found)
+        return max(known, key=lambda found: len(found["parts"]), default={})
 
     def data(self, split: str) -> Any:
         """A whole split of Tabletop."""
@@ -201,8 +203,10 @@ class Comparison:
         whole = self.data("validation")
         held_out = Subset(whole, range(min(self.protocol.thresholds, len(whole))))
         known = calibration_of(model)
-        asked = (f"{whole.name}/{whole.split}", len(held_out), tuple(self.protocol.rates))
-        if known is None or (known.dataset, known.count, tuple(t.fpr for t in known.thresholds)) != asked:
+        asked = (f"{whole.name}/{whole.split}", len(held_out), "calibration", tuple(self.protocol.rates))
+        if known is not None:
+            stored = (known.dataset, known.count, known.guarantee, tuple(t.fpr for t in known.thresholds))
+        if known is None or stored != asked:
             known = calibrate_cmcv(model, held_out, self.protocol.rates)
         return known, held_out
 
@@ -221,7 +225,8 @@ def publish(comparison: Comparison, names: Sequence[str], target: Path | None = 
     target.mkdir(parents=True, exist_ok=True)
     for name in names:
         if comparison.path(name).is_file():  # else they have been published already
-            shutil.copy(comparison.path(name), target / f"{name}.json")
+            with atomic(target / f"{name}.json") as temporary:
+                shutil.copy(comparison.path(name), temporary)
     return target
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cmai_core.comparison.protocol import ABLATIONS, Protocol
+from cmai_core.comparison.protocol import ABLATIONS, FAMILIES, Protocol
 from cmai_core.comparison.results import Result
 from cmai_core.comparison.verdicts import UNASKED, Verdict, difference, marks, rights, share, success_rate
 from cmai_core.training.recipes import RECIPES
@@ -126,10 +126,9 @@ def stronger_table(results: Results, protocol: Protocol) -> str:
         main, strong = result.verdict("main", epsilon), result.verdict("stronger", epsilon)
         if main is None or strong is None:
             continue
-        before = share(main.held[: strong.count])
-        after = share(strong.held)
-        lost = before["hits"] - after["hits"]
-        rows.append([label(name), percent(before), percent(after), str(lost), *_adaptive(result, main)])
+        before, after = main.held[: strong.count], strong.held
+        lost = int((rights(before) & ~rights(after)).sum())
+        rows.append([label(name), *(percent(share(x)) for x in (before, after)), str(lost), *_adaptive(result, main)])
     head = ["model", "main attacks", "with stronger ones", f"of {protocol.part('stronger').limit} scenes lost besides"]
     head += [f"main attacks, first {protocol.aimed.limit}", "with its own adaptive ones"]
     return markdown(head, rows)
@@ -269,8 +268,8 @@ def policy_table(results: Results) -> str:
             row.append(percent(share(found["attacked"])))
             row.append(percent(share(either(found["attacked"], found["attacked_rejected"]))))
             rows.append([*row, f"{found['milliseconds']:.1f}", f"{found['ratio']:.2f}"])
-    head = ["model", "policy", "clean: right, accepted", "attacked: right", "attacked: right or rejected"]
-    return markdown([*head, "ms a picture", "ratio"], rows)
+    head = ["model", "policy", "clean: right, accepted", "attacked: right, given or not", "attacked: right or rejected"]
+    return markdown([*head, "ms, not flagged", "ratio"], rows)
 
 
 def accepted(right: str, rejected: str) -> str:
@@ -288,7 +287,8 @@ def either(right: str, rejected: str) -> str:
 def alignment_table(results: Results, protocol: Protocol) -> str:
     """True against false captions: AUROC of S_c and of V, clean and under attack; where attacked S_c lies."""
     epsilons = [f"{e:g}" for e in protocol.part("main").epsilons]
-    head = ["model", "score", "clean", *(f"attacked, {e}/255" for e in epsilons)]
+    scenes, shown = protocol.part("main").limit, protocol.part(FAMILIES).limit
+    head = ["model", "score", f"clean ({scenes} scenes)", *(f"attacked, {e}/255 (first {shown})" for e in epsilons)]
     head += [f"mean quantile of attacked S_c, {e}/255" for e in epsilons]
     rows = []
     for name, result in results.items():

@@ -1,6 +1,6 @@
 """The human-review queue: flagged pairs, kept until a person has judged them.
 
-A SQLite file in WAL mode: any number of processes may add, list and resolve. An entry holds the picture as PNG, its
+A SQLite file: any number of processes may add, list and resolve, in turn. An entry holds the picture as PNG, its
 texts, the score with its threshold, and why it was flagged.
 """
 
@@ -24,7 +24,7 @@ VERDICTS = ("attack", "false caption", "harmless", "unclear")
 LIMIT = 1000
 _VERSION = 1
 _TABLE = """
-CREATE TABLE IF NOT EXISTS review (
+CREATE TABLE review (
     id INTEGER PRIMARY KEY, added REAL NOT NULL, model TEXT NOT NULL, item TEXT NOT NULL, texts TEXT NOT NULL,
     picture BLOB NOT NULL, score REAL, tau REAL, reason TEXT NOT NULL,
     verdict TEXT, note TEXT NOT NULL DEFAULT '', resolved REAL
@@ -81,12 +81,19 @@ class ReviewQueue:
         except OSError as error:
             raise DataError(f"{self.path} cannot be made: {error.strerror}.", "Choose another place.") from error
         with self._open() as connection:
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            if tables and ("review" not in tables or version != _VERSION):
-                raise DataError(f"{self.path} is no review queue of this version.", "Choose another file.")
-            connection.execute(_TABLE)
-            connection.execute(f"PRAGMA user_version = {_VERSION}")
+            if not self._made(connection):
+                connection.execute("BEGIN IMMEDIATE")  # somebody else may be making it
+                if not self._made(connection):
+                    connection.execute(_TABLE)
+                    connection.execute(f"PRAGMA user_version = {_VERSION}")  # of the same transaction
+
+    def _made(self, connection: sqlite3.Connection) -> bool:
+        """Whether the file holds a queue; False for an empty one."""
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables and ("review" not in tables or version != _VERSION):
+            raise DataError(f"{self.path} is no review queue of this version.", "Choose another file.")
+        return bool(tables)
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -94,7 +101,6 @@ class ReviewQueue:
         try:
             connection = sqlite3.connect(self.path, timeout=10)
             try:
-                connection.execute("PRAGMA journal_mode = WAL")
                 with connection:
                     yield connection
             finally:
@@ -149,14 +155,14 @@ class ReviewQueue:
             return key
 
     def entries(self, *, open_only: bool = True, limit: int = 100, skip: int = 0) -> list[Entry]:
-        """Entries, the lowest score below its threshold first (those without a score last); resolved ones after, the
-        one resolved last first.
+        """Entries, the lowest score below its threshold first (those without score or threshold last); resolved ones
+        after, the one resolved last first.
 
         Args:
             limit: most that are returned. skip: of the first ones, so many are left out.
         """
         where = "WHERE verdict IS NULL" if open_only else ""
-        order = "ORDER BY verdict IS NOT NULL, resolved DESC, score IS NULL, score - tau, id LIMIT ? OFFSET ?"
+        order = "ORDER BY verdict IS NOT NULL, resolved DESC, score - tau IS NULL, score - tau, id LIMIT ? OFFSET ?"
         with self._open() as connection:
             return [_entry(row) for row in connection.execute(f"SELECT * FROM review {where} {order}", (limit, skip))]
 
@@ -177,9 +183,20 @@ class ReviewQueue:
             raise DataError(f"Entry {key} is not open.", "It may have been resolved by somebody else.")
 
     def reopen(self, key: int) -> None:
-        """Takes a verdict back."""
+        """Takes a verdict back.
+
+        Raises:
+            DataError: no such entry, one that is open, or as many open ones as may be.
+        """
         with self._open() as connection:
-            connection.execute("UPDATE review SET verdict = NULL, resolved = NULL WHERE id = ?", (key,))
+            connection.execute("BEGIN IMMEDIATE")
+            if self._count(connection, "verdict IS NULL") >= self.limit:
+                raise DataError(f"The queue is full: {self.limit} pairs are open.", "Resolve some of them first.")
+            changed = connection.execute(
+                "UPDATE review SET verdict = NULL, resolved = NULL WHERE id = ? AND verdict IS NOT NULL", (key,)
+            ).rowcount
+        if not changed:
+            raise DataError(f"Entry {key} is not resolved.", "It may be open again, or have made room for others.")
 
     def counts(self) -> dict[str, int]:
         """Open entries ("open"), and resolved ones by verdict."""

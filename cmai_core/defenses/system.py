@@ -291,7 +291,11 @@ class SampledSystem:
             return score, score < self._system.detector.tau
 
     def image_features(self, pixels: torch.Tensor) -> Any:
-        """Features of these samples' pictures, N rows."""
+        """Features of these samples' pictures, N rows.
+
+        Pictures in another number are none of these samples' (such as a task's own): they go through the system as
+        pictures that belong to no sample do, and nothing is flagged. Call `select_rows` first for some of the samples.
+        """
         if len(pixels) != len(self._rows):
             return self._system.image_features(pixels)
         system = self._system

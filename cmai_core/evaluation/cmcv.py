@@ -100,12 +100,22 @@ def _either(s_c: np.ndarray, log_v: np.ndarray, tau: float, log_tau_v: float) ->
 
 
 def equal_ranks(s_c: np.ndarray, log_v: np.ndarray, fpr: float, guarantee: str) -> tuple[float, float]:
-    """The highest pair of thresholds of equal rank in their scores that together flag no more than `fpr`."""
+    """The highest pair of thresholds of equal rank in their scores that together flag no more than `fpr`.
+
+    With the guarantee "new" the expected rate on a further pair is at most `fpr`: among all N + 1 pairs, the ranks in
+    which each stands below the others are exchangeable, and a further pair is flagged at rank r where its own is at
+    most r. Adding a pair moves the others' ranks up or not at all, so at most as many of them reach down to r.
+
+    Raises:
+        DataError: too few pairs.
+    """
     ranked, ranked_v = np.sort(s_c), np.sort(log_v)
     worst = np.minimum(np.searchsorted(ranked, s_c), np.searchsorted(ranked_v, log_v))
     # Flagged at rank r is who has fewer than r scores below in one of the two: their number is what is bounded.
-    rank = int(_finite(threshold_at_fpr(worst, fpr, guarantee), len(s_c), fpr))
-    rank = min(rank, len(s_c) - 1)
+    rank = threshold_at_fpr(worst, fpr, guarantee)
+    if guarantee == "new":  # a further pair that stands at r itself is flagged, and two of the N may stand there
+        rank = rank - 1 if rank >= 1 else -np.inf
+    rank = min(int(_finite(rank, len(s_c), fpr)), len(s_c) - 1)
     return float(ranked[rank]), min(0.0, float(ranked_v[rank]))
 
 

@@ -67,7 +67,7 @@ def save_local_dir(
         if model.heads is not None:
             write_heads(of_heads, model.heads.sizes, building / HEADS_FILE)
         _save_tokenizer(model, building)
-        _swap(building, path)
+        swap(building, path)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return path
@@ -105,7 +105,7 @@ def _save_tokenizer(model: VisionLanguageModel, folder: Path) -> None:
         shutil.copyfile(source / name, folder / name)
 
 
-def _swap(building: Path, path: Path) -> None:
+def swap(building: Path, path: Path) -> None:
     """Put `building` in the place of `path`."""
     if not path.exists():
         os.rename(building, path)

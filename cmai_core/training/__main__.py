@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+from contextlib import nullcontext
 from typing import Any
 
-from cmai_core.terminal import exit_status
+from cmai_core.terminal import exit_status, interruptible
 from cmai_core.training.recipes import RECIPES, get_recipe
 from cmai_core.training.settings import PRECISIONS
 
@@ -78,7 +80,10 @@ def _train(args: argparse.Namespace, arguments: list[str]) -> int:
         restart=args.restart,
         command="python -m cmai_core.training " + " ".join(arguments),
     )
-    with tqdm(unit=" pairs", unit_scale=True, smoothing=0.1, mininterval=1.0) as bar:
+    bar = tqdm(unit=" pairs", unit_scale=True, smoothing=0.1, mininterval=1.0)
+    # Between two steps; several processes would wait for the one that stopped first.
+    stop = nullcontext() if "WORLD_SIZE" in os.environ else interruptible()
+    with bar, stop as cancel:
 
         def show(state) -> None:
             bar.total = state.total or None
@@ -100,6 +105,7 @@ def _train(args: argparse.Namespace, arguments: list[str]) -> int:
             scenes=args.scenes,
             options=options,
             progress=show,
+            cancel=cancel,
             on_log=tell,
             on_data=lambda done, total: bar.write(f"data: {done} of {total} scenes"),
         )

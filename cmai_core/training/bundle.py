@@ -65,7 +65,7 @@ def bundle(
     """
     from cmai_core.models import load_model
     from cmai_core.models.registry import bundled_dir
-    from cmai_core.models.save import CARD_FILE, WEIGHTS_FILE, write_card
+    from cmai_core.models.save import CARD_FILE, WEIGHTS_FILE, swap, write_card
 
     if not (source / "open_clip_config.json").is_file():
         raise ModelError(f"{source} holds no model.", "Give the folder `model` of a finished training.")
@@ -83,9 +83,7 @@ def bundle(
         if heads is not None:
             card = _with_heads(card, building, heads)
         write_card(building, card)
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(building, target)
+        swap(building, target)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     for path in target.iterdir():

@@ -190,6 +190,11 @@ class Recipe:
             (self.views in (1, 2), f"views={self.views}", "1 or 2."),
             (self.views == 2 or not w.agreement, "agreement", "Needs views=2."),
             (self.views == 1 or self.batch % 4 == 0, f"batch={self.batch}", "With views=2, a multiple of 4."),
+            (
+                self.views == 1 or self.nlvr_share <= 0.25,
+                f"nlvr_share={self.nlvr_share}",
+                "With views=2, at most 0.25: pairs of two images stand in the first half of the batch.",
+            ),
             (1 <= self.captions <= 6, f"captions={self.captions}", "Give 1 to 6."),
             (0 <= self.eda < 1, f"eda={self.eda}", "Give a share in [0, 1)."),
             (0 <= self.nlvr_share <= 0.5, f"nlvr_share={self.nlvr_share}", "Two images each: 0 to 0.5."),

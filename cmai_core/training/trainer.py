@@ -418,10 +418,12 @@ def _run(
                 if progress is not None:
                     total = (training.total_steps or 0) * recipe.batch
                     progress(Progress(entry["pairs"], total, f"loss {entry['loss']:.3f}", entry))
-                if options.validate_every and training.step % options.validate_every == 0 and not finished:
-                    figures = training.validate(validation, options.validation_scenes)
-                    record({"step": training.step, "pairs": entry["pairs"], "validation": figures})
                 last = interval = time.perf_counter()
+            if options.validate_every and training.step % options.validate_every == 0 and not finished:
+                figures = training.validate(validation, options.validation_scenes)
+                record({"step": training.step, "pairs": training.step * recipe.batch, "validation": figures})
+                interval += time.perf_counter() - last  # no part of the speed
+                last = time.perf_counter()
             due = (time.perf_counter() - saved_at) / 60 >= options.checkpoint_minutes
             if options.checkpoint_steps:
                 due = due or training.step % options.checkpoint_steps == 0
@@ -433,10 +435,7 @@ def _run(
             if cancel is not None and cancel.cancelled:
                 save()
                 cancel.check()
-    except KeyboardInterrupt:
-        save()
-        raise
-    finally:
+    finally:  # a step that was cut off is not saved: half of it would be taken twice
         source.close()
 
 
@@ -446,7 +445,8 @@ def _averages(seen: list[dict[str, Tensor]], training: _Training) -> dict[str, A
     means = {n: float(torch.stack([e[n].float().cpu() for e in seen if n in e]).mean()) for n in names}
     if not math.isfinite(means["loss"]):
         raise CmaiError(
-            f"The loss is not finite any more around step {training.step}.", "Lower the learning rate and resume."
+            f"The loss is not finite any more around step {training.step}.",
+            "Start anew with a lower learning rate (--lr, --restart).",
         )
     return {
         "step": training.step,

@@ -133,11 +133,12 @@ def robust_validation(
         scored.append(problem.scored)
     with torch.no_grad():
         texts, _ = fast.text_embedding(parts.text, fast.trim(batch.caption_ids, parts.pad), parts.pad)
+        own = torch.eye(len(texts), dtype=torch.bool, device=texts.device)
         out = {}
         for name, images in (("clean", pixels), ("attacked", torch.cat(attacked))):
             seen = [parts.vision(images[k : k + _CHUNK]) for k in range(0, len(images), _CHUNK)]
             pooled = torch.cat([image.pooled for image in seen])
-            logits = contrastive_logits(pooled, texts, parts.logit_scale, torch.eye(len(texts), dtype=torch.bool))
+            logits = contrastive_logits(pooled, texts, parts.logit_scale, own)
             out["r1_clean_small" if name == "clean" else "r1_attacked"] = _hit(logits, batch.truth)
             scores = [pairs_consistency(heads, image, text) for image, text in zip(seen, scored, strict=True)]
             out[f"s_c_{name}"] = float(torch.cat(scores).mean())

@@ -20,7 +20,7 @@ from cmai_core.defenses.misaligned import misaligned_captions
 from cmai_core.defenses.temperature import fit_scaling
 from cmai_core.errors import DataError, ModelError, OptionError
 from cmai_core.evaluation.calibration import calibrated_detector
-from cmai_core.evaluation.cmcv import by_vagueness, calibrate_cmcv, pair_scores, rates
+from cmai_core.evaluation.cmcv import by_vagueness, calibrate_cmcv, equal_ranks, pair_scores, rates
 from cmai_core.models import load_model, save_local_dir
 from cmai_core.models.heads import ConsistencyHeads, log_verified, verification_loss, word_evidence
 
@@ -157,7 +157,7 @@ def test_thresholds_keep_their_rate_on_fresh_pairs(headed, scenes):
     for fpr in (0.05, 0.1):
         at = calibration.at(fpr)
         assert set(at.realised) == {"S_c", "V", "either"} and all(0 <= r <= fpr for r in at.realised.values())
-        assert at.realised["either"] >= max(0, fpr - 0.02), "no more careful than it must be"
+        assert at.realised["either"] >= max(0, fpr - 0.03), "no more careful than it must be"
         # The rate on fresh pairs of a threshold at a rank is beta-binomial (Vovk 2012, prop. 2a).
         rank = int(np.floor(fpr * (half + 1)))
         most = betabinom.ppf(0.9999, half, rank, half + 1 - rank)
@@ -179,6 +179,25 @@ def test_thresholds_keep_their_rate_on_fresh_pairs(headed, scenes):
         calibration.at(0.2)
     with pytest.raises(DataError, match="no threshold"):
         calibrate_cmcv(headed, Subset(scenes, range(12)), (0.01,), guarantee="new")
+
+
+@pytest.mark.parametrize("count", [59, 180])
+@pytest.mark.parametrize("shared", [0.0, 0.9])
+def test_both_thresholds_keep_their_expected_rate_on_a_further_pair(count, shared):
+    """`guarantee="new"`, simulated: scores that are independent of each other, and scores that are nearly one."""
+    rng, fpr, further, found = np.random.default_rng(0), 0.1, 200, []
+    for _ in range(600):
+        common = rng.normal(size=count + further)
+        s_c, log_v = (shared * common + (1 - shared) * rng.normal(size=count + further) - 9 for _ in range(2))
+        tau, log_tau_v = equal_ranks(s_c[:count], log_v[:count], fpr, "new")
+        found.append(((s_c[count:] < tau) | (log_v[count:] < log_tau_v)).mean())
+    spread = np.std(found) / np.sqrt(len(found))
+    assert fpr - 3 / count < np.mean(found) <= fpr + 3 * spread
+
+
+def test_too_few_pairs_for_both_thresholds_are_refused():
+    with pytest.raises(DataError, match="no threshold"):
+        equal_ranks(np.arange(19.0), -np.arange(19.0), 0.05, "new")
 
 
 def test_a_calibrated_detector_of_the_verifier(headed, base, scenes):

@@ -33,6 +33,20 @@ def test_the_least_consistent_pair_comes_first_with_everything_about_it(tmp_path
     assert (first.picture == picture(1)).all()
 
 
+def test_a_score_that_nothing_says_is_low_comes_last(tmp_path):
+    queue = ReviewQueue(tmp_path / "q.sqlite")
+    for score, tau in ((0.9, None), (-0.5, 0.2), (None, 0.2), (0.1, 0.2)):
+        queue.add(picture(), ["x"], model="m", reason="r", score=score, tau=tau)
+    assert [e.score for e in queue.entries()] == [-0.5, 0.1, 0.9, None]
+
+
+def test_many_may_make_the_same_queue_at_once(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        for attempt in range(10):
+            made = list(pool.map(lambda _, path=tmp_path / f"{attempt}.sqlite": ReviewQueue(path).counts(), range(8)))
+            assert all(counts["open"] == 0 for counts in made)
+
+
 def test_a_resolved_entry_leaves_the_open_ones_and_can_come_back(tmp_path):
     queue = filled(tmp_path / "q.sqlite")
     key = queue.entries()[0].id
@@ -45,6 +59,9 @@ def test_a_resolved_entry_leaves_the_open_ones_and_can_come_back(tmp_path):
         queue.resolve(key, "harmless")
     queue.reopen(key)
     assert len(queue.entries()) == 3
+    for wrong in (key, 999):
+        with pytest.raises(DataError, match="not resolved"):
+            queue.reopen(wrong)
     with pytest.raises(OptionError, match="verdict"):
         queue.resolve(key, "maybe")
 
@@ -101,14 +118,21 @@ def test_it_is_bounded(tmp_path):
     queue.resolve(keys[1], "harmless")
     assert queue.add(picture(), ["x"], model="m", reason="r") is not None
     assert queue.counts() == {"open": 2, **dict.fromkeys(VERDICTS, 0), "harmless": 1}
+    queue.add(picture(), ["x"], model="m", reason="r")
+    queue.resolve(keys[2], "harmless")
+    queue.add(picture(), ["x"], model="m", reason="r")
+    with pytest.raises(DataError, match="full"):
+        queue.reopen(keys[2])
 
 
 def test_foreign_files_and_pictures_are_refused(tmp_path):
     other = tmp_path / "other.sqlite"
     with sqlite3.connect(other) as connection:
         connection.execute("CREATE TABLE notes (x)")
+    before = other.read_bytes()
     with pytest.raises(DataError, match="no review queue"):
         ReviewQueue(other)
+    assert other.read_bytes() == before
     (tmp_path / "text").write_text("not a database, but long enough to be read as the header of one" * 4)
     with pytest.raises(DataError, match="cannot be used"):
         ReviewQueue(tmp_path / "text")
