@@ -175,6 +175,15 @@ def test_the_pathway_s_answer_is_that_of_the_averaged_copies(loaded, pairs):
     assert tried.copies == 8 and tried.robust_seconds > tried.plain_seconds > 0
 
 
+def test_the_shelf_keeps_the_verdicts_that_were_used_last():
+    shelf = VerdictShelf(capacity=2)
+    for key in "ab":
+        shelf.put(SimpleNamespace(key=key))
+    assert shelf.get("a").key == "a"
+    shelf.put(SimpleNamespace(key="c"))
+    assert shelf.get("a") and shelf.get("c") and shelf.get("b") is None
+
+
 def test_a_calibration_is_the_card_s_else_the_lab_s_and_photographs_have_none(loaded, pairs, monkeypatch):
     calls = []
     monkeypatch.setattr(services, "calibration_pairs", lambda: calls.append(1) or pairs)

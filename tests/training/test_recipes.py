@@ -186,6 +186,38 @@ def test_settings_within_settings_are_reached_by_a_dot():
             get_recipe("mbat", **{name: value})
 
 
+def test_a_step_that_was_cut_off_is_not_taken_twice(tmp_path, monkeypatch):
+    changes = {"controller.after": 0, "controller.every": 1, "controller.pairs": 4, "controller.patience": 1}
+    recipe = get_recipe("cmai", **SMALL, **changes)
+    options = RunOptions(pairs=5 * recipe.batch, validate_every=0, checkpoint_steps=1)
+
+    def run(folder):
+        data = {"model": helpers.model(), "arrays": helpers.arrays(), "validation": helpers.arrays(seed=5)}
+        return train(recipe, out_dir=folder, options=options, **data)
+
+    def histories(*results):
+        return [load_model(f"local-dir:{r.model_dir}", "cpu").card["training"]["steering"] for r in results]
+
+    whole = run(tmp_path / "whole")
+
+    def cut(self, batch):
+        self.steering.measure(self.step)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        real = _Training.advance
+        patch.setattr(_Training, "advance", lambda self, batch: (cut if self.step == 3 else real)(self, batch))
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "parts")
+    one, two = histories(whole, run(tmp_path / "parts"))
+    assert one == two and [entry["step"] for entry in one] == [0, 1, 2, 3, 4]
+
+
+def test_two_views_leave_no_room_for_many_pairs_of_images():
+    with pytest.raises(OptionError, match="nlvr_share"):
+        get_recipe("consistency", nlvr_share=0.5)
+
+
 def test_a_replay_without_a_recorded_schedule_is_refused(tmp_path):
     recipe = get_recipe("cmai-replay", **SMALL, replay="tabletop")
     with pytest.raises(OptionError, match="no recorded schedule"):
