@@ -101,6 +101,8 @@ def report(
     ]
     out += [_picture(figures, "arm.svg", "β, ε and λ over the training, and S_c under the reference attack")]
     out += ["## Ablation", tables.robust_table(tables.ablation(results, protocol.base), "main", "retrieval", main)]
+    if steps := tables.steps_table(results, "main", "retrieval", main):
+        out += ["What each part does, between recipes that differ in it alone:", steps]
     if seeds:
         out += ["## Other seeds", "These models are not shipped; the first of each defence is.", ""]
         out += [seeds_table(results, seeds, protocol)]

@@ -404,6 +404,30 @@ def validation_table(names: Sequence[str]) -> str:
     return markdown(["model", *(title for _, title in shown)], rows)
 
 
+_STEPS = (
+    ("tecoa", "pgd-at", "images attacked through retrieval alone instead of the mixture of tasks"),
+    ("mbat-beta0", "pgd-at", "one word of the caption attacked besides"),
+    ("mbat", "mbat-beta0", "−β·S_c in the inner problem"),
+    ("cmcv-mbat", "mbat", "consistency heads trained along, a fifth of the images attacked for them"),
+    ("cmai", "cmcv-mbat", "ARM instead of fixed β, ε and λ"),
+    ("cmai", "cmai-replay", "ARM looking, instead of its schedule followed blindly (another seed)"),
+    ("cmai-lora", "cmai", "low-rank updates (at their own learning rate) instead of whole matrices"),
+)
+"""Pairs of recipes that differ in one thing."""
+
+
+def steps_table(results: Results, part: str, task: str, epsilons: Sequence[float]) -> str:
+    """What each part of CMAI changes: paired differences between recipes that differ in it alone; "" for none."""
+    rows = []
+    for one, other, what in _STEPS:
+        own, rival = (results.get(RECIPES[name].model_name) for name in (one, other))
+        found = [[r.verdict(part, e, task) if r else None for r in (own, rival)] for e in epsilons]
+        if all(a is not None and b is not None for a, b in found):
+            gaps = [points(difference(a.held, b.held)) for a, b in found]
+            rows.append([what, f"`{own.name}` − `{rival.name}`", *gaps])
+    return markdown(["what", "robust, in points", *(f"{e:g}/255" for e in epsilons)], rows) if rows else ""
+
+
 def ablation(results: Results, base: str) -> dict[str, Result]:
     """The models that tell what each part of CMAI does."""
     ours = ("cmcv", "mbat-beta0", "mbat", "cmcv-mbat", "cmai", *ABLATIONS)

@@ -6,7 +6,7 @@ from cmai_core.comparison.aims import NO_RIVALS, aims
 from cmai_core.comparison.protocol import PROTOCOL
 from cmai_core.comparison.report import report
 from cmai_core.comparison.results import Result
-from cmai_core.comparison.tables import BEST, transfer_table
+from cmai_core.comparison.tables import BEST, steps_table, transfer_table
 from cmai_core.comparison.verdicts import Verdict
 
 N = 1000
@@ -37,6 +37,13 @@ def test_a_first_place_is_before_everybody_and_not_only_the_next():
     assert met([best, close], "robust at 2/255: highest")[1]
     said, first = met([best, close, apart], "robust at 2/255: highest")
     assert "tabletop-mbat" in said and not first
+
+
+def test_what_a_part_does_is_told_where_both_were_measured():
+    one, other = main("tabletop-mbat", "1110"), main("tabletop-mbat-beta0", "1100")
+    assert steps_table({r.name: r for r in (one,)}, "main", "retrieval", (2.0,)) == ""
+    row = steps_table({r.name: r for r in (one, other)}, "main", "retrieval", (2.0,)).splitlines()[-1]
+    assert row.startswith("| −β·S_c in the inner problem | `tabletop-mbat` − `tabletop-mbat-beta0` | +25.0 [")
 
 
 def test_nobody_wins_against_its_own_replay():
