@@ -10,7 +10,7 @@ from cmai_core.comparison.results import Result
 from cmai_core.comparison.tables import BEST
 from cmai_core.comparison.verdicts import share
 
-_OURS, _OTHERS, _GREY = "#0b6e4f", "#3b5b92", "#8a8f98"
+_OURS, _OTHERS, _LAST, _GREY = "#0b6e4f", "#3b5b92", "#b3541e", "#8a8f98"
 
 
 def _axes(width: float = 7.5, height: float = 4.5) -> tuple[Any, Any]:
@@ -33,27 +33,28 @@ def _save(figure: Any, path: Path) -> Path:
     return path
 
 
-def trade_off(results: Mapping[str, Result], epsilon: float, path: Path) -> Path:
-    """Clean against robust image→text R@1 (worst case of the main part), with intervals."""
-    figure, axes = _axes()
-    for name, result in results.items():
-        verdict = result.verdict("main", epsilon)
-        if verdict is None:
-            continue
-        clean, held = share(verdict.clean), share(verdict.held)
-        x, y = 100 * clean["value"], 100 * held["value"]
-        spread = (
-            [[100 * (e["value"] - e["low"])] for e in (clean, held)],
-            [[100 * (e["high"] - e["value"])] for e in (clean, held)],
-        )
-        colour = _OURS if name == BEST else _OTHERS
-        axes.errorbar(
-            x, y, xerr=[spread[0][0], spread[1][0]], yerr=[spread[0][1], spread[1][1]], fmt="o", color=colour,
-            ecolor=_GREY, elinewidth=0.6, markersize=6 if name == BEST else 4,
-        )  # fmt: skip
-        axes.annotate(name.removeprefix("tabletop-"), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7)
-    axes.set_xlabel("clean image→text R@1, %")
-    axes.set_ylabel(f"robust at {epsilon:g}/255, %")
+def trade_off(results: Mapping[str, Result], epsilons: Sequence[float], path: Path) -> Path:
+    """Image→text R@1 of every model, clean and in the worst case of the main part, with intervals; the most robust at
+    the first ε above."""
+    found = {name: [result.verdict("main", epsilon) for epsilon in epsilons] for name, result in results.items()}
+    known = {name: verdicts for name, verdicts in found.items() if None not in verdicts}
+    names = sorted(known, key=lambda name: share(known[name][0].held)["value"])
+    figure, axes = _axes(height=0.24 * len(names) + 1.1)
+    titles = ["clean", *(f"worst case at {epsilon:g}/255" for epsilon in epsilons)]
+    for k, (title, colour) in enumerate(zip(titles, (_GREY, _OTHERS, _LAST), strict=False)):
+        entries = [share(known[name][max(k - 1, 0)].held if k else known[name][0].clean) for name in names]
+        values = [100 * entry["value"] for entry in entries]
+        spread = [[100 * abs(entry["value"] - entry[end]) for entry in entries] for end in ("low", "high")]
+        style = {"markersize": 4.5, "elinewidth": 0.8, "markerfacecolor": "none" if k == 0 else colour}
+        axes.errorbar(values, range(len(names)), xerr=spread, fmt="o", color=colour, label=title, **style)
+    axes.set_yticks(range(len(names)), [name.removeprefix("tabletop-") for name in names])
+    for text, name in zip(axes.get_yticklabels(), names, strict=True):
+        if name == BEST:
+            text.set(fontweight="bold", color=_OURS)
+    axes.set(xlabel="image→text R@1, %", xlim=(-1, 100), ylim=(-0.6, len(names) - 0.4))
+    axes.grid(axis="both", linewidth=0.4, color="#dddddd")
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside lower center", ncols=len(titles), frameon=False)
     return _save(figure, path)
 
 
@@ -68,35 +69,48 @@ def schedule(history: Sequence[Mapping[str, float]], tau: float, hysteresis: flo
     axes.set_xlabel("training step")
     axes.set_ylabel("S_c")
     other = axes.twinx()
-    other.step(steps, [e["beta"] for e in history], where="post", color=_OURS, label="β")
-    other.step(steps, [e["epsilon"] * 255 for e in history], where="post", color="#b3541e", label="ε · 255")
+    other.step(steps, [e["beta"] for e in history], where="post", color=_OURS, linewidth=3.5, label="β")
+    other.step(steps, [e["epsilon"] * 255 for e in history], where="post", color=_LAST, label="ε · 255")
     other.step(steps, [e["share"] for e in history], where="post", color="#7b3fa0", label="λ")
     other.set_ylabel("β, ε · 255, λ")
-    other.set_ylim(bottom=0)
+    other.set_ylim(0, 1.1 * max(max(e["beta"], e["epsilon"] * 255) for e in history))
     handles = [*axes.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
     labels = [*axes.get_legend_handles_labels()[1], *other.get_legend_handles_labels()[1]]
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=7, frameon=False)
     return _save(figure, path)
 
 
-def detection_bars(results: Mapping[str, Result], epsilon: float, detectors: Sequence[str], path: Path) -> Path:
-    """AUROC of several detectors on every model, with intervals."""
-    figure, axes = _axes(height=0.32 * len(results) * max(1, len(detectors)) * 0.6 + 1.2)
-    names = list(results)
-    for k, detector in enumerate(detectors):
-        at, values, low, high = [], [], [], []
-        for row, name in enumerate(names):
-            for found in (results[name].parts.get("detection") or {}).get("detectors", ()):
-                if (found["detector"], found["epsilon"], found["family"]) == (detector, epsilon, "all"):
-                    area = found["auroc"]
-                    at.append(row + (k - (len(detectors) - 1) / 2) * 0.8 / len(detectors))
-                    values.append(area["value"])
-                    low.append(area["value"] - area["low"])
-                    high.append(area["high"] - area["value"])
-        axes.errorbar(values, at, xerr=[low, high], fmt="o", markersize=3.5, elinewidth=0.7, label=detector)
-    axes.axvline(0.5, color=_GREY, linewidth=0.8)
-    axes.set_yticks(range(len(names)), [name.removeprefix("tabletop-") for name in names], fontsize=7)
-    axes.invert_yaxis()
-    axes.set_xlabel(f"AUROC, successful attacks at {epsilon:g}/255 against clean pairs")
-    figure.legend(loc="outside lower center", ncols=4, fontsize=7, frameon=False)
+def detection_areas(results: Mapping[str, Result], epsilon: float, detectors: Sequence[str], path: Path) -> Path:
+    """AUROC of several detectors on every model; intervals are in the tables."""
+    names = [name for name, result in results.items() if (result.parts.get("detection") or {}).get("detectors")]
+    areas = [[_area(results[name], detector, epsilon) for detector in detectors] for name in names]
+    figure, axes = _axes(height=0.24 * len(names) + 1.6)
+    drawn = axes.imshow(areas, cmap="BrBG", vmin=0.0, vmax=1.0, aspect="auto")
+    for row, values in enumerate(areas):
+        for column, value in enumerate(values):
+            if value == value:
+                pale = 0.2 < value < 0.8
+                axes.text(
+                    column,
+                    row,
+                    f"{value:.2f}",
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color="black" if pale else "white",
+                )
+    axes.set_yticks(range(len(names)), [name.removeprefix("tabletop-") for name in names])
+    axes.set_xticks(range(len(detectors)), [detector.replace(" ", "\n", 1) for detector in detectors], fontsize=8)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.6)
+    bar.set_label(f"AUROC, successful attacks at {epsilon:g}/255")
+    bar.outline.set_visible(False)
     return _save(figure, path)
+
+
+def _area(result: Result, detector: str, epsilon: float) -> float:
+    for found in result.parts["detection"]["detectors"]:
+        if (found["detector"], found["epsilon"], found["family"]) == (detector, epsilon, "all"):
+            return found["auroc"]["value"]
+    return float("nan")

@@ -135,10 +135,10 @@ def draw(results: Mapping[str, Result], folder: Path, protocol: Protocol = PROTO
     from cmai_core.models import bundled_models
 
     folder.mkdir(parents=True, exist_ok=True)
-    first = protocol.part("main").epsilons[0]
+    epsilons = protocol.part("main").epsilons
     made = [
-        figures.trade_off(results, first, folder / "trade-off.svg"),
-        figures.detection_bars(results, first, COMPARED, folder / "detection.svg"),
+        figures.trade_off(results, epsilons, folder / "trade-off.svg"),
+        figures.detection_areas(results, epsilons[0], COMPARED, folder / "detection.svg"),
     ]
     cards = {card.name: card.training for card in bundled_models()}
     history = cards.get(tables.BEST, {}).get("steering")
