@@ -95,12 +95,21 @@ def _tasks(results: Mapping[str, Result], best: Result, protocol: Protocol) -> l
 
 
 def _of_clean(aim: str, clean: str, held: str, least: float) -> list[Aim]:
-    """Whether at least that part of the clean share is kept; nothing where nothing is right when clean."""
+    """Whether at least that part of the clean share is kept (the figure itself; its interval is a bootstrap over
+    scenes); nothing where nothing is right when clean."""
     before, after = share(clean)["value"], share(held)
     if not before:
         return []
-    said = f"{percent(after)}, {after['value'] / before:.2f} of {100 * before:.1f}"
+    low, high = _kept_interval(rights(clean), rights(held))
+    said = f"{percent(after)}, {after['value'] / before:.2f} [{low:.2f}, {high:.2f}] of {100 * before:.1f}"
     return [(aim, said, after["value"] >= least * before)]
+
+
+def _kept_interval(clean: np.ndarray, held: np.ndarray, resamples: int = 1000) -> tuple[float, float]:
+    rows = np.random.default_rng(0).integers(0, len(clean), (resamples, len(clean)))
+    before = clean[rows].mean(axis=1)
+    low, high = np.quantile(held[rows].mean(axis=1)[before > 0] / before[before > 0], [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _cells(protocol: Protocol, name: str) -> list[tuple[str, float]]:
@@ -128,6 +137,12 @@ def _survives(best: Result, protocol: Protocol) -> list[Aim]:
         lost = int((stood & ~rights(strong.held)).sum())
         said = f"{lost} of {int(stood.sum())} scenes that stood are lost"
         out.append(("robust at 2/255 survives stronger attacks: no scene lost", said, lost == 0))
+    aimed = best.parts.get("aimed") or {}
+    if main is not None and {GIVEN, RETRIEVED} <= aimed.keys():
+        stood = rights(main.held[: len(aimed[GIVEN]["held"])])
+        lost = int((stood & ~(rights(aimed[GIVEN]["held"]) & rights(aimed[RETRIEVED]["held"]))).sum())
+        said = f"{lost} of {int(stood.sum())} scenes that stood are lost"
+        out.append(("robust at 2/255 survives its own adaptive attacks: no scene lost", said, lost == 0))
     ours, theirs = best.verdict("tasks", 2.0, "zero-shot"), best.verdicts("outside")
     if ours is not None and theirs and theirs[0].count == ours.count:
         lost = int((rights(ours.held) & ~rights(theirs[0].held)).sum())

@@ -112,6 +112,7 @@ def worst_pictures(
     scenes: without those, a model would be judged on the scenes that it finds easy.
     """
     rows = _attacked(frame, name, epsilon, pairs)
+    rows = rows[rows["correct_clean"].astype(float) == 1]  # where all attacks ask all scenes, the others have rows too
     order = {recipe: k for k, recipe in enumerate(dict.fromkeys(rows["recipe"]))}
     asked = rows["recipe"].map(order)
     rows = rows.assign(asked=asked, missed=rows["correct"].astype(float)).sort_values(["missed", "asked"])

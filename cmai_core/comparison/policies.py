@@ -64,8 +64,8 @@ def policy_figures(
     Returns:
         policy → `clean`, `attacked` (right), `clean_rejected`, `attacked_rejected` (strings of `verdicts`, "1": yes),
         `milliseconds`: median time of answering one question about one picture, the question's encoding included, and
-        `ratio`: to the policy "none", timed in turn. Only flagged pictures take a pathway, which costs
-        what "smoothing of all" costs.
+        `ratio`: to the policy "none", timed in turn, on the first scene. Only flagged pictures take a pathway:
+        smoothing then costs what "smoothing of all" costs, shifted weights one more pass.
     """
     count = min(protocol.aimed.targeted, protocol.part("main").limit, len(test))
     pairs = [test[k] for k in range(count)]

@@ -259,34 +259,38 @@ def markdown(protocol: Protocol = PROTOCOL) -> str:
     return f"""# Protocol of the comparison
 
 Hash `{p.hash}`. `python -m cmai_core.comparison.protocol` prints this page; the hash covers every setting of it.
-It was fixed before any compared model was shown the test split. Results carry the hash and are made once under it.
+It was fixed before any compared model was shown the test split; some trainings were finished when how they would be
+measured was last changed. Results carry the hash and are made once under it.
 
 ## Terms that are the same for all
 
 - Every defence starts from `{p.base}` (the robust surrogate from `{p.surrogate}`) and takes {steps:,} steps of
-  128 pictures with seed {p.seed}: same training split, augmentation, learning-rate schedule and weight averaging. The
-  order of scenes is the same where a recipe reads one caption a scene; `mat` reads two, and `consistency` puts each of
-  64 scenes into a batch twice. Steps cost more or less (`benchmarks/bench_training.py`): the terms are equal pairs, not
-  equal time.
+  128 pictures with seed {p.seed}: same training split, augmentation, learning-rate schedule and weight averaging.
+  Equal are the pictures: `mat` reads two captions of each, `consistency` puts each of 64 scenes into a batch twice,
+  and recipes without the loss of two-image statements draw other scenes in another order. Steps cost more or less
+  (`benchmarks/bench_training.py`).
 - The inner problem has ε = 2/255 (L∞) and two steps for all; no recipe trains with a larger ε, ARM included.
 - `{REPLAYED}` has seed {p.replay_seed}: with CMAI's own it would be the same training, since looking changes nothing.
-- Clean and perturbed pictures stand in one batch, so in one softmax: (1 − λ)·L(clean) + λ·L(perturbed) holds exactly
-  for losses that are a mean over pictures; in the contrastive ones the negatives are of both kinds.
+- Clean and perturbed pictures of different scenes stand in one batch, so (1 − λ)·L(clean) + λ·L(perturbed) holds in
+  expectation over which scenes are perturbed; in the contrastive losses the negatives are of both kinds.
 - The losses of the tasks (captions, questions, statements, patches) stay in every recipe that trains the whole model,
   so that a defence is not blamed for a decoder that nobody kept in tune.
 - What helped one is given to all: a share λ of each batch perturbed and the rest clean, ε growing over the first tenth
   of the training, averaged weights.
 - No recipe's settings were tuned: {p.trials} validation trials each. (What the consistency heads read and how fast they
-  learn was found in trial trainings of a few thousand pairs; the heads of all models are trained so.)
+  learn was found in trial trainings of a few thousand pairs; the heads of all models are trained so, those of
+  `cmai-lora` at its own rate. Recipes with heads are this project's.)
 - ARM's threshold τ_c = {arm.tau:g} is what the reference attack leaves of S_c on *validation* pairs at the end of
   `cmcv-mbat`'s training (`python -m cmai_core.training.reference`). It starts where
   `cmcv-mbat` stands (β = {arm.start.beta:g}, ε = {arm.start.epsilon * 255:g}/255, λ = {arm.start.share:g}), looks from
   step {arm.after} on, when the heads have learned something, and moves within β {arm.beta.low:g} to {arm.beta.high:g},
   ε {arm.epsilon.low * 255:g} to {arm.epsilon.high * 255:g}/255 and λ {arm.share.low:g} to {arm.share.high:g}: the
   others' ε and λ are never exceeded.
-- The two defences with the highest R@1 under contrastive PGD on validation (at the end of their trainings, in their
-  cards) are trained with the seeds {seeds} too; these models are not shipped.
-- `{p.base}` and `{p.surrogate}` were measured on the test split when they were made, before this protocol.
+- The two defences of `{p.base}` with the highest R@1 under contrastive PGD on validation (at the end of their
+  trainings, in their cards; a tie goes to the higher clean R@1) are trained with the seeds {seeds} too; these models
+  are not shipped.
+- `{p.base}` and `{p.surrogate}` were measured on the test split when they were made, before this protocol; so was an
+  earlier `tabletop-tecoa` (90,000 pairs), on which the evaluation was tried out and which the present one replaced.
 
 ## The trainings
 
@@ -298,10 +302,12 @@ It was fixed before any compared model was shown the test split. Results carry t
 
 Clean figures: all tasks on the first {p.clean:,} test scenes, captions on {p.written:,} of them. Thresholds: the first
 {p.thresholds:,} validation scenes, at false-positive rates of {rates}. Retrieval is among {p.gallery:,} captions.
-Attacks run as cascades unless it says otherwise, every model facing every loss; the figure is the worst case. Where it
-says `{HALF}`, and in the targeted and adaptive attacks, gradients are taken in half precision, which is
-faster; a success counts only where the stored model in single precision confirms it. The stronger attacks, those of
-other libraries and the joint ones take single precision throughout.
+Attacks run as cascades unless it says otherwise, and the figure is the worst case. Every model faces every loss of a
+row; all of them (cross entropy, margin, −S_c, embedding, KL) in retrieval, two or three elsewhere, and on fewer scenes.
+A model's own adaptive attacks are reported beside these, not among them. Where it says `{HALF}`, and in
+the targeted and adaptive attacks, gradients are taken in half precision, which is faster; a success counts only where
+the stored model in single precision confirms it. The stronger attacks, those of other libraries and the joint ones take
+single precision throughout.
 
 | threat | attacks | ε (L2: root mean square) | tasks | first test scenes |
 |---|---|---|---|---|

@@ -60,8 +60,13 @@ def report(
         out += [_ranked(results)]
     out += ["## What to make of it", notes.strip()] if notes else []
     out += ["## Clean", tables.clean_table(results, protocol.base), "Differences to the base in brackets, in points."]
-    out += ["## L∞, worst case over every loss", _picture(figures, "trade-off.svg", "clean against robust accuracy")]
+    out += ["## L∞, worst case over every loss"]
+    out += ["Retrieval faces every loss of the protocol; a model's own adaptive attacks are not among them but below."]
+    out += [_picture(figures, "trade-off.svg", "clean against robust accuracy")]
     out.append(tables.robust_table(results, "main", "retrieval", main, protocol.base))
+    out += [
+        "The other tasks are attacked through cross entropy and margin, captions through cross entropy and embedding."
+    ]
     for task, title in _TASKS:
         out += [f"### {title}", tables.robust_table(results, "tasks", task, main, protocol.base)]
     out += ["### Captions", "A caption is right when it is true of the scene."]
@@ -76,6 +81,10 @@ def report(
     out += [tables.outside_table(results), "ε → large:"]
     out += [tables.robust_table(results, "large", "retrieval", protocol.part("large").epsilons)]
     out += ["## Transfer", tables.transfer_table(results, protocol)]
+    out += [
+        "Success rates over the scenes that all models of a column get right; models that get less than half as many"
+        " right as the median would leave too few and are left out."
+    ]
     out += ["## True and false captions", tables.alignment_table(results, protocol)]
     rate = protocol.rates[-1]
     if rates := tables.rates_table(results, rate):
@@ -85,7 +94,8 @@ def report(
         ]
     out += [
         "## Finding successful attacks",
-        "The attacker does not know of any detector. The pictures are those of every attack that turned the answer;"
+        "The attacker does not look at any detector; one of the six attacks lowers S_c, as MBAT does. The pictures are"
+        " those of every attack that turned the answer;"
         " intervals count them as independent though a scene may be among them several times, so they are too narrow.",
     ]
     out += [_picture(figures, "detection.svg", "AUROC by model and detector")]
@@ -97,18 +107,31 @@ def report(
     out += ["## ARM's policies", tables.policy_table(results)]
     out += [
         "Times are of a picture that is not flagged; one that is takes its pathway besides (“smoothing of all” takes it"
-        " always). “Right, given or not” counts right answers that a policy withholds too."
+        " always, shifted weights cost one more pass). “Right, given or not” counts right answers that a policy"
+        " withholds too. Not measured here: ensembles, and weights shifted by adapters."
     ]
     out += [_picture(figures, "arm.svg", "β, ε and λ over the training, and S_c under the reference attack")]
-    out += ["## Ablation", tables.robust_table(tables.ablation(results, protocol.base), "main", "retrieval", main)]
+    some = tables.ablation(results, protocol.base)
+    out += ["## Ablation", tables.robust_table(some, "main", "retrieval", main, protocol.base)]
     if steps := tables.steps_table(results, "main", "retrieval", main):
-        out += ["What each part does, between recipes that differ in it alone:", steps]
+        out += [
+            "What each step changes. Intervals are over scenes; a model is one training, and seeds differ too (below):"
+        ]
+        out += [steps]
     if seeds:
-        out += ["## Other seeds", "These models are not shipped; the first of each defence is.", ""]
+        out += [
+            "## Other seeds",
+            "These models are not shipped; the first of each defence is. Each is made by `cmai train"
+            " --recipe tecoa --seed 1 --out runs/tecoa-1` and measured by `python -m cmai_core.comparison.seeds"
+            " tabletop-tecoa@1=local-dir:runs/tecoa-1/model`.",
+        ]
         out += [seeds_table(results, seeds, protocol)]
     out += ["## On validation, at the end of each training", tables.validation_table(protocol.models)]
     out += ["## What the trainings took", tables.training_table(results)]
-    out += ["Cost per pair, side by side: `python benchmarks/bench_training.py`."]
+    out += [
+        "Timed as they were made, some beside other work. Cost per pair, side by side: `python"
+        " benchmarks/bench_training.py` ([defenses.md](defenses.md#one-step-instead-of-two))."
+    ]
     return "\n\n".join(part for part in out if part) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Tables of the comparison as Markdown. Every share has its 95 % interval; every table says of how many."""
+"""Tables of the comparison as Markdown. Every share has its 95 % interval, and its table says of how many."""
 
 from __future__ import annotations
 
@@ -52,9 +52,10 @@ def label(name: str) -> str:
 
 
 def robust_table(results: Results, part: str, task: str, epsilons: Sequence[float], base: str = "") -> str:
-    """Clean, worst case at each ε, their ratio, attack success rate and how much lower it is than the base's, and the
-    paired difference to `BEST`."""
-    head = ["model", "clean"]
+    """Clean, worst case at each ε, their ratio, attack success rate (of those right when clean) and how much lower it
+    is than the base's, and the paired difference to `BEST`."""
+    asked = {len(rights(v.clean)) for r in results.values() if (v := r.verdict(part, epsilons[0], task)) is not None}
+    head = ["model", f"clean (of {'/'.join(map(str, sorted(asked)))})"]
     for epsilon in epsilons:
         at = f"{epsilon:g}/255"
         head += [f"robust {at}", f"of clean {at}", f"ASR {at}", f"ASR less {at}", f"`{BEST}` − this, {at}"]
@@ -78,7 +79,7 @@ def _robust(verdict: Verdict | None, best: Verdict | None, base: Verdict | None)
     kept = f"{held['value'] / clean['value']:.2f}" if clean["hits"] else _GAP
     gap = _GAP if best is None else points(difference(best.held, verdict.held))
     less = _GAP if base is None else _less(success_rate(base)["value"], rate["value"])
-    return [percent(held), kept, percent(rate), less, gap]
+    return [percent(held), kept, percent(rate, counts=True), less, gap]
 
 
 def _less(base: float, own: float) -> str:
@@ -173,7 +174,7 @@ def joint_table(results: Results) -> str:
         kept = f"{held['value'] / clean['value']:.2f}" if clean["hits"] else _GAP
         rows.append([label(name), percent(clean), percent(held), kept, gap, percent(share(free["held"])), false])
     head = ["model", "clean", "robust, caption true", "of clean", f"`{BEST}` − this", "robust, any word"]
-    return markdown([*head, "captions made false"], rows)
+    return markdown([*head, "captions known to be false, of all changed"], rows)
 
 
 def transfer_table(results: Results, protocol: Protocol) -> str:
@@ -377,9 +378,9 @@ def training_table(results: Results) -> str:
         minutes = training.get("seconds", 0) / 60
         clean = cards.get(RECIPES["continued"].model_name, {}).get("seconds", 0)
         ratio = f"{60 * minutes / clean:.1f}" if clean and training.get("start") else _GAP
-        seen = f"{training.get('pairs', 0):,}"
-        rows.append([label(name), seen, f"{minutes:.1f}", ratio, after, str(training.get("device"))])
-    return markdown(["model", "pairs", "minutes", "to clean training", "heads afterwards", "on"], rows)
+        where = f"{training.get('device')}, {training.get('threads')} threads"
+        rows.append([label(name), f"{training.get('pairs', 0):,}", f"{minutes:.1f}", ratio, after, where])
+    return markdown(["model", "pairs", "minutes", "to clean training, without heads", "heads afterwards", "on"], rows)
 
 
 def validation_table(names: Sequence[str]) -> str:
@@ -407,17 +408,21 @@ def validation_table(names: Sequence[str]) -> str:
 _STEPS = (
     ("tecoa", "pgd-at", "images attacked through retrieval alone instead of the mixture of tasks"),
     ("mbat-beta0", "pgd-at", "one word of the caption attacked besides"),
-    ("mbat", "mbat-beta0", "−β·S_c in the inner problem"),
-    ("cmcv-mbat", "mbat", "consistency heads trained along, a fifth of the images attacked for them"),
+    ("mbat", "mbat-beta0", "−β·S_c in the inner problem, S_c being the cosine (no heads yet)"),
+    (
+        "cmcv-mbat",
+        "mbat",
+        "consistency heads trained along: their S_c, their loss, a fifth of the images attacked for them",
+    ),
     ("cmai", "cmcv-mbat", "ARM instead of fixed β, ε and λ"),
-    ("cmai", "cmai-replay", "ARM looking, instead of its schedule followed blindly (another seed)"),
+    ("cmai", "cmai-replay", "ARM looking, instead of its schedule followed blindly (and another seed)"),
     ("cmai-lora", "cmai", "low-rank updates (at their own learning rate) instead of whole matrices"),
 )
-"""Pairs of recipes that differ in one thing."""
+"""Pairs of recipes, and what the first has that the second has not."""
 
 
 def steps_table(results: Results, part: str, task: str, epsilons: Sequence[float]) -> str:
-    """What each part of CMAI changes: paired differences between recipes that differ in it alone; "" for none."""
+    """What each step from recipe to recipe changes, as paired differences of one training each; "" for none."""
     rows = []
     for one, other, what in _STEPS:
         own, rival = (results.get(RECIPES[name].model_name) for name in (one, other))

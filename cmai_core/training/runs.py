@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cmai_core.data.tabletop.dataset import IMAGE_SIZE
 from cmai_core.errors import OptionError
 from cmai_core.progress import CancelToken, ProgressCallback
 from cmai_core.training.distributed import processes
@@ -25,7 +26,8 @@ def start_model(
     """The model a recipe starts from: a new one, or `base` (a model spec; the recipe's own start where None).
 
     Raises:
-        OptionError: a base for a recipe that starts anew.
+        OptionError: a base for a recipe that starts anew, or one that reads other tokens or pictures of another size
+            than the training data have.
         ModelError: the base cannot be loaded.
     """
     from cmai_core.models import load_model, new_model
@@ -34,7 +36,26 @@ def start_model(
         if base is not None:
             raise OptionError(f"The recipe {recipe.name} starts from nothing, not from {base}.", "Leave --base out.")
         return new_model(recipe.architecture, torch.Generator().manual_seed(seed), device)
-    return load_model(base or recipe.start, device)
+    model = load_model(base or recipe.start, device)
+    if (size := model.image_size) != IMAGE_SIZE or not _reads_the_vocabulary(model):
+        raise OptionError(
+            f"{model.name} cannot be trained on Tabletop: it reads other tokens, or pictures of {size} pixels.",
+            f"Give a model with the bundled vocabulary and {IMAGE_SIZE} pixels, such as tabletop.",
+        )
+    return model
+
+
+def _reads_the_vocabulary(model: VisionLanguageModel) -> bool:
+    """Whether the model's tokens are those that the training data hold."""
+    from tokenizers import Tokenizer
+
+    from cmai_core.models.tokenizer import CONTEXT_LENGTH, VOCABULARY_SIZE, bundled_tokenizer_dir
+
+    if (model.vocabulary_size, model.context_length) != (VOCABULARY_SIZE, CONTEXT_LENGTH):
+        return False
+    text = "A small red metal cube is left of the sphere?"
+    ids = Tokenizer.from_file(str(bundled_tokenizer_dir() / "tokenizer.json")).encode(text).ids
+    return model.tokenize([text])[0, : len(ids)].tolist() == ids[:CONTEXT_LENGTH]
 
 
 def run(

@@ -273,7 +273,7 @@ def test_the_score_card_says_what_both_scores_decide(made, attacked):
     st.session_state["verdict_fpr"] = 0.05
     assert said(high, low).startswith("Flagged by CMCV after the attack.")
     assert said(high, high).startswith("Accepted by CMCV") and said(low, low).startswith("Flagged by CMCV even")
-    assert "thresholds (in the model's card) flag at most 5% of 40 clean pairs of tabletop/test" in basis_line(
+    assert "thresholds (in the model's card) flag at most 5% of the 40 clean pairs of tabletop/test" in basis_line(
         found, 0.05
     )
 
@@ -294,7 +294,7 @@ def test_an_attack_is_followed_by_its_verification(verified, texts):
                 assert "answer by way of 8 noisy copies" in said, role
     assert said.count('cm-tag-flagged"') + said.count('cm-tag-passed"') == 4
     at.button_group(key="verdict_fpr").set_value(0.01).run()
-    assert "flag at most 1% of 40 clean pairs" in texts(at) and not at.error
+    assert "flag at most 1% of the 40 clean pairs" in texts(at) and not at.error
     at.session_state["verdict"] = None  # as in another session: it is found by its content
     at.run()
     assert at.session_state["verdict_job"] is None and "P(consistent)" in texts(at)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cmai_core.comparison.aims import NO_RIVALS, aims
 from cmai_core.comparison.protocol import PROTOCOL
 from cmai_core.comparison.report import report
@@ -43,7 +45,9 @@ def test_what_a_part_does_is_told_where_both_were_measured():
     one, other = main("tabletop-mbat", "1110"), main("tabletop-mbat-beta0", "1100")
     assert steps_table({r.name: r for r in (one,)}, "main", "retrieval", (2.0,)) == ""
     row = steps_table({r.name: r for r in (one, other)}, "main", "retrieval", (2.0,)).splitlines()[-1]
-    assert row.startswith("| −β·S_c in the inner problem | `tabletop-mbat` − `tabletop-mbat-beta0` | +25.0 [")
+    assert row.startswith(
+        "| −β·S_c in the inner problem, S_c being the cosine (no heads yet) | `tabletop-mbat` − `tabletop-mbat-beta0` | +25.0 ["
+    )
 
 
 def test_nobody_wins_against_its_own_replay():
@@ -57,6 +61,14 @@ def test_nobody_wins_against_its_own_replay():
 def test_a_scene_won_back_does_not_make_up_for_one_that_is_lost():
     said, survived = met([main(BEST, "110" + "0" * 57, stronger="101" + "0" * 57)], "robust at 2/255 survives stronger")
     assert not survived and said == "1 of 2 scenes that stood are lost"
+
+
+def test_the_model_s_own_adaptive_attacks_count_against_it():
+    best = main(BEST, "1110")
+    best.parts["aimed"] = {name: {"held": held} for name, held in (("given", "1011"), ("retrieved", "1111"))}
+    known = aims({BEST: replace(best, parts=best.parts)}, PROTOCOL)
+    ((said, survived),) = [(said, met) for aim, said, met in known if "own adaptive" in aim]
+    assert not survived and said == "1 of 3 scenes that stood are lost"
 
 
 def test_the_common_ground_of_transfer_is_the_same_in_aim_and_table():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -21,6 +22,7 @@ from cmai_core.errors import CmaiError, DataError
 from cmai_core.models import load_model
 from cmai_core.models.heads import ConsistencyHeads
 from cmai_core.models.save import save_local_dir
+from cmai_core.terminal import write_json
 
 N = 5
 BASE, OURS = "tabletop", "tabletop-cmai"
@@ -126,6 +128,20 @@ def test_the_report_has_every_table_and_no_result_of_another_protocol(made, tmp_
     assert list(read_results(folder, protocol=SMALL)) == [OURS]
     with pytest.raises(DataError, match="no results"):
         read_results(tmp_path, protocol=SMALL)
+
+
+def test_a_part_measured_again_after_all_others_says_the_same(made, tmp_path):
+    comparison, specs = made
+    again = Comparison(tmp_path, SMALL, data={split: comparison.data(split) for split in ("validation", SMALL.split)})
+    shutil.copytree(comparison.store, again.store)
+    known = comparison.results(OURS)
+    kept = {name: part for name, part in known["parts"].items() if name != "policies"}
+    write_json(again.path(OURS), known | {"parts": kept})
+    found = again.measure(OURS, specs[OURS], ["policies"])["parts"]["policies"]
+    for policy, entry in known["parts"]["policies"].items():
+        assert {k: v for k, v in found[policy].items() if isinstance(v, str)} == {
+            k: v for k, v in entry.items() if isinstance(v, str)
+        }
 
 
 def test_other_seeds_stand_beside_the_shipped_model(made, tmp_path):

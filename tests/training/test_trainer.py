@@ -22,6 +22,7 @@ from cmai_core.training.averaging import MovingAverage
 from cmai_core.training.batches import Prefetcher, draw, patch_targets, to_pixels
 from cmai_core.training.checkpoint import CHECKPOINT, LOG
 from cmai_core.training.recipes import RECIPES, get_recipe
+from cmai_core.training.runs import start_model
 from cmai_core.training.settings import Inner
 from cmai_core.training.trainer import RunOptions, _Training, learning_rate, train
 
@@ -353,3 +354,10 @@ def test_the_command_line_reports_mistakes_without_a_traceback(tmp_path, capsys)
 
     assert main(["--recipe", "base", "--out", str(tmp_path), "--base", "tabletop", "--device", "cpu"]) == 2
     assert "starts from nothing" in capsys.readouterr().err
+
+
+def test_a_model_of_another_vocabulary_or_size_is_refused():
+    recipe = get_recipe("tecoa")
+    assert start_model(recipe, base="tabletop-cmai", device="cpu").name == "tabletop-cmai"
+    with pytest.raises(OptionError, match="other tokens, or pictures of 224 pixels"):
+        start_model(recipe, base="ViT-B-32/random", device="cpu")
