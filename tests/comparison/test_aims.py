@@ -45,9 +45,8 @@ def test_what_a_part_does_is_told_where_both_were_measured():
     one, other = main("tabletop-mbat", "1110"), main("tabletop-mbat-beta0", "1100")
     assert steps_table({r.name: r for r in (one,)}, "main", "retrieval", (2.0,)) == ""
     row = steps_table({r.name: r for r in (one, other)}, "main", "retrieval", (2.0,)).splitlines()[-1]
-    assert row.startswith(
-        "| −β·S_c in the inner problem, S_c being the cosine (no heads yet) | `tabletop-mbat` − `tabletop-mbat-beta0` | +25.0 ["
-    )
+    what = "−β·S_c in the inner problem, S_c being the cosine (no heads yet)"
+    assert row.startswith(f"| {what} | `tabletop-mbat` − `tabletop-mbat-beta0` | +25.0 [")
 
 
 def test_nobody_wins_against_its_own_replay():
