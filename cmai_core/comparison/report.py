@@ -130,7 +130,7 @@ def report(
     out += ["## What the trainings took", tables.training_table(results)]
     out += [
         "Timed as they were made, some beside other work. Cost per pair, side by side: `python"
-        " benchmarks/bench_training.py` ([defenses.md](defenses.md#one-step-instead-of-two))."
+        " benchmarks/bench_training.py` ([defenses.md](defenses.md#what-it-costs))."
     ]
     return "\n\n".join(part for part in out if part) + "\n"
 
