@@ -90,6 +90,11 @@ def _train(args: argparse.Namespace, arguments: list[str]) -> int:
             bar.set_postfix_str(state.stage, refresh=False)
             bar.update(state.done - bar.n)
 
+        def data(done: int, total: int) -> None:
+            bar.write(f"data: {done} of {total} scenes")
+            if cancel is not None:
+                cancel.check()
+
         def tell(entry: dict) -> None:
             figures = entry.get("validation")
             if figures:
@@ -107,7 +112,7 @@ def _train(args: argparse.Namespace, arguments: list[str]) -> int:
             progress=show,
             cancel=cancel,
             on_log=tell,
-            on_data=lambda done, total: bar.write(f"data: {done} of {total} scenes"),
+            on_data=data,
         )
     print(
         json.dumps(
