@@ -378,7 +378,8 @@ def training_table(results: Results) -> str:
         minutes = training.get("seconds", 0) / 60
         clean = cards.get(RECIPES["continued"].model_name, {}).get("seconds", 0)
         ratio = f"{60 * minutes / clean:.1f}" if clean and training.get("start") else _GAP
-        where = f"{training.get('device')}, {training.get('threads')} threads"
+        count = training.get("threads")
+        where = f"{training.get('device')}, {count} thread{'' if count == 1 else 's'}"
         rows.append([label(name), f"{training.get('pairs', 0):,}", f"{minutes:.1f}", ratio, after, where])
     return markdown(["model", "pairs", "minutes", "to clean training, without heads", "heads afterwards", "on"], rows)
 
