@@ -14,6 +14,8 @@ from cmai_core.comparison.protocol import Protocol
 from cmai_core.comparison.verdicts import marks
 from cmai_core.data.pair import Batch, PairDataset
 from cmai_core.defenses.calibration import Calibration
+from cmai_core.defenses.detector import AnyDetector, ConsistencyDetector
+from cmai_core.defenses.pathways import Ensemble
 from cmai_core.defenses.system import System
 from cmai_core.tasks import get_task
 from cmai_core.tasks.retrieval import Retrieval
@@ -42,6 +44,7 @@ def policies(model: Any, calibration: Calibration, protocol: Protocol, tower: An
     if "shifted weights" in found:
         both = replace(found["shifted weights"], then=smooth)
         out["shifted weights, smoothed"] = System(model, pathway=both, **guarded)
+        out["ensemble"] = System(model, pathway=Ensemble((tower,)), **guarded)
     return out
 
 
@@ -64,8 +67,8 @@ def policy_figures(
     Returns:
         policy → `clean`, `attacked` (right), `clean_rejected`, `attacked_rejected` (strings of `verdicts`, "1": yes),
         `milliseconds`: median time of answering one question about one picture, the question's encoding included, and
-        `ratio`: to the policy "none", timed in turn, on the first scene. Only flagged pictures take a pathway:
-        smoothing then costs what "smoothing of all" costs, shifted weights one more pass.
+        `ratio`: to the policy "none", timed in turn, on the first scene, which is not flagged where thresholds are;
+        `flagged_ratio` of policies with a pathway: the same where everything is flagged.
     """
     count = min(protocol.aimed.targeted, protocol.part("main").limit, len(test))
     pairs = [test[k] for k in range(count)]
@@ -77,10 +80,22 @@ def policy_figures(
         for kind, pictures in (("clean", [pair.image for pair in pairs]), ("attacked", worst)):
             right, rejected = _answers(system, task, test, pairs, pictures)
             out[policy] |= {kind: marks(right), f"{kind}_rejected": marks(rejected)}
-    times = _times(systems, make_batch(model, pairs[:1], 1), test)
-    for policy, seconds in times.items():
-        out[policy] |= {"milliseconds": 1000 * seconds, "ratio": seconds / times["none"]}
+    flagged = {policy: flagging(system) for policy, system in systems.items() if system.pathway is not None}
+    timed = systems | {f"{policy}, flagged": system for policy, system in flagged.items()}
+    times = _times(timed, make_batch(model, pairs[:1], 1), test)
+    for policy in systems:
+        out[policy] |= {"milliseconds": 1000 * times[policy], "ratio": times[policy] / times["none"]}
+    for policy in flagged:
+        out[policy]["flagged_ratio"] = times[f"{policy}, flagged"] / times["none"]
     return out
+
+
+def flagging(system: System) -> System:
+    """The same system with thresholds that flag everything."""
+    detector = system.detector
+    own = detector.detectors if isinstance(detector, AnyDetector) else (detector,)
+    highest = tuple(replace(one, tau=1.0 if isinstance(one, ConsistencyDetector) else 0.0) for one in own)
+    return System(system.model, policy=system.policy, pathway=system.pathway, detector=AnyDetector(highest))
 
 
 def _answers(system: System, task: Any, dataset: PairDataset, pairs: list, pictures: list) -> tuple[list, list]:

@@ -106,9 +106,8 @@ def report(
     out += ["## The attacker who knows", tables.aware_table(results)]
     out += ["## ARM's policies", tables.policy_table(results)]
     out += [
-        "Times are of a picture that is not flagged; one that is takes its pathway besides (“smoothing of all” takes it"
-        " always, shifted weights cost one more pass). “Right, given or not” counts right answers that a policy"
-        " withholds too. Not measured here: ensembles, and weights shifted by adapters."
+        "Times are of one question about one picture, flagged or not. “Right, given or not” counts right answers that a"
+        " policy withholds too. Not measured here: weights shifted by adapters."
     ]
     out += [_picture(figures, "arm.svg", "β, ε and λ over the training, and S_c under the reference attack")]
     some = tables.ablation(results, protocol.base)

@@ -268,9 +268,10 @@ def policy_table(results: Results) -> str:
             row = [label(name), policy, percent(share(accepted(found["clean"], found["clean_rejected"])))]
             row.append(percent(share(found["attacked"])))
             row.append(percent(share(either(found["attacked"], found["attacked_rejected"]))))
-            rows.append([*row, f"{found['milliseconds']:.1f}", f"{found['ratio']:.2f}"])
+            flagged = f"{found['flagged_ratio']:.2f}" if "flagged_ratio" in found else _GAP
+            rows.append([*row, f"{found['milliseconds']:.1f}", f"{found['ratio']:.2f}", flagged])
     head = ["model", "policy", "clean: right, accepted", "attacked: right, given or not", "attacked: right or rejected"]
-    return markdown([*head, "ms, not flagged", "ratio"], rows)
+    return markdown([*head, "ms a picture", "times “none”", "the same, flagged"], rows)
 
 
 def accepted(right: str, rejected: str) -> str:

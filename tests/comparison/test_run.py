@@ -9,19 +9,23 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cmai_core.attacks.reading import make_batch
 from cmai_core.comparison import report as page
 from cmai_core.comparison import results as published
 from cmai_core.comparison.aims import aims
+from cmai_core.comparison.policies import flagging
 from cmai_core.comparison.protocol import DRIFTING, PROTOCOL, Aimed, Joint
 from cmai_core.comparison.results import read_results
 from cmai_core.comparison.run import Comparison, part_names, publish
 from cmai_core.comparison.seeds import measure_seeds, read_seeds, seeds_table
 from cmai_core.comparison.verdicts import rights
 from cmai_core.data import load_dataset
+from cmai_core.defenses import ConsistencyDetector, Smoothing, System
 from cmai_core.errors import CmaiError, DataError
 from cmai_core.models import load_model
 from cmai_core.models.heads import ConsistencyHeads
 from cmai_core.models.save import save_local_dir
+from cmai_core.tasks import get_task
 from cmai_core.terminal import write_json
 
 N = 5
@@ -79,6 +83,10 @@ def test_every_part_is_there_with_a_verdict_on_every_scene(made):
             assert len(clean) == len(held) == N and not (held & ~clean).any()
         assert len(parts["joint"]["scene"]["held"]) == 4 and parts["joint"]["scene"]["false"] == 0
         assert parts["policies"]["none"]["attacked"] == verdicts[0].held[:3]  # the same scenes, lost ones included
+        assert (
+            parts["policies"]["robust pathway"]["flagged_ratio"] > 0
+            and "flagged_ratio" not in parts["policies"]["none"]
+        )
         assert parts["policies"]["none"]["ratio"] == 1.0 and "0" in parts["policies"]["none"]["clean_rejected"]
     names = {entry["detector"] for entry in comparison.results(OURS)["parts"]["detection"]["detectors"]}
     if names:  # an untrained model may be fooled by nothing
@@ -163,3 +171,17 @@ def test_results_of_other_weights_are_found_out(made):
     path.write_text(json.dumps({"model": "damaged"}), encoding="utf-8")
     with pytest.raises(DataError, match="holds no results"):
         read_results(comparison.folder, ["damaged"], SMALL)
+
+
+def test_a_pathway_is_timed_with_a_picture_that_takes_it():
+    model = load_model(BASE)
+    smooth = Smoothing(copies=3)
+    asked = System(model, detector=ConsistencyDetector(-1.0), policy="robust pathway", pathway=smooth)
+    seen = []
+    model.image_features = lambda pixels, real=model.image_features: seen.append(len(pixels)) or real(pixels)
+    batch = make_batch(model, [load_dataset("tabletop", split="test", limit=1)[0]], 1)
+    dataset = load_dataset("tabletop", split="test", limit=4)
+    for system, passes in ((asked, 1), (flagging(asked), 1 + smooth.copies)):
+        seen.clear()
+        system.respond(get_task("vqa"), batch, dataset=dataset)
+        assert len(seen) == passes
