@@ -89,8 +89,9 @@ class ReviewQueue:
 
     def _made(self, connection: sqlite3.Connection) -> bool:
         """Whether the file holds a queue; False for an empty one."""
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        # Tables first: where the table is there, so is the version, which came with it.
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
         if tables and ("review" not in tables or version != _VERSION):
             raise DataError(f"{self.path} is no review queue of this version.", "Choose another file.")
         return bool(tables)
