@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cmai_core.comparison.results import Result
-from cmai_core.comparison.tables import BEST
+from cmai_core.comparison.tables import BEST, detector_entry
 from cmai_core.comparison.verdicts import share
 
 _OURS, _OTHERS, _LAST, _GREY = "#0b6e4f", "#3b5b92", "#b3541e", "#8a8f98"
@@ -89,16 +89,8 @@ def detection_areas(results: Mapping[str, Result], epsilon: float, detectors: Se
     for row, values in enumerate(areas):
         for column, value in enumerate(values):
             if value == value:
-                pale = 0.2 < value < 0.8
-                axes.text(
-                    column,
-                    row,
-                    f"{value:.2f}",
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    color="black" if pale else "white",
-                )
+                ink = "black" if 0.2 < value < 0.8 else "white"
+                axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink)
     axes.set_yticks(range(len(names)), [name.removeprefix("tabletop-") for name in names])
     axes.set_xticks(range(len(detectors)), [detector.replace(" ", "\n", 1) for detector in detectors], fontsize=8)
     axes.tick_params(length=0)
@@ -110,7 +102,5 @@ def detection_areas(results: Mapping[str, Result], epsilon: float, detectors: Se
 
 
 def _area(result: Result, detector: str, epsilon: float) -> float:
-    for found in result.parts["detection"]["detectors"]:
-        if (found["detector"], found["epsilon"], found["family"]) == (detector, epsilon, "all"):
-            return found["auroc"]["value"]
-    return float("nan")
+    found = detector_entry(result, detector, epsilon)
+    return float("nan") if found is None else found["auroc"]["value"]

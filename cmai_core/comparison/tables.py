@@ -310,7 +310,7 @@ def detection_table(results: Results, epsilon: float, detectors: Sequence[str]) 
     rows = []
     for name, result in results.items():
         for detector in detectors:
-            found = _detector(result, detector, epsilon)
+            found = detector_entry(result, detector, epsilon)
             if found is not None:
                 rows.append([label(name), *_detected(found)])
     return markdown(["model", *_DETECTED], rows)
@@ -328,7 +328,8 @@ def families_table(result: Result, epsilon: float) -> str:
 _DETECTED = ("detector", "AUROC", "found at 1 % (realised)", "found at 5 % (realised)", "successes")
 
 
-def _detector(result: Result, detector: str, epsilon: float, family: str = "all") -> Mapping[str, Any] | None:
+def detector_entry(result: Result, detector: str, epsilon: float, family: str = "all") -> Mapping[str, Any] | None:
+    """What was measured of a detector on one model, or None."""
     for found in (result.parts.get("detection") or {}).get("detectors", ()):
         if (found["detector"], found["epsilon"], found["family"]) == (detector, epsilon, family):
             return found
