@@ -25,7 +25,8 @@ _BASE = Recipe(
     model_name="tabletop",
     summary="Undefended: contrastive, captioning, questions, two-image statements and patch labels on clean images.",
     source="CoCa: Yu et al. 2022, arXiv 2205.01917",
-    vision_share=0.4,
+    pairs=800_000,
+    vision_share=0.35,
 )
 
 _TUNED = replace(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cmai_core.data.tabletop.language import FAMILIES
 from cmai_core.models import fast
 from cmai_core.training.batches import Arrays, TrainingBatch, draw, to_pixels
 from cmai_core.training.inner import InnerProblem, perturb
@@ -30,14 +32,15 @@ def quick_validation(
 
     Returns:
         `r1_image_to_text`, `r1_text_to_image`: a retrieved item is right when the caption is true of the image;
-        `caption_loss`: nats a token; `vqa`: answers that come first in the whole vocabulary; `nlvr`: likewise.
+        `caption_loss`: nats a token; `vqa`: answers that come first in the whole vocabulary, `vqa_<family>`: those of
+        one family of questions; `nlvr`: likewise.
     """
     device = device or parts.mean.device
     count = min(scenes, len(arrays))
     rows = np.arange(count)
     captions = torch.from_numpy(arrays.caption_ids[:count, 0].astype(np.int64)).to(device)
     images, texts, loss, tokens = [], [], 0.0, 0
-    right = asked = 0
+    right, asked = np.zeros(len(FAMILIES), int), np.zeros(len(FAMILIES), int)
     kept_tokens = []
     for start in range(0, count, _CHUNK):
         some = slice(start, min(start + _CHUNK, count))
@@ -61,8 +64,9 @@ def quick_validation(
         "r1_text_to_image": _hit(similarity.T, truth.T),
         "caption_loss": loss / max(tokens, 1),
     }
-    if asked:
-        out["vqa"] = right / asked
+    if asked.sum():
+        out["vqa"] = float(right.sum() / asked.sum())
+        out |= {f"vqa_{name}": float(r / n) for name, r, n in zip(FAMILIES, right, asked, strict=True) if n}
     judged = _statements(parts, torch.cat(kept_tokens), arrays, count, device)
     return out if judged is None else {**out, "nlvr": judged}
 
@@ -72,16 +76,21 @@ def _hit(similarity: Tensor, truth: Tensor) -> float:
     return float(truth[torch.arange(len(best), device=best.device), best].float().mean())
 
 
-def _answers(parts: Parts, tokens: Tensor, arrays: Arrays, some: slice, device: torch.device) -> tuple[int, int]:
+def _answers(
+    parts: Parts, tokens: Tensor, arrays: Arrays, some: slice, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """Right answers and questions, by family."""
     asked = min(_QUESTIONS, arrays.question_family.shape[1])
-    has = torch.from_numpy(arrays.question_family[some, :asked] >= 0).reshape(-1).to(device)
+    family = np.asarray(arrays.question_family[some, :asked]).reshape(-1)
     ids = torch.from_numpy(arrays.question_ids[some, :asked].astype(np.int64)).flatten(0, 1).to(device)
     at = torch.from_numpy(arrays.question_answer_at[some, :asked].astype(np.int64)).reshape(-1).clamp(min=1).to(device)
     ids = fast.trim(ids, parts.pad)
     (state,) = fast.decode(parts.decoder, tokens, [fast.text_states(parts.text, ids)], [at - 1])
     answers = ids.gather(1, at[:, None])[:, 0]
     found = fast.vocabulary_logits(parts.decoder, state).argmax(dim=-1)
-    return int(((found == answers) & has).sum()), int(has.sum())
+    right = (found == answers).cpu().numpy()
+    count = partial(np.bincount, minlength=len(FAMILIES))
+    return count(family[right & (family >= 0)]), count(family[family >= 0])
 
 
 def _statements(parts: Parts, tokens: Tensor, arrays: Arrays, count: int, device: torch.device) -> float | None:

@@ -61,6 +61,7 @@ def arrays(scenes: int = 24, seed: int = 0, items: int = 16) -> FakeArrays:
         images=rng.integers(0, 256, (scenes, 128, 128, 3), dtype=np.uint8),
         patch_labels=labels,
         objects=objects,
+        frame=rng.normal(size=(scenes, 4, 2)).astype(np.float32),
         caption_ids=random_ids(rng, (scenes, 3), 48, 5, 20),
         question_ids=questions,
         question_answer_at=np.maximum(at, 0).astype(np.int8),

@@ -15,11 +15,12 @@ import pytest
 import torch
 from torch import nn
 
+from cmai_core.data.tabletop.language import FAMILIES
 from cmai_core.errors import Cancelled, CmaiError, OptionError
 from cmai_core.models import load_model
 from cmai_core.progress import CancelToken
 from cmai_core.training.averaging import MovingAverage
-from cmai_core.training.batches import Prefetcher, draw, patch_targets, to_pixels
+from cmai_core.training.batches import Prefetcher, balanced_keys, draw, patch_targets, to_pixels
 from cmai_core.training.checkpoint import CHECKPOINT, LOG
 from cmai_core.training.recipes import RECIPES, get_recipe
 from cmai_core.training.runs import start_model
@@ -234,7 +235,7 @@ def test_validation_figures(tmp_path):
         options=RunOptions(pairs=8, validation_scenes=12),
     )
     expected = {"r1_image_to_text", "r1_text_to_image", "caption_loss", "vqa", "nlvr", "r1_clean_small", "r1_attacked"}
-    expected |= {"s_c_clean", "s_c_attacked"}
+    expected |= {"s_c_clean", "s_c_attacked", *(f"vqa_{family}" for family in FAMILIES)}
     assert set(result.results) == expected
     shares = expected - {"caption_loss", "s_c_clean", "s_c_attacked"}
     assert all(0 <= result.results[name] <= 1 for name in shares)
@@ -305,8 +306,18 @@ def test_an_error_in_the_background_reaches_the_training():
 def test_patch_targets():
     labels = np.array([[[255, 0], [2, 1]]], np.uint8)
     objects = np.array([[[3, 4, 1, 0], [0, 1, 0, 1], [5, 7, 1, 1], [-1, -1, -1, -1]]], np.int8)
-    found = patch_targets(labels, objects)[0].tolist()
-    assert found == [[0, -100, -100, -100], [4, 4, 1, 0], [6, 7, 1, 1], [1, 1, 0, 1]]
+    frame = np.array([[[0.2, 3.0], [-1.0, 1.0], [0.1, 2.0], [-9.0, -9.0]]], np.float32)  # the last is no object
+    found = patch_targets(labels, objects, frame)[0].tolist()
+    assert found == [[0, *[-100] * 5], [4, 4, 1, 0, 2, 2], [6, 7, 1, 1, 1, 1], [1, 1, 0, 1, 0, 0]]
+
+
+def test_every_family_of_questions_is_asked_as_often():
+    families = np.tile(np.array([0] * 6 + [1] * 3 + [4] + [-1] * 2, np.int8), (6000, 1))
+    keys = balanced_keys(families, np.random.default_rng(0))
+    first = families[0][keys.argmin(axis=1)]
+    shares = np.bincount(first, minlength=5)[[0, 1, 4]] / len(first)
+    assert np.abs(shares - 1 / 3).max() < 0.03  # five standard errors
+    assert np.isinf(keys[:, -2:]).all()
 
 
 def test_augmentation_keeps_left_and_right_and_the_box():

@@ -18,8 +18,8 @@ PARTS = ("visual", "text.", "text_decoder")
 
 
 def targets(shapes):
-    """Patch targets 1×P×4 of these shapes (0: background, which has no other attribute)."""
-    rows = [[shape, *([IGNORED] * 3 if shape == 0 else [0, 0, 0])] for shape in shapes]
+    """Patch targets 1×P×6 of these shapes (0: background, which has no other attribute)."""
+    rows = [[shape, *([IGNORED if shape == 0 else 0] * (len(PATCH_CLASSES) - 1))] for shape in shapes]
     return torch.tensor([rows])
 
 
@@ -33,7 +33,7 @@ def test_a_background_patch_counts_a_tenth_of_one_with_an_object():
     background = -torch.log_softmax(logits[0], 0)[0]
     thing = -torch.log_softmax(logits[0], 0)[1]
     others = sum(torch.log(torch.tensor(float(n))) for n in PATCH_CLASSES[1:])
-    expected = ((9 * 0.1 * background + thing) / 1.9 + others) / 4
+    expected = ((9 * 0.1 * background + thing) / 1.9 + others) / len(PATCH_CLASSES)
     loss = head(torch.zeros(1, 10, 4), targets([0] * 9 + [1]))
     assert torch.isclose(loss, expected, atol=1e-6)
 
