@@ -6,7 +6,7 @@ HOST    ?= 127.0.0.1
 PORT    ?= 8501
 WORKERS ?= 2
 # The trainings behind the bundled models, and those whose consistency heads are trained afterwards.
-RECIPES ?= base base-b continued classifier pgd-at tecoa-classes tecoa fare mat consistency hard-negative ssl \
+RECIPES ?= base base-b base-2 continued classifier pgd-at tecoa-classes tecoa fare mat consistency hard-negative ssl \
 	ssl-adversarial cmcv mbat mbat-beta0 cmcv-mbat cmai cmai-replay cmai-lora tecoa-b
 HEADLESS ?= continued classifier pgd-at tecoa-classes tecoa fare mat consistency hard-negative ssl ssl-adversarial \
 	mbat mbat-beta0 tecoa-b
@@ -38,7 +38,7 @@ test: $(VENV)/.test  ## run the whole test suite (ARGS= for pytest, WORKERS= pro
 models: $(VENV)/.app  ## train the bundled models from nothing, into runs/ (RECIPES=, HEADLESS=)
 	set -e; for recipe in $(RECIPES); do \
 		case $$recipe in \
-			base|base-b) start= ;; \
+			base|base-b|base-2) start= ;; \
 			*-b) start="--base local-dir:runs/base-b/model" ;; \
 			cmai-replay) start="--base local-dir:runs/base/model --seed 1 --set replay=local-dir:runs/cmai/model" ;; \
 			*) start="--base local-dir:runs/base/model" ;; \

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -255,6 +255,8 @@ class Divergence(Objective):
 
     Its gradient is 0 at the clean image: start at a random point.
     """
+
+    stable_name: ClassVar[str] = "cmai_core.attacks.class_objectives.Divergence"
 
     task: Any
     prepared: Any = None

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -136,6 +136,8 @@ class Divergence(TextObjective):
         moving: "image" or "text": which attacked embedding is meant.
         reference: "clean" (the same side's clean embedding), or "other" (the other side's, as it now is).
     """
+
+    stable_name: ClassVar[str] = "cmai_core.attacks.text_objectives.Divergence"
 
     moving: str = "image"
     reference: str = "clean"

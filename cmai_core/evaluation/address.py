@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cmai_core.evaluation.stable_names import stable_name
+
 FORMAT = 1
 
 
@@ -109,11 +111,11 @@ def _object(value: Any) -> Any:
         return dataset_identity(value)
     if callable(getattr(value, "image_features", None)) and hasattr(value, "hash"):
         return model_identity(value)
-    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    kind = stable_name(type(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {"type": kind} | {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if inspect.isroutine(value) or isinstance(value, type):
-        return {"code": f"{value.__module__}.{value.__qualname__}", "source": _source(value)}
+        return {"code": stable_name(value), "source": _source(value)}
     if isinstance(value, torch.nn.Module):
         return {"type": kind, "state": {k: plain(v) for k, v in value.state_dict().items()}}
     # The code of somebody else's class is part of what it does.

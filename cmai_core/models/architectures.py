@@ -1,8 +1,9 @@
 """The architectures of the bundled CoCa models (Yu et al. 2022, arXiv 2205.01917, in open_clip's form).
 
-Both read 128×128 images in 16×16 patches and texts of up to 48 tokens, and stay under 8 MB in half precision.
+All read 128×128 images in 16×16 patches and texts of up to 48 tokens, and stay under 8 MB in half precision.
 
-- `tabletop`: ViT of width 120, 5 layers, pooled at the class token; the decoder sees the 64 patch tokens.
+- `tabletop`: ViT of width 120, 4 layers, pooled at the class token; the decoder sees the 64 patch tokens.
+- `tabletop-2`: the same with 5 layers, for the second comparison.
 - `tabletop-b`: another image tower, for transfer: width 96, 6 layers, an attentional pooler with 33 queries, of which
   one is the image embedding and 32 are the decoder's image tokens.
 """
@@ -63,7 +64,8 @@ def _coca(width: int, vision: dict[str, Any]) -> dict[str, Any]:
 
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "tabletop": _coca(120, {"width": 120, "layers": 5, "head_width": 30, "mlp_ratio": 4.0, "pool_type": "tok"}),
+    "tabletop": _coca(120, {"width": 120, "layers": 4, "head_width": 30, "mlp_ratio": 4.0, "pool_type": "tok"}),
+    "tabletop-2": _coca(120, {"width": 120, "layers": 5, "head_width": 30, "mlp_ratio": 4.0, "pool_type": "tok"}),
     "tabletop-b": _coca(
         112,
         {

@@ -25,8 +25,7 @@ _BASE = Recipe(
     model_name="tabletop",
     summary="Undefended: contrastive, captioning, questions, two-image statements and patch labels on clean images.",
     source="CoCa: Yu et al. 2022, arXiv 2205.01917",
-    pairs=800_000,
-    vision_share=0.35,
+    vision_share=0.4,
 )
 
 _TUNED = replace(
@@ -79,6 +78,15 @@ _RECIPES = (
         model_name="tabletop-b",
         architecture="tabletop-b",
         summary="Undefended, with another image tower (attentional pooling), for transfer attacks.",
+    ),
+    replace(
+        _BASE,
+        name="base-2",
+        model_name="tabletop-2",
+        architecture="tabletop-2",
+        summary="Undefended, a layer deeper and trained longer: the base of the second comparison.",
+        pairs=800_000,
+        vision_share=0.35,
     ),
     # Controls
     _defence("continued", "Undefended: as many further clean pairs as the defences see.", inner=None),

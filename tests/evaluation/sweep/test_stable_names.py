@@ -1,0 +1,113 @@
+"""Addresses do not change when code moves: neither a person's store nor a published hash depends on a module's path."""
+
+import ast
+import collections
+import json
+from pathlib import Path
+
+import pytest
+
+import cmai_core
+from cmai_core.attacks.recipes import RECIPES
+from cmai_core.comparison.protocol import PROTOCOL
+from cmai_core.data import load_dataset
+from cmai_core.evaluation.address import dataset_identity, digest, item_version, plain, task_identity
+from cmai_core.evaluation.stable_names import AmbiguousName, first_modules, stable_name
+from cmai_core.tasks import TASKS, get_task
+
+FROZEN = Path(__file__).with_name("addresses.json")
+DESCRIBED = ("attacks", "tasks", "defenses")
+"""Folders whose classes stand in addresses."""
+
+
+class Surrogate:
+    """A model, as far as an address looks at it."""
+
+    hash = "0" * 64
+
+    def image_features(self, pixels):
+        raise AssertionError("an address asks no model anything")
+
+
+def addresses() -> dict:
+    """What the address of each recipe, task and dataset hashes to."""
+    data = load_dataset("tabletop", limit=4)
+    found = {"datasets": {}, "tasks": {}, "recipes": {}, "protocol": PROTOCOL.hash}
+    for name in ("tabletop", "photos"):
+        dataset = load_dataset(name, limit=4)
+        found["datasets"][name] = digest([dataset_identity(dataset), item_version(dataset, 0)])
+    for name in TASKS:
+        found["tasks"][name] = digest(task_identity(get_task(name), data))
+    for slug, recipe in RECIPES.items():
+        options = {"surrogate": Surrogate()} if slug == "transfer" else {}
+        judged = {"task": get_task("vqa"), "dataset": data}
+        options |= {
+            name: value for name, value in judged.items() if name in recipe.options and recipe.modality == "image"
+        }
+        found["recipes"][slug] = digest(plain(recipe.build(**options)))
+    return found
+
+
+def test_addresses_are_those_of_the_first_version():
+    frozen, now = json.loads(FROZEN.read_text()), addresses()
+    for kind, known in frozen.items():
+        if isinstance(known, dict):
+            changed = {name for name, value in known.items() if now[kind].get(name) != value}
+            assert not changed, f"{kind}: stores of earlier versions would not find these"
+        else:
+            assert now[kind] == known
+
+
+def test_every_address_is_frozen():
+    """What is new has to be added to the file; the message says the values."""
+    frozen, now = json.loads(FROZEN.read_text()), addresses()
+    tables = {kind: known for kind, known in now.items() if isinstance(known, dict)}
+    missing = {kind: {k: v for k, v in known.items() if k not in frozen[kind]} for kind, known in tables.items()}
+    assert not any(missing.values()), missing
+
+
+def test_a_class_keeps_its_name_when_it_moves(monkeypatch):
+    class Moved:
+        pass
+
+    Moved.__qualname__, Moved.__module__ = "APGD", "cmai_core.attacks.searches.apgd"
+    assert stable_name(Moved) == "cmai_core.attacks.apgd.APGD"
+
+
+def test_new_and_foreign_classes():
+    class New:
+        pass
+
+    New.__qualname__, New.__module__ = "Brandnew", "cmai_core.attacks.searches.brandnew"
+    assert stable_name(New) == "cmai_core.Brandnew"
+    New.__module__ = "somebody.attacks"
+    assert stable_name(New) == "somebody.attacks.Brandnew"
+
+
+def test_a_name_that_several_had_must_be_declared():
+    class Moved:
+        pass
+
+    Moved.__qualname__, Moved.__module__ = "Divergence", "cmai_core.attacks.objectives.divergence"
+    with pytest.raises(AmbiguousName):
+        stable_name(Moved)
+    Moved.stable_name = "cmai_core.attacks.text_objectives.Divergence"
+    assert stable_name(Moved) == "cmai_core.attacks.text_objectives.Divergence"
+
+
+def test_no_two_classes_share_a_name():
+    """Found by reading the files: a class that nobody imports yet counts too."""
+    places = collections.defaultdict(list)
+    for folder in DESCRIBED:
+        for file in (Path(cmai_core.__file__).parent / folder).rglob("*.py"):
+            for node in ast.parse(file.read_text("utf-8")).body:
+                if isinstance(node, ast.ClassDef):
+                    declares = any(
+                        isinstance(line, ast.AnnAssign) and getattr(line.target, "id", "") == "stable_name"
+                        for line in node.body
+                    )
+                    places[node.name].append(declares)
+    # Bound objectives are made while an attack runs; none stands in an address.
+    shared = {name for name, declares in places.items() if len(declares) > 1 and not all(declares)}
+    assert {name for name in shared if not name.startswith("_Bound")} == set()
+    assert set(first_modules()) & set(places)
