@@ -264,6 +264,8 @@ def run_experiment(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
     device: str | None = None,
+    models: Mapping[str, Any] | None = None,
+    dataset: PairDataset | None = None,
 ) -> AttackReport:
     """Loads models and data, attacks batch by batch, and shows the rounded pictures and the texts to every model.
 
@@ -276,22 +278,31 @@ def run_experiment(
         progress: the whole run's steps, finished and in all.
         cancel: looked at before every step; what was attacked until then is reported.
         device: for example "cpu" or "cuda"; the best there is when None.
+        models: specification → model, for those that are loaded already. dataset: the pairs, where they are at hand.
 
     Raises:
         CmaiError: a model, dataset or task that cannot be used, or does not fit the others.
     """
     from cmai_core.data import load_dataset
+    from cmai_core.data.subset import first
     from cmai_core.models import load_model
     from cmai_core.tasks import get_task
 
+    given = dict(models or {})
     task = get_task(experiment.task)
-    dataset = load_dataset(experiment.dataset, split=experiment.split, limit=experiment.limit)
-    models = {spec: load_model(spec, device=device) for spec in (experiment.model, *experiment.targets)}
-    source, surrogates = models[experiment.model], {}
+    if dataset is None:
+        dataset = load_dataset(experiment.dataset, split=experiment.split, limit=experiment.limit)
+    else:
+        dataset = first(dataset, experiment.limit)
 
     def load(spec: str) -> Any:
-        surrogates[spec] = load_model(spec, device=device)
+        model = given.get(spec)
+        surrogates[spec] = model if model is not None else load_model(spec, device=device)
         return surrogates[spec]
+
+    surrogates: dict[str, Any] = {}
+    models = {spec: load(spec) for spec in (experiment.model, *experiment.targets)}
+    source = models[experiment.model]
 
     attack = experiment.build(task, dataset, 3 * source.image_size**2, load)
     modality = experiment.modality

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from cmai_core.attacks.words import Words
-from cmai_core.explain.fills import fill_image
+from cmai_core.explanations.fills import fill_image
 from cmai_core.models.scoring import has_heads
 
 if TYPE_CHECKING:

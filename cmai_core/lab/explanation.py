@@ -19,7 +19,7 @@ from cmai_core.progress import CancelToken, Progress, ProgressCallback
 if TYPE_CHECKING:
     import torch
 
-    from cmai_core.explain.result import Explanation, TextExplanation
+    from cmai_core.explanations.result import Explanation, TextExplanation
     from cmai_core.models.wrapper import VisionLanguageModel
 
 METHODS = ("attention flow", "relevance", "integrated gradients")
@@ -98,7 +98,7 @@ def explain_result(
     Raises:
         OptionError: no method, or an unknown one. Cancelled: when told to stop.
     """
-    from cmai_core.explain.result import shared_scale
+    from cmai_core.explanations.result import shared_scale
 
     unknown = [m for m in methods if m not in METHODS]
     if unknown or not methods:
@@ -129,7 +129,7 @@ def explain_result(
 def _explain_role(
     result: LabResult, role: str, model: VisionLanguageModel, methods: Sequence[str], steps: int, tell, cancel
 ) -> RoleExplanation:
-    from cmai_core.explain import explanation_moved_but_prediction_did_not, token_attribution
+    from cmai_core.explanations import explanation_moved_but_prediction_did_not, token_attribution
 
     craft = result.craft_for(role)
     pictures = [craft.clean, craft.adversarial, _noisy(craft.clean, craft.adversarial)]
@@ -189,9 +189,9 @@ def _noisy(clean: np.ndarray, adversarial: np.ndarray) -> np.ndarray:
 
 
 def _map(method: str, model: VisionLanguageModel, pixels: torch.Tensor, texts: list[str], steps: int) -> Explanation:
-    from cmai_core.explain.attention import attention_flow
-    from cmai_core.explain.attribution import pixel_attribution
-    from cmai_core.explain.relevance import relevance
+    from cmai_core.explanations.attention import attention_flow
+    from cmai_core.explanations.attribution import pixel_attribution
+    from cmai_core.explanations.relevance import relevance
 
     if method == "attention flow":
         return attention_flow(model, pixels)
@@ -204,7 +204,7 @@ def _faithfulness(model, pixels, texts, maps, seed: int, cancel) -> tuple[tuple[
     """Checks of the clean and of the adversarial map, two fills each."""
     import torch
 
-    from cmai_core.explain import deletion_insertion
+    from cmai_core.explanations import deletion_insertion
 
     found = deletion_insertion(
         model, pixels, texts, maps, generator=torch.Generator().manual_seed(seed), controls=4, steps=12, cancel=cancel

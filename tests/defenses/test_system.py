@@ -26,7 +26,7 @@ from cmai_core.defenses.preprocessing import BlockCompression, Quantise
 from cmai_core.defenses.system import System
 from cmai_core.errors import OptionError
 from cmai_core.evaluation.calibration import calibrated_detector
-from cmai_core.explain import last_layer_attention
+from cmai_core.explanations import last_layer_attention
 from cmai_core.models import VisionLanguageModel
 from cmai_core.models.architectures import build_from_config
 from cmai_core.models.heads import ConsistencyHeads

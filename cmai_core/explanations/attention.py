@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from cmai_core.errors import OptionError
-from cmai_core.explain.recording import batches, evaluation
-from cmai_core.explain.result import Explanation, TokenMaps, read_only
-from cmai_core.explain.towers import decoder_parts, matched
+from cmai_core.explanations.recording import batches, evaluation
+from cmai_core.explanations.result import Explanation, TokenMaps, read_only
+from cmai_core.explanations.towers import decoder_parts, matched
 from cmai_core.models.recording import recorded_attention
 from cmai_core.models.towers import vision_parts
 from cmai_core.models.words import merge_words, token_strings

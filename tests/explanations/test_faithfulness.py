@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cmai_core.errors import DataError, OptionError
-from cmai_core.explain import (
+from cmai_core.explanations import (
     attention_flow,
     deletion_insertion,
     infidelity,
@@ -17,7 +17,7 @@ from cmai_core.explain import (
     pixel_attribution,
     relevance,
 )
-from cmai_core.explain.faithfulness import summary, to_cells
+from cmai_core.explanations.faithfulness import summary, to_cells
 from cmai_core.progress import Cancelled, CancelToken
 
 CAUSE = 6  # row 1, column 2 of the 4×4 cells
@@ -183,7 +183,7 @@ def test_integrated_gradients_are_more_faithful_than_the_same_map_elsewhere(find
 
 def test_max_sensitivity_of_a_known_map(generator):
     """The map is the image's mean per cell; uniform noise of the radius r moves none by more than r."""
-    from cmai_core.explain import Explanation
+    from cmai_core.explanations import Explanation
 
     def cells(model, pixels, text):
         values = nn.functional.adaptive_avg_pool2d(pixels.mean(dim=1, keepdim=True), 4)[:, 0].numpy()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cmai_core.explain import Explanation, cascading_randomisation, pixel_attribution, relevance
-from cmai_core.explain.randomisation import randomise, tower_groups, with_own_image_tower
+from cmai_core.explanations import Explanation, cascading_randomisation, pixel_attribution, relevance
+from cmai_core.explanations.randomisation import randomise, tower_groups, with_own_image_tower
 from cmai_core.progress import Cancelled, CancelToken
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from cmai_core.explain.faithfulness import ExplainFunction
-from cmai_core.explain.result import rank_correlation, read_only
-from cmai_core.explain.towers import paired
+from cmai_core.explanations.faithfulness import ExplainFunction
+from cmai_core.explanations.result import rank_correlation, read_only
+from cmai_core.explanations.towers import paired
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 
 if TYPE_CHECKING:

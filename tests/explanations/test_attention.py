@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cmai_core.errors import CmaiError, DataError, ModelError, OptionError
-from cmai_core.explain import attention_flow, decoder_attention, last_layer_attention
-from cmai_core.explain.attention import roll_out
+from cmai_core.explanations import attention_flow, decoder_attention, last_layer_attention
+from cmai_core.explanations.attention import roll_out
 from cmai_core.models.recording import recorded_attention
 from cmai_core.models.towers import vision_parts
 

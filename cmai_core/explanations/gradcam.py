@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cmai_core.explain.recording import batches, evaluation
-from cmai_core.explain.result import Explanation, read_only
-from cmai_core.explain.towers import paired
+from cmai_core.explanations.recording import batches, evaluation
+from cmai_core.explanations.result import Explanation, read_only
+from cmai_core.explanations.towers import paired
 from cmai_core.models.recording import recorded_output
 from cmai_core.models.towers import vision_parts
 

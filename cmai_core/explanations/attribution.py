@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from cmai_core.errors import OptionError
-from cmai_core.explain.fills import FILLS, fill_image
-from cmai_core.explain.recording import batches, evaluation
-from cmai_core.explain.relevance import text_explanation, text_ids
-from cmai_core.explain.result import Explanation, TextExplanation, read_only
-from cmai_core.explain.towers import matched, paired, text_parts
+from cmai_core.explanations.fills import FILLS, fill_image
+from cmai_core.explanations.recording import batches, evaluation
+from cmai_core.explanations.relevance import text_explanation, text_ids
+from cmai_core.explanations.result import Explanation, TextExplanation, read_only
+from cmai_core.explanations.towers import matched, paired, text_parts
 
 if TYPE_CHECKING:
     from cmai_core.models.wrapper import ImageFeatures, VisionLanguageModel

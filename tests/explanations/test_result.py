@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from cmai_core.errors import DataError
-from cmai_core.explain import (
+from cmai_core.explanations import (
     Explanation,
     enlarge,
     explanation_moved_but_prediction_did_not,

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from cmai_core.errors import DataError
-from cmai_core.explain.recording import batches, evaluation
-from cmai_core.explain.result import Explanation, TextExplanation, read_only
-from cmai_core.explain.towers import matched, paired, text_parts
+from cmai_core.explanations.recording import batches, evaluation
+from cmai_core.explanations.result import Explanation, TextExplanation, read_only
+from cmai_core.explanations.towers import matched, paired, text_parts
 from cmai_core.models.recording import recorded_attention
 from cmai_core.models.towers import vision_parts
 from cmai_core.models.words import merge_words, per_word, token_strings, used_length

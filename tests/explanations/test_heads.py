@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cmai_core.explain import grad_cam, pixel_attribution, relevance, text_relevance, token_attribution
-from cmai_core.explain.towers import text_parts
+from cmai_core.explanations import grad_cam, pixel_attribution, relevance, text_relevance, token_attribution
+from cmai_core.explanations.towers import text_parts
 from cmai_core.models.heads import ConsistencyHeads
 
 

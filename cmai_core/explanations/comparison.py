@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cmai_core.errors import DataError
-from cmai_core.explain.result import Explanation, rank_correlation, read_only
+from cmai_core.explanations.result import Explanation, rank_correlation, read_only
 
 CORRELATION_LIMIT = 0.5
 CONTROL_MARGIN = 0.2

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from cmai_core.errors import DataError, ModelError
-from cmai_core.explain import grad_cam, relevance, text_relevance
-from cmai_core.explain.relevance import roll_relevance
-from cmai_core.explain.towers import text_parts
+from cmai_core.explanations import grad_cam, relevance, text_relevance
+from cmai_core.explanations.relevance import roll_relevance
+from cmai_core.explanations.towers import text_parts
 from cmai_core.models.recording import recorded_attention
 from cmai_core.models.towers import vision_parts
 

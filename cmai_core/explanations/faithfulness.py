@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 
 from cmai_core.errors import DataError, OptionError
-from cmai_core.explain.fills import FILLS, fill_image
-from cmai_core.explain.recording import batches
-from cmai_core.explain.result import Explanation, enlarge, read_only
-from cmai_core.explain.towers import paired
+from cmai_core.explanations.fills import FILLS, fill_image
+from cmai_core.explanations.recording import batches
+from cmai_core.explanations.result import Explanation, enlarge, read_only
+from cmai_core.explanations.towers import paired
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from cmai_core import explain
+from cmai_core import explanations as explain
 from cmai_core.errors import ModelError
-from cmai_core.explain.recording import evaluation
-from cmai_core.explain.towers import decoder_parts, text_parts
+from cmai_core.explanations.recording import evaluation
+from cmai_core.explanations.towers import decoder_parts, text_parts
 from cmai_core.models.recording import explicit_attention, recorded_attention, recorded_output
 from cmai_core.models.towers import vision_parts
 

@@ -5,14 +5,14 @@ Words: `text_relevance`, `token_attribution`; `decoder_attention` for what CoCa 
 `infidelity`, `max_sensitivity`, `cascading_randomisation`. Every method leaves the model as it found it.
 """
 
-from cmai_core.explain.attention import attention_flow, decoder_attention, last_layer_attention
-from cmai_core.explain.attribution import pixel_attribution, token_attribution
-from cmai_core.explain.comparison import ExplanationShift, explanation_moved_but_prediction_did_not
-from cmai_core.explain.faithfulness import DeletionInsertion, deletion_insertion, infidelity, max_sensitivity
-from cmai_core.explain.gradcam import grad_cam
-from cmai_core.explain.randomisation import Randomisation, cascading_randomisation
-from cmai_core.explain.relevance import relevance, text_relevance
-from cmai_core.explain.result import (
+from cmai_core.explanations.attention import attention_flow, decoder_attention, last_layer_attention
+from cmai_core.explanations.attribution import pixel_attribution, token_attribution
+from cmai_core.explanations.comparison import ExplanationShift, explanation_moved_but_prediction_did_not
+from cmai_core.explanations.faithfulness import DeletionInsertion, deletion_insertion, infidelity, max_sensitivity
+from cmai_core.explanations.gradcam import grad_cam
+from cmai_core.explanations.randomisation import Randomisation, cascading_randomisation
+from cmai_core.explanations.relevance import relevance, text_relevance
+from cmai_core.explanations.result import (
     Explanation,
     TextExplanation,
     TokenMaps,

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from cmai_core.errors import DataError, OptionError
-from cmai_core.explain import patch_sums, pixel_attribution, token_attribution
-from cmai_core.explain.fills import fill_image, gaussian_blur
+from cmai_core.explanations import patch_sums, pixel_attribution, token_attribution
+from cmai_core.explanations.fills import fill_image, gaussian_blur
 
 
 class Polynomial:
@@ -98,7 +98,7 @@ def test_text_attribution_is_complete_and_spares_start_and_end(any_model, pixels
 
 def test_the_text_baseline_is_the_text_with_its_tokens_replaced(any_model, pixels, captions):
     """Padding as the baseline: the same embeddings as ids give where every inner token is token 0."""
-    from cmai_core.explain.towers import text_parts
+    from cmai_core.explanations.towers import text_parts
 
     parts = text_parts(any_model)
     pad, _, eos = any_model.token_ids()

@@ -1,0 +1,220 @@
+"""Anybody's network as a vision-language model: a classifier, or an image encoder with a text encoder.
+
+A classifier becomes one by its classes: a text stands for the class that it names, and the cosine of picture and class,
+times the temperature, is exactly the classifier's own logit. So that a cosine can be an unbounded logit, the logits z
+are lifted onto the unit sphere with one coordinate more, (z/R, √(1 − |z|²/R²)), and a class is a coordinate vector:
+R · cos = z_c, gradients included, as long as |z| ≤ R.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cmai_core.errors import DataError, ModelError, OptionError
+from cmai_core.models.wrapper import VisionLanguageModel
+
+RADIUS = 1000.0
+"""R: logits whose norm exceeds it come out smaller than they are."""
+_PAD, _BOS, _EOS, _FIRST = 0, 1, 2, 3
+
+
+def wrap(
+    image: nn.Module,
+    text: nn.Module | None = None,
+    *,
+    image_size: int,
+    classes: Sequence[str] | None = None,
+    tokenizer: Callable[[list[str]], Any] | None = None,
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
+    std: Sequence[float] = (1.0, 1.0, 1.0),
+    temperature: float = 0.01,
+    context_length: int = 77,
+    name: str = "wrapped",
+    defended: bool = False,
+) -> VisionLanguageModel:
+    """Make a vision-language model of a network, which is used as it is: attacks, tasks and explanations take it.
+
+    Args:
+        image: normalised pixels N×3×S×S → N×C logits (a classifier, with `classes`), or N×D embeddings (with `text`).
+            Put it into evaluation mode first: nothing here changes its mode.
+        text: token ids T×L → T×D embeddings.
+        image_size: S, the side of the pictures it reads.
+        classes: the classifier's classes in the order of its logits. A text means the one that it names.
+        tokenizer: texts → int64 T×L, padded with 0 (a Hugging Face tokenizer's output is accepted too).
+        mean, std: the normalisation, which happens inside; pixels are in [0, 1] and ε is measured on these.
+        temperature: what cosines of embeddings are divided by; a classifier's logits are its own.
+        context_length: the longest text in tokens. name: for people. defended: whether it was trained against attacks.
+
+    Raises:
+        OptionError: neither or both of `classes` and `text`, or a setting out of range.
+        ModelError: the network gives something else than what is said above.
+    """
+    if (text is None) == (classes is None):
+        raise OptionError(
+            "wrap() makes a model of a classifier or of two encoders.",
+            "Give classes=[...] for a classifier, or text= and tokenizer= for a pair of encoders.",
+        )
+    _check(image_size, mean, std, temperature, context_length)
+    if classes is not None:
+        known = ClassTokenizer(classes)
+        clip: nn.Module = _Towers(_Lifted(image, len(known.classes)), _ClassVectors(len(known.classes)), 1 / RADIUS)
+        clip.context_length, words = _EOS + 1, known
+    else:
+        if tokenizer is None:
+            raise OptionError("A text encoder without a tokenizer.", "Give tokenizer=: texts to ids T×L.")
+        clip = _Towers(image, text, temperature)
+        clip.context_length, words = context_length, _Tokenizer(tokenizer)
+    # Attributes that open_clip's factory sets on its models.
+    clip.visual.preprocess_cfg = {"size": image_size, "mean": list(mean), "std": list(std)}
+    model = VisionLanguageModel(clip, words, spec=name, name=name, card={"defended": defended})
+    _probe(model, image_size)
+    return model
+
+
+def _check(
+    image_size: int, mean: Sequence[float], std: Sequence[float], temperature: float, context_length: int
+) -> None:
+    whole = all(isinstance(n, int) and n > 0 for n in (image_size, context_length))
+    three = all(len(v) == 3 and all(math.isfinite(x) for x in v) for v in (mean, std))
+    if not whole or not three or not all(x > 0 for x in std) or not (math.isfinite(temperature) and temperature > 0):
+        raise OptionError(
+            f"image_size={image_size!r}, mean={mean!r}, std={std!r}, temperature={temperature!r}, "
+            f"context_length={context_length!r} is not accepted.",
+            "Accepted: whole sizes from 1, three finite numbers for mean, three positive ones for std, "
+            "a positive temperature.",
+        )
+
+
+def _probe(model: VisionLanguageModel, size: int) -> None:
+    """One grey picture, so that a network of another kind is refused here and not in the middle of an attack."""
+    try:
+        with torch.no_grad():
+            grey = torch.full((1, 3, size, size), 0.5, device=model.device)
+            pooled = model.image_features(grey).pooled
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{model.name} cannot read pictures of {size}×{size}: {reason}", "Check image_size and the network."
+        ) from error
+    if pooled.ndim != 2 or not bool(torch.isfinite(pooled).all()):
+        raise ModelError(
+            f"{model.name} gives {tuple(pooled.shape)} for one picture, or values that are not finite.",
+            "It should give a row of finite numbers a picture.",
+        )
+
+
+class _Towers(nn.Module):
+    """What `VisionLanguageModel` expects of an open_clip model: `visual`, `text` and `logit_scale` (a logarithm)."""
+
+    def __init__(self, visual: nn.Module, text: nn.Module, temperature: float):
+        super().__init__()
+        self.visual, self.text = _Holder(visual), text
+        device = next((p.device for p in visual.parameters()), torch.device("cpu"))
+        scale = torch.tensor(-math.log(temperature), device=device)
+        self.logit_scale = nn.Parameter(scale, requires_grad=False)
+        self.training = visual.training
+
+
+class _Holder(nn.Module):
+    """A network under the name of an image tower, so that the attributes set here do not land on somebody's module."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+        self.training = network.training
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.network(pixels)
+
+
+class _Lifted(nn.Module):
+    """A classifier whose logits are lifted onto the unit sphere (see the module's docstring)."""
+
+    def __init__(self, classifier: nn.Module, count: int):
+        super().__init__()
+        self.classifier, self.count = classifier, count
+        self.training = classifier.training
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits = self.classifier(pixels)
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != self.count:
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ModelError(f"The classifier gives {shape} for {self.count} classes.", "It should give N×C logits.")
+        point = logits.float() / RADIUS
+        rest = (1 - point.square().sum(dim=1, keepdim=True)).clamp(min=1e-12).sqrt()
+        return torch.cat([point, rest], dim=1)
+
+
+class _ClassVectors(nn.Module):
+    """Ids of `ClassTokenizer` → the coordinate vector of the class."""
+
+    def __init__(self, count: int):
+        super().__init__()
+        self.register_buffer("vectors", torch.eye(count, count + 1))
+        self.eval()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.vectors[ids[:, 1] - _FIRST]
+
+
+class ClassTokenizer:
+    """A vocabulary of classes: a text is the class whose name stands in it, the longest where several do.
+
+    Raises:
+        OptionError: fewer than two classes, or a name twice.
+    """
+
+    sot_token_id, eot_token_id = _BOS, _EOS
+
+    def __init__(self, classes: Sequence[str]):
+        self.classes = tuple(str(name).strip().lower() for name in classes)
+        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes) or not all(self.classes):
+            raise OptionError(f"classes={list(classes)!r} is not accepted.", "Accepted: two or more different names.")
+        longest_first = sorted(self.classes, key=len, reverse=True)
+        self._pattern = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, longest_first))})(?!\w)")
+
+    def __call__(self, texts: Sequence[str], context_length: int | None = None) -> Tensor:
+        """Ids, int64 T×3.
+
+        Raises:
+            DataError: a text that names none of the classes.
+        """
+        return torch.tensor([[_BOS, _FIRST + self._class_of(text), _EOS] for text in texts], dtype=torch.int64)
+
+    def _class_of(self, text: str) -> int:
+        found = self._pattern.search(text.lower())
+        if found is None:
+            some = ", ".join(self.classes[:8]) + (", …" if len(self.classes) > 8 else "")
+            raise DataError(f"{text!r} names none of the classifier's classes.", f"It knows {some}.")
+        return self.classes.index(found.group(1))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(self.classes[k - _FIRST] for k in ids if k >= _FIRST)
+
+
+class _Tokenizer:
+    """A function from texts to ids, with what `VisionLanguageModel` asks of a tokenizer."""
+
+    def __init__(self, function: Callable[[list[str]], Any]):
+        self._function = function
+        self.sot_token_id = int(getattr(function, "sot_token_id", _BOS))
+        self.eot_token_id = int(getattr(function, "eot_token_id", _EOS))
+
+    def __call__(self, texts: Sequence[str], context_length: int) -> Tensor:
+        found = self._function(list(texts))
+        ids = torch.as_tensor(found["input_ids"] if hasattr(found, "keys") else found, dtype=torch.int64)
+        if ids.ndim != 2 or len(ids) != len(texts) or not ids.shape[1] > 0:
+            raise DataError(
+                f"The tokenizer gives {tuple(ids.shape)} for {len(texts)} texts.", "It should give T×L ids."
+            )
+        return ids[:, :context_length]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        decode = getattr(self._function, "decode", None)
+        return str(decode(ids)) if callable(decode) else " ".join(map(str, ids))
