@@ -1,0 +1,155 @@
+"""How much an attacker may change, in the units that people use, and the only place that turns it into pixel units.
+
+A person says 4/255 for L∞ and for L2, 100 pixels, or 5 % of the area; a `ThreatModel` says 4/255, 3.48 (a length over all
+values of a 128×128 picture), 100 and 0.05. L2 is told as a root mean square and L1 as a mean absolute change of the pixel
+values, so that one ladder of k/255 serves all three norms and any size of picture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cmai_core.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Norm:
+    """What a threat model measures.
+
+    Attributes:
+        name: as in `ThreatModel.norm`. word: its sign for people. note: what is bounded, in a sentence.
+        unit: what stands behind an amount ("/255", " pixels", " %"); shown: what an amount is multiplied with when it is
+            written (an area is a share, written in per cent).
+        ladder: amounts that are offered. usual: the amount where none is given. highest: the largest accepted.
+        scale: pixel units per unit of amount, of the number of values in a picture (3·H·W).
+    """
+
+    name: str
+    word: str
+    note: str
+    unit: str
+    ladder: tuple[float, ...]
+    usual: float
+    highest: float
+    scale: Callable[[int], float]
+    shown: float = 1.0
+
+
+_K = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+_ALL = (
+    Norm("linf", "L∞", "No pixel value changes by more than ε.", "/255", _K, 4.0, 255.0, lambda n: 1 / 255),
+    Norm(
+        "l2",
+        "L2",
+        "The root mean square change of the pixel values is at most ε.",
+        "/255",
+        _K,
+        4.0,
+        255.0,
+        lambda n: math.sqrt(n) / 255,
+    ),
+    Norm(
+        "l0",
+        "few pixels",
+        "At most so many pixel positions change, each as much as it likes.",
+        " pixels",
+        (10.0, 30.0, 100.0, 300.0, 1000.0),
+        100.0,
+        math.inf,
+        lambda n: 1.0,
+    ),
+    Norm(
+        "patch",
+        "patch",
+        "All pixels of one square change, the others stay.",
+        " %",
+        (0.01, 0.02, 0.05, 0.1, 0.2, 1.0),
+        0.05,
+        1.0,
+        lambda n: 1.0,
+        100.0,
+    ),
+)
+NORMS = {norm.name: norm for norm in _ALL}
+"""Norm → what is known of it; `attacks.threat` has the regions."""
+
+
+@dataclass(frozen=True, order=True)
+class Budget:
+    """An amount under a norm.
+
+    Attributes:
+        norm: a key of `NORMS`.
+        amount: in k/255 for linf (the largest change) and l2 (the root mean square change of the pixel values); pixel
+            positions for l0; the share of the area, 0 to 1, for patch.
+
+    Raises:
+        OptionError: an unknown norm, or an amount outside its range.
+    """
+
+    norm: str
+    amount: float
+
+    def __post_init__(self) -> None:
+        norm = norm_of(self.norm)
+        amount = self.amount
+        plain = isinstance(amount, (int, float)) and not isinstance(amount, bool)
+        if not plain or not math.isfinite(amount) or not 0 <= amount <= norm.highest:
+            bound = "" if math.isinf(norm.highest) else f" to {norm.highest:g}"
+            raise OptionError(
+                f"epsilon={amount!r} is not accepted for {self.norm}.", f"Accepted: numbers from 0{bound}{_said(norm)}."
+            )
+        object.__setattr__(self, "amount", float(amount))
+
+    @staticmethod
+    def usual(norm: str) -> Budget:
+        """The budget where none is given."""
+        return Budget(norm, norm_of(norm).usual)
+
+    @staticmethod
+    def of_pixels(norm: str, epsilon: float, value_count: int) -> Budget:
+        """The budget of a `ThreatModel`'s ε; `value_count`: 3·H·W of the pictures."""
+        amount = epsilon / norm_of(norm).scale(value_count)
+        # 4/255·255 is 4.000000000000001 in binary: what a person said is what a person reads again.
+        return Budget(norm, min(float(f"{amount:.12g}"), norm_of(norm).highest))
+
+    def pixels(self, value_count: int) -> float:
+        """ε as a `ThreatModel` takes it.
+
+        Args:
+            value_count: 3·H·W of the pictures, in which a length over all values is measured.
+        """
+        return self.amount * norm_of(self.norm).scale(value_count)
+
+    @property
+    def words(self) -> str:
+        """As people read it: "4/255", "100 pixels", "5 %"."""
+        norm = norm_of(self.norm)
+        return f"{self.amount * norm.shown:.6g}{norm.unit}"
+
+    @property
+    def on_ladder(self) -> bool:
+        """Whether it is one of the amounts offered."""
+        return self.amount in norm_of(self.norm).ladder
+
+    def ladder(self) -> tuple[Budget, ...]:
+        """The amounts offered for its norm, this one in its place among them."""
+        amounts = sorted({*norm_of(self.norm).ladder, self.amount})
+        return tuple(Budget(self.norm, amount) for amount in amounts)
+
+
+def norm_of(name: str) -> Norm:
+    """What is known of a norm.
+
+    Raises:
+        OptionError: there is none of this name.
+    """
+    if name not in NORMS:
+        raise OptionError(f"norm={name!r} is not known.", f"Accepted: {', '.join(NORMS)}.")
+    return NORMS[name]
+
+
+def _said(norm: Norm) -> str:
+    return {"/255": ", in units of 1/255", " pixels": ", pixel positions"}.get(norm.unit, ", a share of the area")
