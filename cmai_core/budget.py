@@ -1,8 +1,8 @@
 """How much an attacker may change, in the units that people use, and the only place that turns it into pixel units.
 
-A person says 4/255 for L∞ and for L2, 100 pixels, or 5 % of the area; a `ThreatModel` says 4/255, 3.48 (a length over all
-values of a 128×128 picture), 100 and 0.05. L2 is told as a root mean square and L1 as a mean absolute change of the pixel
-values, so that one ladder of k/255 serves all three norms and any size of picture.
+A person says 4/255 for L∞ and for L2, 100 pixels, or 5 % of the area; a `ThreatModel` says 4/255, 3.48 (a length over
+all values of a 128×128 picture), 100 and 0.05. L2 is told as the root mean square change of the pixel values, so that
+one ladder of k/255 serves both norms and any size of picture.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Norm:
 
     Attributes:
         name: as in `ThreatModel.norm`. word: its sign for people. note: what is bounded, in a sentence.
-        unit: what stands behind an amount ("/255", " pixels", " %"); shown: what an amount is multiplied with when it is
-            written (an area is a share, written in per cent).
+        unit: what stands behind an amount ("/255", " pixels", " %"). shown: what an amount is multiplied with when it
+            is written (an area is a share, written in per cent).
         ladder: amounts that are offered. usual: the amount where none is given. highest: the largest accepted.
         scale: pixel units per unit of amount, of the number of values in a picture (3·H·W).
     """

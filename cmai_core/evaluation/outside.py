@@ -23,6 +23,7 @@ from cmai_core.attacks.objectives import TaskObjective
 from cmai_core.attacks.seeds import sample_seed
 from cmai_core.attacks.success import Untargeted
 from cmai_core.attacks.threat import ThreatModel
+from cmai_core.budget import Budget
 from cmai_core.data.pair import Batch
 from cmai_core.errors import OptionError
 from cmai_core.evaluation.entries import Entry
@@ -78,7 +79,7 @@ def attack_of(
     Raises:
         OptionError: the task has no class scores, which Foolbox and torchattacks need.
     """
-    budget = epsilon / 255 * (value_count**0.5 if norm == "l2" else 1.0)
+    budget = Budget(norm, epsilon).pixels(value_count)
     kind = _library(attacker)
     if kind and not (hasattr(task, "logits") and hasattr(task, "true_classes")):
         raise OptionError(

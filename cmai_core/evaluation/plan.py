@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cmai_core.budget import Budget
 from cmai_core.errors import OptionError
 from cmai_core.evaluation.address import digest
 from cmai_core.evaluation.entries import MINIMUM_NORM, Entry
@@ -223,8 +224,7 @@ def _own_budget(attack: Any, norm: str, values: int) -> float | None:
     epsilon = getattr(threat, "epsilon", None)
     if not norm or epsilon is None:
         return None
-    scale = {"linf": 255.0, "l2": 255.0 / values**0.5}.get(norm, 1.0)
-    return float(epsilon) * scale
+    return Budget.of_pixels(norm, float(epsilon), values).amount
 
 
 def units(description: Mapping[str, Any]) -> float:

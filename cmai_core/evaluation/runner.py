@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cmai_core.budget import Budget, norm_of
 from cmai_core.errors import Cancelled, CmaiError, StoreError
 from cmai_core.evaluation.cascade import Stage, asked, stages
 from cmai_core.evaluation.grid import Grid
@@ -157,7 +158,7 @@ class _Runner:
         if result.cancelled or self.cancel.cancelled:
             raise Cancelled("cancelled")
         examples = found(result, batch, cell.modality, cell.minimum)
-        unit = {"linf": 255.0, "l2": 255.0 / (3 * model.image_size**2) ** 0.5}.get(cell.norm, 1.0)
+        unit = 1 / norm_of(cell.norm).scale(3 * model.image_size**2) if cell.norm else 1.0
         rows = example_rows(result, examples, batch, keys, cell.modality, cell.minimum, unit)
         shown, floats = self._read(model, cell.task, items, batch, examples, cell.modality)
         if cell.minimum:
@@ -221,7 +222,7 @@ def _chunks(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
 def _budget(cell: Cell) -> str:
     if cell.epsilon is None:
         return ""
-    return f"{cell.norm} {cell.epsilon:g}" + ("/255" if cell.norm in ("linf", "l2") else "")
+    return f"{cell.norm} {Budget(cell.norm, cell.epsilon).words}"
 
 
 class _Meter:
