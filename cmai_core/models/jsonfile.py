@@ -11,7 +11,7 @@ from typing import Any
 from cmai_core.errors import ModelError
 
 _DEPTH = 64
-_INTEGER = 2**63
+_INTEGER = 10**40
 _AGAIN = "Save or fetch the model again."
 
 
@@ -40,8 +40,8 @@ def read_object(path: Path, most: int, *, strict: bool = True) -> dict[str, Any]
 
     Args:
         path: the file. most: its largest size in bytes.
-        strict: also refuse what JSON readers disagree about or cannot print again: NaN and infinity, integers beyond 64
-            bits, halves of surrogate pairs, and more than 64 levels of nesting.
+        strict: also refuse what JSON readers disagree about or cannot print again: NaN and infinity, integers of more
+            than 40 digits, halves of surrogate pairs, and more than 64 levels of nesting.
 
     Raises:
         ModelError: it cannot be read, is too large, is not JSON, or is not an object.
@@ -74,9 +74,9 @@ def _check(value: Any) -> None:
             elif isinstance(item, str):
                 item.encode("utf-8")
             elif isinstance(item, int) and abs(item) >= _INTEGER:
-                raise ValueError("an integer of more than 64 bits")
+                raise ValueError("an integer of more than 40 digits")
             elif isinstance(item, float) and item in (float("inf"), float("-inf")):
-                raise ValueError("a number too large for 64 bits")
+                raise ValueError("a number that is too large")
         if not below:
             return
         level = below

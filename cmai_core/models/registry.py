@@ -19,15 +19,14 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmai_core.errors import ModelError
+from cmai_core.models.cards import ModelCard, card_of, card_or_problem
 from cmai_core.models.configuration import CONFIG_FILE, read_config
 from cmai_core.models.devices import pick_device
 from cmai_core.models.hub import fetch, weight_files
-from cmai_core.models.jsonfile import read_object
 from cmai_core.models.weights import HEADS_FILE, checked_weights, weights_in
 from cmai_core.paths import assets_dir
 
@@ -36,35 +35,7 @@ if TYPE_CHECKING:
 
     from cmai_core.models.wrapper import VisionLanguageModel
 
-CARD_FILE = "card.json"
-_MOST_CARD = 4 << 20
 _LIST_HINT = "`cmai models` lists what can be loaded."
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What is known of a bundled model without loading it.
-
-    Attributes:
-        name: its spec.
-        defended: whether it was trained against attacks.
-        description: one sentence.
-        training: command, data, seed, time (as its training wrote them).
-        results: figures by task and threat model.
-        card: everything in card.json.
-        verifier: whether consistency heads lie beside the weights.
-        problem: why the card cannot be read; then the rest is empty and the model does not load.
-    """
-
-    name: str
-    defended: bool
-    description: str
-    training: dict[str, Any] = field(default_factory=dict)
-    results: dict[str, Any] = field(default_factory=dict)
-    card: dict[str, Any] = field(default_factory=dict)
-    path: Path | None = None
-    verifier: bool = False
-    problem: str = ""
 
 
 def bundled_dir() -> Path:
@@ -75,47 +46,8 @@ def bundled_dir() -> Path:
 def bundled_models() -> list[ModelCard]:
     """The bundled models, undefended first, then by name. Reads only the cards; one that is damaged has a `problem`."""
     folders = [path.parent for path in bundled_dir().glob(f"*/{CONFIG_FILE}")]
-    cards = [_card_or_problem(folder) for folder in folders if folder.name[0] not in "._"]
+    cards = [card_or_problem(folder) for folder in folders if folder.name[0] not in "._"]
     return sorted(cards, key=lambda c: (c.defended, c.name))
-
-
-def card_of(folder: Path) -> ModelCard:
-    """The card of the model in a folder, empty where it has none.
-
-    Raises:
-        ModelError: it cannot be read, is not JSON, or has values of another kind than a card's.
-    """
-    path = folder / CARD_FILE
-    card = read_object(path, _MOST_CARD) if os.path.lexists(path) else {}
-    for key, kind in _KINDS.items():
-        if not isinstance(card.get(key), (kind, type(None))):
-            raise ModelError(
-                f"The model card {path} is damaged: {key} is {str(card[key])[:80]!r}.", "Restore or retrain the model."
-            )
-    return ModelCard(
-        name=folder.name,
-        defended=bool(card.get("defended", False)),
-        description=str(card.get("description") or ""),
-        training=dict(card.get("training") or {}),
-        results=dict(card.get("results") or {}),
-        card=card,
-        path=folder,
-        verifier=(folder / HEADS_FILE).is_file(),
-    )
-
-
-_KINDS: dict[str, type] = {
-    **{"name": str, "domain": str, "description": str, "architecture": str, "defended": bool},
-    **{"training": dict, "results": dict, "cmcv": dict},
-}
-
-
-def _card_or_problem(folder: Path) -> ModelCard:
-    try:
-        return card_of(folder)
-    except ModelError as error:
-        problem = f"Damaged: {error.message}"
-        return ModelCard(folder.name, False, problem, path=folder, problem=problem)
 
 
 def load_model(spec: str, device: str | torch.device | None = None) -> VisionLanguageModel:
@@ -177,8 +109,10 @@ def bundled_tokenizer() -> Any:
     """open_clip's tokenizer object for the bundled vocabulary."""
     from open_clip.tokenizer import HFTokenizer
 
+    from cmai_core.models.integrity import verify
     from cmai_core.models.tokenizer import CONTEXT_LENGTH, bundled_tokenizer_dir
 
+    verify(bundled_tokenizer_dir())
     options = {"context_length": CONTEXT_LENGTH, "trust_remote_code": False, "local_files_only": True}
     return HFTokenizer(str(bundled_tokenizer_dir()), **options)
 

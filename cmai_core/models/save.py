@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from cmai_core.errors import ModelError
+from cmai_core.models.cards import CARD_FILE
 from cmai_core.models.configuration import CONFIG_FILE
-from cmai_core.models.registry import CARD_FILE
 from cmai_core.models.sidecar import write_heads
 from cmai_core.models.tokenizer import FILES
 from cmai_core.models.weights import HEADS_FILE

@@ -29,136 +29,44 @@ _SENTENCEPIECE = {"google/mt5-base": "spiece.model", "google/mt5-xl": "spiece.mo
 _MOST_VOCABULARY, _MOST_SMALL, _MOST_FILES = 64 << 20, 4 << 20, 1000
 _AGAIN = "Save the tokenizer again with Hugging Face's own classes, or choose another model."
 
-_FAMILIES = [
-    "Albert",
-    "Bert",
-    "CLIP",
-    "DistilBert",
-    "Electra",
-    "Gemma",
-    "GPT2",
-    "Llama",
-    "M2M100",
-    "MBart",
-    "MPNet",
-    "MT5",
-    "Nllb",
-    "Roberta",
-    "Siglip",
-    "Siglip2",
-    "T5",
-    "XLMRoberta",
-]
-_CLASSES = frozenset(
-    ["PreTrainedTokenizerFast", "TokenizersBackend"]
-    + [f"{family}Tokenizer{fast}" for family in _FAMILIES for fast in ("", "Fast")]
-)
-_MODEL_TYPES = frozenset(
-    [
-        "albert",
-        "bert",
-        "clip",
-        "clip_text_model",
-        "distilbert",
-        "electra",
-        "gemma",
-        "gemma2",
-        "gpt2",
-        "llama",
-        "m2m_100",
-        "mbart",
-        "mpnet",
-        "mt5",
-        "nllb",
-        "roberta",
-        "siglip",
-        "siglip_text_model",
-        "siglip2",
-        "t5",
-        "xlm-roberta",
-    ]
-)
-_TOKENS = [
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-    "additional_special_tokens",
-    "extra_special_tokens",
-    "added_tokens_decoder",
-]
-_FLAGS = [
-    "add_bos_token",
-    "add_eos_token",
-    "add_prefix_space",
-    "clean_up_tokenization_spaces",
-    "do_basic_tokenize",
-    "do_lower_case",
-    "do_split_on_punc",
-    "is_local",
-    "legacy",
-    "legacy_behaviour",
-    "spaces_between_special_tokens",
-    "split_special_tokens",
-    "strip_accents",
-    "tokenize_chinese_chars",
-    "trim_offsets",
-    "use_default_system_prompt",
-    "use_fast",
-]
-_WORDS = [
-    "backend",
-    "errors",
-    "name_or_path",
-    "padding_side",
-    "processor_class",
-    "special_tokens_map_file",
-    "src_lang",
-    "tgt_lang",
-    "transformers_version",
-    "truncation_side",
-    "truncation_strategy",
-]
-_NUMBERS = ["extra_ids", "max_length", "model_max_length", "pad_to_multiple_of", "pad_token_type_id", "stride"]
-_OTHERS = ["chat_template", "init_inputs", "model_input_names", "never_split", "sp_model_kwargs", "tokenizer_class"]
-_ALLOWED = frozenset((*_TOKENS, *_FLAGS, *_WORDS, *_NUMBERS, *_OTHERS))
 
-_STEPS = frozenset(  # normalisers; splitters; what is put around a text, and how it is put together again
-    [
-        "Sequence",
-        "NFC",
-        "NFD",
-        "NFKC",
-        "NFKD",
-        "Nmt",
-        "Lowercase",
-        "Strip",
-        "StripAccents",
-        "BertNormalizer",
-        "Precompiled",
-        "Replace",
-        "Prepend",
-        "ByteLevel",
-        "WhitespaceSplit",
-        "Whitespace",
-        "Punctuation",
-        "BertPreTokenizer",
-        "Metaspace",
-        "Split",
-        "Digits",
-        "TemplateProcessing",
-        "BertProcessing",
-        "RobertaProcessing",
-        "WordPiece",
-        "Fuse",
-        "ByteFallback",
-        "BPEDecoder",
-        "CTC",
-    ]
-)
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_FAMILIES = _names("""
+    Albert Bert CLIP DistilBert Electra Gemma GPT2 Llama M2M100 MBart MPNet MT5 Nllb Roberta Siglip Siglip2 T5
+    XLMRoberta
+""")
+_CLASSES = _names("PreTrainedTokenizerFast TokenizersBackend") | {
+    f"{family}Tokenizer{fast}" for family in _FAMILIES for fast in ("", "Fast")
+}
+_MODEL_TYPES = _names("""
+    albert bert clip clip_text_model distilbert electra gemma gemma2 gpt2 llama m2m_100 mbart mpnet mt5 nllb roberta
+    siglip siglip_text_model siglip2 t5 xlm-roberta
+""")
+_TOKENS = _names("""
+    bos_token eos_token unk_token sep_token pad_token cls_token mask_token additional_special_tokens
+    extra_special_tokens added_tokens_decoder
+""")
+_FLAGS = _names("""
+    add_bos_token add_eos_token add_prefix_space clean_up_tokenization_spaces do_basic_tokenize do_lower_case
+    do_split_on_punc is_local legacy legacy_behaviour local_files_only spaces_between_special_tokens
+    split_special_tokens strip_accents tokenize_chinese_chars trim_offsets use_default_system_prompt use_fast
+""")
+_WORDS = _names("""
+    backend errors name_or_path padding_side processor_class special_tokens_map_file src_lang tgt_lang
+    transformers_version truncation_side truncation_strategy
+""")
+_NUMBERS = _names("extra_ids max_length model_max_length pad_to_multiple_of pad_token_type_id stride")
+_OTHERS = _names("chat_template init_inputs model_input_names never_split sp_model_kwargs tokenizer_class")
+_ALLOWED = _TOKENS | _FLAGS | _WORDS | _NUMBERS | _OTHERS
+
+_STEPS = _names("""
+    Sequence NFC NFD NFKC NFKD Nmt Lowercase Strip StripAccents BertNormalizer Precompiled Replace Prepend ByteLevel
+    WhitespaceSplit Whitespace Punctuation BertPreTokenizer Metaspace Split Digits
+    TemplateProcessing BertProcessing RobertaProcessing WordPiece Fuse ByteFallback BPEDecoder CTC
+""")  # normalisers; splitters; what is put around a text, and how it is put together again
 _PATTERNS = frozenset(
     # Regular expressions can take for ever; these are the ones that the tokenizers of CLIP, T5 and GPT-2 have.
     [
