@@ -159,13 +159,16 @@ def _load_folder(folder: Path, spec: str, tokenizer: Any = None, card: bool = Tr
 
 def _load_hub(spec: str) -> VisionLanguageModel:
     from cmai_core.models.configuration import known_repositories
+    from cmai_core.models.sizes import check_memory
     from cmai_core.models.tokenizer_files import fetch_tokenizer, load_tokenizer, repository_tokenizer
 
     repository = spec.removeprefix("hf-hub:")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", repository) is None:
         raise ModelError(f"{spec!r} names no repository.", "Write hf-hub:organisation/repository.")
     config_path = fetch(repository, CONFIG_FILE)
-    text_cfg = read_config(config_path)["model_cfg"]["text_cfg"]
+    model_cfg = read_config(config_path)["model_cfg"]
+    check_memory(model_cfg, spec)  # before anything large is fetched
+    text_cfg = model_cfg["text_cfg"]
     where, tokenizer = f"The tokenizer of {spec}", None
     if name := text_cfg.get("hf_tokenizer_name"):
         # Its own files come first: what open_clip saves is complete. Another repository only where open_clip names it.

@@ -58,16 +58,16 @@ def estimate(model_cfg: Mapping[str, Any], memory: int | None = None) -> ModelSi
 
     Args:
         model_cfg: of a configuration, or of open_clip's own.
-        memory: stop counting where the working memory alone is above it (None: count whatever it is).
+        memory: stop where a quick lower bound is above it already (None: count whatever it is).
 
     Raises:
         ModelError: it cannot be built.
     """
     from cmai_core.models.building import instantiate
 
-    working = _working(model_cfg)
-    if memory is not None and working > memory:
-        return ModelSize(0, 0, working)
+    parameters, working = _lower_bounds(model_cfg)
+    if memory is not None and 4 * parameters + working > memory:
+        return ModelSize(parameters, 4 * parameters, working)
     model = instantiate(model_cfg, "meta")
     parameters = list(model.parameters())
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
@@ -97,41 +97,42 @@ def check_memory(model_cfg: Mapping[str, Any], where: str, *, stored: int = 0, m
     return size
 
 
-def _working(model_cfg: Mapping[str, Any]) -> int:
-    """Bytes that one picture and one text keep for a backward pass: a lower bound for open_clip's own towers.
+def _lower_bounds(model_cfg: Mapping[str, Any]) -> tuple[int, int]:
+    """At least so many parameters, and bytes that one picture and one text keep for a backward pass, of open_clip's own
+    towers (others: 0).
 
     Each layer of a transformer keeps at least its input, queries, keys and values, the attention's output and both
     sides of the MLP; one layer's attention weights are written out where somebody looks at them.
     """
     vision, text = model_cfg["vision_cfg"], model_cfg["text_cfg"]
-    numbers = 0.0
+    parts = []
     height, width = _sides(vision.get("image_size") or 224)
     if not vision.get("timm_model_name"):
         channels, layers = vision.get("width") or 768, vision.get("layers") or 12
         if isinstance(layers, (list, tuple)):
-            numbers += height / 2 * width / 2 * channels * 3
+            parts.append((0.0, height / 2 * width / 2 * channels * 3))
         else:
             down, across = _sides(vision.get("patch_size") or 16)
             tokens = (height // down) * (width // across) + 1
             heads = max(1, channels // (vision.get("head_width") or 64))
-            numbers += _transformer(tokens, channels, layers, vision.get("mlp_ratio") or 4.0, heads)
+            parts.append(_transformer(tokens, channels, layers, vision.get("mlp_ratio") or 4.0, heads))
     if not text.get("hf_model_name"):
-        numbers += _transformer(
-            text.get("context_length") or 77,
-            text.get("width") or 512,
-            text.get("layers") or 12,
-            text.get("mlp_ratio") or 4.0,
-            text.get("heads") or 8,
-        )
+        parts.append(_text(text))
     if decoder := model_cfg.get("multimodal_cfg"):
-        length = decoder.get("context_length") or 77
-        numbers += 2 * _transformer(length, decoder.get("width") or 512, decoder.get("layers") or 12, 4.0, 1)
-        numbers += length * (text.get("vocab_size") or 49408)
-    return math.ceil(4 * numbers)
+        parts += [_text(decoder), (0.0, (decoder.get("context_length") or 77) * (text.get("vocab_size") or 49408))]
+    return math.ceil(sum(weights for weights, _ in parts)), math.ceil(4 * sum(kept for _, kept in parts))
 
 
-def _transformer(tokens: int, width: int, layers: int, ratio: float, heads: int) -> float:
-    return layers * tokens * width * (6 + 2 * ratio) + heads * float(tokens) ** 2
+def _text(config: Mapping[str, Any]) -> tuple[float, float]:
+    width, ratio = config.get("width") or 512, config.get("mlp_ratio") or 4.0
+    length, layers, heads = (config.get("context_length") or 77, config.get("layers") or 12, config.get("heads") or 8)
+    return _transformer(length, width, layers, ratio, heads)
+
+
+def _transformer(tokens: int, width: int, layers: int, ratio: float, heads: int) -> tuple[float, float]:
+    """(parameters, numbers kept) of a stack of blocks over so many tokens."""
+    kept = layers * tokens * width * (6 + 2 * ratio) + heads * float(tokens) ** 2
+    return tokens * width + layers * width**2 * (4 + 2 * ratio), kept
 
 
 def _sides(size: Any) -> tuple[int, int]:
