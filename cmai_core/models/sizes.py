@@ -140,4 +140,4 @@ def _sides(size: Any) -> tuple[int, int]:
 
 
 def _giga(count: int) -> str:
-    return f"{count / 2**30:,.1f} GiB"
+    return f"{count / 2**30:,.2f} GiB"
