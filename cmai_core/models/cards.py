@@ -69,7 +69,7 @@ def card_or_problem(folder: Path) -> ModelCard:
     try:
         return card_of(folder)
     except ModelError as error:
-        return ModelCard(folder.name, False, f"Damaged: {error.message}", path=folder, problem=error.message)
+        return ModelCard(folder.name, False, error.message, path=folder, problem=error.message)
 
 
 # The shape of what is read elsewhere: a kind; an object's keys ("*": all others; "!": those it must have unless it is
@@ -81,7 +81,7 @@ _ROBUST = {"*": _FIGURE | {"clean": _NUMBER, "total": int, "n": int, "s_c_clean"
 _TRAINING: dict[str, Any] = {
     **{"command": str, "source": str, "device": str, "precision": str, "recipe": {"name": str, "start": str}},
     **{"seed": int, "pairs": int, "scenes": int, "threads": int, "seconds": _NUMBER},
-    "heads": {"!": ("pairs", "seconds"), "command": str, "pairs": int, "seconds": _NUMBER},
+    "heads": {"command": str, "pairs": int, "seconds": _NUMBER},
     "steering": [
         {
             "!": ("step", "beta", "epsilon", "share"),
