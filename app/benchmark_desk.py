@@ -201,8 +201,13 @@ def bundled_size(spec: str) -> tuple[int, int] | None:
     card = next((c for c in services.catalogue() if c.name == spec and c.path), None)
     if card is None:
         return None
-    config = json.loads((card.path / "open_clip_config.json").read_text(encoding="utf-8"))
-    size = config["model_cfg"]["vision_cfg"]["image_size"]
+    from cmai_core.errors import ModelError
+    from cmai_core.models.configuration import CONFIG_FILE, read_config
+
+    try:
+        size = read_config(card.path / CONFIG_FILE)["model_cfg"]["vision_cfg"].get("image_size", 224)
+    except ModelError:  # said where it is loaded
+        return None
     return (size, size) if isinstance(size, int) else tuple(size)
 
 

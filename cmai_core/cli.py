@@ -151,11 +151,13 @@ def _models(args: argparse.Namespace) -> None:
 
     cards = bundled_models()
     if args.json:
-        print(json.dumps([{"name": card.name, "defended": card.defended, **card.card} for card in cards], indent=2))
+        listed = [{"name": c.name, "defended": c.defended, "problem": c.problem, **c.card} for c in cards]
+        print(json.dumps(listed, indent=2))
         return
     width = max([len(card.name) for card in cards], default=0)
     for card in cards:
-        print(f"{card.name:<{width}}  {'defended  ' if card.defended else 'undefended'}  {card.description}".rstrip())
+        kind = "damaged" if card.problem else "defended" if card.defended else "undefended"
+        print(f"{card.name:<{width}}  {kind:<10}  {card.problem or card.description}".rstrip())
     if not cards:
         print("No model is bundled (make models trains them).")
     print("\nBesides these, whatever open_clip loads: ViT-B-32/laion2b_s34b_b79k, hf-hub:organisation/repository,")

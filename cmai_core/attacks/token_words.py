@@ -59,12 +59,14 @@ def align(model: Any, texts: Sequence[str]) -> tuple[torch.Tensor, list[list[int
     """
     ids = model.tokenize(list(texts))
     whole = _plain_ids(model, texts)
+    start = model.token_ids()[1]
+    begins = (ids[:, 0] == start).int().tolist()  # not every tokenizer puts a start token before a text
     pieces = [_PIECE.findall(text) for text in texts]
     flat = list(dict.fromkeys(piece for row in pieces for piece in row))
     known = dict(zip(flat, _plain_ids(model, flat), strict=True)) if flat else {}
     positions: list[list[int | None]] = []
-    for text, row, tokens in zip(texts, pieces, whole, strict=True):
-        at, found, joined = 1, [], []
+    for text, row, tokens, first in zip(texts, pieces, whole, begins, strict=True):
+        at, found, joined = first, [], []
         for piece in row:
             own = known[piece]
             if piece[0].isalnum():

@@ -376,7 +376,7 @@ def training_table(results: Results) -> str:
         if not training:
             continue
         heads = training.get("heads", {})
-        after = f"{heads['pairs']:,} ({heads['seconds'] / 60:.0f} min)" if heads else _GAP
+        after = f"{heads.get('pairs', 0):,} ({heads.get('seconds', 0) / 60:.0f} min)" if heads else _GAP
         minutes = training.get("seconds", 0) / 60
         clean = cards.get(RECIPES["continued"].model_name, {}).get("seconds", 0)
         ratio = f"{60 * minutes / clean:.1f}" if clean and training.get("start") else _GAP

@@ -128,7 +128,7 @@ def token_attribution(
     values: list[np.ndarray] = []
     done = _Done()
     table = parts.tower.token_embedding.weight.detach()
-    filler = {"pad": table[parts.tower.pad_id], "zero": torch.zeros_like(table[0]), "mean": table.mean(dim=0)}[baseline]
+    filler = {"pad": table[parts.pad], "zero": torch.zeros_like(table[0]), "mean": table.mean(dim=0)}[baseline]
     kept = _kept(ids, *model.token_ids())
     with evaluation(model.clip):
         for part in batches(len(ids), max(1, internal_batch_size // n_steps)):

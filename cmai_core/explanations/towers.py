@@ -28,10 +28,12 @@ class TextParts:
     Attributes:
         tower: with `TextTransformer`'s attributes.
         blocks: name → self-attention.
+        pad: the token that the tokenizer pads with.
     """
 
     tower: Any
     blocks: Mapping[str, nn.MultiheadAttention]
+    pad: int
 
     def last(self, depth: int | None) -> list[str]:
         """As for `VisionParts`."""
@@ -39,8 +41,10 @@ class TextParts:
 
     def forward(self, ids: torch.Tensor, embedded: torch.Tensor) -> text_tower.TextFeatures:
         """Features of T texts from token embeddings T×L×W; `ids` T×L say what is padding and where the text ends."""
-        run = text_tower.forward_plain if self.tower.cls_emb is None else text_tower.forward_coca
-        pooled, states = run(self.tower, ids, embedded)
+        if self.tower.cls_emb is None:
+            pooled, states = text_tower.forward_plain(self.tower, ids, embedded, self.pad)
+        else:
+            pooled, states = text_tower.forward_coca(self.tower, ids, embedded)
         return text_tower.TextFeatures(F.normalize(pooled, dim=-1), pooled, states)
 
     def rows(self, ids: torch.Tensor, length: int) -> torch.Tensor:
@@ -68,7 +72,7 @@ def text_parts(model: VisionLanguageModel) -> TextParts:
             "open_clip's own.",
             _HINT,
         )
-    return TextParts(tower, attentions_of(tower.transformer, "text tower", model))
+    return TextParts(tower, attentions_of(tower.transformer, "text tower", model), model.token_ids()[0])
 
 
 def decoder_parts(model: VisionLanguageModel) -> dict[str, nn.MultiheadAttention]:

@@ -6,7 +6,10 @@ standard deviation are applied inside the wrapper, so that ε means the same for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +17,90 @@ import torch.nn.functional as F
 from PIL import Image
 
 from cmai_core.errors import DataError, ModelError
+
+_INTERPOLATIONS = ("bicubic", "bilinear")
+_RESIZE_MODES = ("shortest", "squash", "longest")
+_MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+_SMALLEST, _LARGEST = 1e-4, 1e4
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a model wants its pictures.
+
+    Attributes:
+        size: side of the square in pixels.
+        mean, std: of the three channels, in units of [0, 1]; applied inside the model.
+        interpolation, resize_mode, fill: see `preprocess`.
+    """
+
+    size: int
+    mean: tuple[float, ...] = _MEAN
+    std: tuple[float, ...] = _STD
+    interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+    fill: int = 0
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Preprocessing:
+        """What open_clip's `preprocess_cfg` asks for; keys that are missing or null have open_clip's defaults.
+
+        Raises:
+            ModelError: what cannot be: sides that differ, a list of another length than three, a standard deviation
+                that is not positive, a value that is not finite, an unknown way to resize.
+        """
+        given = {key: value for key, value in config.items() if value is not None}
+        interpolation = given.get("interpolation", "bicubic")
+        resize_mode = given.get("resize_mode", "shortest")
+        _check_way(interpolation, resize_mode)
+        if given.get("mode", "RGB") != "RGB":
+            raise ModelError(f"Pictures in the mode {given['mode']!r} are not supported.", "Use RGB.")
+        return cls(
+            _square(given.get("size", 224)),
+            _channels("mean", given.get("mean", _MEAN), -_LARGEST),
+            _channels("std", given.get("std", _STD), _SMALLEST),
+            interpolation,
+            resize_mode,
+            _byte(given.get("fill_color", 0)),
+        )
+
+
+def _square(size: Any) -> int:
+    sides = list(size) if isinstance(size, (list, tuple)) else [size, size]
+    whole = all(isinstance(side, int) and not isinstance(side, bool) and 1 <= side <= 4096 for side in sides)
+    if len(sides) != 2 or not whole:
+        raise ModelError(f"Pictures of the size {size!r} cannot be.", "Give a side from 1 to 4096 pixels.")
+    if sides[0] != sides[1]:
+        raise ModelError(
+            f"The model reads pictures of {sides[0]}×{sides[1]} pixels; only squares are supported.",
+            "Choose a model with square pictures.",
+        )
+    return sides[0]
+
+
+def _channels(name: str, values: Any, low: float) -> tuple[float, ...]:
+    is_list = isinstance(values, (list, tuple)) and len(values) == 3
+    numbers = is_list and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+    if not numbers or not all(math.isfinite(v) and low <= v <= _LARGEST for v in values):
+        shown = repr(values)[:80]
+        raise ModelError(
+            f"The {name} of the pictures' channels is {shown}.",
+            f"Give three numbers from {low:g} to {_LARGEST:g}, for red, green and blue.",
+        )
+    return tuple(float(v) for v in values)
+
+
+def _byte(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 255:
+        raise ModelError(f"The fill colour is {value!r}.", "Give a whole number from 0 to 255.")
+    return value
+
+
+def _check_way(interpolation: Any, resize_mode: Any) -> None:
+    if interpolation not in _INTERPOLATIONS:
+        raise ModelError(f"Interpolation {interpolation!r} is not supported.", "Use bicubic or bilinear.")
+    if resize_mode not in _RESIZE_MODES:
+        raise ModelError(f"Resize mode {resize_mode!r} is not supported.", "Use shortest, squash or longest.")
 
 
 def preprocess(
@@ -40,10 +127,7 @@ def preprocess(
         DataError: not uint8 H×W×3, or an empty side.
         ModelError: a model asks for another interpolation or resize mode.
     """
-    if interpolation not in ("bicubic", "bilinear"):
-        raise ModelError(f"Interpolation {interpolation!r} is not supported.", "Use bicubic or bilinear.")
-    if resize_mode not in ("shortest", "squash", "longest"):
-        raise ModelError(f"Resize mode {resize_mode!r} is not supported.", "Use shortest, squash or longest.")
+    _check_way(interpolation, resize_mode)
     for index, image in enumerate(images):
         _check(image, index)
     if all(image.shape[:2] == (size, size) for image in images):

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 
 from cmai_core.errors import ModelError
-from cmai_core.models.registry import HEADS_FILE
+from cmai_core.models.cards import CARD_FILE
+from cmai_core.models.configuration import CONFIG_FILE
 from cmai_core.models.sidecar import write_heads
 from cmai_core.models.tokenizer import FILES
+from cmai_core.models.weights import HEADS_FILE
 from cmai_core.models.wrapper import VisionLanguageModel
 
-CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
-CARD_FILE = "card.json"
 
 
 def save_local_dir(

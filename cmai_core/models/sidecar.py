@@ -6,12 +6,14 @@ open_clip finds its own weights by their name and does not look at it: a folder 
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 
 from cmai_core.errors import ModelError
 from cmai_core.models.heads import ConsistencyHeads, HeadSizes
+from cmai_core.models.weights import checked_weights
 
 
 def write_heads(weights: dict[str, torch.Tensor], sizes: HeadSizes, path: Path) -> None:
@@ -31,11 +33,28 @@ def read_heads(path: Path) -> ConsistencyHeads:
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
+    checked_weights(path)
     try:
         with safe_open(path, "pt") as file:
-            sizes = HeadSizes(**json.loads((file.metadata() or {})["sizes"]))
+            sizes = _sizes((file.metadata() or {})["sizes"])
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        with torch.device("meta"):  # shapes only: sizes in a header are promises
+            expected = {name: tuple(tensor.shape) for name, tensor in ConsistencyHeads(sizes).state_dict().items()}
+        if found != expected:
+            raise ValueError("tensors of other sizes than the header says")
         heads = ConsistencyHeads(sizes)
         heads.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
         raise ModelError(f"{path} holds no consistency heads that can be read.", "Fetch or save it again.") from error
     return heads.eval().requires_grad_(False)
+
+
+def _sizes(text: str) -> HeadSizes:
+    """The sizes in a header; four whole numbers that a model can have."""
+    given = json.loads(text)
+    names = [field.name for field in fields(HeadSizes)]
+    if not isinstance(given, dict) or sorted(given) != sorted(names):
+        raise ValueError("other sizes")
+    if not all(isinstance(given[name], int) and 1 <= given[name] <= 16384 for name in names):
+        raise ValueError("sizes that cannot be")
+    return HeadSizes(**given)

@@ -77,13 +77,16 @@ def _lengths_end(ids: torch.Tensor, pad_id: int) -> int:
     return int(used[-1]) + 1 if len(used) else 1
 
 
-def _fit(ids: torch.Tensor, x: torch.Tensor, length: int, tower: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut or pad ids (T×L) and embeddings (T×L×W) to `length` positions."""
+def _fit(
+    ids: torch.Tensor, x: torch.Tensor, length: int, tower: Any, pad: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cut or pad ids (T×L) and embeddings (T×L×W) to `length` positions, with the token `pad` (None: the tower's)."""
     missing = length - ids.shape[1]
     if missing <= 0:
         return ids[:, :length], x[:, :length]
-    ids = F.pad(ids, (0, missing), value=tower.pad_id)
-    filler = tower.token_embedding.weight[tower.pad_id].expand(len(x), missing, -1)
+    pad = tower.pad_id if pad is None else pad
+    ids = F.pad(ids, (0, missing), value=pad)
+    filler = tower.token_embedding.weight[pad].expand(len(x), missing, -1)
     return ids, torch.cat([x, filler.to(x.dtype)], dim=1)
 
 
@@ -165,14 +168,20 @@ def _class_token(transformer: Any, tokens: torch.Tensor, mask: torch.Tensor) -> 
     return (x + last.ls_2(last.mlp(last.ln_2(x))))[:, 0]
 
 
-def forward_plain(tower: Any, ids: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A text tower without a class token (CLIP): (pooled T×D, states T×L'×W after the final norm)."""
+def forward_plain(
+    tower: Any, ids: torch.Tensor, x: torch.Tensor, pad: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A text tower without a class token (CLIP): (pooled T×D, states T×L'×W after the final norm).
+
+    `pad`: the token that the tokenizer pads with, where it is another than the tower masks (SigLIP's); a tower that
+    looks at padding sees it.
+    """
     from open_clip.transformer import text_global_pool
 
     causal = tower.attn_mask is not None
     trims = causal and tower.pool_type in ("argmax", "eos", "first")
     length = _lengths_end(ids, tower.pad_id) if trims else tower.context_length
-    ids, x = _fit(ids, x, length, tower)
+    ids, x = _fit(ids, x, length, tower, pad)
     mask = tower.attn_mask[:length, :length] if causal else None
     if tower.use_pad_mask:
         allowed = (ids != tower.pad_id).unsqueeze(1).expand(-1, length, -1)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmai_core.errors import ModelError
+from cmai_core.models.integrity import record
 from cmai_core.paths import assets_dir
 
 if TYPE_CHECKING:
@@ -177,7 +178,11 @@ def _write(path: Path, text: str) -> None:
 def build_bundled_tokenizer(path: str | Path | None = None) -> Path:
     """Rebuild the bundled vocabulary (default: in place) from this package's two word lists."""
     words = list(dict.fromkeys([*word_list("tabletop"), *PUNCTUATION, *word_list("common")]))
-    return build_tokenizer(words, path or bundled_tokenizer_dir(), words)
+    if path is not None:
+        return build_tokenizer(words, path, words)
+    folder = build_tokenizer(words, bundled_tokenizer_dir(), words)
+    record(folder)
+    return folder
 
 
 if __name__ == "__main__":

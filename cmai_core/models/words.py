@@ -38,9 +38,8 @@ def punctuation_ids(model: VisionLanguageModel) -> list[int]:
 def token_strings(model: VisionLanguageModel, ids: Sequence[int]) -> tuple[str, ...]:
     """Each token as people read it, without marks of where words begin or end; special tokens in angle brackets."""
     pad, bos, eos = model.token_ids()
-    names = {bos: "<start>", eos: "<end>"}
-    if getattr(model.tokenizer, "tokenizer", None) is not None:
-        names[pad] = "<pad>"
+    names = {pad: "<pad>"} if getattr(model.tokenizer, "tokenizer", None) is not None else {}
+    names |= {bos: "<start>", eos: "<end>"}  # a vocabulary may pad with its end token
     spelled = []
     for i, piece in zip(ids, _pieces(model, ids), strict=True):
         plain = model.detokenize([int(i)])

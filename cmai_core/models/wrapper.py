@@ -24,12 +24,14 @@ from cmai_core.errors import DataError, ModelError, OptionError
 from cmai_core.models import fast, text_tower, tokenizer
 from cmai_core.models.generation import generate_ids
 from cmai_core.models.heads import ConsistencyHeads, HeadSizes, TextStates, log_verified, word_evidence
+from cmai_core.models.integrity import file_hash
 from cmai_core.models.patches import embed_patches
-from cmai_core.models.preprocess import preprocess
+from cmai_core.models.preprocess import Preprocessing, preprocess
 from cmai_core.models.text_tower import TextFeatures
 from cmai_core.models.words import merge_words, punctuation_ids, used_length
 
 _IMAGE_CODE = 0.5
+NO_TOKEN = -1
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class VisionLanguageModel:
         heads: consistency heads. heads_file: where they were read from; then the hash is that of both files.
 
     Raises:
-        ModelError: heads that do not fit the model.
+        ModelError: heads that do not fit the model; preprocessing that cannot be (see `Preprocessing.of`).
     """
 
     def __init__(
@@ -123,16 +125,11 @@ class VisionLanguageModel:
         self._files = tuple(Path(file) for file in (weights_file, heads_file) if file)
         self._file_hash: str | None = None
         self._tokenizer_lock = threading.Lock()
-        cfg = clip.visual.preprocess_cfg
-        size = cfg["size"]
-        self.image_size = int(size if isinstance(size, int) else size[0])
-        self._mean = torch.tensor(cfg["mean"], dtype=torch.float32).view(3, 1, 1)
-        self._std = torch.tensor(cfg["std"], dtype=torch.float32).view(3, 1, 1)
-        self._resize = {
-            "interpolation": cfg.get("interpolation") or "bicubic",
-            "resize_mode": cfg.get("resize_mode") or "shortest",
-            "fill": int(cfg.get("fill_color") or 0),
-        }
+        asked = Preprocessing.of(clip.visual.preprocess_cfg)
+        self.image_size = asked.size
+        self._mean = torch.tensor(asked.mean, dtype=torch.float32).view(3, 1, 1)
+        self._std = torch.tensor(asked.std, dtype=torch.float32).view(3, 1, 1)
+        self._resize = {"interpolation": asked.interpolation, "resize_mode": asked.resize_mode, "fill": asked.fill}
         self.heads = heads
         self._loaded_version = self.weights_version
 
@@ -180,7 +177,8 @@ class VisionLanguageModel:
                 module.training = False
             with torch.no_grad():
                 image = self.image_features(torch.zeros(1, 3, size, size, device=like.device, dtype=like.dtype))
-                text = self.text_features(torch.tensor([self.token_ids()[1:]], device=like.device))
+                ends = [token for token in self.token_ids()[1:] if token != NO_TOKEN]
+                text = self.text_features(torch.tensor([ends], device=like.device))
         finally:
             for module in training:
                 module.training = True
@@ -242,12 +240,15 @@ class VisionLanguageModel:
         return digest.hexdigest()
 
     def token_ids(self) -> tuple[int, int, int]:
-        """(pad, bos, eos) of the vocabulary."""
+        """(pad, bos, eos) of the vocabulary; bos is `NO_TOKEN` (−1, which no token is) where it has none.
+
+        A vocabulary may have a start token that its texts do not begin with, and pad with its end token (SigLIP's do).
+        """
         inner = getattr(self.tokenizer, "tokenizer", None)
         if inner is not None:
             bos = inner.bos_token_id if inner.bos_token_id is not None else inner.cls_token_id
             eos = inner.eos_token_id if inner.eos_token_id is not None else inner.sep_token_id
-            return int(inner.pad_token_id), int(bos), int(eos)
+            return int(inner.pad_token_id), NO_TOKEN if bos is None else int(bos), int(eos)
         return 0, int(self.tokenizer.sot_token_id), int(self.tokenizer.eot_token_id)
 
     @property
@@ -307,7 +308,7 @@ class VisionLanguageModel:
         """Token ids, int64 T×context_length on the model's device, padded at the end; longer texts are cut.
 
         Raises:
-            DataError: not a sequence of strings.
+            DataError: not a sequence of strings, or a text with a token that the model has no embedding of.
         """
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise DataError("Texts must be a sequence of strings.", "Wrap a single text in a list.")
@@ -315,7 +316,25 @@ class VisionLanguageModel:
             return torch.zeros(0, self.context_length, dtype=torch.long, device=self.device)
         with self._tokenizer_lock:
             ids = tokenizer.ids_of(self.tokenizer, list(texts), self.context_length)
+        most = self._embeddings
+        outside = ((ids < 0) | (ids >= most)).any(dim=1) if most is not None else None
+        if outside is not None and bool(outside.any()):
+            text = texts[int(outside.int().argmax())]
+            raise DataError(
+                f"The text {text[:80]!r} has a token that {self.name} does not know: its tokenizer has more than the "
+                f"model's {most:,}.",
+                "Write it in other words.",
+            )
         return ids.to(self.device)
+
+    @functools.cached_property
+    def _embeddings(self) -> int | None:
+        """How many tokens the text tower has embeddings of; None where that is not to be seen."""
+        tower = text_tower.text_parts(self.clip)
+        if tower is not None:
+            return int(tower.token_embedding.num_embeddings)
+        inner = getattr(getattr(self.clip.text, "transformer", None), "get_input_embeddings", None)
+        return None if inner is None else int(inner().num_embeddings)
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Ids → text; padding, start and end tokens are left out."""
@@ -356,7 +375,7 @@ class VisionLanguageModel:
         else:
             embedded = text_tower.embed(tower, x if self._is_soft(x) else ids)
             if tower.cls_emb is None:
-                pooled, found = text_tower.forward_plain(tower, ids, embedded)
+                pooled, found = text_tower.forward_plain(tower, ids, embedded, self.token_ids()[0])
             else:
                 pooled, found = text_tower.forward_coca(tower, ids, embedded, states)
         return TextFeatures(F.normalize(pooled, dim=-1), pooled, found)
@@ -588,6 +607,10 @@ class VisionLanguageModel:
             ids = self.tokenize(prompts)
             ends = (ids == eos).int().argmax(dim=1)
             ids = ids.masked_fill(torch.arange(ids.shape[1], device=ids.device) >= ends.unsqueeze(1), pad)
+            if int(ends.min()) < 1:
+                raise ModelError(
+                    f"The vocabulary of {self.name} has no start token, so it cannot begin a text.", "Give a prompt."
+                )
             if int(ends.max()) >= self.context_length - 1:
                 raise DataError(
                     "The prompt fills the whole context.", f"Use fewer than {self.context_length - 2} tokens."
@@ -602,7 +625,7 @@ class VisionLanguageModel:
                 beam=beam,
                 eos_id=eos,
                 pad_id=pad,
-                forbidden=(pad, bos),
+                forbidden=tuple({pad, bos} - {eos, NO_TOKEN}),
             )
         return [self.detokenize(row) for row in added]
 
@@ -695,8 +718,5 @@ class VisionLanguageModel:
 
 def hash_of_files(files: Sequence[Path]) -> str:
     """SHA-256 of a file; of several, that of their hashes in hexadecimal, one after the other."""
-    hashes = []
-    for path in files:
-        with path.open("rb") as file:
-            hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
+    hashes = [file_hash(path) for path in files]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()

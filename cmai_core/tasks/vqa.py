@@ -157,5 +157,5 @@ def answer_tokens(model: VisionLanguageModel, answers: Sequence[str]) -> tuple[t
     _, bos, eos = model.token_ids()
     out = []
     for row in model.tokenize(list(answers)).tolist():
-        out.append(tuple(row[1 if row[0] == bos else 0 : row.index(eos)]))
+        out.append(tuple(row[1 if row[0] == bos else 0 : row.index(eos) if eos in row else len(row)]))
     return tuple(out)

@@ -3,6 +3,7 @@
 python -m cmai_core.training.bundle runs/base/model tabletop --measure    # with figures on the test split
 python -m cmai_core.training.bundle runs/tecoa/model tabletop-tecoa --heads runs/tecoa-heads/model
 python -m cmai_core.training.bundle --cards                     # print the cards of all bundled models as Markdown
+python -m cmai_core.training.bundle --hashes                    # of the bundled models as they are, written anew
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def bundle(
     measured: bool = False,
     calibration: int = 1000,
 ) -> dict[str, Any]:
-    """Copies a trained `local-dir` model into the assets, calibrates it, and writes figures into its card.
+    """Copies a trained `local-dir` model into the assets with its files' hashes, calibrates it, and writes its figures.
 
     Args:
         source: the training's model folder. name: what the bundled model is called.
@@ -64,6 +65,7 @@ def bundle(
         ModelError: no model there, one over the size limit, or heads of other towers.
     """
     from cmai_core.models import load_model
+    from cmai_core.models.integrity import record
     from cmai_core.models.registry import bundled_dir
     from cmai_core.models.save import CARD_FILE, WEIGHTS_FILE, swap, write_card
 
@@ -88,6 +90,7 @@ def bundle(
         shutil.rmtree(building, ignore_errors=True)
     for path in target.iterdir():
         path.chmod(0o644)
+    record(target)
     if calibration:
         _calibrate(load_model(name), target, calibration)
     model = load_model(name)
@@ -107,8 +110,8 @@ def _with_heads(card: dict[str, Any], building: Path, heads: Path) -> dict[str, 
     import torch
     from safetensors.torch import load_file
 
-    from cmai_core.models.registry import HEADS_FILE
     from cmai_core.models.save import CARD_FILE, WEIGHTS_FILE
+    from cmai_core.models.weights import HEADS_FILE
 
     if not (heads / HEADS_FILE).is_file():
         raise ModelError(f"{heads} holds no consistency heads.", "Train them: `cmai train --recipe cmcv --base …`.")
@@ -132,6 +135,16 @@ def _calibrate(model: VisionLanguageModel, target: Path, count: int) -> None:
 
     others = [load_dataset("tabletop", split=split, limit=min(count, SHIFTED)) for split in OTHERS]
     store_calibration(calibrated(model, load_dataset("tabletop", split="validation"), others, limit=count), target)
+
+
+def record_all() -> None:
+    """Write down the hashes of every bundled model's files and of the shared vocabulary's, as they are now."""
+    from cmai_core.models.integrity import record
+    from cmai_core.models.registry import bundled_dir
+
+    for folder in sorted(bundled_dir().iterdir()):
+        if folder.is_dir() and not folder.name.startswith("."):
+            record(folder)
 
 
 def measure(model: VisionLanguageModel, limit: int, attacked: int) -> dict[str, Any]:
@@ -261,14 +274,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--heads", type=Path, help="model folder of a training of heads alone on the same towers")
     parser.add_argument("--measure", action="store_true", help="on the test split (bases, not what is compared)")
     parser.add_argument("--cards", action="store_true", help="print all cards as Markdown")
+    parser.add_argument("--hashes", action="store_true", help="write down the hashes of the bundled models' files")
     args = parser.parse_args(argv)
-    if not args.cards and (args.source is None or args.name is None):
-        parser.error("give a model folder and a name, or --cards")
+    if not (args.cards or args.hashes) and (args.source is None or args.name is None):
+        parser.error("give a model folder and a name, --cards or --hashes")
 
     def command() -> None:
         if args.source is not None:
             options = {"heads": args.heads, "measured": args.measure}
             bundle(args.source, args.name, limit=args.limit, attacked=args.attacked, **options)
+        if args.hashes:
+            record_all()
         if args.cards:
             print(cards_markdown(), end="")
 

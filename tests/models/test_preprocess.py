@@ -5,7 +5,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from cmai_core.errors import DataError, ModelError
-from cmai_core.models.preprocess import preprocess
+from cmai_core.models.preprocess import Preprocessing, preprocess
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +80,32 @@ def test_unknown_modes():
         preprocess([], 8, interpolation="nearest")
     with pytest.raises(ModelError, match="stretch"):
         preprocess([], 8, resize_mode="stretch")
+
+
+def test_what_is_not_said_is_open_clips_default():
+    found, theirs = Preprocessing.of({"size": [64, 64], "mean": None}), PreprocessCfg(size=64)
+    assert (found.size, found.mean, found.std) == (64, tuple(theirs.mean), tuple(theirs.std))
+    assert (found.interpolation, found.resize_mode, found.fill) == ("bicubic", "shortest", theirs.fill_color)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("size", value) for value in ([64, 32], 0, -1, 1e3, "64", [64], True, 10**9)),
+        *(
+            ("std", value)
+            for value in ([1, 1, 0], [1, 1, -1], [1, 1], [1] * 4, 1, "111", [1, 1, float("nan")], [1, 1, 1e-9])
+        ),
+        *(("mean", value) for value in ([0, 0, float("inf")], [0, 0], {}, [0, 0, "0"], [0, 0, True])),
+        *(
+            ("interpolation", "nearest"),
+            ("resize_mode", "crop"),
+            ("mode", "L"),
+            ("fill_color", 256),
+            ("fill_color", 1.5),
+        ),
+    ],
+)
+def test_preprocessing_that_cannot_be(small, key, value):
+    with pytest.raises(ModelError):
+        Preprocessing.of({"size": 64, key: value})
