@@ -82,7 +82,7 @@ def _dlr(task: Any, dataset: Any, **aim: Any) -> Objective:
 
 TARGETED_LOSSES: dict[str, Goal] = {"margin": _margin, "dlr": _dlr}
 """What may be raised towards each false class. DLR is AutoAttack's; its denominator is the lead over the third and
-fourth score, which among hundreds of captions is next to nothing, and so it finds fewer: the margin is what is usual."""
+fourth score, which among hundreds of captions is next to nothing, and so it finds fewer: usual is the margin."""
 
 
 def _saliency(task: Any, dataset: Any, **aim: Any) -> Objective:

@@ -95,7 +95,7 @@ def correction_table(
 def correction_words(
     results: Mapping[str, Result], corrections: Mapping[str, Result], protocol: Protocol = PROTOCOL
 ) -> str:
-    """What the table says in a sentence: how many points the published figures are too high, and whose are not known."""
+    """What the table says in a sentence: how many points the published figures are too high, as far as is known."""
     said = []
     for epsilon in protocol.part(_PART).epsilons:
         gaps = []
@@ -166,9 +166,7 @@ def measure(
             cancel.check()
         taken |= {row for row, lost in zip(rows, found.success_8bit.tolist(), strict=True) if lost}
     asked = set(standing)
-    marks = "".join(
-        UNASKED if k not in asked else WRONG if k in taken else RIGHT for k in range(len(published.held))
-    )
+    marks = "".join(UNASKED if k not in asked else WRONG if k in taken else RIGHT for k in range(len(published.held)))
     held = "".join(WRONG if k in taken else mark for k, mark in enumerate(published.held))
     return Verdict(_TASK, published.norm, epsilon, published.held, held, recipes={TARGETED: marks})
 
