@@ -15,109 +15,101 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cmai_core.comparison.protocol import PROTOCOL, TARGETED, Protocol
 from cmai_core.comparison.results import Result, read_results
 from cmai_core.comparison.run import results_dir
-from cmai_core.comparison.tables import label, markdown, percent
-from cmai_core.comparison.verdicts import RIGHT, UNASKED, WRONG, Verdict, rights, share
+from cmai_core.comparison.tables import BEST, label, markdown, percent, points
+from cmai_core.comparison.verdicts import RIGHT, UNASKED, WRONG, Verdict, difference, rights, share
 from cmai_core.errors import CmaiError, DataError, OptionError
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 from cmai_core.terminal import SHARE_AND_WORDS, exit_status, interruptible, progress_bar, write_json
 from cmai_core.versions import library_versions
 
-FOLDER = "correction"
-_PART, _TASK = "main", "retrieval"
+FOLDER = PART = "correction"
+_MAIN, _TASK = "main", "retrieval"
 _SIZE = 32
 
 
-def read_corrections(folder: Path, protocol: Protocol = PROTOCOL) -> dict[str, Result]:
-    """What is kept, by model, in the protocol's order; {} where nothing is.
+def with_corrections(results: Mapping[str, Result], folder: Path, protocol: Protocol = PROTOCOL) -> dict[str, Result]:
+    """The results, those that a correction is kept of with a part more: `result.verdict("correction", epsilon)`.
+
+    Its `clean` is what stood as published; its `held`, what stands after the targeted attack too.
 
     Args:
         folder: of the published results.
 
     Raises:
-        DataError: a file that cannot be read, or one made under another protocol.
+        DataError: a file that cannot be read, was made under another protocol, of other weights, or on other scenes
+            than those that stand.
     """
-    names = [name for name in protocol.models if (folder / FOLDER / f"{name}.json").is_file()]
-    return read_results(folder / FOLDER, names, protocol) if names else {}
+    names = [name for name in results if (folder / FOLDER / f"{name}.json").is_file()]
+    kept = read_results(folder / FOLDER, names, protocol) if names else {}
+    out = dict(results)
+    for name, correction in kept.items():
+        result = results[name]
+        verdicts = correction.verdicts(_MAIN)
+        same = [(p := result.verdict(_MAIN, v.epsilon)) is not None and p.held == v.clean for v in verdicts]
+        if correction.hash != result.hash or not all(same):
+            raise DataError(
+                f"The correction of {name} is not of its published results.",
+                f"Measure it again: python -m cmai_core.comparison.correction {name}",
+            )
+        out[name] = replace(result, parts={**result.parts, PART: correction.parts[_MAIN]})
+    return out
 
 
-def corrected(result: Result, correction: Result | None, epsilon: float) -> Verdict | None:
-    """The published verdict with what the targeted attack takes besides; None where that was not measured.
-
-    Raises:
-        DataError: the correction is of other weights, or was made on other scenes than those that stand.
-    """
-    published = result.verdict(_PART, epsilon)
-    found = None if correction is None else correction.verdict(_PART, epsilon)
-    if published is None or found is None:
-        return None
-    if correction is not None and (correction.hash != result.hash or found.clean != published.held):
-        raise DataError(
-            f"The correction of {result.name} at {epsilon:g}/255 is not of its published results.",
-            f"Measure it again: python -m cmai_core.comparison.correction {result.name}",
-        )
-    return Verdict(_TASK, found.norm, epsilon, published.clean, found.held, recipes=found.recipes)
-
-
-def correction_table(
-    results: Mapping[str, Result], corrections: Mapping[str, Result], protocol: Protocol = PROTOCOL
-) -> str:
+def correction_table(results: Mapping[str, Result], protocol: Protocol = PROTOCOL) -> str:
     """Published worst case, scenes the targeted attack takes of those that stood, and what is left; "" for nothing."""
-    epsilons = protocol.part(_PART).epsilons
+    epsilons = protocol.part(_MAIN).epsilons
     head = ["model"]
     for epsilon in epsilons:
         at = f"{epsilon:g}/255"
-        head += [f"published, {at}", f"taken, of those that stood, {at}", f"left, {at}"]
+        head += [f"published, {at}", f"taken, of those that stood, {at}", f"left, {at}", f"`{BEST}` − this, {at}"]
     rows = []
     for name, result in results.items():
-        found = [corrected(result, corrections.get(name), epsilon) for epsilon in epsilons]
-        if not any(found):
+        if PART not in result.parts:
             continue
         row = [label(name)]
-        for epsilon, verdict in zip(epsilons, found, strict=True):
-            published = result.verdict(_PART, epsilon)
+        for epsilon in epsilons:
+            published, found = result.verdict(_MAIN, epsilon), result.verdict(PART, epsilon)
             row.append("–" if published is None else percent(share(published.held)))
-            if verdict is None or published is None:
-                row += ["–", "–"]
+            if found is None:
+                row += ["–"] * 3
                 continue
-            stood = rights(published.held)
-            row.append(f"{int((stood & ~rights(verdict.held)).sum())} of {int(stood.sum())}")
-            row.append(percent(share(verdict.held)))
+            best = results[BEST].verdict(PART, epsilon) if BEST in results and name != BEST else None
+            gap = "–" if best is None else points(difference(best.held, found.held))
+            row += ["{} of {}".format(*taken(found)), percent(share(found.held)), gap]
         rows.append(row)
     return markdown(head, rows) if rows else ""
 
 
-def correction_words(
-    results: Mapping[str, Result], corrections: Mapping[str, Result], protocol: Protocol = PROTOCOL
-) -> str:
+def taken(correction: Verdict) -> tuple[int, int]:
+    """How many scenes the targeted attack takes, and of how many that stood."""
+    stood = rights(correction.clean)
+    return int((stood & ~rights(correction.held)).sum()), int(stood.sum())
+
+
+def correction_words(results: Mapping[str, Result], protocol: Protocol = PROTOCOL) -> str:
     """What the table says in a sentence: how many points the published figures are too high, as far as is known."""
     said = []
-    for epsilon in protocol.part(_PART).epsilons:
-        gaps = []
-        for name, result in results.items():
-            verdict = corrected(result, corrections.get(name), epsilon)
-            if verdict is not None:
-                published = result.verdict(_PART, epsilon)
-                gaps.append(100 * (share(published.held)["value"] - share(verdict.held)["value"]))
-        if gaps:
+    for epsilon in protocol.part(_MAIN).epsilons:
+        found = [v for result in results.values() if (v := result.verdict(PART, epsilon)) is not None]
+        if found:
+            gaps = [100 * (share(v.clean)["value"] - share(v.held)["value"]) for v in found]
             span = f"{min(gaps):.1f}" if len(gaps) == 1 else f"{min(gaps):.1f} to {max(gaps):.1f}"
-            said.append(f"{span} points at {epsilon:g}/255 ({len(gaps)} of {len(results)} models measured)")
+            said.append(f"{span} points at {epsilon:g}/255 ({len(found)} of {len(results)} models measured)")
+    least = "**The robust figures of this page are upper bounds.** Their worst cases lack attacks towards each of the"
     if not said:
-        return (
-            "**The figures below are upper bounds**: no targeted attack is among those of the worst cases, and none has"
-            " been run on what they leave."
-        )
+        return f"{least} strongest false options, and none has been run on what they leave."
     return (
-        "**The robust figures of this page are upper bounds.** Their worst cases lack attacks towards each of the"
-        f" strongest false captions. Such an attack (`{TARGETED}`: nine captions each, single precision), run on the"
-        f" scenes that are counted as standing in retrieval, takes {' and '.join(said)}. Where the table has no figure,"
-        " and in the other tasks and norms, what it would take is not known, only that it would add nothing. Aims,"
-        " differences and detection below are of the published figures."
+        f"{least} strongest false options. Such an attack (`{TARGETED}`: nine captions each, single precision), run on"
+        f" the scenes that are counted as standing in retrieval, takes {' and '.join(said)}. Of the models and figures"
+        " that it was not run on, the other tasks and norms among them, it is only known that it can take and not give."
+        " Aims, differences and tables are of the published figures unless they say otherwise."
     )
 
 
@@ -146,12 +138,12 @@ def measure(
     from cmai_core.evaluation.grid import Grid
     from cmai_core.tasks.retrieval import Retrieval
 
-    published = result.verdict(_PART, epsilon)
+    published = result.verdict(_MAIN, epsilon)
     if published is None:
-        known = ", ".join(f"{v.epsilon:g}" for v in result.verdicts(_PART))
+        known = ", ".join(f"{v.epsilon:g}" for v in result.verdicts(_MAIN))
         raise OptionError(f"{result.name} was not attacked at {epsilon:g}/255.", f"Accepted: {known}.")
     standing = [k for k, mark in enumerate(published.held) if mark == RIGHT]
-    task = Retrieval(max(protocol.gallery, protocol.part(_PART).limit))
+    task = Retrieval(max(protocol.gallery, protocol.part(_MAIN).limit))
     grid = Grid(models=[result.name], recipes=[TARGETED], epsilons=[epsilon])
     values = 3 * model.image_size**2
     attack = grid.experiment(grid.entries[0], epsilon, task=_TASK).build(task, dataset, values)
@@ -201,15 +193,15 @@ def correct(
         path = folder / FOLDER / f"{name}.json"
         known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if known.get("hash") != model.hash or known.get("protocol") != protocol.hash:
-            known = {"model": name, "hash": model.hash, "protocol": protocol.hash, "parts": {_PART: []}}
-        for epsilon in epsilons or sorted(protocol.part(_PART).epsilons, reverse=True):
-            if any(entry["epsilon"] == epsilon for entry in known["parts"][_PART]):
+            known = {"model": name, "hash": model.hash, "protocol": protocol.hash, "parts": {_MAIN: []}}
+        for epsilon in epsilons or sorted(protocol.part(_MAIN).epsilons, reverse=True):
+            if any(entry["epsilon"] == epsilon for entry in known["parts"][_MAIN]):
                 continue
             dataset = load_dataset("tabletop", split=protocol.split) if dataset is None else dataset
             words = lambda update, name=name: f"{name}, {update.stage}"  # noqa: E731
             with interruptible() as cancel, progress_bar(quiet, form=SHARE_AND_WORDS, words=words) as show:
                 verdict = measure(result, model, dataset, epsilon, protocol, progress=show, cancel=cancel)
-            known["parts"][_PART].append(verdict.to_dict())
+            known["parts"][_MAIN].append(verdict.to_dict())
             known["versions"] = library_versions()
             write_json(path, known)
 
