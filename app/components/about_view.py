@@ -50,9 +50,9 @@ def bundled(cards: Sequence[Any]) -> None:
         return
     show(f'<div class="cm-models">{_overview(cards)}</div>')
     st.caption(
-        "Image→text R@1: clean on the first 4,000 test scenes, and in the worst case over attacks by every loss of the "
-        "comparison's protocol on the first 1,000 (docs/results.md). – : not measured under it. Verifier: consistency "
-        "heads of its own."
+        "Image→text R@1: clean on the first 4,000 test scenes, and in the worst case over untargeted attacks by every "
+        "loss of the comparison's protocol on the first 1,000, which targeted ones lower further (docs/results.md). "
+        "– : not measured under it. Verifier: consistency heads of its own."
     )
     names = {card.name: card for card in cards}
     first = list(names).index(DEFENDED) if DEFENDED in names else 0

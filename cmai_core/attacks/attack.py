@@ -14,7 +14,7 @@ from cmai_core.attacks.fit import check_fit
 from cmai_core.attacks.gradient import Outcome, Problem
 from cmai_core.attacks.objectives import Consistency, Objective
 from cmai_core.attacks.options import strict_options
-from cmai_core.attacks.result import AttackResult, round_to_8bit
+from cmai_core.attacks.result import AttackResult
 from cmai_core.attacks.seeds import resolve_seed
 from cmai_core.attacks.success import Criterion, Raised
 from cmai_core.attacks.threat import ThreatModel, changed_positions
@@ -118,7 +118,7 @@ class Attack:
             total = max(1, outcome.steps_done)
             watch.report(total, total, "checking the rounded image", dict, force=True)
             final = evaluator.score(outcome.pixels)
-            rounded = round_to_8bit(outcome.pixels)
+            rounded = region.rounded(outcome.pixels)
             final_8bit = evaluator.score(rounded)
             if outcome.last_unscored:
                 outcome.objective_trace[-1] = final.value
@@ -185,6 +185,7 @@ class Attack:
             "universal": outcome.universal,
             "forwards": outcome.forwards,
             "backwards": outcome.backwards,
+            "rounded": rounded,
         }
         return AttackResult(
             ids=tuple(batch.ids),

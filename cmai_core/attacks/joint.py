@@ -16,7 +16,6 @@ from cmai_core.attacks.joint_state import JointState
 from cmai_core.attacks.objectives import Objective
 from cmai_core.attacks.options import strict_options
 from cmai_core.attacks.pair_evaluator import PairEvaluator
-from cmai_core.attacks.result import round_to_8bit
 from cmai_core.attacks.schedules import SGA
 from cmai_core.attacks.seeds import resolve_seed
 from cmai_core.attacks.success import Criterion, Raised
@@ -105,7 +104,7 @@ class JointAttack:
             if evaluator.pixels.device.type == "cuda":
                 torch.cuda.synchronize(evaluator.pixels.device)
             seconds = time.perf_counter() - start
-            rounded = round_to_8bit(pixels)
+            rounded = region.rounded(pixels)
             final, final_8bit = (
                 evaluator.score(edited, rows, evaluator.images(p), pixels=p) for p in (pixels, rounded)
             )
@@ -126,6 +125,7 @@ class JointAttack:
         delta, delta_8bit = ((p - region.centre).flatten(1) for p in (pixels, rounded))
         tensors = {
             "pixels": pixels,
+            "rounded": rounded,
             "success_8bit": final_8bit.success,
             "objective_8bit": final_8bit.value,
             "consistency_8bit": final_8bit.consistency,

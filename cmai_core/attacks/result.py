@@ -35,7 +35,8 @@ class Rate:
 class AttackResult:
     """An attack's outcome. Tensors on the CPU; N samples, S steps; pixels in [0, 1].
 
-    "Rounded" means rounded to the nearest of 256 levels, as a saved picture is; only that counts in practice.
+    "Rounded" means brought to the 256 levels of a saved picture; only that counts in practice. Where the nearest level
+    would leave the threat model (L2, and ε between two levels), values go back towards the clean picture by one level.
 
     Attributes:
         ids: sample ids.
@@ -56,6 +57,7 @@ class AttackResult:
         minimum, minimum_norm: of a minimum-norm search: the closest adversarial image N×3×H×W whatever ε, and its
             distance in the threat's units (inf where none was found); None otherwise. `pixels` respect ε.
         universal: 3×H×W, the one perturbation of a universal search (a patch's content), to be used on other images.
+        rounded: the rounded adversarial images N×3×H×W, multiples of 1/255 within the threat model.
 
     `forwards` of a black-box search are its queries, exactly.
     """
@@ -90,18 +92,19 @@ class AttackResult:
     minimum: torch.Tensor | None = None
     minimum_norm: torch.Tensor | None = None
     universal: torch.Tensor | None = None
+    rounded: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def pixels_8bit(self) -> torch.Tensor:
-        """Adversarial images rounded to the nearest multiple of 1/255: N×3×H×W floats."""
-        return round_to_8bit(self.pixels)
+        """Adversarial images in multiples of 1/255: N×3×H×W floats."""
+        return round_to_8bit(self.pixels) if self.rounded is None else self.rounded
 
     def images(self) -> np.ndarray:
         """Adversarial images as a picture file holds them: uint8 N×H×W×3."""
-        return to_uint8(self.pixels)
+        return to_uint8(self.pixels_8bit)
 
     def success_rate(self, rounded: bool = True) -> Rate:
         """ASR: among the samples that did not meet the criterion when clean, those that do after the attack."""
@@ -207,9 +210,16 @@ def save_images(ids: Sequence[str], images: np.ndarray, folder: str | Path) -> l
     return paths
 
 
+LEVELS = 255
+"""Steps from black to white of a picture of 8 bits."""
+
+
 def round_to_8bit(pixels: torch.Tensor) -> torch.Tensor:
-    """Pixels in [0, 1] rounded to the nearest multiple of 1/255 (never truncated)."""
-    return (pixels * 255).round() / 255
+    """Pixels in [0, 1] rounded to the nearest multiple of 1/255 (never truncated).
+
+    An adversarial picture may leave its budget so: `Region.rounded` keeps it inside.
+    """
+    return (pixels * LEVELS).round() / LEVELS
 
 
 def to_uint8(pixels: torch.Tensor) -> np.ndarray:

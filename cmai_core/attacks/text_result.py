@@ -144,12 +144,13 @@ class JointResult(TextAttackResult):
     """A joint attack's outcome: `TextAttackResult` with images. N images, T pairs.
 
     `success`, `objective` and `consistency` are those of the attacked text with the float image; `*_8bit` with the
-    image rounded to 256 levels, which is what counts in practice.
+    image brought to 256 levels within the threat model, which is what counts in practice.
 
     Attributes:
         pixels: N×3×H×W. success_8bit, objective_8bit, consistency_8bit: T.
         linf, l2, linf_8bit, l2_8bit: norms of the perturbation, one an image (N), in [0, 1] pixel units.
         forwards, backwards_image: image passes and image gradients spent on each image (N).
+        rounded: N×3×H×W, the images of 256 levels.
     """
 
     pixels: torch.Tensor = None
@@ -162,15 +163,16 @@ class JointResult(TextAttackResult):
     l2_8bit: torch.Tensor = None
     forwards: torch.Tensor = None
     backwards_image: torch.Tensor = None
+    rounded: torch.Tensor = None
 
     @property
     def pixels_8bit(self) -> torch.Tensor:
-        """Adversarial images rounded to the nearest multiple of 1/255."""
-        return round_to_8bit(self.pixels)
+        """Adversarial images in multiples of 1/255."""
+        return round_to_8bit(self.pixels) if self.rounded is None else self.rounded
 
     def images(self) -> np.ndarray:
         """Adversarial images as a picture file holds them: uint8 N×H×W×3."""
-        return to_uint8(self.pixels)
+        return to_uint8(self.pixels_8bit)
 
     def save(self, folder: str | Path) -> list[Path]:
         """Writes each adversarial image as a PNG; returns one path a pair (pairs of one image share it).
@@ -190,11 +192,11 @@ class JointResult(TextAttackResult):
         return self.success_8bit if rounded else self.success
 
     def _of_images(self) -> tuple[str, ...]:
-        return ("pixels", "linf", "l2", "linf_8bit", "l2_8bit", "forwards", "backwards_image")
+        return ("pixels", "rounded", "linf", "l2", "linf_8bit", "l2_8bit", "forwards", "backwards_image")
 
     def records(self, traces: bool = True) -> list[dict[str, Any]]:
         out = super().records(traces)
-        columns = {name: _plain(getattr(self, name)) for name in self._of_images() if name != "pixels"}
+        columns = {name: _plain(getattr(self, name)) for name in self._of_images() if name not in ("pixels", "rounded")}
         for record, row in zip(out, self.image_of_text, strict=True):
             record |= {name: column[row] for name, column in columns.items()}
         return out

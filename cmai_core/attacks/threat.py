@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from cmai_core.attacks.options import number, one_of, strict_options
+from cmai_core.attacks.result import LEVELS, round_to_8bit
 from cmai_core.errors import DataError, OptionError
 
 NORMS = ("linf", "l2", "l0", "patch")
@@ -21,6 +22,9 @@ RANGES = {
     "l0": (math.inf, "finite numbers of pixel positions from 0"),
     "patch": (1.0, "shares of the area from 0 to 1, such as 0.05"),
 }
+
+# What single precision may add to a level: of 1/255 a thousandth.
+SLACK = 1e-3
 
 
 @strict_options
@@ -209,6 +213,15 @@ class Region(ABC):
     def project(self, pixels: torch.Tensor) -> torch.Tensor:
         """The given images brought back into the region."""
 
+    def rounded(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pictures of the region in multiples of 1/255, as files hold them, near to the given ones of the region.
+
+        Rounding to the nearest level may leave the ball; here what must goes back towards the clean picture by one
+        level. Where the clean picture is no picture of 8 bits itself, no such picture may lie within a small ε, and the
+        nearest one stands.
+        """
+        return round_to_8bit(pixels)
+
     @abstractmethod
     def direction(self, gradient: torch.Tensor) -> torch.Tensor:
         """Steepest ascent of unit length in this region's norm (0 where the gradient is 0)."""
@@ -233,6 +246,11 @@ class LinfRegion(Region):
 
     def distance(self, pixels: torch.Tensor) -> torch.Tensor:
         return (pixels - self.centre).abs().flatten(1).amax(dim=1)
+
+    def rounded(self, pixels: torch.Tensor) -> torch.Tensor:
+        levels = (pixels * LEVELS).round()
+        low, high = (self.lower * LEVELS - SLACK).ceil(), (self.upper * LEVELS + SLACK).floor()
+        return torch.where(low <= high, torch.clamp(levels, low, high), levels) / LEVELS
 
     def shrink(self, delta: torch.Tensor) -> torch.Tensor:
         return torch.clamp(delta, -self.epsilon, self.epsilon)
@@ -264,6 +282,21 @@ class L2Region(Region):
 
     def distance(self, pixels: torch.Tensor) -> torch.Tensor:
         return (pixels - self.centre).flatten(1).norm(dim=1)
+
+    def rounded(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Values are set back first where that is nearest to what was asked for, for what it takes off the length."""
+        wished, clean = ((x.flatten(1) * LEVELS).cpu().double() for x in (pixels, self.centre))
+        levels = wished.round()
+        moved = levels - clean
+        nearer = levels - moved.sign()
+        shortens = moved**2 - (nearer - clean) ** 2
+        price = (nearer - wished) ** 2 - (levels - wished) ** 2
+        order = torch.where(shortens > 0, price / shortens, torch.inf).argsort(dim=1, stable=True)
+        taken = shortens.clamp(min=0).gather(1, order)
+        over = (moved**2).sum(dim=1, keepdim=True) - (self.epsilon.flatten(1).cpu().double() * LEVELS) ** 2
+        needed = taken.cumsum(dim=1) - taken < over  # what the ones before it leave
+        back = torch.zeros_like(needed).scatter(1, order, needed & (taken > 0))
+        return (torch.where(back, nearer, levels) / LEVELS).to(pixels).view_as(pixels)
 
     def shrink(self, delta: torch.Tensor) -> torch.Tensor:
         return delta * (self.epsilon / _length(delta)).clamp(max=1.0)

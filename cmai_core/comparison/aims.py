@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from cmai_core.comparison.correction import PART as CORRECTION
+from cmai_core.comparison.correction import taken
 from cmai_core.comparison.protocol import FAMILIES, REPLAYED, SURROGATES, Protocol
 from cmai_core.comparison.results import Result
 from cmai_core.comparison.tables import BEST, comparable, either, percent, points
@@ -136,7 +138,13 @@ def _survives(best: Result, protocol: Protocol) -> list[Aim]:
         stood = rights(main.held[: strong.count])
         lost = int((stood & ~rights(strong.held)).sum())
         said = f"{lost} of {int(stood.sum())} scenes that stood are lost"
-        out.append(("robust at 2/255 survives stronger attacks: no scene lost", said, lost == 0))
+        out.append(("robust at 2/255 survives stronger untargeted attacks: no scene lost", said, lost == 0))
+    for epsilon in protocol.part("main").epsilons:
+        if (targeted := best.verdict(CORRECTION, epsilon)) is not None:
+            lost, stood = taken(targeted)
+            said = f"{lost} of {stood} scenes that stood are lost"
+            aim = f"robust at {epsilon:g}/255 survives attacks towards the strongest false captions: no scene lost"
+            out.append((aim, said, lost == 0))
     aimed = best.parts.get("aimed") or {}
     if main is not None and {GIVEN, RETRIEVED} <= aimed.keys():
         stood = rights(main.held[: len(aimed[GIVEN]["held"])])

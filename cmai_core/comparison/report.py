@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cmai_core.comparison import tables
 from cmai_core.comparison.aims import NO_RIVALS, aims, rivals
+from cmai_core.comparison.correction import correction_table, correction_words, with_corrections
 from cmai_core.comparison.protocol import PROTOCOL, Protocol
 from cmai_core.comparison.results import Result, read_results, stale
 from cmai_core.comparison.run import results_dir
@@ -50,6 +51,7 @@ def report(
         " --write` writes this page from `assets/results`; `python -m cmai_core.comparison.run` makes those anew, the"
         " adversarial examples included, and `--models tabletop-cmai --parts main` only the main table's row of one.",
     ]
+    out += [correction_words(results, protocol)]
     missing = [name for name in protocol.models if name not in results]
     if missing:
         out.append(f"**Not measured:** {', '.join(f'`{name}`' for name in missing)}.")
@@ -64,6 +66,12 @@ def report(
     out += ["Retrieval faces every loss of the protocol; a model's own adaptive attacks are not among them but below."]
     out += [_picture(figures, "trade-off.svg", "clean against robust accuracy")]
     out.append(tables.robust_table(results, "main", "retrieval", main, protocol.base))
+    if targeted := correction_table(results, protocol):
+        out += ["### With attacks towards the strongest false captions", targeted]
+        out += [
+            "Attacked were the scenes that stand in the table above. `python -m cmai_core.comparison.correction MODEL`"
+            " measures one more model."
+        ]
     out += [
         "The other tasks are attacked through cross entropy and margin, captions through cross entropy and embedding."
     ]
@@ -76,7 +84,10 @@ def report(
     out += ["ε is the root mean square over pixel values."]
     out += ["## Picture and one word", tables.joint_table(results)]
     out += ["## Targeted", tables.targeted_table(results, protocol.base)]
-    out += ["## Do the figures survive?", "More steps, restarts and a black box, on the scenes that still stood:"]
+    out += [
+        "## Do the figures survive?",
+        "More steps, restarts and a black box, untargeted, on the scenes that still stood:",
+    ]
     out += [tables.stronger_table(results, protocol), "PGD of torchattacks and Foolbox, run from outside:"]
     out += [tables.outside_table(results), "ε → large:"]
     out += [tables.robust_table(results, "large", "retrieval", protocol.part("large").epsilons)]
@@ -180,10 +191,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _told(args: argparse.Namespace) -> None:
-    results = read_results(args.folder or results_dir())
+    folder = args.folder or results_dir()
+    results = with_corrections(read_results(folder), folder)
     if args.folder is None and (old := stale(results)):
         raise DataError(f"The results of {', '.join(old)} are of other weights.", "Run the comparison again.")
-    folder = args.folder or results_dir()
     notes = (folder / NOTES).read_text(encoding="utf-8") if (folder / NOTES).is_file() else ""
     more = {"notes": notes, "seeds": read_seeds(folder)}
     if not args.write:

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cmai_core.comparison.protocol import FAMILIES, PROTOCOL, Protocol
+from cmai_core.comparison.protocol import FAMILIES, PROTOCOL, PROTOCOLS, Protocol
 from cmai_core.errors import CmaiError, OptionError
 from cmai_core.paths import assets_dir
 from cmai_core.progress import CancelToken, ProgressCallback
@@ -238,6 +238,7 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--models", nargs="+", metavar="MODEL", help="names of bundled models, or NAME=SPECIFICATION (default: all)")
     add("--parts", nargs="+", choices=part_names(), help="default: all")
+    add("--protocol", choices=tuple(PROTOCOLS), default="published", help="next: with targeted attacks (another hash)")
     add("--split", default=PROTOCOL.split, help="test, or validation while developing (another hash, another folder)")
     add("--folder", type=Path, default=DEFAULT_FOLDER, help=f"default: {DEFAULT_FOLDER}")
     add("--device", help="cpu or cuda (default: cuda if there is one)")
@@ -249,7 +250,7 @@ def main(argv: list[str] | None = None) -> int:
         import torch
 
         torch.set_num_threads(args.threads)
-    protocol = replace(PROTOCOL, split=args.split)
+    protocol = replace(PROTOCOLS[args.protocol], split=args.split)
     known = results_dir() if args.publish else None
     comparison = Comparison(args.folder, protocol, device=args.device, published=known)
     given = [text.partition("=") for text in args.models or protocol.models]

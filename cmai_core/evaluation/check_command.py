@@ -29,7 +29,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     )
     add("--dataset", default="tabletop", help="a dataset's name or a path (default: tabletop)")
     add("--split", default="test", help="default: test")
-    add("--samples", type=int, default=16, help="pairs used; more of them decide more (default: 16)")
+    add("--samples", type=int, default=32, help="pairs used; more of them decide more (default: 32)")
     add("--surrogate", dest="surrogates", action="append", help="another model to make pictures on; may be repeated")
     add("--queries", type=int, default=500, help="budget of the black-box search for each pair (default: 500)")
     add("--seed", type=int, default=0, help="of all random numbers (default: 0)")

@@ -36,8 +36,10 @@ def found(result: Any, batch: Batch, modality: str, minimum: bool) -> Examples:
 
     if modality == "text":
         return Examples(pictures(batch.pixels), tuple(result.texts))
-    pixels = result.minimum if minimum else result.pixels
-    return Examples(pictures(pixels), tuple(result.texts) if modality == "joint" else None, pixels)
+    texts = tuple(result.texts) if modality == "joint" else None
+    if minimum:
+        return Examples(pictures(result.minimum), texts, result.minimum)
+    return Examples(result.images(), texts, result.pixels)
 
 
 def restored(

@@ -181,7 +181,7 @@ def _craft(
     attacked = model if threshold is None else _guarded(model, threshold)
     result = attack(attacked, batch, progress=listener, cancel=cancel, seed=experiment.seed)
     return Craft(
-        **_pictures(role, pixels, result.pixels),
+        **_pictures(role, pixels, result.pixels_8bit),
         **_course_of(result),
         success=None if success is None else bool(result.success_8bit[0]),
         success_float=None if success is None else bool(result.success[0]),
@@ -214,7 +214,7 @@ def _craft_of_words(experiment: Experiment, role: str, pixels: torch.Tensor, res
     joint = experiment.norm == "joint"
     changed = result.label_changed[0]
     return Craft(
-        **_pictures(role, pixels, result.pixels if joint else pixels),
+        **_pictures(role, pixels, result.pixels_8bit if joint else pixels),
         **_course_of(result),
         forwards=int(result.forwards[0]) if joint else 0,
         backwards=int(result.backwards_image[0] if joint else result.backwards[0]),

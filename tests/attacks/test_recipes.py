@@ -241,6 +241,51 @@ def test_each_target_is_tried_in_order_of_likelihood(kit):
         EachTarget(search=APGD(), objective=-Consistency())
 
 
+class TwoOptions:
+    """The kit's task with its classes cut down to two, as a statement has."""
+
+    def __new__(cls, kit):
+        class Two(kit.ScoredTask):
+            def logits(self, model, features, prepared):
+                return super().logits(model, features, prepared)[:, :2]
+
+            def true_classes(self, prepared):
+                return torch.nn.functional.one_hot(prepared % 2, 2).bool()
+
+        return Two()
+
+
+@pytest.mark.parametrize("slug", ["apgd-t", "autoattack"])
+def test_targets_are_aimed_at_by_the_margin_whatever_the_number_of_options(kit, slug):
+    model = kit.conv_model(seed=1)
+    batch = kit.make_batch(model, 6, size=8)
+    result = build(kit, slug, task=TwoOptions(kit), epsilon=7 / 255)(model, batch)
+    assert len(result) == 6
+    published = build(kit, slug, task=TwoOptions(kit), loss="dlr", epsilon=7 / 255)
+    with pytest.raises(OptionError, match="at least 4 classes"):
+        published(model, batch)
+    with pytest.raises(OptionError, match="margin, dlr"):
+        build(kit, slug, loss="levitation")
+    described = build(kit, slug).describe()
+    assert "margin:scored" in str(described) and "dlr" not in str(described)
+
+
+def test_texts_are_encoded_once_for_all_targets():
+    from cmai_core.attacks.reading import make_batch
+    from cmai_core.data import load_dataset
+    from cmai_core.models import load_model
+    from cmai_core.tasks.retrieval import Retrieval
+
+    model, data = load_model("tabletop-tecoa"), load_dataset("tabletop", split="validation", limit=12)
+    batch = make_batch(model, [data[k] for k in range(2)], 1)
+    asked = []
+    model.encode_text = lambda texts, real=model.encode_text: asked.append(len(texts)) or real(texts)
+    attack = RECIPES["apgd-t"].build(task=Retrieval(12), dataset=data, epsilon=0.2 / 255, steps=1, targets=4)
+    result = attack(model, batch)
+    assert asked.count(12) == 1  # the gallery
+    assert not result.success.any() and len(set(result.forwards.tolist())) == 1  # so all four targets were tried
+
+
 class SameSeed:
     """A search with the seed it has as a target of `EachTarget`."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,6 +144,46 @@ class Adapting(Wrapped):
             x = pixels.detach().requires_grad_(True)
             (slope,) = torch.autograd.grad(super().scores(x).logsumexp(dim=1).sum(), x)
         return super().scores(pixels + 0.001 * slope)
+
+
+class Countering(Wrapped):
+    """Perturbs its input in its own favour, in a worker thread that was there before anybody looked."""
+
+    def __init__(self, model, epsilon=32 / 255, steps=8):
+        super().__init__(model)
+        self.epsilon, self.steps, self.worker = epsilon, steps, ThreadPoolExecutor(1)
+        self.worker.submit(int).result()
+
+    def counter(self, pixels):
+        x = pixels
+        with torch.enable_grad():
+            seen = self.model.image_features(x).embedding.argmax(dim=1, keepdim=True)
+            for _ in range(self.steps):
+                x = x.detach().requires_grad_(True)
+                log_p = self.model.image_features(x).embedding.log_softmax(dim=1)
+                (slope,) = torch.autograd.grad(log_p.gather(1, seen).sum(), x)
+                x = x + self.epsilon / self.steps * slope.sign()
+        return x.detach() - pixels
+
+    def scores(self, pixels):
+        return super().scores(pixels + self.worker.submit(self.counter, pixels.detach()).result())
+
+
+class Gated(Wrapped):
+    """Blurs whatever is no picture of 8 bits, as the iterates of an attack are; what is written to a file passes."""
+
+    def scores(self, pixels):
+        levels = pixels * 255
+        off = ((levels - levels.round()).abs() > 1e-3).flatten(1).any(dim=1).view(-1, 1, 1, 1)
+        blurred = F.avg_pool2d(pixels, 3, stride=1, padding=1, count_include_pad=False)
+        return super().scores(torch.where(off, blurred, pixels))
+
+
+class Watching(Wrapped):
+    """Answers otherwise where somebody takes gradients."""
+
+    def scores(self, pixels):
+        return super().scores(1 - pixels if pixels.requires_grad else pixels)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,8 @@ from cmai_core.defenses.pathways import Smoothing
 from cmai_core.defenses.preprocessing import Quantise
 from cmai_core.defenses.system import System
 from cmai_core.errors import OptionError
-from cmai_core.evaluation.checks import comparison, effort, gradients, inference, probe, strength
+from cmai_core.evaluation.checks import comparison, effort, gradients, inference, probe, sameness, strength, verdict
+from cmai_core.evaluation.checks.check import Check, worst
 from cmai_core.progress import CancelToken
 
 _SPEC = importlib.util.spec_from_file_location("cmai_test_planted", Path(__file__).with_name("planted.py"))
@@ -159,6 +160,74 @@ def test_another_clean_accuracy_under_the_harness_is_caught(model, data):
 
 def test_a_model_that_optimises_at_inference_is_flagged(model, data):
     assert run(planted.Adapting(model), data, inference.OPTIMISES)[inference.OPTIMISES].status == "warn"
+
+
+def test_a_counter_perturbation_in_a_worker_thread_is_caught(model, data):
+    """It makes twice as many samples stand, and takes its gradients where the check's own thread does not look."""
+    defended = planted.Countering(model)
+    found = run(defended, data, inference.OPTIMISES, comparison.TARGETED, verdict.TOGETHER)
+    assert found[inference.OPTIMISES].status == "warn"
+    numbers = found[inference.OPTIMISES].numbers
+    assert numbers["other_threads"] == 1 and numbers["gradient_calls"] == defended.steps * numbers["passes"]
+    plain = run(model, data, comparison.TARGETED)[comparison.TARGETED]
+    assert found[comparison.TARGETED].numbers["samples"] == 24 and plain.status == "pass"
+    assert worst([check.status for check in found.values()]) == "fail"
+
+
+def test_gradients_taken_by_another_name_are_counted(model):
+    from torch.autograd import grad
+
+    x = torch.ones(3, requires_grad=True)
+    with inference.counting_gradients() as calls:
+        grad((x**2).sum(), x)
+        (x**2).sum().backward()
+        torch.func.grad(lambda y: (y**2).sum())(torch.ones(3))
+    assert len(calls) == 3
+    grad((x**2).sum(), x)
+    assert len(calls) == 3  # nothing is left behind
+
+
+def test_a_gate_before_what_is_not_of_8_bits_is_caught_by_a_check_of_its_own(model, data):
+    gated = planted.Gated(model)
+    found = run(gated, data, sameness.LATTICE)
+    assert found[sameness.LATTICE].status == "fail"
+    assert found[sameness.LATTICE].numbers["onto"] > 10 * found[sameness.LATTICE].numbers["beside"]
+    several = run(gated, data)
+    assert several[verdict.TOGETHER].status == "fail" and several[verdict.ENOUGH].numbers["recommended"] > 24
+    bits = System(planted.Wrapped(model), preprocessing=(Quantise(levels=16),))
+    assert run(bits, data, sameness.LATTICE)[sameness.LATTICE].status == "pass"  # rounds everything alike
+
+
+def test_a_model_that_looks_whether_gradients_are_taken_is_caught(model, data):
+    assert run(planted.Watching(model), data, sameness.WATCHED)[sameness.WATCHED].status == "fail"
+    assert run(model, data, sameness.WATCHED)[sameness.WATCHED].status == "pass"
+
+
+def test_an_attack_that_only_pushes_away_is_shown_what_aiming_finds(model, data):
+    weak = pgd(data, search=GradientSearch(steps=1, step_size=EPSILON / 20, random_start=False))
+    found = run(model, data, comparison.TARGETED, attack=weak)[comparison.TARGETED]
+    assert found.status == "fail" and found.numbers["only_tested"] == 0
+
+
+def test_several_warnings_of_strength_are_a_failure_and_one_is_not():
+    def checks(*warned):
+        return [Check(name, "warn" if name in warned else "pass", "") for name in verdict.STRENGTH]
+
+    assert verdict.together(checks()).status == "pass"
+    assert verdict.together(checks(*verdict.STRENGTH[: verdict.SEVERAL - 1])).status == "pass"
+    failed = verdict.together(checks(*verdict.STRENGTH[: verdict.SEVERAL]))
+    assert failed.status == "fail" and failed.numbers["warnings"] == verdict.SEVERAL
+    others = [Check(inference.CLEAN, "warn", ""), *(Check(name, "pass", "") for name in verdict.STRENGTH)]
+    assert verdict.together([*others, Check("another", "warn", ""), Check("a third", "warn", "")]).status == "pass"
+    assert verdict.together([Check(strength.GROWS, "skipped", "")]).status == "skipped"
+
+
+def test_few_samples_are_said_to_be_few(model, data):
+    few = run(model, data, verdict.ENOUGH, samples=6)[verdict.ENOUGH]
+    assert few.status == "warn" and few.numbers["not_fooled"] < verdict.LEAST
+    assert few.numbers["recommended"] > 6
+    lead = {"only_other": 3, "only_tested": 0, "samples": 24, "p": 0.125}
+    assert verdict._times(lead) == 2 and verdict._times(lead | {"only_other": 1}) == 5
 
 
 @pytest.mark.parametrize(

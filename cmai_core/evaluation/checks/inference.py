@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.autograd.variable import Variable
 
 from cmai_core.attacks.evaluator import at_rest
 from cmai_core.attacks.reading import read_images
@@ -116,32 +117,55 @@ def optimises(bench: Bench) -> Check:
     """Nothing is optimised at inference (AutoAttack's flag "optimization at inference time").
 
     A model that changes its input or itself by gradients when it is asked can hide from an attack that does not follow
-    these steps (Croce et al. 2022, arXiv 2202.13711).
+    these steps (Croce et al. 2022, arXiv 2202.13711). It is asked about a clean picture and about one between the
+    levels of a file, with gradients switched off and on; it may take its own in any thread.
     """
-    with _counting() as calls, torch.no_grad(), at_rest(bench.model):
-        bench.model.image_features(bench.everyone.pixels[:1])
-    if calls:
+    pixels = bench.everyone.pixels[:1]
+    between = (pixels + 0.3 / 255).clamp(max=1.0)
+    with at_rest(bench.model):
+        passes = [(picture, grad) for picture in (pixels, between) for grad in (False, True)]
+        found: list[str] = []
+        for picture, grad in passes:
+            with counting_gradients() as calls, torch.set_grad_enabled(grad):
+                bench.model.image_features(picture.detach().requires_grad_(grad))
+            found += calls
+    threads = sorted(set(found) - {threading.current_thread().name})
+    numbers = {"gradient_calls": len(found), "passes": len(passes), "other_threads": len(threads)}
+    if found:
+        where = " (in threads of its own)" if threads else ""
         evidence = (
-            f"One forward pass took gradients {len(calls)} times by itself: the model adapts to its input, and attacks "
-            "through a fixed model may miss it."
+            f"{len(passes)} forward passes took gradients {len(found)} times by themselves{where}: the model adapts to "
+            "its input, and attacks through a fixed model may miss it."
         )
-        return Check(OPTIMISES, "warn", evidence, {"gradient_calls": len(calls)})
-    return Check(OPTIMISES, "pass", "A forward pass takes no gradients by itself.", {"gradient_calls": 0})
+        return Check(OPTIMISES, "warn", evidence, numbers)
+    return Check(OPTIMISES, "pass", "A forward pass takes no gradients by itself, in no thread.", numbers)
 
 
 @contextmanager
-def _counting() -> Iterator[list[str]]:
-    """Calls of PyTorch's functions for gradients in this thread."""
-    watched = {torch.autograd.grad.__code__, torch.autograd.backward.__code__, torch.Tensor.backward.__code__}
+def counting_gradients() -> Iterator[list[str]]:
+    """Names of the threads that ask PyTorch's engine for gradients while inside, one a call.
+
+    Whatever asks from Python, `torch.autograd`, `Tensor.backward` or `torch.func`, in whichever thread and by whichever
+    name it was imported, looks the engine up at one place. A profiler or a dispatch mode would see one thread alone.
+    """
     calls: list[str] = []
-    before = sys.getprofile()
-
-    def look(frame: Any, event: str, argument: Any) -> None:
-        if event == "call" and frame.f_code in watched:
-            calls.append(frame.f_code.co_name)
-
-    sys.setprofile(look)
+    engine = Variable._execution_engine
+    Variable._execution_engine = _Heard(engine, calls)
     try:
         yield calls
     finally:
-        sys.setprofile(before)
+        Variable._execution_engine = engine
+
+
+class _Heard:
+    """The engine, with its calls noted."""
+
+    def __init__(self, engine: Any, calls: list[str]):
+        self._engine, self._calls = engine, calls
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def run_backward(self, *args: Any, **options: Any) -> Any:
+        self._calls.append(threading.current_thread().name)
+        return self._engine.run_backward(*args, **options)

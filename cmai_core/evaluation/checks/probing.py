@@ -8,7 +8,7 @@ from typing import Any
 from cmai_core.attacks.options import whole
 from cmai_core.attacks.reading import make_batch
 from cmai_core.errors import Cancelled, OptionError
-from cmai_core.evaluation.checks import comparison, effort, gradients, inference, strength
+from cmai_core.evaluation.checks import comparison, effort, gradients, inference, sameness, strength, verdict
 from cmai_core.evaluation.checks.attacker import attacker_of
 from cmai_core.evaluation.checks.bench import Bench
 from cmai_core.evaluation.checks.check import Check, skipped
@@ -23,6 +23,8 @@ _MODEL: dict[str, Callable[[Bench], Any]] = {
 _ATTACK: dict[str, Callable[[Bench], Any]] = {
     inference.RANDOM: inference.randomised,
     gradients.PRESENT: gradients.gradients,
+    sameness.WATCHED: sameness.watched,
+    sameness.LATTICE: sameness.lattice,
     effort.BUDGET: effort.budget,
     effort.STEPS: effort.steps,
     effort.RAISES: effort.raises,
@@ -35,11 +37,12 @@ _ATTACK: dict[str, Callable[[Bench], Any]] = {
     strength.RESTARTS: strength.restarts,
     strength.CONVERGED: strength.converged,
     comparison.STANDARD: comparison.standard,
+    comparison.TARGETED: comparison.targeted,
     comparison.TRANSFER: comparison.transfer,
     comparison.SCORES: comparison.black_box,
 }
 
-CHECKS = (*_MODEL, *_ATTACK)
+CHECKS = (*_MODEL, *_ATTACK, verdict.TOGETHER, verdict.ENOUGH)
 """Names of all probing checks; the second one of gradients comes with the first."""
 
 
@@ -110,9 +113,28 @@ def run_checks(
             found.append(skipped(name, why))
         else:
             found += _one(name, check, bench)
+    found += _in_all(bench, found, only)
     if progress is not None:
         progress(Progress(len(every), len(every), "done"))
     return found
+
+
+def _in_all(bench: Bench, found: Sequence[Check], only: Collection[str] | None) -> list[Check]:
+    """What the checks come to together."""
+    if bench.cancel is not None and bench.cancel.cancelled:
+        why = "Stopped before it was made."
+    else:
+        why = "" if bench.count else "There is no sample to attack."
+    out = []
+    if only is None or verdict.TOGETHER in only:
+        out.append(skipped(verdict.TOGETHER, why) if why else verdict.together(found))
+    if only is None or verdict.ENOUGH in only:
+        if why:
+            out.append(skipped(verdict.ENOUGH, why))
+        else:
+            enough = lambda bench: verdict.enough(bench, found, len(bench.everyone.ids))  # noqa: E731
+            out += _one(verdict.ENOUGH, enough, bench)
+    return out
 
 
 def _one(name: str, check: Callable[[Bench], Any], bench: Bench) -> Sequence[Check]:
