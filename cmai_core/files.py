@@ -38,7 +38,7 @@ def explained(path: str | os.PathLike[str], verb: str = "written") -> Iterator[N
         if error.errno in _FULL:
             hint = "Free space there, or name another place."
         elif verb == "read":
-            hint = "Check the path and its permissions."
+            path, hint = error.filename or path, "Check the path and its permissions."
         raise DataError(f"{path} cannot be {verb}: {error.strerror or error}.", hint) from error
 
 

@@ -9,12 +9,14 @@ import os
 import signal
 import sys
 import tempfile
+import unicodedata
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cmai_core.errors import Cancelled, CmaiError, DataError, OptionError
+from cmai_core.errors import Cancelled, CmaiError, CmaiWarning, DataError, OptionError
 from cmai_core.files import check_writable, is_stdout
 from cmai_core.progress import CancelToken, Progress
 
@@ -33,7 +35,8 @@ def exit_status(command: Callable[[], int | None], interrupted: str = "Interrupt
     """
     printable()
     try:
-        status = command() or 0
+        with _warnings_said():
+            status = command() or 0
         if sys.stdout is not None:
             sys.stdout.flush()
         return status
@@ -41,11 +44,12 @@ def exit_status(command: Callable[[], int | None], interrupted: str = "Interrupt
         _abandon_stdout()
         return 0
     except CmaiError as error:
-        _complain(f"{error.message}\n{error.hint}".rstrip())
+        _complain(f"{shown(error.message)}\n{shown(error.hint)}".rstrip())
         return 2
     except OSError as error:  # what the system refuses is no fault of the program
-        _abandon_stdout()
-        where = "The output" if error.filename is None else error.filename
+        if error.filename is None:
+            _abandon_stdout()
+        where = "The output" if error.filename is None else shown(str(error.filename))
         reason = error.strerror or str(error)
         _complain(f"{where} cannot be used: {reason}.\nCheck the path, its rights, and that there is space.")
         return 2
@@ -55,6 +59,37 @@ def exit_status(command: Callable[[], int | None], interrupted: str = "Interrupt
     except (Cancelled, KeyboardInterrupt):
         _complain(interrupted)
         return 130
+
+
+def shown(text: str, *, lines: bool = False) -> str:
+    """A text from a file or a name, safe for a terminal: what would move the cursor or hide words is spelt out.
+
+    Args:
+        lines: keep line ends and tabs.
+    """
+    kept = "\u200c\u200d" + ("\n\t" if lines else "")  # joiners shape letters in several scripts
+    hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "".join(
+        sign if sign in kept or unicodedata.category(sign) not in hidden else sign.encode("unicode_escape").decode()
+        for sign in text
+    )
+
+
+@contextmanager
+def _warnings_said() -> Iterator[None]:
+    """The library's own warnings as one line on stderr each, every time; those of others as Python shows them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", CmaiWarning)
+        others = warnings.showwarning
+
+        def say(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, CmaiWarning):
+                _complain(f"note: {shown(str(message))}")
+            else:
+                others(message, category, *where, **more)
+
+        warnings.showwarning = say
+        yield
 
 
 def printable() -> None:
@@ -105,7 +140,7 @@ def deliver(text: str, files: Sequence[tuple[Path | None, Callable[[Path], None]
     first: Exception | None = None
     try:
         stream = sys.stderr if any(is_stdout(path) for path, _ in wanted) else sys.stdout
-        print(text, end="\n" if text else "", file=stream, flush=True)
+        print(shown(text, lines=True), end="\n" if text else "", file=stream, flush=True)
     except OSError as error:
         first = error
     for path, write in wanted:
