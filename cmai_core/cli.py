@@ -337,6 +337,8 @@ def _summary(data: dict[str, Any]) -> list[str]:
 
 
 def _part(share: dict[str, Any]) -> str:
+    if share["hits"] is None:
+        return "– (unknown)"
     percent = "–" if share["share"] is None else f"{100 * share['share']:.1f} %"
     return f"{percent} ({share['hits']}/{share['total']})"
 
@@ -370,11 +372,13 @@ def _add_evaluate_clean(commands: Any) -> None:
 def _evaluate_clean(args: argparse.Namespace) -> None:
     from cmai_core.data import load_dataset
     from cmai_core.models import load_model
+    from cmai_core.models.truncated import warn_truncated
     from cmai_core.tasks import evaluate_clean
 
     check_outputs({"--json": args.json})
     dataset = load_dataset(args.dataset, split=args.split, limit=None if args.limit == "all" else args.limit)
     model = load_model(args.model, device=args.device)
+    warn_truncated(model, dataset)
     figures = evaluate_clean(model, dataset, args.tasks)
     text = "" if is_stdout(args.json) else json.dumps(figures, indent=1)
     deliver(text, [(args.json, lambda path: write_json(path, figures))])

@@ -110,6 +110,12 @@ class FilePairs:
             meta={"file": entry.relative},
         )
 
+    def texts(self, count: int | None = None) -> Iterator[tuple[str, str]]:
+        """(file, text) of every caption and question of the first `count` pairs; no picture is decoded."""
+        for entry in self._entries[:count]:
+            for text in (*entry.captions, *(question.text for question in entry.questions)):
+                yield entry.relative, text
+
     @property
     def statements(self) -> Sequence[TwoImageStatement]:
         return ()

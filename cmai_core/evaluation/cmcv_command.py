@@ -162,10 +162,12 @@ def execute(args: argparse.Namespace) -> int:
     from cmai_core.data import load_dataset
     from cmai_core.defenses.calibration import store_calibration
     from cmai_core.models import load_model
+    from cmai_core.models.truncated import warn_truncated
 
     dataset = load_dataset(args.dataset, split=args.split)
     others = [load_dataset(args.dataset, split=split, limit=args.limit) for split in splits]
     model = load_model(args.model, device=args.device)
+    warn_truncated(model, dataset, 2 * args.limit)
     with progress_bar(args.quiet, unit="pairs") as show:
         found = calibrated(model, dataset, others, fprs, limit=args.limit, guarantee=args.guarantee, progress=show)
     names = ("dataset", "split", "limit", "guarantee")
