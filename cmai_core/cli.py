@@ -17,32 +17,42 @@ from typing import Any
 
 from cmai_core import __version__
 from cmai_core.errors import DataError, OptionError
+from cmai_core.files import atomic, check_folder, check_writable, is_stdout, write_json
 from cmai_core.progress import Progress
 from cmai_core.terminal import (
     SHARE_AND_TIME,
-    atomic,
-    check_writable,
+    check_outputs,
+    deliver,
     exit_status,
     interruptible,
+    printable,
     progress_bar,
     read_object,
-    write_json,
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        if arguments[:1] == ["train"]:  # training has a command line of its own
-            from cmai_core.training.__main__ import main as train
+    printable()
+    if arguments[:1] == ["train"]:  # training has a command line of its own
+        from cmai_core.training.__main__ import main as train
 
-            return train(arguments[1:])
-        args = parser().parse_args(arguments)
-        return exit_status(lambda: args.run(args))
-    except BrokenPipeError:  # the reader of our output has gone (`cmai models | head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return train(arguments[1:])
+    return exit_status(lambda: _run(arguments))
+
+
+def _run(arguments: list[str]) -> int | None:
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise OptionError(
+                f"The argument {argument!a} holds bytes that are no characters.",
+                "Rename the file or folder, or set the locale to the one its name was written in (usually UTF-8).",
+            ) from None
+    args = parser().parse_args(arguments)
+    return args.run(args)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -283,18 +293,19 @@ def _attack(args: argparse.Namespace) -> int:
     experiment = AttackExperiment.from_dict(values)
     if args.save_images and experiment.modality == "text":
         raise OptionError(f"The recipe {experiment.recipe} changes no picture.", "Leave out --save-images.")
-    if args.json:
-        check_writable(args.json)
+    check_outputs({"--json": args.json})
+    if args.save_images:
+        check_folder(args.save_images)
     with interruptible() as cancel, progress_bar(args.quiet, form=SHARE_AND_TIME) as show:
         report = run_experiment(experiment, progress=show, cancel=cancel, device=args.device)
-    if args.save_images:
-        paths = report.result.save(args.save_images)
+
+    def save(folder: Path) -> None:
+        paths = report.result.save(folder)
         for sample, path in zip(report.data["samples"], paths, strict=True):
             sample["image"] = path.name
-    if args.json:
-        write_json(args.json, report.data)
-    out = sys.stderr if args.json == Path("-") else sys.stdout
-    print("\n".join(_summary(report.data)), file=out)
+
+    files = [(args.save_images, save), (args.json, lambda path: write_json(path, report.data))]
+    deliver("\n".join(_summary(report.data)), files)
     if report.data["cancelled"]:
         print("Interrupted: what was found until then is reported.", file=sys.stderr)
         return 130
@@ -328,6 +339,8 @@ def _summary(data: dict[str, Any]) -> list[str]:
 
 
 def _part(share: dict[str, Any]) -> str:
+    if share["hits"] is None:
+        return "– (unknown)"
     percent = "–" if share["share"] is None else f"{100 * share['share']:.1f} %"
     return f"{percent} ({share['hits']}/{share['total']})"
 
@@ -361,17 +374,16 @@ def _add_evaluate_clean(commands: Any) -> None:
 def _evaluate_clean(args: argparse.Namespace) -> None:
     from cmai_core.data import load_dataset
     from cmai_core.models import load_model
+    from cmai_core.models.truncated import warn_truncated
     from cmai_core.tasks import evaluate_clean
 
-    if args.json:
-        check_writable(args.json)
+    check_outputs({"--json": args.json})
     dataset = load_dataset(args.dataset, split=args.split, limit=None if args.limit == "all" else args.limit)
     model = load_model(args.model, device=args.device)
+    warn_truncated(model, dataset)
     figures = evaluate_clean(model, dataset, args.tasks)
-    if args.json:
-        write_json(args.json, figures)
-    if args.json != Path("-"):
-        print(json.dumps(figures, indent=1))
+    text = "" if is_stdout(args.json) else json.dumps(figures, indent=1)
+    deliver(text, [(args.json, lambda path: write_json(path, figures))])
 
 
 # --- self-checks ------------------------------------------------------------------------------------------------------
@@ -388,13 +400,10 @@ def _check(args: argparse.Namespace) -> int:
     from cmai_core.evaluation.check_command import document, run
     from cmai_core.evaluation.checks import report
 
-    if args.json:
-        check_writable(args.json)
+    check_outputs({"--json": args.json})
     with interruptible() as cancel, progress_bar(args.quiet, unit="check") as show:
         checks = run(args, show, cancel)
-    if args.json:
-        write_json(args.json, document(args, checks))
-    print(report(checks), file=sys.stderr if args.json == Path("-") else sys.stdout)
+    deliver(report(checks), [(args.json, lambda path: write_json(path, document(args, checks)))])
     if cancel.cancelled:
         return 130
     return int(any(check.status == "fail" for check in checks))
@@ -456,6 +465,7 @@ def _data_sheet(args: argparse.Namespace) -> None:
 
     from cmai_core.data import load_dataset
 
+    check_writable(args.out)
     dataset = load_dataset(args.dataset, split=args.split, limit=args.count)
     images = [Image.fromarray(dataset[i].image) for i in range(len(dataset))]
     side, gap, columns = 128, 4, min(args.columns, len(images))
@@ -467,7 +477,8 @@ def _data_sheet(args: argparse.Namespace) -> None:
         sheet.paste(image, (x + (side - image.width) // 2, y + (side - image.height) // 2))
     with atomic(args.out) as temporary:
         sheet.save(temporary, "PNG")
-    print(f"{len(images)} pictures of {args.dataset}/{args.split} in {args.out}")
+    if not is_stdout(args.out):
+        print(f"{len(images)} pictures of {args.dataset}/{args.split} in {args.out}")
 
 
 if __name__ == "__main__":

@@ -40,3 +40,7 @@ class StoreError(CmaiError):
 
 class Cancelled(Exception):
     """Raised by `CancelToken.check` in code that has no partial result to return."""
+
+
+class CmaiWarning(UserWarning):
+    """Something that was done, but not quite as asked (a file left out, a caption cut): said, and gone on with."""

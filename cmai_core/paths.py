@@ -7,6 +7,8 @@ from pathlib import Path
 
 import platformdirs
 
+from cmai_core.errors import DataError
+
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -23,9 +25,19 @@ def lab_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """Generated data and downloads: $CMAI_CACHE, else the user's cache folder. Created on first use."""
+    """Generated data and downloads: $CMAI_CACHE, else the user's cache folder. Created on first use.
+
+    Raises:
+        DataError: it is no folder and cannot be made.
+    """
     path = Path(os.environ.get("CMAI_CACHE") or platformdirs.user_cache_dir("cmai", appauthor=False))
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"The cache folder {path} cannot be used: {error.strerror or error}.",
+            "Set the environment variable CMAI_CACHE to a folder you may write to.",
+        ) from error
     return path
 
 

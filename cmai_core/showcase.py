@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmai_core.errors import DataError
+from cmai_core.files import atomic, write_text
 from cmai_core.lab.experiment import DEFENDED, UNDEFENDED, Experiment
 from cmai_core.lab.images import decode, encode
 from cmai_core.lab.result import LabResult
@@ -89,8 +90,9 @@ def save_showcase(bundle: Showcase, folder: Path) -> None:
     """Writes showcase.json and the PNG pictures."""
     folder.mkdir(parents=True, exist_ok=True)
     for role, craft in bundle.result.crafts.items():
-        (folder / f"clean-{role}.png").write_bytes(encode(craft.clean))
-        (folder / f"adversarial-{role}.png").write_bytes(encode(craft.adversarial))
+        for name, picture in (("clean", craft.clean), ("adversarial", craft.adversarial)):
+            with atomic(folder / f"{name}-{role}.png") as temporary:
+                temporary.write_bytes(encode(picture))
     document = {
         "format": FORMAT,
         "result": bundle.result.to_dict(),
@@ -102,7 +104,7 @@ def save_showcase(bundle: Showcase, folder: Path) -> None:
         "false_positive_rate": bundle.false_positive_rate,
         "pairs": bundle.pairs,
     }
-    (folder / "showcase.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    write_text(folder / "showcase.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
 def stale_reasons(bundle: Showcase) -> list[str]:

@@ -1,17 +1,23 @@
-"""What commands share: how they end, files written whole or not at all, JSON with clear errors, progress, Ctrl+C."""
+"""What commands share: how they end, what they print and write, JSON with clear errors, progress, Ctrl+C."""
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cmai_core.errors import Cancelled, CmaiError, DataError
+from cmai_core.errors import Cancelled, CmaiError, CmaiWarning, DataError, OptionError
+from cmai_core.files import check_writable, is_stdout
 from cmai_core.progress import CancelToken, Progress
 
 SHARE_AND_TIME = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
@@ -22,48 +28,160 @@ SHARE_AND_WORDS = "{percentage:3.0f}%|{bar}| {desc}"
 def exit_status(command: Callable[[], int | None], interrupted: str = "Interrupted.") -> int:
     """Runs a command: what it returns (None: 0), 2 after a mistake that a person can mend, 130 when it was interrupted.
 
+    Where the reader of the output has gone (`cmai models | head`), it ends quietly.
+
     Args:
         interrupted: what is said then.
     """
+    printable()
     try:
-        return command() or 0
+        with _warnings_said():
+            status = command() or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        _abandon_stdout()
+        return 0
     except CmaiError as error:
-        print(f"{error.message}\n{error.hint}".rstrip(), file=sys.stderr)
+        _complain(f"{shown(error.message)}\n{shown(error.hint)}".rstrip())
+        return 2
+    except OSError as error:  # what the system refuses is no fault of the program
+        if error.filename is None:
+            _abandon_stdout()
+        where = "The output" if error.filename is None else shown(str(error.filename))
+        reason = error.strerror or str(error)
+        _complain(f"{where} cannot be used: {reason}.\nCheck the path, its rights, and that there is space.")
+        return 2
+    except MemoryError:
+        _complain("There is not enough memory.\nTake fewer pairs, a smaller batch or a smaller model.")
         return 2
     except (Cancelled, KeyboardInterrupt):
-        print(interrupted, file=sys.stderr)
+        _complain(interrupted)
         return 130
 
 
+def shown(text: str, *, lines: bool = False) -> str:
+    """A text from a file or a name, safe for a terminal: what would move the cursor or hide words is spelt out.
+
+    Args:
+        lines: keep line ends and tabs.
+    """
+    kept = "\u200c\u200d" + ("\n\t" if lines else "")  # joiners shape letters in several scripts
+    hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "".join(
+        sign if sign in kept or unicodedata.category(sign) not in hidden else sign.encode("unicode_escape").decode()
+        for sign in text
+    )
+
+
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which takes its place when all went well: readers see the old file or the new."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _warnings_said() -> Iterator[None]:
+    """The library's own warnings as one line on stderr each, every time; those of others as Python shows them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", CmaiWarning)
+        others = warnings.showwarning
+
+        def say(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, CmaiWarning):
+                _complain(f"note: {shown(str(message))}")
+            else:
+                others(message, category, *where, **more)
+
+        warnings.showwarning = say
+        yield
+
+
+def printable() -> None:
+    """Makes output that the terminal's encoding lacks a sign for readable instead of an error (→ becomes ->)."""
+    codecs.register_error("cmai", _plain_signs)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="cmai")
+
+
+_PLAIN = {
+    "→": "->", "–": "-", "−": "-", "×": "x", "…": "...", "≤": "<=", "≥": ">=", "ε": "eps", "τ": "tau", "α": "alpha",
+    "β": "beta", "λ": "lambda", "δ": "delta", "Δ": "Delta", "²": "2", "₂": "2", "∞": "inf", "√": "sqrt", "·": "*",
+}  # fmt: skip
+
+
+def _plain_signs(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_PLAIN.get(sign, "?") for sign in error.object[error.start : error.end]), error.end
+
+
+def _complain(text: str) -> None:
+    with suppress(OSError, AttributeError):  # no stderr, or nobody reads it
+        print(text, file=sys.stderr, flush=True)
+
+
+def _abandon_stdout() -> None:
+    """What is still to be printed goes nowhere: it would fail again when Python ends."""
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def deliver(text: str, files: Sequence[tuple[Path | None, Callable[[Path], None]]] = ()) -> None:
+    """The end of a command: prints what it found, then writes its files. Nothing that fails keeps the rest back.
+
+    Args:
+        text: goes to stderr where a file is stdout, so that stdout holds the file alone.
+        files: paths (None: not asked for) with what writes each.
+
+    Raises:
+        DataError: a file could not be written; of several, the first.
+        BrokenPipeError, OSError: standard output could not be written.
+    """
+    wanted = [(path, write) for path, write in files if path is not None]
+    first: Exception | None = None
     try:
-        yield temporary
-        os.replace(temporary, path)
+        stream = sys.stderr if any(is_stdout(path) for path, _ in wanted) else sys.stdout
+        print(shown(text, lines=True), end="\n" if text else "", file=stream, flush=True)
     except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror or error}.", "Check folder and rights.") from error
-    finally:
-        with suppress(OSError):  # there is none, or never could be
-            temporary.unlink()
+        first = error
+    for path, write in wanted:
+        try:
+            write(path)
+        except (CmaiError, OSError) as error:
+            if first is None or isinstance(first, BrokenPipeError):
+                first = error if isinstance(error, BrokenPipeError) else _kept_elsewhere(path, write, error)
+    if first is not None:
+        raise first
 
 
-def check_writable(path: Path) -> None:
-    """Finds out before the work, not after it."""
-    folder = path.parent
-    if path != Path("-") and (path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK)):
-        raise DataError(f"{path} cannot be written.", "Name a file in an existing folder you may write to.")
+def _kept_elsewhere(path: Path, write: Callable[[Path], None], error: Exception) -> Exception:
+    """Work is not lost to a full disk: the file goes to the system's temporary folder, where that has space."""
+    name = ""
+    try:
+        handle, name = tempfile.mkstemp(prefix="cmai-", suffix=path.suffix)
+        os.close(handle)
+        write(Path(name))
+    except (CmaiError, OSError):
+        with suppress(OSError):
+            os.unlink(name)
+        return error
+    message = error.message if isinstance(error, CmaiError) else f"{path} cannot be written: {error}."
+    return DataError(message, f"It was written to {name} instead: move it from there.")
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Writes strict JSON (-: to stdout)."""
-    text = json.dumps(data, allow_nan=False, indent=1)
-    if path == Path("-"):
-        print(text)
-        return
-    with atomic(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+def check_outputs(options: Mapping[str, Path | None]) -> None:
+    """Checks, before the work, that each of a command's files can be written, and that one at most is stdout.
+
+    Args:
+        options: an option's name → its path, None where it was not given.
+
+    Raises:
+        DataError, OptionError: they cannot.
+    """
+    given = {name: path for name, path in options.items() if path is not None}
+    if len(shared := [name for name, path in given.items() if is_stdout(path)]) > 1:
+        raise OptionError(f"{' and '.join(shared)} are both standard output.", "Give one of them a file.")
+    for path in given.values():
+        check_writable(path)
 
 
 def read_object(path: Path, name: str, hint: str) -> dict[str, Any]:

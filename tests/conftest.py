@@ -48,6 +48,42 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
+# --- other processors' last bits --------------------------------------------------------------------------------------
+
+
+def nudge(parts: int) -> None:
+    """Makes every random number that PyTorch draws smaller by `parts` in 2²³: the last bits of all that follows change.
+
+    So one machine shows what others would: a test that then fails rests on its processor's rounding. The factor is the
+    same everywhere, so that what must be equal stays equal.
+    """
+    import functools
+
+    import torch
+
+    factor = 1 - parts * 2.0**-23
+
+    def scaled(draw, in_place):
+        @functools.wraps(draw)
+        def drawn(*arguments, **options):
+            out = draw(*arguments, **options)
+            if not out.is_floating_point():
+                return out
+            with torch.no_grad():
+                return out.mul_(factor) if in_place else (out * factor).requires_grad_(out.requires_grad)
+
+        return drawn
+
+    for name in ("rand", "randn"):
+        setattr(torch, name, scaled(getattr(torch, name), in_place=False))
+    for name in ("normal_", "uniform_"):
+        setattr(torch.Tensor, name, scaled(getattr(torch.Tensor, name), in_place=True))
+
+
+if os.environ.get("CMAI_TEST_NUDGE"):
+    nudge(int(os.environ["CMAI_TEST_NUDGE"]))
+
+
 # --- fixtures ---------------------------------------------------------------------------------------------------------
 
 

@@ -16,8 +16,7 @@ from typing import Any
 from cmai_core.attacks.adaptive import accept_false, adaptive, detector_pgd, reject_true
 from cmai_core.attacks.attack import Attack
 from cmai_core.attacks.gradient import GradientSearch
-from cmai_core.attacks.image_recipes import resolve_task
-from cmai_core.attacks.options import one_of
+from cmai_core.attacks.image_recipes import USUAL, resolve_task
 from cmai_core.attacks.recipe import Builder, Recipe, option_names
 
 NORMS = ("linf", "l2", "l0", "patch")
@@ -45,15 +44,17 @@ def _recipe(
     """
 
     def build(**options: Any) -> Attack:
-        if "norm" in options:
-            one_of("norm", options["norm"], NORMS)
+        if options.get("epsilon") is None:
+            options["epsilon"] = USUAL[options.get("norm", "linf")]
         task = (resolve_task(options.pop("task", None)),) if judged else ()
         return dataclasses.replace(make(*task, **options), name=slug)
 
     own = ("task", "dataset") if judged else ()
     builder = Builder(build, tuple(dict.fromkeys((*own, *_DETECTOR, *names, *_SEARCH))))
     threat = f"pixels, so that {goal}"
-    return Recipe(slug, title, "image", "white box", threat, *cited, constants, compare, builder, "linf", 4 / 255)
+    return Recipe(
+        slug, title, "image", "white box", threat, *cited, constants, compare, builder, "linf", 4 / 255, NORMS
+    )
 
 
 _BRYNIARSKI = (

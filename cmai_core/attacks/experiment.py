@@ -106,6 +106,8 @@ class AttackExperiment:
             high = {"linf": 255.0, "l2": 255.0, "patch": 1.0}.get(self.norm, math.inf)
             one_of("norm", self.norm, RECIPE_NORMS if self.recipe else NORMS)
             number("epsilon", self.epsilon, 0.0, high)
+            if self.recipe:
+                self._check_norm()
         for name in ("alpha", "beta"):
             if getattr(self, name) is not None:
                 number(name, getattr(self, name), 0.0)
@@ -156,6 +158,16 @@ class AttackExperiment:
         own = {"linf": recipe.epsilon * 255, "l2": 4.0}.get(norm, recipe.epsilon)
         return {"norm": norm, "epsilon": own if norm == recipe.norm else BUDGETS.get(norm)}
 
+    def _check_norm(self) -> None:
+        """Refuses a norm that the recipe does not go with, before a model is loaded."""
+        from cmai_core.attacks.recipes import get_recipe
+
+        norms = get_recipe(self.recipe).norms
+        if self.norm not in norms:
+            raise OptionError(
+                f"The recipe {self.recipe} does not go with norm={self.norm!r}.", f"Accepted: {', '.join(norms)}."
+            )
+
     def _given(self) -> dict[str, Any]:
         """Options of the recipe in its own names, but for those whose units depend on the pictures."""
         weights = () if self.objective == "both" else ("alpha", "beta")
@@ -198,6 +210,11 @@ class AttackExperiment:
 
         unit = {"linf": 1 / 255, "l2": math.sqrt(value_count) / 255}.get(self.norm, 1.0)
         step_size = None if self.step_size is None else self.step_size * unit
+        if self.norm == "l0" and self.epsilon > (positions := value_count // 3):
+            raise OptionError(
+                f"epsilon={self.epsilon:g} is more than the {positions:,} pixel positions of the model's pictures.",
+                f"Accepted for l0: 0, or 1 to {positions}.",
+            )
         if not self.recipe:
             names = ("steps", "restarts", "random_start", "momentum", "stop_on_success")
             return pgd(
@@ -286,6 +303,7 @@ def run_experiment(
     from cmai_core.data import load_dataset
     from cmai_core.data.subset import first
     from cmai_core.models import load_model
+    from cmai_core.models.truncated import warn_truncated
     from cmai_core.tasks import get_task
 
     given = dict(models or {})
@@ -303,7 +321,8 @@ def run_experiment(
     surrogates: dict[str, Any] = {}
     models = {spec: load(spec) for spec in (experiment.model, *experiment.targets)}
     source = models[experiment.model]
-
+    for model in models.values():
+        warn_truncated(model, dataset)
     attack = experiment.build(task, dataset, 3 * source.image_size**2, load)
     modality = experiment.modality
     for spec, model in (models | surrogates).items():
@@ -364,7 +383,10 @@ def _card(slug: str) -> dict[str, Any] | None:
 def _rates(modality: str, result: Any) -> dict[str, Any]:
     rates = {"success": result.success_rate().to_dict()}
     if modality != "image":
-        rates["success_text_still_true"] = result.success_rate(truthful=True).to_dict()
+        true = result.success_rate(truthful=True).to_dict()
+        if not result.truth_is_known:
+            true |= {"hits": None, "share": None}  # of photographs nobody knows it: not the same as none
+        rates["success_text_still_true"] = true
         rates["text_became_false"] = result.label_change_rate().to_dict()
     return rates
 

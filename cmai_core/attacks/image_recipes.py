@@ -152,7 +152,6 @@ def _recipe(
     def build(**options: Any) -> Attack:
         task, dataset = resolve_task(options.pop("task", None)), options.pop("dataset", None)
         chosen = options.pop("norm", norm)
-        one_of("norm", chosen, norms)
         spot = {name: options.pop(name) for name in place if name in options}
         threat_model = ThreatModel(chosen, options.pop("epsilon", usual[chosen]), **spot)
         aim = {name: options.pop(name) for name in aim_names if options.get(name) is not None}
@@ -173,7 +172,7 @@ def _recipe(
     common = tuple(name for name in _COMMON if not (fixed and name == "objective"))
     options = tuple(dict.fromkeys((*common, *place, *aim_names, *goal_names, *names)))
     cited = (slug, title, "image", knowledge, threat, paper, year, url, constants, compare)
-    return Recipe(*cited, Builder(build, options), norm, usual[norm])
+    return Recipe(*cited, Builder(build, options), norm, usual[norm], norms)
 
 
 def resolve_task(task: Any) -> Any:

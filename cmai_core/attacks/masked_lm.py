@@ -29,6 +29,7 @@ from cmai_core.attacks.proposers import Candidate
 from cmai_core.attacks.token_words import align, token_words
 from cmai_core.attacks.words import Words
 from cmai_core.errors import ModelError
+from cmai_core.files import write_text
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 
 MODES = ("corrected", "as_published")
@@ -303,7 +304,7 @@ def save_masked_lm(model: TabletopMaskedLM, path: str | Path, card: dict | None 
     }
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
     config = json.dumps({"architecture": model.config, **(card or {})}, indent=2)
-    (path / "config.json").write_text(config + "\n", encoding="utf-8")
+    write_text(path / "config.json", config + "\n")
     return path
 
 

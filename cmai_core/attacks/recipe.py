@@ -36,6 +36,7 @@ class Recipe:
         constants: what is taken from there. compare: what its results may be compared with.
         builder: options → attack.
         norm, epsilon: the pixel budget where none is given, in the units of `ThreatModel` (None: pixels stay).
+        norms: all that it goes with.
     """
 
     slug: str
@@ -51,6 +52,7 @@ class Recipe:
     builder: Builder
     norm: str | None = None
     epsilon: float | None = None
+    norms: tuple[str, ...] = ()
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -74,12 +76,16 @@ class Recipe:
                 f"The recipe {self.slug} has no option {', '.join(map(repr, unknown))}.",
                 f"Accepted: {', '.join(self.options)}.",
             )
+        if self.norms and (norm := options.get("norm", self.norm)) not in self.norms:
+            raise OptionError(
+                f"The recipe {self.slug} does not go with norm={norm!r}.", f"Accepted: {', '.join(self.norms)}."
+            )
         return self.builder.make(**options)
 
     def describe(self) -> dict[str, Any]:
         """Plain values for listings."""
         names = ("slug", "title", "modality", "knowledge", "threat", "norm", "epsilon", "paper", "year", "url")
-        plain = {name: getattr(self, name) for name in names}
+        plain = {name: getattr(self, name) for name in names} | {"norms": list(self.norms)}
         return plain | {"constants": dict(self.constants), "compare": self.compare, "options": list(self.options)}
 
 

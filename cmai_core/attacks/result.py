@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from cmai_core.errors import DataError
+from cmai_core.files import atomic, explained
 
 
 @dataclass(frozen=True)
@@ -196,17 +197,16 @@ def save_images(ids: Sequence[str], images: np.ndarray, folder: str | Path) -> l
 
     folder = Path(folder)
     paths: list[Path] = []
-    try:
+    with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for sample_id, image in zip(ids, images, strict=True):
             stem = re.sub(r"[^A-Za-z0-9._-]+", "_", sample_id).strip("._")[:120] or "sample"
             path, number = folder / f"{stem}.png", 2
             while path in paths:
                 path, number = folder / f"{stem}-{number}.png", number + 1
-            Image.fromarray(image).save(path)
+            with atomic(path) as temporary:
+                Image.fromarray(image).save(temporary, "PNG")
             paths.append(path)
-    except OSError as error:
-        raise DataError(f"Images cannot be written to {folder}: {error.strerror or error}.") from error
     return paths
 
 

@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from cmai_core.attacks.best_response import BestResponse
+from cmai_core.attacks.image_recipes import USUAL
 from cmai_core.attacks.joint import JointAttack
 from cmai_core.attacks.masked_lm import MaskedLMProposer
 from cmai_core.attacks.options import one_of
@@ -55,6 +56,9 @@ _GOAL = ("objective", "success", "tau", "task", "dataset")
 _THREAT = option_names(TextThreat)
 # The budget of Co-Attack and SGA.
 _SGA_TEXT, _EPSILON = {"words": 1}, 2 / 255
+# The norms that joint attacks go with, each with the budget where none is given. Not l0: their schedules move all
+# pixels a little at every step, of which a projection onto a few positions leaves next to nothing.
+JOINT_NORMS = {"linf": _EPSILON, "l2": USUAL["l2"], "patch": USUAL["patch"]}
 _MASKED_LM = {"masked_lm": "model", "mode": "mode", "top": "top", "least": "least", "lexicon": "lexicon"}
 
 
@@ -96,9 +100,9 @@ def _text(slug: str, make: Callable[..., Any], threat: Mapping[str, Any], names:
 def _joint(
     slug: str, make: Callable[..., Any], threat: Mapping[str, Any], names: tuple[str, ...], keep: str = "best"
 ) -> Builder:
-    def build(*, norm: str = "linf", epsilon: Any = _EPSILON, keep: str = keep, **options: Any) -> JointAttack:
+    def build(*, norm: str = "linf", epsilon: Any = None, keep: str = keep, **options: Any) -> JointAttack:
         region, goal = _threat(options, threat), _goal(options)
-        pixels = ThreatModel(norm, epsilon)
+        pixels = ThreatModel(norm, JOINT_NORMS[norm] if epsilon is None else epsilon)
         return JointAttack(threat=pixels, text_threat=region, schedule=make(**options), keep=keep, name=slug, **goal)
 
     return Builder(build, tuple(dict.fromkeys(("norm", "epsilon", *_GOAL, *_THREAT, *names, "keep"))))
@@ -403,7 +407,9 @@ _RECIPES = (
 )
 
 TEXT_RECIPES: dict[str, Recipe] = {
-    recipe.slug: replace(recipe, norm="linf", epsilon=_EPSILON) if recipe.modality == "joint" else recipe
+    recipe.slug: replace(recipe, norm="linf", epsilon=_EPSILON, norms=tuple(JOINT_NORMS))
+    if recipe.modality == "joint"
+    else recipe
     for recipe in _RECIPES
 }
 """Text and joint recipes by slug; `recipes.RECIPES` has them all."""

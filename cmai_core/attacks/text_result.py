@@ -89,6 +89,11 @@ class TextAttackResult:
             won = won & torch.tensor([changed is False for changed in self.label_changed], dtype=torch.bool)
         return Rate(int(won.sum()), int(intact.sum()))
 
+    @property
+    def truth_is_known(self) -> bool:
+        """Whether of any attacked text it can be said if it is still true."""
+        return any(changed is not None for changed in self.label_changed)
+
     def label_change_rate(self) -> Rate:
         """Among the pairs whose attacked text differs and can be judged, those whose text is now false."""
         judged = [

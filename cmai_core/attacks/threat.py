@@ -19,7 +19,7 @@ NORMS = ("linf", "l2", "l0", "patch")
 RANGES = {
     "linf": (1.0, "numbers from 0 to 1, such as 4/255"),
     "l2": (math.inf, "finite numbers from 0"),
-    "l0": (math.inf, "finite numbers of pixel positions from 0"),
+    "l0": (math.inf, "numbers of pixel positions: 0, or finite ones from 1"),
     "patch": (1.0, "shares of the area from 0 to 1, such as 0.05"),
 }
 
@@ -65,7 +65,10 @@ class ThreatModel:
                 f"epsilon has shape {tuple(values.shape)}.",
                 "Accepted: one number, or a 1-D sequence with one per sample.",
             )
-        if not bool((torch.isfinite(values) & (values >= 0) & (values <= highest)).all()):
+        fits = torch.isfinite(values) & (values >= 0) & (values <= highest)
+        if self.norm == "l0":  # a share of a position, or an ε meant for another norm, would silently change nothing
+            fits &= (values == 0) | (values >= 1)
+        if not bool(fits.all()):
             raise OptionError(f"epsilon={self.epsilon!r} is not accepted for {self.norm}.", f"Accepted: {accepted}.")
         self._check_patch()
 

@@ -9,6 +9,7 @@ from typing import Any
 from cmai_core.comparison.results import Result
 from cmai_core.comparison.tables import BEST, detector_entry
 from cmai_core.comparison.verdicts import share
+from cmai_core.files import atomic
 
 _OURS, _OTHERS, _LAST, _GREY = "#0b6e4f", "#3b5b92", "#b3541e", "#8a8f98"
 
@@ -28,7 +29,8 @@ def _axes(width: float = 7.5, height: float = 4.5) -> tuple[Any, Any]:
 def _save(figure: Any, path: Path) -> Path:
     from matplotlib import pyplot
 
-    figure.savefig(path, format="svg", metadata={"Date": None})
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None})
     pyplot.close(figure)
     return path
 

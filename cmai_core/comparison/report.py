@@ -18,6 +18,7 @@ from cmai_core.comparison.results import Result, read_results, stale
 from cmai_core.comparison.run import results_dir
 from cmai_core.comparison.seeds import read_seeds, seeds_table
 from cmai_core.errors import DataError
+from cmai_core.files import write_text
 from cmai_core.terminal import exit_status
 from cmai_core.training.recipes import RECIPES
 
@@ -201,7 +202,7 @@ def _told(args: argparse.Namespace) -> None:
         print(report(results, **more), end="")
         return
     page = Path("docs") / "results.md"
-    page.write_text(report(results, figures="results", **more), encoding="utf-8")
+    write_text(page, report(results, figures="results", **more))
     draw(results, page.with_suffix(""))
     print(f"wrote {page}")
 

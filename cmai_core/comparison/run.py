@@ -22,9 +22,9 @@ from typing import Any
 
 from cmai_core.comparison.protocol import FAMILIES, PROTOCOL, PROTOCOLS, Protocol
 from cmai_core.errors import CmaiError, OptionError
+from cmai_core.files import atomic, write_json
 from cmai_core.paths import assets_dir
 from cmai_core.progress import CancelToken, ProgressCallback
-from cmai_core.terminal import atomic, write_json
 from cmai_core.versions import library_versions
 
 CLEAN, JOINT, AIMED, DETECTION, POLICIES = "clean", "joint", "aimed", "detection", "policies"

@@ -18,7 +18,8 @@ from cmai_core.comparison.run import DEFAULT_FOLDER, Comparison, results_dir
 from cmai_core.comparison.tables import label, markdown, percent
 from cmai_core.comparison.verdicts import share
 from cmai_core.errors import OptionError
-from cmai_core.terminal import SHARE_AND_WORDS, exit_status, interruptible, progress_bar, write_json
+from cmai_core.files import write_json
+from cmai_core.terminal import SHARE_AND_WORDS, exit_status, interruptible, progress_bar
 
 FOLDER = "seeds"
 _PART = "main"

@@ -9,9 +9,12 @@ Columns (or JSON keys) of a table:
 
 - the picture: `image`, `file`, `path`, `file_name` or `filename`, relative to the table's folder;
 - the text: `caption`, `captions` or `text`; in JSONL also a list. Several rows with one picture make a 1:N pair;
-- optional: `split`; `label` or `class`; `question` with `answer` (in JSONL also a list `answers`).
+- optional: `split`; `label` or `class`; `question` with `answer` (in JSONL also a list `answers`, of texts or of
+  VQAv2's objects: each counts, and what most people answered comes first).
 
+In a CSV, a cell of captions or answers may hold a JSON list. Flickr30k Entities' markup of phrases is taken off.
 Pictures are decoded when they are read, by `uploads.decode_image`; a table is checked as a whole when it is opened.
+What lies beside the pictures and is not used is told in a `CmaiWarning`, and stands in `FilePairs.left_out`.
 """
 
 from __future__ import annotations
@@ -19,6 +22,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+import os
+import re
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
@@ -29,10 +37,15 @@ import numpy as np
 from cmai_core.data.image_cache import ImageCache
 from cmai_core.data.pair import Pair, Question, TwoImageStatement
 from cmai_core.data.uploads import clean_caption, decode_image
-from cmai_core.errors import DataError, OptionError
+from cmai_core.errors import CmaiWarning, DataError, OptionError
+from cmai_core.files import explained
 
 TABLES = ("captions.csv", "captions.tsv", "captions.jsonl", "metadata.csv", "metadata.jsonl")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+OTHER_PICTURES = (
+    ".avif", ".bmp", ".gif", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".jxl", ".pbm", ".pgm", ".ppm", ".psd", ".raw",
+    ".svg", ".tga", ".tif", ".tiff",
+)  # fmt: skip
 
 IMAGE_COLUMNS = ("image", "file", "path", "file_name", "filename")
 CAPTION_COLUMNS = ("caption", "captions", "text")
@@ -43,8 +56,15 @@ MAX_PIXELS = 64_000_000
 MAX_BYTES = 64 * 1024 * 1024
 MAX_CAPTION = 2_000
 MAX_TABLE_BYTES = 256 * 1024 * 1024
+MAX_FILES = 2_000_000
+"""In a folder without a table: `/` given by mistake is said after a while, not walked through for ever."""
+MAX_LABEL = 200
+_NAMED = 5
 
 _FIX_CAPTION = "Write a caption into it, or remove it."
+_FIX_ANSWER = 'Accepted: a text, a number, or an object such as {"answer": "yes"}.'
+# [/EN#1/people A man] in [/EN#2/clothing a blue shirt]
+_PHRASE = re.compile(r"\[/?EN#\d+(?:/[\w-]+)*\s+([^\[\]]*)\]")
 
 
 @dataclass
@@ -61,11 +81,16 @@ class _Entry:
 
 
 class FilePairs:
-    """Pairs whose pictures lie in files (`PairDataset`); `load_pairs` makes one."""
+    """Pairs whose pictures lie in files (`PairDataset`); `load_pairs` makes one.
 
-    def __init__(self, name: str, split: str, entries: Sequence[_Entry]):
+    Attributes:
+        left_out: files beside the pictures that are not used, each with the reason.
+    """
+
+    def __init__(self, name: str, split: str, entries: Sequence[_Entry], left_out: Sequence[str] = ()):
         self.name = name
         self.split = split
+        self.left_out = tuple(left_out)
         self.classes = tuple(sorted({entry.label for entry in entries} - {""}))
         self._entries = tuple(entries)
         self._cache = ImageCache()
@@ -84,6 +109,12 @@ class FilePairs:
             label=entry.label or None,
             meta={"file": entry.relative},
         )
+
+    def texts(self, count: int | None = None) -> Iterator[tuple[str, str]]:
+        """(file, text) of every caption and question of the first `count` pairs; no picture is decoded."""
+        for entry in self._entries[:count]:
+            for text in (*entry.captions, *(question.text for question in entry.questions)):
+                yield entry.relative, text
 
     @property
     def statements(self) -> Sequence[TwoImageStatement]:
@@ -111,21 +142,32 @@ def load_pairs(path: str | Path, split: str = "test", limit: int | None = None) 
         DataError: nothing to read, a missing column, an empty caption, a missing picture or one outside the folder; the
             message names file and row.
         OptionError: the table has splits, but not this one.
+
+    Warns:
+        CmaiWarning: files that are left out, counted, the first of them named with the reason.
     """
     path = Path(path)
-    if path.is_dir():
-        entries, name = _from_folder(path, split), path.resolve().name
-    elif path.suffix.lower() in (".csv", ".tsv", ".jsonl"):
+    left_out: list[str] = []
+    with explained(path, "read"):
+        kind = "folder" if path.is_dir() else "file" if path.is_file() else ""
+        if kind == "folder":
+            entries, name = _from_folder(path, split, left_out), path.resolve().name
+    if kind == "file" and path.suffix.lower() in (".csv", ".tsv", ".jsonl"):
         entries, name = _from_table(path, split), path.stem
-    else:
+    elif kind != "folder":
         raise DataError(
             f"{path} is neither a folder nor a .csv, .tsv or .jsonl file.",
             "Give a folder of pictures with captions, or a table with the columns image and caption.",
         )
-    return FilePairs(name, split, entries[:limit])
+    if left_out:
+        more = f", and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
+        warnings.warn(
+            f"{path}: {len(left_out)} left out: {', '.join(left_out[:_NAMED])}{more}.", CmaiWarning, stacklevel=3
+        )
+    return FilePairs(name, split, entries[:limit], left_out)
 
 
-def _from_folder(folder: Path, split: str) -> list[_Entry]:
+def _from_folder(folder: Path, split: str, left_out: list[str]) -> list[_Entry]:
     tables = [folder / name for name in TABLES if (folder / name).is_file()]
     if len(tables) > 1:
         raise DataError(
@@ -133,25 +175,56 @@ def _from_folder(folder: Path, split: str) -> list[_Entry]:
             "Give the path of the one you mean, or move the others away.",
         )
     if not tables:
-        return _from_text_files(folder)
+        return _from_text_files(folder, left_out)
     _inside(folder.resolve(), tables[0].name, str(folder))
     return _from_table(tables[0], split)
 
 
-def _from_text_files(folder: Path) -> list[_Entry]:
+def _walk(base: Path) -> list[Path]:
+    """Every file below a folder but hidden ones, in order; links to folders are not followed.
+
+    Raises:
+        DataError: a folder that cannot be read, a name that is no text, or too many files.
+    """
+
+    def unreadable(error: OSError) -> None:
+        raise error
+
+    found: list[Path] = []
+    for place, folders, names in os.walk(base, onerror=unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith("."):
+                _check_name(os.path.join(place, name))
+                found.append(Path(place, name))
+        if len(found) > MAX_FILES:
+            raise DataError(f"{base} holds more than {MAX_FILES:,} files.", "Give the folder of the pictures itself.")
+    return sorted(found)
+
+
+def _check_name(name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"The name {name!a} is not UTF-8 text.", "Rename the file.") from None
+
+
+def _from_text_files(folder: Path, left_out: list[str]) -> list[_Entry]:
     base = folder.resolve()
-    images = sorted(
-        item
-        for item in base.rglob("*")
-        if item.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in item.relative_to(base).parts)
-        and item.is_file()
-    )
+    found = [item for item in _walk(base) if item.is_file()]
+    images = [item for item in found if item.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         raise DataError(
             f"{folder} holds no JPEG, PNG or WebP picture.",
             "Put pictures into it, and captions.csv with the columns image and caption.",
         )
+    described = {image.with_suffix("") for image in images}
+    for item in found:
+        relative = item.relative_to(base).as_posix()
+        if item.suffix.lower() in OTHER_PICTURES:
+            left_out.append(f"{relative} (not JPEG, PNG or WebP)")
+        elif item.suffix == ".txt" and item.with_suffix("") not in described:
+            left_out.append(f"{relative} (no JPEG, PNG or WebP picture beside it)")
     captioned = [image for image in images if image.with_suffix(".txt").is_file()]
     if not captioned:
         raise DataError(
@@ -208,8 +281,7 @@ def _add_row(entry: _Entry, where: str, row: dict[str, Any]) -> None:
     question = _question(row, where)
     if question:
         entry.questions.append(question)
-    value = _first(row, CAPTION_COLUMNS)
-    captions = value if isinstance(value, list) else [value]
+    captions = _items(_first(row, CAPTION_COLUMNS), where, _FIX_CAPTION)
     if not captions:
         raise DataError(f"{where}: the list of captions is empty.", _FIX_CAPTION)
     for caption in captions:
@@ -218,7 +290,7 @@ def _add_row(entry: _Entry, where: str, row: dict[str, Any]) -> None:
         entry.captions.append(_caption(caption, where))
 
     for what, names in (("label", LABEL_COLUMNS), ("split", ("split",))):
-        new, old = _text(row, names, where), getattr(entry, what)
+        new, old = _line(_text(row, names, where), what, where), getattr(entry, what)
         if new and old not in ("", new):
             raise DataError(
                 f"{where}: {entry.relative} has the {what} {new!r}, earlier {old!r}.", f"Give it one {what}."
@@ -228,22 +300,61 @@ def _add_row(entry: _Entry, where: str, row: dict[str, Any]) -> None:
 
 def _question(row: dict[str, Any], where: str) -> Question | None:
     text = _text(row, ("question",), where)
-    answers = _first(row, ANSWER_COLUMNS)
-    answers = answers if isinstance(answers, list) else [answers]
-    given = [str(answer).strip() for answer in answers if answer is not None and str(answer).strip()]
+    given = [a for a in (_answer(item, where) for item in _items(_first(row, ANSWER_COLUMNS), where, _FIX_ANSWER)) if a]
     if not text and not given:
         return None
     if not text or not given:
         missing = "answer" if text else "question"
         raise DataError(f"{where}: the {missing} is missing.", "A question needs an answer, and an answer a question.")
-    return Question(_caption(text, where), tuple(_caption(answer, where) for answer in given))
+    # Stable: of answers that equally many people gave, the one given first.
+    counts = Counter(given)
+    return Question(_caption(text, where), tuple(sorted(given, key=lambda answer: -counts[answer])))
+
+
+def _items(value: Any, where: str, fix: str) -> list[Any]:
+    """What a cell holds, one or several: a JSON list or object in a text is read as such.
+
+    Raises:
+        DataError: a list or object that is written in another way.
+    """
+    if isinstance(value, str) and re.match(r"""\[\s*[\["'{]|\{\s*["']""", value.strip()):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise DataError(f"{where}: {value.strip()[:40]!r} is neither text nor JSON.", fix) from None
+    return value if isinstance(value, list) else [value]
+
+
+def _answer(value: Any, where: str) -> str:
+    """One accepted answer: "" where it is empty.
+
+    Raises:
+        DataError: of another type than text, number or an object with `answer`.
+    """
+    if isinstance(value, dict):
+        value = next((value[key] for key in ("answer", "raw_answer", "text") if key in value), value)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return ""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise DataError(f"{where}: an answer must be text, not {type(value).__name__}.", _FIX_ANSWER)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise DataError(f"{where}: the answer {value} is no number.", _FIX_ANSWER)
+        value = f"{value:.12g}"
+    return _caption(str(value), where)
 
 
 def _caption(value: Any, where: str) -> str:
     try:
-        return clean_caption("" if value is None else value, max_chars=MAX_CAPTION)
+        text = clean_caption("" if value is None else value, max_chars=MAX_CAPTION)
     except DataError as error:
         raise DataError(f"{where}: {error.message[0].lower()}{error.message[1:]}", _FIX_CAPTION) from None
+    if "EN#" not in text:
+        return text
+    plain = " ".join(_PHRASE.sub(r"\1", text).split())
+    if "EN#" in plain or not plain:
+        raise DataError(f"{where}: {text[:60]!r} is markup, not a caption.", "Take the markup of its phrases off.")
+    return plain
 
 
 def _inside(base: Path, relative: str, where: str) -> Path:
@@ -341,6 +452,16 @@ def _text(row: dict[str, Any], names: Sequence[str], where: str) -> str:
     if not isinstance(value, (str, int)) or isinstance(value, bool):
         raise DataError(f"{where}: {names[0]} must be text, not {type(value).__name__}.", "Put it in quotes.")
     return str(value).strip()
+
+
+def _line(text: str, what: str, where: str) -> str:
+    """A label or a split's name as one line of plain text; "" stays so."""
+    try:
+        return clean_caption(text, max_chars=MAX_LABEL) if text else ""
+    except DataError:
+        raise DataError(
+            f"{where}: the {what} {text[:40]!r} is not accepted.", f"Accepted: up to {MAX_LABEL} visible characters."
+        ) from None
 
 
 def _read_text(path: Path, name: str) -> str:

@@ -108,6 +108,10 @@ def load_dataset(name_or_path: str | Path, split: str = "test", limit: int | Non
     try:
         path = path.expanduser()
         exists = path.exists()
+    except PermissionError as error:
+        raise DataError(
+            f"{name_or_path} cannot be read: {error.strerror}.", "Check the rights of its folder."
+        ) from None
     except (OSError, ValueError, RuntimeError):  # a name too long, with a NUL, or of an unknown user
         exists = False
     if exists:

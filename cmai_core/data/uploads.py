@@ -96,6 +96,8 @@ def decode_image(
         try:
             image.seek(0)
             image.load()
+            if image.format == "PNG":
+                _scale_key(image, data[24])
             return _to_rgb(_upright(image))
         except Exception as error:  # as above
             raise _damaged(name, error) from None
@@ -151,6 +153,19 @@ def _upright(image: Image.Image) -> Image.Image:
         return ImageOps.exif_transpose(image)
     except Exception:  # damaged EXIF in a sound picture: leave it as it lies
         return image
+
+
+def _scale_key(image: Image.Image, depth: int) -> None:
+    """Brings a PNG's transparent grey or colour to the scale of the decoded pixels: Pillow leaves it in the file's own.
+
+    Args:
+        depth: bits a sample in the file, the 25th byte of a PNG.
+    """
+    key = image.info.get("transparency")
+    if image.mode == "L" and isinstance(key, int) and depth in (2, 4, 8):
+        image.info["transparency"] = (key & (2**depth - 1)) * (255 // (2**depth - 1))
+    elif image.mode == "RGB" and isinstance(key, tuple):  # 16 bits have lost their lower half
+        image.info["transparency"] = tuple(value >> 8 if depth == 16 else value & 255 for value in key)
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

@@ -54,9 +54,11 @@ def run(args: argparse.Namespace, progress: ProgressCallback, cancel: CancelToke
     from cmai_core.data import load_dataset
     from cmai_core.evaluation.checks import probe
     from cmai_core.models import load_model
+    from cmai_core.models.truncated import warn_truncated
 
     dataset = load_dataset(args.dataset, split=args.split)
     model = load_model(args.model, device=args.device)
+    warn_truncated(model, dataset, args.samples)
     scale = math.sqrt(3) * model.image_size if args.norm == "l2" else 1.0
     return probe(
         model,

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmai_core.errors import ModelError, OptionError
+from cmai_core.files import write_json
 from cmai_core.progress import Progress, ProgressCallback
-from cmai_core.terminal import check_writable, progress_bar, write_json
+from cmai_core.terminal import check_outputs, deliver, progress_bar
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Pair, PairDataset
@@ -157,25 +158,23 @@ def execute(args: argparse.Namespace) -> int:
     if args.split in splits:
         raise OptionError(f"--splits names {args.split}, which is calibrated on.", "Leave it out: its next pairs are.")
     folder = _folder_of(args.model) if args.store else None
-    if args.json:
-        check_writable(args.json)
+    check_outputs({"--json": args.json})
     from cmai_core.data import load_dataset
     from cmai_core.defenses.calibration import store_calibration
     from cmai_core.models import load_model
+    from cmai_core.models.truncated import warn_truncated
 
     dataset = load_dataset(args.dataset, split=args.split)
     others = [load_dataset(args.dataset, split=split, limit=args.limit) for split in splits]
     model = load_model(args.model, device=args.device)
+    warn_truncated(model, dataset, 2 * args.limit)
     with progress_bar(args.quiet, unit="pairs") as show:
         found = calibrated(model, dataset, others, fprs, limit=args.limit, guarantee=args.guarantee, progress=show)
-    if folder is not None:
-        store_calibration(found, folder)
-    if args.json:
-        names = ("dataset", "split", "limit", "guarantee")
-        setting = {name: getattr(args, name) for name in names} | {"splits": list(splits), "fpr": fprs}
-        document = {"format": FORMAT, "model": args.model, "setting": setting, "calibration": found.to_dict()}
-        write_json(args.json, document)
-    print("\n".join(_lines(args.model, found)), file=sys.stderr if args.json == Path("-") else sys.stdout)
+    names = ("dataset", "split", "limit", "guarantee")
+    setting = {name: getattr(args, name) for name in names} | {"splits": list(splits), "fpr": fprs}
+    document = {"format": FORMAT, "model": args.model, "setting": setting, "calibration": found.to_dict()}
+    stored = (folder, lambda path: store_calibration(found, path))
+    deliver("\n".join(_lines(args.model, found)), [stored, (args.json, lambda path: write_json(path, document))])
     if args.split not in found.rates:
         print(f"{args.dataset}/{args.split} has no further pairs: take a smaller --limit.", file=sys.stderr)
     if folder is not None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cmai_core.errors import OptionError
+from cmai_core.files import write_json
 from cmai_core.progress import Progress
-from cmai_core.terminal import SHARE_AND_WORDS, check_writable, interruptible, progress_bar, read_object
+from cmai_core.terminal import SHARE_AND_WORDS, check_outputs, deliver, interruptible, progress_bar, read_object
 
 _LISTS = ("models", "tasks", "recipes", "epsilons", "seeds", "sources")
 _PLAIN = ("dataset", "split", "captions", "gallery", "batch_size", "validation", "transfer", "cascade")
@@ -102,10 +102,10 @@ def execute(args: argparse.Namespace) -> int:
 
     grid = grid_of(args)
     folder = args.store or default_folder()
-    for path in (args.json, args.csv, args.latex):
-        if path is not None:
-            check_writable(path)
+    check_outputs({"--json": args.json, "--csv": args.csv, "--latex": args.latex})
     if args.plan:
+        if args.csv or args.latex:
+            raise OptionError("--plan makes no table.", "Accepted with it: --json.")
         stored = Store.read(folder) if (folder / DATABASE).is_file() else None
         try:
             _say_cost(cost(Setting(grid, device=args.device), stored), args)
@@ -119,37 +119,31 @@ def execute(args: argparse.Namespace) -> int:
             report = run(setting, store, progress=show, cancel=cancel)
         frame = readings.frame(store, report.plan)
     table = tables.summary_table(Outcomes.of(frame, frame.attrs["epsilons"]))
-    for path, write in ((args.json, export.to_json), (args.csv, export.to_csv), (args.latex, export.to_latex)):
-        if path is not None and path != Path("-"):
-            write(table, path)
-    if args.json == Path("-"):
-        with tempfile.TemporaryDirectory() as scratch:
-            sys.stdout.write(export.to_json(table, Path(scratch) / "table.json").read_text(encoding="utf-8"))
-    else:
-        print("\n".join(_lines(table)))
-    _say_end(report, folder)
-    _say_checks(report, frame)
+    written = ((args.json, export.to_json), (args.csv, export.to_csv), (args.latex, export.to_latex))
+    files = [(path, partial(write, table)) for path, write in written]
+    try:
+        deliver("\n".join(_lines(table)), files)
+    finally:
+        _say_end(report, folder)
+        _say_checks(report, frame)
     return 130 if report.cancelled else 0
 
 
 def _say_cost(found: Any, args: argparse.Namespace) -> None:
-    if args.json is not None:
-        text = json.dumps(found.to_dict(), indent=1, allow_nan=False)
-        if args.json == Path("-"):
-            print(text)
-            return
-        args.json.write_text(text + "\n", encoding="utf-8")
+    lines = []
     for entry in found.cells:
         cell = entry.cell
         budget = "" if cell.epsilon is None else f"{cell.norm} {cell.epsilon:g}"
         done, time = f"{entry.stored} of {entry.items} stored", _time(entry.seconds)
-        print(f"{cell.source}  {cell.task or '–'}  {cell.recipe}  {budget}  seed {cell.seed}  {done}  {time}")
+        lines.append(f"{cell.source}  {cell.task or '–'}  {cell.recipe}  {budget}  seed {cell.seed}  {done}  {time}")
     for cell in found.plan.cells:
         if cell.skipped:
-            print(f"skipped: {cell.source}  {cell.task or '–'}  {cell.recipe}: {cell.skipped}")
+            lines.append(f"skipped: {cell.source}  {cell.task or '–'}  {cell.recipe}: {cell.skipped}")
     basis = "from this store's own timings" if found.measured else "before anything was measured"
     most = "at most " if found.plan.grid.cascade else "about "
-    print(f"{len(found.cells)} cells, {most}{_time(found.seconds)}, {basis}; {found.clean} clean readings to come.")
+    time = f"{most}{_time(found.seconds)}, {basis}"
+    lines.append(f"{len(found.cells)} cells, {time}; {found.clean} clean readings to come.")
+    deliver("\n".join(lines), [(args.json, lambda path: write_json(path, found.to_dict()))])
 
 
 def _lines(table: Any) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cmai_core.errors import OptionError
-from cmai_core.terminal import atomic
+from cmai_core.files import STDOUT, explained, write_text
 
 # Metrics that are shares, written in percent.
 SHARES = ("acc_", "asr", "transfer_asr", "tpr_", "fpr_", "correct_", "gap_8bit", "label_change_rate", "word_edit_rate")
@@ -25,7 +25,7 @@ _ESCAPED = {
 
 
 def to_csv(table: pd.DataFrame, path: str | Path) -> Path:
-    """Writes a table as CSV (UTF-8, RFC 4180); an unknown value is an empty field.
+    """Writes a table as CSV (UTF-8, RFC 4180; -: to stdout); an unknown value is an empty field.
 
     Raises:
         DataError: the file cannot be written.
@@ -184,7 +184,8 @@ def _plain(value: Any) -> Any:
 
 def _write(path: str | Path, text: str) -> Path:
     path = Path(path)
-    with atomic(path) as temporary:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8", newline="")
+    if path != STDOUT:
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
     return path

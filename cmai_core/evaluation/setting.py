@@ -16,6 +16,7 @@ from cmai_core.evaluation.address import (
     task_identity,
 )
 from cmai_core.evaluation.grid import Grid
+from cmai_core.models.truncated import warn_truncated
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Batch, Pair, PairDataset
@@ -152,6 +153,8 @@ class Setting:
         self.items = Items(dataset, grid.limit, grid.tasks, grid.captions, grid.gallery)
         self._validation: Items | None = None
         self.models = {spec: self.load(spec) for spec in grid.models}
+        for model in self.models.values():
+            warn_truncated(model, dataset, len(self.items.keys))
         self._identities: dict[str, dict] = {}
 
     def load(self, spec: str) -> Any:

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from cmai_core.errors import ModelError
+from cmai_core.errors import DataError, ModelError
+from cmai_core.files import explained, write_text
 from cmai_core.models.cards import CARD_FILE
 from cmai_core.models.configuration import CONFIG_FILE
 from cmai_core.models.sidecar import write_heads
@@ -44,7 +45,9 @@ def save_local_dir(
     Raises:
         ModelError: the model's config is unknown, a weight is not finite or not representable, or the folder holds
             other things than a model.
+        DataError: it cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = Path(path)
@@ -57,19 +60,24 @@ def save_local_dir(
     weights = {name: _stored(name, tensor, dtype) for name, tensor in model.clip.state_dict().items()}
     of_heads = {} if model.heads is None else model.heads.state_dict()
     of_heads = {name: _stored(f"heads.{name}", tensor, dtype) for name, tensor in of_heads.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    building: Path | None = None
     try:
-        os.chmod(building, 0o755)
-        _json(building / CONFIG_FILE, model.config)
-        _json(building / CARD_FILE, model.card if card is None else card)
-        save_file(weights, building / WEIGHTS_FILE, metadata={"format": "pt"})
-        if model.heads is not None:
-            write_heads(of_heads, model.heads.sizes, building / HEADS_FILE)
-        _save_tokenizer(model, building)
-        swap(building, path)
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            building = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+            os.chmod(building, 0o755)
+            write_text(building / CONFIG_FILE, _json_text(model.config))
+            write_text(building / CARD_FILE, _json_text(model.card if card is None else card))
+            save_file(weights, building / WEIGHTS_FILE, metadata={"format": "pt"})
+            if model.heads is not None:
+                write_heads(of_heads, model.heads.sizes, building / HEADS_FILE)
+            _save_tokenizer(model, building)
+            swap(building, path)
+    except SafetensorError as error:
+        raise DataError(f"{path} cannot be written: {error}.", "Free space there, or name another place.") from error
     finally:
-        shutil.rmtree(building, ignore_errors=True)
+        if building is not None:
+            shutil.rmtree(building, ignore_errors=True)
     return path
 
 
@@ -78,9 +86,7 @@ def write_card(path: str | Path, card: dict[str, Any]) -> None:
     path = Path(path)
     if not (path / CONFIG_FILE).is_file():
         raise ModelError(f"{path} holds no model.")
-    building = path / f".{CARD_FILE}"
-    _json(building, card)
-    os.replace(building, path / CARD_FILE)
+    write_text(path / CARD_FILE, _json_text(card))
 
 
 def _stored(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -121,5 +127,5 @@ def swap(building: Path, path: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def _json_text(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

@@ -15,13 +15,12 @@ The literal strings "<pad>", "<bos>" and "<eos>" in a text are ordinary text and
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmai_core.errors import ModelError
+from cmai_core.files import write_text
 from cmai_core.models.integrity import record
 from cmai_core.paths import assets_dir
 
@@ -162,17 +161,8 @@ def build_tokenizer(corpus: Iterable[str], path: str | Path, required_words: Seq
     path.mkdir(parents=True, exist_ok=True)
     contents = (tokenizer.to_str(pretty=False), json.dumps(config, indent=2), json.dumps(special, indent=2))
     for name, text in zip(FILES, contents, strict=True):
-        _write(path / name, text + "\n")
+        write_text(path / name, text + "\n")
     return path
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file so that a reader sees either the old or the new one, never half of it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
 
 
 def build_bundled_tokenizer(path: str | Path | None = None) -> Path:

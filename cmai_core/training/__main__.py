@@ -9,7 +9,7 @@ import sys
 from contextlib import nullcontext
 from typing import Any
 
-from cmai_core.terminal import exit_status, interruptible
+from cmai_core.terminal import exit_status, interruptible, printable
 from cmai_core.training.recipes import RECIPES, get_recipe
 from cmai_core.training.settings import PRECISIONS
 
@@ -58,6 +58,7 @@ def _change(text: str) -> tuple[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     """Runs one training; returns the exit status (0, 2 for a mistake, 130 when interrupted)."""
     arguments = sys.argv[1:] if argv is None else argv
+    printable()
     args = parser().parse_args(arguments)
     said = "Interrupted; the same command goes on from the checkpoint."
     return exit_status(lambda: _train(args, arguments), said)

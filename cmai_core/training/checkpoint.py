@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cmai_core.errors import CmaiError
+from cmai_core.errors import CmaiError, DataError
+from cmai_core.files import atomic, explained, write_text
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> Path:
-    """Writes the state atomically: a reader sees the old checkpoint or the new one, never a part of one."""
-    path, temporary = folder / CHECKPOINT, folder / f"{CHECKPOINT}.tmp"
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Writes the state atomically: a reader sees the old checkpoint or the new one, never a part of one.
+
+    Raises:
+        DataError: it cannot be written; the old one is still there.
+    """
+    path = folder / CHECKPOINT
+    try:
+        with atomic(path) as temporary, temporary.open("wb") as file:
+            torch.save(state, file)
+    except RuntimeError as error:  # what PyTorch makes of a disk that is full
+        raise DataError(f"{path} cannot be written: {error}.", "Free space there; the old one is kept.") from error
     return path
 
 
@@ -63,18 +67,20 @@ class Log:
         self.path = folder / LOG
         kept = []
         if step and self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
+            with explained(self.path, "read"):
+                lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+            for line in lines:
                 try:
                     record = json.loads(line)
                 except json.JSONDecodeError:  # a line cut off by a crash
                     continue
                 if record.get("step", 0) <= step:
                     kept.append(line)
-        self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        write_text(self.path, "".join(f"{line}\n" for line in kept))
         self._board = _board(folder / "tensorboard", step)
 
     def write(self, record: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
+        with explained(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         if self._board is not None:
             for name, value in (record | record.get("validation", {})).items():

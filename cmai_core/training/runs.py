@@ -9,6 +9,7 @@ import torch
 
 from cmai_core.data.tabletop.dataset import IMAGE_SIZE
 from cmai_core.errors import OptionError
+from cmai_core.files import check_folder
 from cmai_core.progress import CancelToken, ProgressCallback
 from cmai_core.training.distributed import processes
 from cmai_core.training.settings import Recipe
@@ -91,6 +92,7 @@ def run(
     options = options or RunOptions()
     vocabulary = bundled_tokenizer_dir() / "tokenizer.json"
     model = start_model(recipe, seed=seed, base=base, device=device)
+    check_folder(Path(out_dir))  # before data is made for it
     false = recipe.reads_false_captions
 
     def opened() -> tuple[Any, Any]:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from cmai_core.errors import CmaiError, OptionError
+from cmai_core.files import check_folder
 from cmai_core.models.heads import ConsistencyHeads
 from cmai_core.models.tokenizer import bundled_tokenizer_dir
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
@@ -313,12 +314,12 @@ def train(
         processes: that share the work (see `distributed`); only the first writes.
 
     Raises:
-        CmaiError: the folder holds another training, or the loss is no longer finite.
+        CmaiError: the folder cannot be written or holds another training, or the loss is no longer finite.
         Cancelled: after the checkpoint.
     """
     options = options or RunOptions()
     folder = Path(out_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_folder(folder)
     if options.restart and processes.first:
         (folder / CHECKPOINT).unlink(missing_ok=True)
     processes.wait()

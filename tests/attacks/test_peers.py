@@ -173,9 +173,9 @@ def test_deepfool_comes_as_near(kit, single, peer):
         theirs = foolbox.attacks.L2DeepFoolAttack()(in_foolbox(model), batch.pixels, labels, epsilons=None)[0]
     else:
         theirs = by_art("DeepFool", model, batch, labels, max_iter=50, epsilon=0.02, batch_size=8)
-    assert wrong(model, theirs, labels).all()
     mine = ours(kit, "deepfool", model, batch, epsilon=1e3)
     assert mine.success.all()
+    # The peer may end on the boundary itself, on either side of it: as near, whatever its last bits make of it.
     assert (mine.minimum_norm.double() / distance(theirs, batch.pixels)).median() < 1.02
 
 

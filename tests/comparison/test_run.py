@@ -22,11 +22,11 @@ from cmai_core.comparison.verdicts import rights
 from cmai_core.data import load_dataset
 from cmai_core.defenses import ConsistencyDetector, Smoothing, System
 from cmai_core.errors import CmaiError, DataError
+from cmai_core.files import write_json
 from cmai_core.models import load_model
 from cmai_core.models.heads import ConsistencyHeads
 from cmai_core.models.save import save_local_dir
 from cmai_core.tasks import get_task
-from cmai_core.terminal import write_json
 
 N = 5
 BASE, OURS = "tabletop", "tabletop-cmai"

@@ -14,7 +14,7 @@ from cmai_core.data import PairDataset, available_datasets, load_dataset
 from cmai_core.data.folder import load_pairs
 from cmai_core.data.image_cache import ImageCache
 from cmai_core.data.subset import Subset
-from cmai_core.errors import CmaiError, DataError, OptionError
+from cmai_core.errors import CmaiError, CmaiWarning, DataError, OptionError
 
 
 def picture(path: Path, value: int = 0, size: tuple[int, int] = (12, 8)) -> Path:
@@ -104,6 +104,87 @@ def test_jsonl_with_lists_labels_and_questions(folder):
     assert [(question.text, question.answers) for question in cat.questions] == [("is it a dog?", ("no", "nope"))]
     assert (dog.captions, dog.label, dog.questions[0].answers) == (("a dog",), "dog", ("1",))
     assert load_dataset(folder).classes == ("cat", "dog")
+
+
+def vqa_answers(*texts: str) -> list[dict]:
+    """Ten people's answers as VQAv2 has them."""
+    return [{"answer": text, "answer_confidence": "maybe", "answer_id": k} for k, text in enumerate(texts, start=1)]
+
+
+def test_answers_of_vqav2_are_read_as_answers(folder):
+    ten = vqa_answers("catcher", *["pitcher"] * 3, "catcher", "Pitcher", *["catcher"] * 3, "umpire")
+    rows = [
+        {"image": "cat.png", "caption": "a cat", "question": "who?", "answers": ten},
+        {"image": "dog.png", "caption": "a dog", "question": "who?", "answer": ten[1]},
+        {"image": "wild/fox.png", "caption": "a fox", "question": "how many?", "answers": [2, 2.0, 2.5, None, " "]},
+    ]
+    table(folder, "\n".join(json.dumps(row) for row in rows), "captions.jsonl")
+    cat, dog, fox = (pair.questions[0].answers for pair in load_dataset(folder))
+    assert cat == ("catcher",) * 5 + ("pitcher",) * 3 + ("Pitcher", "umpire")  # what most said comes first
+    assert dog == ("pitcher",) and fox == ("2", "2", "2.5")
+    quoted = json.dumps(ten).replace('"', '""')
+    table(folder, f'image,caption,question,answers\ncat.png,a cat,who?,"{quoted}"\n', "pairs.csv")
+    assert load_dataset(folder / "pairs.csv")[0].questions[0].answers == cat
+
+
+def test_the_right_answer_of_vqav2_counts_as_right(folder):
+    from cmai_core.tasks.metrics import vqa_accuracy
+
+    ten = vqa_answers(*["net"] * 8, "mesh", "fence")
+    row = {"image": "cat.png", "caption": "a cat", "question": "through what?", "answers": ten}
+    table(folder, json.dumps(row), "captions.jsonl")
+    accepted = load_dataset(folder)[0].questions[0].answers
+    assert [vqa_accuracy(given, accepted) for given in ("net", "mesh", "ball")] == [1.0, pytest.approx(0.3), 0.0]
+
+
+def test_published_questions_and_phrases(shared_data, tmp_path):
+    formats = shared_data / "formats"
+    raw = {name: json.loads((formats / "vqav2" / f"{name}.json").read_text()) for name in ("annotations", "questions")}
+    given = {item["question_id"]: item for item in raw["annotations"]["annotations"]}
+    picture(tmp_path / "a.png")
+    rows = [
+        {
+            "image": "a.png",
+            "caption": "a photograph",
+            "question": item["question"],
+            "answers": given[item["question_id"]]["answers"],
+        }
+        for item in raw["questions"]["questions"]
+    ]
+    table(tmp_path, "\n".join(map(json.dumps, rows)), "captions.jsonl")
+    for asked, item in zip(load_dataset(tmp_path)[0].questions, raw["questions"]["questions"], strict=True):
+        assert asked.answers[0] == given[item["question_id"]]["multiple_choice_answer"]
+        assert len(asked.answers) == 10
+    for file in sorted((formats / "flickr30k").rglob("sentences/**/*.txt"))[:5]:
+        where = tmp_path / "flickr"
+        picture(where / f"{file.stem}.png")
+        (where / f"{file.stem}.txt").write_bytes(file.read_bytes())
+    for pair in load_dataset(tmp_path / "flickr"):
+        assert pair.captions and not any(set("[]#") & set(caption) for caption in pair.captions)
+
+
+@pytest.mark.parametrize("slash", ["/", ""])
+def test_markup_of_phrases_is_taken_off(folder, slash):
+    text = f"[{slash}EN#1/people A man] in [{slash}EN#22/clothing/bodyparts a blue  shirt] sits ."
+    table(folder, f"image,caption\ncat.png,{text}\ndog.png,[asleep] a dog\n")
+    assert [pair.captions for pair in load_dataset(folder)] == [("A man in a blue shirt sits .",), ("[asleep] a dog",)]
+
+
+def test_a_list_in_a_cell_is_several_captions(folder):
+    table(folder, 'image,captions\ncat.png,"[""a cat"", ""an animal""]"\n')
+    assert load_dataset(folder)[0].captions == ("a cat", "an animal")
+
+
+def test_what_is_left_out_of_a_folder_is_named(folder):
+    for name in ("cat", "dog", "wild/fox", "tiger", "notes"):
+        (folder / f"{name}.txt").write_text("an animal")
+    Image.new("RGB", (4, 4)).save(folder / "tiger.tif")
+    (folder / ".hidden.gif").write_bytes(b"GIF89a")
+    with pytest.warns(CmaiWarning, match="3 left out") as caught:
+        data = load_dataset(folder)
+    assert len(data) == 3 and len(data.left_out) == 3
+    assert [text.split()[0] for text in data.left_out] == ["notes.txt", "tiger.tif", "tiger.txt"]
+    assert all(name in str(caught[0].message) for name in ("notes.txt", "tiger.tif"))
 
 
 def test_splits_are_chosen_by_their_column(folder):
@@ -280,6 +361,16 @@ def test_a_bad_table_is_named(folder, text, message):
         ('{"image": "cat.png", "captions": []}', "row 2: the list of captions is empty"),
         ('{"image": "cat.png", "captions": ["a cat", ""]}', "row 2: the caption is empty"),
         ('{"image": "cat.png", "caption": null}', "row 2: the caption is empty"),
+        ('{"image": "cat.png", "caption": {"raw": "a cat"}}', "row 2: a caption must be text, not dict"),
+        ('{"image": "cat.png", "caption": "[\'a cat\']"}', "row 2: \"['a cat']\" is neither text nor JSON"),
+        ('{"image": "cat.png", "caption": "[/EN#1/people A man sits"}', "row 2: '[/EN#1/people A man sits' is markup"),
+        ('{"image": "cat.png", "question": "a?", "answer": true}', "row 2: an answer must be text, not bool"),
+        ('{"image": "cat.png", "question": "a?", "answer": [["no"]]}', "row 2: an answer must be text, not list"),
+        ('{"image": "cat.png", "question": "a?", "answer": {"id": 1}}', "row 2: an answer must be text, not dict"),
+        ('{"image": "cat.png", "question": "a?", "answer": NaN}', "row 2: the answer nan is no number"),
+        ('{"image": "cat.png", "question": "a?", "answer": "{\'answer\': 1}"}', "is neither text nor JSON"),
+        ('{"image": "cat.png", "question": {"a": 1}, "answer": "no"}', "row 2: question must be text, not dict"),
+        ('{"image": "cat.png", "caption": "a", "label": "\\u202e"}', "row 2: the label '\\u202e' is not accepted"),
     ],
 )
 def test_a_bad_jsonl_row_is_named(folder, line, message):

@@ -113,6 +113,39 @@ def test_sixteen_bit_grey_with_a_transparent_value_shows_white_there():
     np.testing.assert_array_equal(decoded[0, :, 0], [255, 127])
 
 
+def png_with_key(depth: int, samples: list[int], key: list[int]) -> bytes:
+    """One row of a PNG as it leaves an encoder: grey for a key of one sample, colour for one of three."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    bits = "".join(format(sample, f"0{depth}b") for sample in samples)
+    bits += "0" * (-len(bits) % 8)
+    colour = 2 if len(key) == 3 else 0
+    header = struct.pack(">IIBBBBB", len(samples) // len(key), 1, depth, colour, 0, 0, 0)
+    row = b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")
+    parts = chunk(b"IHDR", header) + chunk(b"tRNS", struct.pack(f">{len(key)}H", *key))
+    return b"\x89PNG\r\n\x1a\n" + parts + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_a_transparent_grey_shows_white_whatever_its_depth(depth):
+    top = 2**depth - 1
+    samples = [0, top // 3, top // 2, top]
+    for key in samples:
+        row = decode_image(png_with_key(depth, samples, [key]))[0, :, 0]
+        expected = [255 if s == key else round(s * 255 / top) for s in samples]
+        np.testing.assert_allclose(row, expected, atol=1 if depth == 16 else 0)
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_transparent_colour_shows_white_whatever_its_depth(depth):
+    top = 2**depth - 1
+    teal, other = [0, top // 2, top // 3], [top // 3, 0, top // 2]
+    picture = decode_image(png_with_key(depth, [*teal, *other], teal))[0]
+    assert picture[0].tolist() == [255] * 3 and picture[1].tolist() == [85, 0, 127]
+
+
 def test_transparency_is_composited_on_white():
     layer = np.zeros((4, 6, 4), np.uint8)
     layer[..., 0] = 200

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cmai_core.errors import ModelError
+from cmai_core.errors import DataError, ModelError
 from cmai_core.models import load_model, save_local_dir
 from cmai_core.models.save import write_card
 
@@ -117,7 +117,7 @@ def test_a_failure_half_way_leaves_the_old_model(saved, make, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(shutil, "copyfile", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DataError, match="No space"):
         save_local_dir(make(5), saved)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
     assert sorted(path.name for path in saved.parent.iterdir()) == ["m"]

@@ -16,7 +16,7 @@ from cmai_core.attacks.token_words import align, token_words
 from cmai_core.attacks.words import Words
 from cmai_core.data.pair import Batch, Pair
 from cmai_core.errors import DataError
-from cmai_core.explain import token_attribution
+from cmai_core.explanations import token_attribution
 from cmai_core.models import VisionLanguageModel, load_model, save_local_dir
 from cmai_core.models.tokenizer_files import load_tokenizer
 from cmai_core.models.wrapper import NO_TOKEN

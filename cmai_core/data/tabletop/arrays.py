@@ -6,12 +6,16 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
+from cmai_core.children import end_with_parent
 from cmai_core.data.tabletop.captions import captions
 from cmai_core.data.tabletop.classes import class_prompt_ids, class_targets
 from cmai_core.data.tabletop.dataset import CAPTIONS_PER_SCENE, IMAGE_SIZE, SEED, SPLIT_SIZES, scene_of
@@ -24,6 +28,7 @@ from cmai_core.data.tabletop.scene import MAX_OBJECTS
 from cmai_core.data.tabletop.statements import CODE_LENGTH, encode_pattern, encode_scenes, truth_of_codes
 from cmai_core.data.text import question_with_answer, statement_with_truth
 from cmai_core.errors import DataError
+from cmai_core.files import atomic, explained, reserve, write_text
 from cmai_core.paths import cache_dir
 
 CONTEXT, QUESTION_CONTEXT, QUESTIONS_PER_SCENE = 48, 32, 12
@@ -133,49 +138,103 @@ def training_arrays(
         false_captions: with false captions too; they lie in files of their own and are made when first asked for.
 
     Raises:
-        DataError: a text does not fit, or an answer is not a single token of this vocabulary.
+        DataError: the folder cannot be written or has no space, or a process that renders was ended; a text does not
+            fit, or an answer is not a single token of this vocabulary.
     """
     from cmai_core.data.tabletop.render import RENDERER_VERSION
 
     scenes = scenes or SPLIT_SIZES[split]
     folder = folder or cache_dir() / "tabletop" / f"v{RENDERER_VERSION}" / f"arrays-{split}-{scenes}"
-    folder.mkdir(parents=True, exist_ok=True)
     layout = _layout(scenes)
     done_file = folder / "done.json"
-    done = set(json.loads(done_file.read_text())) if done_file.is_file() else set()
-    if not done:
-        for name, (shape, kind) in layout.items():
-            np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, shape).flush()
+    done = _done(done_file) if all((folder / f"{name}.npy").is_file() for name in layout) else set()
     starts = [start for start in range(0, scenes, _CHUNK) if start not in done]
     if starts:
+        _make_room(folder, layout, anew=not done)
         jobs = [(str(folder), str(tokenizer_file), split, start, min(start + _CHUNK, scenes)) for start in starts]
         for start in _built(jobs, workers or os.cpu_count() or 1):
             done.add(start)
-            temporary = done_file.with_suffix(".tmp")
-            temporary.write_text(json.dumps(sorted(done)))
-            os.replace(temporary, done_file)
+            write_text(done_file, json.dumps(sorted(done)))
             if report:
                 report(min(len(done) * _CHUNK, scenes), scenes)
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in layout}
+    arrays = {name: _opened(folder / f"{name}.npy", shape) for name, (shape, _) in layout.items()}
     arrays["class_ids"] = class_prompt_ids(tokenizer_file)
     if false_captions:
         given = (arrays["caption_ids"], arrays["objects"], arrays["frame"])
         arrays["false_ids"], arrays["false_codes"] = stored_false_captions(folder, tokenizer_file, split, *given)
     if not (folder / "nlvr.npz").is_file():
         _build_nlvr(folder, tokenizer_file, split, np.asarray(arrays["objects"]))
-    with np.load(folder / "nlvr.npz") as nlvr:
+    with _readable(folder / "nlvr.npz"), np.load(folder / "nlvr.npz") as nlvr:
         return TrainingArrays(**arrays, **{name: nlvr[name] for name in nlvr.files})
 
 
+def _opened(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    with _readable(path):
+        found = np.load(path, mmap_mode="r")
+        if found.shape != shape:
+            raise ValueError(f"its shape is {found.shape}")
+        return found
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, EOFError, TypeError, BadZipFile) as error:
+        hint = f"Delete the folder {path.parent}: it is made again."
+        raise DataError(f"The training data in {path} cannot be read ({error}).", hint) from error
+
+
+def _done(file: Path) -> set[int]:
+    """The starts of the chunks that are there; none where the record is missing or damaged."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return set()
+    return {start for start in found if isinstance(start, int)} if isinstance(found, list) else set()
+
+
+def _make_room(folder: Path, layout: dict[str, tuple[tuple[int, ...], type]], *, anew: bool) -> None:
+    """Makes the arrays' files and takes all of their space: a process that finds none as it writes would be killed.
+
+    Raises:
+        DataError: the folder cannot be written, or has no space.
+    """
+    paths = {name: folder / f"{name}.npy" for name in layout}
+    try:
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, (shape, kind) in layout.items():
+                if anew:
+                    np.lib.format.open_memmap(paths[name], "w+", kind, shape).flush()
+                reserve(paths[name])
+    except DataError:
+        if anew:  # else they would keep the little space there is
+            for path in paths.values():
+                with suppress(OSError):
+                    path.unlink()
+        raise
+
+
 def _built(jobs: list[tuple], workers: int) -> Iterator[int]:
-    """Builds the chunks; gives the start of each that is done."""
+    """Builds the chunks; gives the start of each that is done.
+
+    Raises:
+        DataError: a process was ended from outside.
+    """
     if workers == 1:
         for job in jobs:
             yield _build_chunk(*job)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent)
+    try:
         for future in as_completed([pool.submit(_build_chunk, *job) for job in jobs]):
             yield future.result()
+    except BrokenProcessPool as error:
+        hint = "What is made is kept: run again, with fewer --workers if memory is short."
+        raise DataError("A process that rendered scenes was ended.", hint) from error
+    finally:
+        pool.shutdown(cancel_futures=True)  # not the whole split where somebody interrupts
 
 
 def _encoder(tokenizer_file: str | Path) -> Callable[[str, int], list[int]]:
@@ -248,13 +307,12 @@ def _build_nlvr(folder: Path, tokenizer_file: Path, split: str, objects: np.ndar
     for m, item in enumerate(found):
         row, at[m] = _answered(encode, item.text, statement_with_truth(item.text, item.truth), CONTEXT)
         ids[m, : len(row)] = row
-    temporary = folder / "nlvr.tmp.npz"
-    np.savez(
-        temporary,
-        nlvr_left=np.array([i.left for i in found], np.int32),
-        nlvr_right=np.array([i.right for i in found], np.int32),
-        nlvr_ids=ids,
-        nlvr_answer_at=at,
-        nlvr_truth=np.array([i.truth for i in found], bool),
-    )
-    os.replace(temporary, folder / "nlvr.npz")
+    with atomic(folder / "nlvr.npz") as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            nlvr_left=np.array([i.left for i in found], np.int32),
+            nlvr_right=np.array([i.right for i in found], np.int32),
+            nlvr_ids=ids,
+            nlvr_answer_at=at,
+            nlvr_truth=np.array([i.truth for i in found], bool),
+        )

@@ -6,7 +6,6 @@ Scene `k` of a split depends on (seed, split, k) alone; rendered chunks are cach
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -22,6 +21,7 @@ from cmai_core.data.tabletop.sampling import sample_scene, scene_rng
 from cmai_core.data.tabletop.scene import COLOURS, SHAPES, Scene
 from cmai_core.data.tabletop.statements import encode_scenes, truth_matrix
 from cmai_core.errors import DataError
+from cmai_core.files import atomic, explained
 from cmai_core.paths import assets_dir, cache_dir
 
 IMAGE_SIZE = 128
@@ -156,12 +156,15 @@ class Tabletop:
 
 
 def save_atomically(path: Path, array: np.ndarray) -> None:
-    """Writes a .npy file that is either whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        np.save(file, array)
-    os.replace(temporary, path)
+    """Writes a .npy file that is either whole or absent.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as temporary, temporary.open("wb") as file:
+            np.save(file, array)
 
 
 @lru_cache(maxsize=1)
@@ -210,7 +213,6 @@ def write_stored(path: Path | None = None, number: int = STORED) -> Path:
                 }
             )
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), temporary, compression="none")
-    os.replace(temporary, path)
+    with atomic(path) as temporary:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), temporary, compression="none")
     return path
