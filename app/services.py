@@ -10,7 +10,6 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +18,10 @@ import streamlit as st
 from app import state
 from cmai_core.errors import CmaiError, DataError, ModelError
 from cmai_core.lab.experiment import DEFENDED, UNDEFENDED, Experiment, parse_pair_id
-from cmai_core.lab.images import data_url, decode, encode, sha256, thumbnail
+from cmai_core.lab.images import data_url, decode, thumbnail
 
 if TYPE_CHECKING:
+    from app.uploads import Upload
     from cmai_core.data.pair import Pair, PairDataset
     from cmai_core.evaluation.detection import Threshold
     from cmai_core.jobs import Job, JobQueue, JobSnapshot
@@ -220,29 +220,6 @@ def search(name: str, query: str) -> list[tuple[int, str]]:
     return found
 
 
-@dataclass(frozen=True)
-class Upload:
-    """A decoded upload: digest of its pixels, and the pixels as PNG."""
-
-    sha: str
-    png: bytes
-    width: int
-    height: int
-
-
-def take_upload(data: bytes) -> Upload:
-    """Decodes an upload once, safely.
-
-    Raises:
-        DataError: for anything that is not a proper picture.
-    """
-    from cmai_core.data.uploads import decode_image
-
-    image = decode_image(data)
-    png = encode(image)
-    return Upload(sha256(image.tobytes()), png, image.shape[1], image.shape[0])
-
-
 @st.cache_data(show_spinner=False)
 def table_names() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the tables and of the backdrops."""
@@ -291,8 +268,7 @@ def chosen_thumbnail(pair_id: str, upload: Upload | None, scene_json: str) -> tu
     if pair_id == "scene":
         return data_url(composed(scene_json).image), "composed here"
     if pair_id.startswith("upload/"):
-        pair = the_pair(pair_id, "", upload, "")
-        return data_url(thumbnail(pair.image, 192), "WEBP", 85), "your picture"
+        return own_upload(pair_id, upload).small, "your picture"
     name, split, item = parse_pair_id(pair_id)
     return thumbnail_url(name, index_of(pair_id)), f"{name} · {split} · {item}"
 
@@ -338,17 +314,27 @@ def the_pair(pair_id: str, caption: str, upload: Upload | None, scene_json: str)
             raise DataError("The scene in this link cannot be read.", "Compose it again.") from None
         return scene_pair(scene, caption)
     if pair_id.startswith("upload/"):
-        if upload is None or pair_id != f"upload/{upload.sha}":
-            raise DataError(
-                "This link was made with an uploaded picture, which stays with the person who uploaded it.",
-                "Upload the same picture here to go on.",
-            )
-        return Pair(pair_id, decode(upload.png), (caption,), meta={"source": "uploaded"})
+        picture = decode(own_upload(pair_id, upload).png)
+        return Pair(pair_id, picture, (caption,), meta={"source": "uploaded"})
     name, _, _ = parse_pair_id(pair_id)
     pair = dataset(name)[index_of(pair_id)]
     if not caption:
         return pair
     return dataclasses.replace(pair, captions=(caption, *(c for c in pair.captions if c != caption)))
+
+
+def own_upload(pair_id: str, upload: Upload | None) -> Upload:
+    """This session's picture, where the pair is made of it.
+
+    Raises:
+        DataError: it is somebody else's.
+    """
+    if upload is None or pair_id != f"upload/{upload.sha}":
+        raise DataError(
+            "This link was made with an uploaded picture, which stays with the person who uploaded it.",
+            "Upload the same picture here to go on.",
+        )
+    return upload
 
 
 def domain_of(spec: str) -> str:

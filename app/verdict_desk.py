@@ -14,7 +14,8 @@ from cmai_core.lab.choices import why_no_detector
 from cmai_core.lab.verdict import Basis, LabVerdict, judge_result
 
 if TYPE_CHECKING:
-    from app.services import ModelShelf, Upload
+    from app.services import ModelShelf
+    from app.uploads import Upload
     from cmai_core.defenses.calibration import Calibration
     from cmai_core.defenses.review import ReviewQueue
     from cmai_core.lab.result import LabResult

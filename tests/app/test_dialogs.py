@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from app import services
+from app.uploads import take_upload
 from cmai_core.errors import CmaiError, DataError, ModelError
 
 
@@ -52,13 +53,13 @@ def test_pairs_are_found_by_name():
 
 
 def test_an_upload_is_known_by_its_pixels():
-    upload = services.take_upload(picture("PNG"))
+    upload = take_upload(picture("PNG"))
     assert (upload.width, upload.height) == (60, 40)
     assert services.the_pair(f"upload/{upload.sha}", "a", upload, "").image.shape == (40, 60, 3)
     with pytest.raises(DataError, match="uploaded picture"):
         services.the_pair("upload/other", "a", upload, "")
     with pytest.raises(DataError):
-        services.take_upload(b"not a picture")
+        take_upload(b"not a picture")
 
 
 def test_folders_are_refused_while_the_lab_is_open_to_others(monkeypatch):
