@@ -16,7 +16,7 @@ from cmai_core.lab.images import data_url, encode, sha256, thumbnail
 DECODED_AT_ONCE = 2
 PATIENCE = 60.0
 """Seconds that an upload waits for its turn to be decoded."""
-KEPT = 4
+KEPT = 2
 """Uploads a session keeps: the one in use and those tried last."""
 _TAKEN = "uploads_taken"
 
