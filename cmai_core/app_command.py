@@ -74,8 +74,8 @@ def settings(args: argparse.Namespace) -> tuple[dict[str, str], list[str]]:
     for spec in args.allow or ():
         if not spec.strip() or "\n" in spec:
             raise OptionError(f"--allow is {spec!r}.", "Give a model's specification, as cmai models lists them.")
-    if args.review_key is not None and not args.review_key.strip():
-        raise OptionError("--review-key is empty.", "Give a word, or leave it out for one that is made up.")
+    if args.review_key is not None and len(args.review_key.strip()) < 8:
+        raise OptionError("--review-key is too short.", "Give 8 characters or more, or leave it out: one is made up.")
     variables = {}
     if args.allow:
         variables["CMAI_ALLOW"] = "\n".join(spec.strip() for spec in args.allow)

@@ -237,7 +237,13 @@ def test_without_a_key_nobody_is_a_reviewer():
 
 @pytest.mark.parametrize(
     "words",
-    [("--allow", " "), ("--allow", "a\nb"), ("--max-download", "-1"), ("--max-download", "nan"), ("--review-key", " ")],
+    [
+        ("--allow", " "),
+        ("--allow", "a\nb"),
+        ("--max-download", "-1"),
+        ("--max-download", "nan"),
+        ("--review-key", "short  "),
+    ],
 )
 def test_options_that_say_nothing_are_refused(words):
     with pytest.raises(CmaiError):

@@ -14,7 +14,7 @@ PAGES = ("", "distributions", "embedding_map", "attention", "benchmark", "review
 def test_no_page_asks_for_more_than_the_policy_allows(open_lab, driver):
     lab = open_lab()
     for page in PAGES:
-        lab.browser.get(f"{lab.address}/{page}")
+        lab.browser.get(f"{lab.url}/{page}")
         driver.settled(lab.browser)
         said = [entry["message"] for entry in lab.browser.get_log("browser")]
         assert not [message for message in said if "Content Security Policy" in message], page
@@ -25,7 +25,7 @@ def test_another_site_cannot_frame_the_lab(open_lab, driver):
 
     class Site(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = f'<iframe id="f" src="{lab.address}"></iframe>'.encode()
+            body = f'<iframe id="f" src="{lab.url}"></iframe>'.encode()
             self.send_response(200)
             self.send_header("Content-Type", "text/html")
             self.send_header("Content-Length", str(len(body)))
