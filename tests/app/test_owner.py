@@ -205,6 +205,40 @@ def test_children_are_online_only_where_the_owner_did_not_forbid_it(monkeypatch)
     assert owner.OFFLINE not in fetching._environment()
 
 
+def test_a_slow_hub_holds_up_only_who_asked_for_it(strict, monkeypatch, tmp_path):
+    """In the lab itself: while one visitor's model trickles in, others are served, and Cancel ends the child."""
+    import importlib.util
+    from pathlib import Path
+
+    place = Path(__file__).resolve().parents[1] / "models" / "test_download.py"
+    spec = importlib.util.spec_from_file_location("cmai_pretend_hub", place)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    hub = module.Hub()
+    hub.pause = 0.5
+    for name, value in {
+        owner.ALLOW: "hf-hub:some/model", "CMAI_CHILDREN_ONLINE": "1", "HF_ENDPOINT": hub.address,
+        "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    try:
+        at = strict(pair="tabletop/test/0", caption="a red cube", undefended="hf-hub:some/model", defended="none")
+        at.button(key="start_attack").click().run()
+        handle = at.session_state["attack_job"]
+        assert isinstance(handle, fetching.Errand) and not at.error and not at.exception
+        assert hub.sending.wait(60)
+        other = services.queue().submit(lambda progress, cancel: services.shelf().get("tabletop").name, owner="other")
+        assert other.wait(60).state == "done"
+        assert not handle.snapshot().finished
+        services.cancel(handle)
+        assert ended(handle) and handle.snapshot().state == "cancelled"
+        at.run()
+        assert at.session_state["attack_job"] is None and not at.exception
+    finally:
+        hub.server.shutdown()
+        hub.server.server_close()
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
