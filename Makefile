@@ -5,6 +5,8 @@ VENV    ?= .venv
 HOST    ?= 127.0.0.1
 PORT    ?= 8501
 WORKERS ?= 2
+# Further options of `cmai app`: make app APP="--allow ViT-B-32/laion2b_s34b_b79k"
+APP     ?=
 # The trainings behind the bundled models, and those whose consistency heads are trained afterwards.
 RECIPES ?= base base-b base-2 continued classifier pgd-at tecoa-classes tecoa fare mat consistency hard-negative ssl \
 	ssl-adversarial cmcv mbat mbat-beta0 cmcv-mbat cmai cmai-replay cmai-lora tecoa-b
@@ -28,9 +30,8 @@ SOURCES := pyproject.toml $(LOCK)
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r t d; do printf '  make %-10s %s\n' "$$t" "$$d"; done
 
-app: $(VENV)/.app  ## start the web lab on http://localhost:8501 (PORT=, HOST= to change)
-	@echo "CMAI lab: http://$(if $(filter 127.0.0.1 0.0.0.0,$(HOST)),localhost,$(HOST)):$(PORT)   (stop with Ctrl+C)"
-	@exec $(BIN)/python -m streamlit run app/streamlit_app.py --server.address $(HOST) --server.port $(PORT)
+app: $(VENV)/.app  ## start the web lab on http://localhost:8501 (PORT=, HOST=, APP="--allow …" to change)
+	@exec $(BIN)/cmai app --host $(HOST) --port $(PORT) $(APP)
 
 test: $(VENV)/.test  ## run the whole test suite (ARGS= for pytest, WORKERS= processes)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)

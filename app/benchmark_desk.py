@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import services
+from app import owner, services
 from cmai_core.errors import OptionError
 from cmai_core.evaluation.store import DATABASE, Store, default_folder
 from cmai_core.lab.bench_runs import LiveCell, RunInfo, known_runs, live_cells, signature
@@ -151,7 +151,7 @@ def settled(grid: Any, shelf: services.ModelShelf, tell: Callable[[Any], None] |
     models = {}
     for spec in grid.models:
         if tell is not None:
-            tell(Progress(0, 0, f"Loading {spec}"))
+            tell(Progress(0, 0, f"Loading {owner.shown(spec)}"))
         models[spec] = shelf.get(spec)
     if tell is not None:
         tell(Progress(0, 0, "Reading the dataset and planning the cells"))

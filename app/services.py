@@ -9,19 +9,20 @@ import contextlib
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import state
+from app import fetching, owner, state
 from cmai_core.errors import CmaiError, DataError, ModelError
 from cmai_core.lab.experiment import DEFENDED, UNDEFENDED, Experiment, parse_pair_id
-from cmai_core.lab.images import data_url, decode, encode, sha256, thumbnail
+from cmai_core.lab.images import data_url, decode, thumbnail
 
 if TYPE_CHECKING:
+    from app.fetching import Errand
+    from app.uploads import Upload
     from cmai_core.data.pair import Pair, PairDataset
     from cmai_core.evaluation.detection import Threshold
     from cmai_core.jobs import Job, JobQueue, JobSnapshot
@@ -55,17 +56,20 @@ class ModelShelf:
         """The model of a specification, loaded when it is not here yet.
 
         Raises:
-            ModelError: from `load_model`, for a specification that cannot be loaded.
+            ModelError: visitors may not use it, it is not on the disk, or it cannot be loaded.
         """
+        owner.require(spec)
+        if not fetching.here(spec):  # never downloaded here: this lock, and the worker's thread, are everybody's
+            raise ModelError(
+                f"{owner.shown(spec)} has not been downloaded yet.", "Attack a pair with it first: that downloads it."
+            )
         with self._lock:
             if spec in self._models:
                 self._models.move_to_end(spec)
                 return self._models[spec]
             self._loading = spec
             try:
-                from cmai_core.models import load_model
-
-                model = load_model(spec)
+                model = _loaded(spec)
             finally:
                 self._loading = ""
             self._models[spec] = model
@@ -80,6 +84,21 @@ class ModelShelf:
     @property
     def loading(self) -> str:
         return self._loading
+
+
+def _loaded(spec: str) -> Any:
+    """The model; of one that is not bundled, what is wrong with its files is for the log."""
+    from cmai_core.models import load_model
+
+    try:
+        return load_model(spec)
+    except CmaiError as error:
+        if owner.bundled(spec):
+            raise
+        _log.warning("%s cannot be loaded: %s %s", spec, error.message, error.hint)
+        raise ModelError(
+            f"{owner.shown(spec)} cannot be loaded.", "Choose another model; the lab's log says what is wrong."
+        ) from None
 
 
 @st.cache_resource(show_spinner=False)
@@ -220,29 +239,6 @@ def search(name: str, query: str) -> list[tuple[int, str]]:
     return found
 
 
-@dataclass(frozen=True)
-class Upload:
-    """A decoded upload: digest of its pixels, and the pixels as PNG."""
-
-    sha: str
-    png: bytes
-    width: int
-    height: int
-
-
-def take_upload(data: bytes) -> Upload:
-    """Decodes an upload once, safely.
-
-    Raises:
-        DataError: for anything that is not a proper picture.
-    """
-    from cmai_core.data.uploads import decode_image
-
-    image = decode_image(data)
-    png = encode(image)
-    return Upload(sha256(image.tobytes()), png, image.shape[1], image.shape[0])
-
-
 @st.cache_data(show_spinner=False)
 def table_names() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the tables and of the backdrops."""
@@ -291,8 +287,7 @@ def chosen_thumbnail(pair_id: str, upload: Upload | None, scene_json: str) -> tu
     if pair_id == "scene":
         return data_url(composed(scene_json).image), "composed here"
     if pair_id.startswith("upload/"):
-        pair = the_pair(pair_id, "", upload, "")
-        return data_url(thumbnail(pair.image, 192), "WEBP", 85), "your picture"
+        return own_upload(pair_id, upload).small, "your picture"
     name, split, item = parse_pair_id(pair_id)
     return thumbnail_url(name, index_of(pair_id)), f"{name} · {split} · {item}"
 
@@ -338,17 +333,27 @@ def the_pair(pair_id: str, caption: str, upload: Upload | None, scene_json: str)
             raise DataError("The scene in this link cannot be read.", "Compose it again.") from None
         return scene_pair(scene, caption)
     if pair_id.startswith("upload/"):
-        if upload is None or pair_id != f"upload/{upload.sha}":
-            raise DataError(
-                "This link was made with an uploaded picture, which stays with the person who uploaded it.",
-                "Upload the same picture here to go on.",
-            )
-        return Pair(pair_id, decode(upload.png), (caption,), meta={"source": "uploaded"})
+        picture = decode(own_upload(pair_id, upload).png)
+        return Pair(pair_id, picture, (caption,), meta={"source": "uploaded"})
     name, _, _ = parse_pair_id(pair_id)
     pair = dataset(name)[index_of(pair_id)]
     if not caption:
         return pair
     return dataclasses.replace(pair, captions=(caption, *(c for c in pair.captions if c != caption)))
+
+
+def own_upload(pair_id: str, upload: Upload | None) -> Upload:
+    """This session's picture, where the pair is made of it.
+
+    Raises:
+        DataError: it is somebody else's.
+    """
+    if upload is None or pair_id != f"upload/{upload.sha}":
+        raise DataError(
+            "This link was made with an uploaded picture, which stays with the person who uploaded it.",
+            "Upload the same picture here to go on.",
+        )
+    return upload
 
 
 def domain_of(spec: str) -> str:
@@ -359,16 +364,20 @@ def domain_of(spec: str) -> str:
     return "photographs"
 
 
-def submit(label: str, work: Callable[..., Any]) -> Job:
+def submit(label: str, work: Callable[..., Any], models: Iterable[str] = ()) -> Job | Errand:
     """Queues work for this session; `work(progress, cancel)` runs in the worker thread.
 
+    Args:
+        models: specifications that the work loads; those that are not on the disk are downloaded first.
+
     Raises:
-        CmaiError: when the queue is full or this visitor has too many jobs waiting.
+        CmaiError: when the queue is full or this visitor has too many jobs waiting, or may not use a model.
     """
-    return queue().submit(work, owner=state.get(state.OWNER), label=label)
+    visitor, jobs = state.get(state.OWNER), queue()
+    return fetching.begin(tuple(models), visitor, label, lambda: jobs.submit(work, owner=visitor, label=label))
 
 
-def snapshot(handle: Job | None) -> JobSnapshot | None:
+def snapshot(handle: Job | Errand | None) -> JobSnapshot | None:
     """How a job stands; asking also says that its owner is still there."""
     if handle is None:
         return None
@@ -376,7 +385,7 @@ def snapshot(handle: Job | None) -> JobSnapshot | None:
     return handle.snapshot()
 
 
-def cancel(handle: Job | None) -> None:
+def cancel(handle: Job | Errand | None) -> None:
     if handle is not None:
         handle.cancel()
 
@@ -418,16 +427,11 @@ def gallery_pairs(pair: Pair, items: PairDataset, size: int) -> Sequence[Pair]:
 
 
 def require_model(spec: str, role: str) -> str:
-    """The specification, or a plain error where the choice is empty or names a folder on somebody else's machine."""
+    """The specification, or a plain error where the choice is empty or not offered to visitors."""
     spec = spec.strip()
     if not spec:
-        raise ModelError(f"No {role} model is chosen.", "Pick a bundled one or type an OpenCLIP specification.")
-    if spec.startswith("local-dir:") and st.get_option("server.address") not in ("localhost", "127.0.0.1", "::1"):
-        raise ModelError(
-            "Folders cannot be named while the lab is open to other machines.",
-            "Start it without HOST= to load local-dir: models.",
-        )
-    return spec
+        raise ModelError(f"No {role} model is chosen.", "Pick one from the list.")
+    return owner.require(spec)
 
 
 def attack_work(
@@ -447,7 +451,7 @@ def attack_work(
         items = dataset("photos" if experiment.pair.startswith(("upload/", "photos/")) else "tabletop")
         models = {}
         for role, spec in experiment_models(experiment).items():
-            progress(Progress(0, 0, f"Loading {spec}", {}))
+            progress(Progress(0, 0, f"Loading {owner.shown(spec)}", {}))
             models[role] = store.get(spec)
         thresholds = {}
         if experiment.has_detector:
@@ -497,7 +501,7 @@ def distribution_work(
     with quiet_thread():
         models = {}
         for role, spec in experiment_models(experiment).items():
-            progress(Progress(0, 0, f"Loading {spec}", {}))
+            progress(Progress(0, 0, f"Loading {owner.shown(spec)}", {}))
             models[role] = store.get(spec)
         dataset_name, _, split = name.partition("/")
         items = load_dataset(dataset_name, split=split, limit=count)
@@ -535,7 +539,7 @@ def embedding_work(name: str, count: int, experiment: Experiment, store: ModelSh
     with quiet_thread():
         models = {}
         for role, spec in experiment_models(experiment).items():
-            progress(Progress(0, 0, f"Loading {spec}", {}))
+            progress(Progress(0, 0, f"Loading {owner.shown(spec)}", {}))
             models[role] = store.get(spec)
         dataset_name, _, split = name.partition("/")
         items = load_dataset(dataset_name, split=split, limit=count)

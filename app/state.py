@@ -56,6 +56,8 @@ VERDICT_FPR = "verdict_fpr"
 """Widget: the false-positive rate that verdicts are given at."""
 SENT = "sent_to_review"
 """(content key, role, side) → id of the entry in the review queue, of what this session has sent."""
+REVIEWER = "reviewer_key"
+"""What this visitor has given as the reviewers' key, or ""."""
 REVIEW_SHOWN = "review_shown"
 REVIEW_PAGE = "review_page"
 """Widgets: which entries of the review queue are shown."""
@@ -165,6 +167,7 @@ def initialise() -> None:
         VERDICT: None,
         VERDICT_FPR: FALSE_POSITIVE_RATE,
         SENT: {},
+        REVIEWER: "",
         REVIEW_SHOWN: "open",
         REVIEW_PAGE: 1,
         SELECTED_POINT: None,

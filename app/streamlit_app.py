@@ -1,4 +1,4 @@
-"""The web lab: `streamlit run app/streamlit_app.py` (or `make app`).
+"""The web lab's page, which server.py serves (`cmai app`, `make app`).
 
 Configures the page, initialises the session's state, navigates. Nothing heavy is imported before a page needs it.
 """
@@ -20,7 +20,7 @@ from app.components.chip import status_chip  # noqa: E402
 from app.components.guard import guard  # noqa: E402
 from app.components.theme import inject_style  # noqa: E402
 
-st.set_page_config(page_title="CMAI lab", page_icon=":material/shield:", layout="wide")
+st.set_page_config(page_title="CMAI lab", page_icon="🛡️", layout="wide")
 state.initialise()
 inject_style()
 with guard():

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import secrets
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import services
-from cmai_core.errors import CmaiError
+from app import owner, services, state
+from cmai_core.errors import CmaiError, DataError
 from cmai_core.lab.choices import why_no_detector
 from cmai_core.lab.verdict import Basis, LabVerdict, judge_result
 
 if TYPE_CHECKING:
-    from app.services import ModelShelf, Upload
+    from app.services import ModelShelf
+    from app.uploads import Upload
     from cmai_core.defenses.calibration import Calibration
     from cmai_core.defenses.review import ReviewQueue
     from cmai_core.lab.result import LabResult
 
+_log = logging.getLogger("cmai.app")
 VERDICTS_KEPT = 32
 
 
@@ -75,11 +82,39 @@ def review_queue() -> ReviewQueue:
     """The durable queue in the user's data folder.
 
     Raises:
-        DataError: its file cannot be used.
+        ReviewFileError: its file cannot be used.
     """
     from cmai_core.defenses.review import ReviewQueue
 
     return ReviewQueue()
+
+
+@contextmanager
+def without_paths() -> Iterator[None]:
+    """What is wrong with the queue's file is for the log; visitors learn that it cannot be used."""
+    from cmai_core.defenses.review import ReviewFileError
+
+    try:
+        yield
+    except ReviewFileError as error:
+        _log.error("%s %s", error.message, error.hint)
+        raise DataError("The review queue cannot be used at the moment.", "The lab's log says why.") from None
+
+
+@st.cache_resource(show_spinner=False)
+def _salt() -> bytes:
+    return secrets.token_bytes(16)
+
+
+def sender() -> str:
+    """Who sends a pair: the visitor's address made unreadable, or the session where a proxy hides it."""
+    who = str(st.context.ip_address or state.get(state.OWNER))
+    return f"visitor:{hashlib.sha256(_salt() + who.encode()).hexdigest()[:16]}"
+
+
+def is_reviewer() -> bool:
+    """Whether this visitor may see and judge what others have sent."""
+    return owner.rules().reviewer(st.session_state.get(state.REVIEWER) or "")
 
 
 def basis_for(model: Any, pair_id: str, verdicts: VerdictShelf, progress: Any, cancel: Any) -> Basis:
@@ -118,7 +153,7 @@ def verdict_work(
     with services.quiet_thread():
         models, bases = {}, {}
         for role, reading in result.readings.items():
-            progress(Progress(0, 0, f"Loading {reading.spec}", {}))
+            progress(Progress(0, 0, f"Loading {owner.shown(reading.spec)}", {}))
             models[role] = store.get(reading.spec)
         for role, model in models.items():
             bases[role] = basis_for(model, experiment.pair, verdicts, progress, cancel)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cmai_core import __version__
-from cmai_core.errors import DataError, OptionError
+from cmai_core.errors import OptionError
 from cmai_core.files import atomic, check_folder, check_writable, is_stdout, write_json
 from cmai_core.progress import Progress
 from cmai_core.terminal import (
@@ -86,27 +85,9 @@ def _command(
 
 
 def _add_app(commands: Any) -> None:
-    command = _command(commands, "app", _app, "start the web lab, until Ctrl+C")
-    command.add_argument("--port", type=int, default=8501, help="default: 8501")
-    command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 opens it to your network (default: 127.0.0.1)")
+    from cmai_core.app_command import add_options, execute
 
-
-def _app(args: argparse.Namespace) -> None:
-    import runpy
-
-    from cmai_core.paths import lab_dir
-
-    if not 1 <= args.port <= 65535:
-        raise OptionError(f"--port is {args.port}.", "Accepted: whole numbers from 1 to 65535.")
-    start = lab_dir() / "app" / "streamlit_app.py"
-    if not start.is_file():
-        raise DataError(f"The web lab is not there: {start}.", "Install CMAI anew, or use a checkout.")
-    shown = "localhost" if args.host in ("127.0.0.1", "0.0.0.0") else args.host
-    print(f"CMAI lab: http://{shown}:{args.port}   (stop with Ctrl+C)", flush=True)
-    os.chdir(lab_dir())  # where Streamlit looks for .streamlit/config.toml
-    options = ["--server.address", args.host, "--server.port", str(args.port)]
-    sys.argv = ["streamlit", "run", str(start), *options]
-    runpy.run_module("streamlit", run_name="__main__", alter_sys=True)  # in this process, so that signals reach it
+    add_options(_command(commands, "app", execute, "start the web lab, until Ctrl+C"))
 
 
 # --- info and models --------------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def test_the_page_of_results_is_that_of_the_published_ones():
 PAGES = (
     "README",
     "CONTRIBUTING",
-    *(f"docs/{name}" for name in ("attacks", "architecture", "defenses", "evaluation", "results")),
+    *(f"docs/{name}" for name in ("attacks", "architecture", "defenses", "evaluation", "results", "security")),
 )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import streamlit as st
 
+from app import owner
 from app.components.theme import escape, label, mark, show
 from cmai_core.lab.experiment import DEFENDED
 
@@ -107,6 +108,17 @@ def _card(card: Any) -> None:
 
 
 def own_model() -> None:
+    """Which other models there are: those that the owner allows, or any."""
+    now = owner.rules()
+    if not now.any:
+        offered = ", ".join(f"`{owner.shown(spec)}`" for spec in now.allow)
+        st.markdown(f"#### Other models\n\nThis lab offers {offered or 'the bundled models only'}.")
+    else:
+        _any_model()
+    _from_python()
+
+
+def _any_model() -> None:
     st.markdown(
         """
 #### Any model that OpenCLIP loads
@@ -126,10 +138,12 @@ with `weights_only=True`, are read.
 
 Models without a text decoder (plain CLIP) take part in zero-shot classification and retrieval; question answering,
 captioning and two-picture statements need a CoCa model.
-
-From Python:
 """
     )
+
+
+def _from_python() -> None:
+    st.markdown("From Python:")
     st.code(
         """from cmai_core.models import load_model
 from cmai_core.data import load_dataset

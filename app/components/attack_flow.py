@@ -44,7 +44,9 @@ def start() -> None:
         shelf, detectors = services.shelf(), services.threshold_shelf()
         verdict_flow.drop()
         handle = services.submit(
-            "attack", lambda progress, cancel: services.attack_work(wanted, upload, shelf, detectors, progress, cancel)
+            "attack",
+            lambda progress, cancel: services.attack_work(wanted, upload, shelf, detectors, progress, cancel),
+            models=services.experiment_models(wanted).values(),
         )
     except CmaiError as error:
         state.put(state.NOTICE, error)

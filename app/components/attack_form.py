@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import services, state
+from app import owner, services, state
 from app.components.attack_parts import needs_task, parts_panel
 from app.components.theme import ROLES, show
 from cmai_core.errors import OptionError
@@ -32,12 +32,18 @@ TASK_WORDS = {
 def _model_widget(role: str, key: str, spec_key: str, defended: bool) -> None:
     options = [entry.name for entry in services.catalogue()]
     options.sort(key=lambda name: (next(e.defended for e in services.catalogue() if e.name == name) != defended, name))
-    options.append(state.OTHER_MODEL)
-    if defended:
+    now = owner.rules()
+    options += [spec for spec in now.allow if spec not in options]
+    if now.any:
+        options.append(state.OTHER_MODEL)
+    if defended or not options:
         options.append(state.NO_MODEL)
     words = {state.OTHER_MODEL: "OpenCLIP model …", state.NO_MODEL: "none"}
     st.selectbox(
-        f"{ROLES[role].mark} {role.capitalize()} model", options, key=key, format_func=lambda n: words.get(n, n)
+        f"{ROLES[role].mark} {role.capitalize()} model",
+        options,
+        key=key,
+        format_func=lambda n: words.get(n, owner.shown(n)),
     )
     if state.get(key) == state.OTHER_MODEL:
         st.text_input(
@@ -52,11 +58,13 @@ def _model_widget(role: str, key: str, spec_key: str, defended: bool) -> None:
 
 def settle_models() -> None:
     """Replaces a choice that does not exist (yet, or any more) by one that does; before the widgets are drawn."""
-    names = [entry.name for entry in services.catalogue()]
+    names = [*(entry.name for entry in services.catalogue()), *owner.rules().allow]
     for key, defended in ((state.UNDEFENDED, False), (state.DEFENDED, True)):
-        allowed = [*names, state.OTHER_MODEL, *([state.NO_MODEL] if defended else [])]
+        allowed = [*names, *([state.OTHER_MODEL] if owner.rules().any else []), *([state.NO_MODEL] if defended else [])]
         if state.get(key) not in allowed:
-            state.put(key, services.default_model(defended) or (state.NO_MODEL if defended else state.OTHER_MODEL))
+            state.put(
+                key, services.default_model(defended) or (allowed[0] if allowed and not defended else state.NO_MODEL)
+            )
 
 
 def model_panel() -> None:
@@ -72,7 +80,7 @@ def model_panel() -> None:
         st.warning(
             "This is a photograph, and the bundled models have only ever seen Tabletop scenes: the attack runs, "
             "but their "
-            "answers mean little. For photographs choose “OpenCLIP model …”, for example `ViT-B-32/laion2b_s34b_b79k`.",
+            "answers mean little." + (" For photographs choose another one." if owner.rules().allow else ""),
             icon="⚠️",
         )
 
@@ -168,16 +176,19 @@ def experiment() -> Experiment:
 
 def fill_form(e: Experiment) -> None:
     """Sets the widgets to an experiment (a permalink); before they are drawn."""
-    names = [entry.name for entry in services.catalogue()]
+    names = [*(entry.name for entry in services.catalogue()), *owner.rules().allow]
     for value, key, spec_key in (
         (e.undefended, state.UNDEFENDED, state.UNDEFENDED_SPEC),
         (e.defended, state.DEFENDED, state.DEFENDED_SPEC),
     ):
         if value in names:
             state.put(key, value)
-        elif value:
+        elif value and owner.rules().any:
             state.put(key, state.OTHER_MODEL)
             state.put(spec_key, value)
+        elif value:
+            state.put(state.NOTICE, owner.refusal(value))
+            state.put(key, "")
         else:
             state.put(key, state.NO_MODEL)
     state.put(state.PAIR, e.pair)
@@ -192,3 +203,4 @@ def fill_form(e: Experiment) -> None:
         (state.QUERIES, e.queries), (state.WORDS, e.words), (state.TRUTH, e.truth),
     ):  # fmt: skip
         state.put(key, value)
+    settle_models()  # where the link's model is not offered, another takes its place

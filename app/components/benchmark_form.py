@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import services, state
+from app import owner, services, state
 from app.benchmark_desk import Desk
 from app.components.attack_form import TASK_WORDS
 from app.components.benchmark_results import model_word
@@ -137,14 +137,15 @@ def preset_row() -> None:
 
 def form() -> None:
     """The widgets of the grid."""
-    known = [card.name for card in services.catalogue()]
+    now = owner.rules()
+    known = [*(card.name for card in services.catalogue()), *now.allow]
     names = [*known, *(name for name in state.get(state.BENCH_MODELS) if name not in known)]
     one, two = st.columns([3, 2], gap="medium")
     one.multiselect(
-        "Models", names, key=state.BENCH_MODELS, format_func=model_word, accept_new_options=True,
-        max_selections=MAX_MODELS, placeholder="Choose, or type an OpenCLIP specification",
-        help="Each is attacked itself, and shown what was crafted on the others. Type `ViT-B-32/laion2b_s34b_b79k`, "
-        "`hf-hub:…` or `ViT-B-32/random` for a model that is not bundled.",
+        "Models", names, key=state.BENCH_MODELS, format_func=model_word, accept_new_options=now.any,
+        max_selections=MAX_MODELS, placeholder="Choose, or type an OpenCLIP specification" if now.any else "Choose",
+        help="Each is attacked itself, and shown what was crafted on the others."
+        + (" For others type `ViT-B-32/laion2b_s34b_b79k`, `hf-hub:…` or `ViT-B-32/random`." if now.any else ""),
     )  # fmt: skip
     two.pills("Tasks", TASKS, selection_mode="multi", key=state.BENCH_TASKS, format_func=TASK_WORDS.get, wrap=True)
     for modality, key in _CHIPS.items():

@@ -6,7 +6,7 @@ import sys
 
 import streamlit as st
 
-from app import navigation, services, state, warm_up
+from app import navigation, owner, services, state, warm_up
 from app.components.theme import escape, show
 
 
@@ -21,9 +21,9 @@ def status_chip() -> None:
     device = "GPU" if services.gpu_is_there() else "CPU"
     shelf = services.shelf()
     if shelf.loading:
-        model = f"loading {shelf.loading} …"
+        model = f"loading {owner.shown(shelf.loading)} …"
     elif shelf.loaded:
-        model = f"models ready: {', '.join(shelf.loaded)}"
+        model = f"models ready: {', '.join(map(owner.shown, shelf.loaded))}"
     else:
         model = "no model loaded yet"
     waiting = 0

@@ -81,6 +81,7 @@ def start() -> None:
         handle = services.submit(
             "distribution",
             lambda progress, cancel: services.distribution_work(name, count, experiment, shelf, progress, cancel),
+            models=models.values(),
         )
     except CmaiError as error:
         state.put(state.NOTICE, error)

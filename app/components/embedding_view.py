@@ -57,6 +57,7 @@ def start() -> None:
         handle = services.submit(
             "embedding map",
             lambda progress, cancel: services.embedding_work(name, count, experiment, shelf, progress, cancel),
+            models=models.values(),
         )
     except CmaiError as error:
         state.put(state.NOTICE, error)

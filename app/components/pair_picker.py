@@ -8,9 +8,9 @@ from app import services, state
 from app.components.gallery import gallery
 from app.components.guard import guard
 from app.components.theme import escape, show
+from app.uploads import taken
 from cmai_core.errors import CmaiError
 from cmai_core.lab.experiment import MAX_CAPTION
-from cmai_core.lab.images import decode
 
 PAGE_SIZE = 24
 SETS = {"tabletop": "Tabletop scenes", "photos": "Photographs"}
@@ -68,20 +68,15 @@ def upload_body() -> None:
     """A picture of one's own and its sentence."""
     with guard():
         st.caption(
-            "PNG, JPEG or WebP, up to 16 megapixels. It is decoded once, its metadata is dropped, and it stays "
-            "in this session."
+            "PNG, JPEG or WebP, up to 10 MB and 16 megapixels. It is decoded once, its metadata is dropped, a side "
+            "longer than 1024 pixels is shrunk to that, and it stays in this session."
         )
         file = st.file_uploader("Picture", type=["png", "jpg", "jpeg", "webp"], key=state.UPLOAD_FILE)
         if file is None:
             return
-        upload = services.take_upload(file.getvalue())
-        st.image(
-            decode(upload.png),
-            caption=f"{upload.width}×{upload.height}",
-            output_format="PNG",
-            width=min(360, upload.width),
-            alt="Your picture",
-        )
+        upload = taken(file)
+        show(f'<img src="{upload.view}" alt="Your picture" style="max-width:100%;border-radius:6px;display:block">')
+        st.caption(f"{upload.width}×{upload.height}")
         caption = st.text_input(
             "Sentence: what does it show?",
             key="upload_caption",

@@ -7,7 +7,7 @@ import streamlit as st
 from app import state
 from app.components.doubt import doubted
 from app.components.theme import number
-from app.verdict_desk import review_queue
+from app.verdict_desk import review_queue, sender, without_paths
 from cmai_core.errors import CmaiError, DataError
 from cmai_core.lab.choices import SEARCHES, THREATS
 from cmai_core.lab.result import LabResult
@@ -25,8 +25,8 @@ def send_button(result: LabResult, made: LabVerdict, role: str, side: int, fpr: 
         disabled=sent,
         on_click=send,
         args=(result, made, role, side, fpr),
-        help="A person judges it on the page Review. Picture and sentence are kept in a file on the lab's machine"
-        + (", your uploaded picture too." if uploaded else "."),
+        help="A reviewer judges it on the page Review. Picture and sentence are kept on the lab's machine, where its "
+        "reviewers see them" + (", your uploaded picture too." if uploaded else "."),
     )
 
 
@@ -34,18 +34,20 @@ def send(result: LabResult, made: LabVerdict, role: str, side: int, fpr: float) 
     """Puts a pair into the queue, unless it is there; what goes wrong is said in the next run."""
     found = made.roles[role]
     try:
-        entry = review_queue().add(
-            found.pictures[side],
-            [found.texts[side]],
-            model=found.name,
-            reason=reason(result, found, role, side, fpr),
-            item=result.experiment.pair,
-            score=found.verdicts[side].s_c,
-            tau=found.tau(fpr),
-            once=True,
-        )
+        with without_paths():
+            entry = review_queue().add(
+                found.pictures[side],
+                [found.texts[side]],
+                model=found.name,
+                reason=reason(result, found, role, side, fpr),
+                item=result.experiment.pair,
+                score=found.verdicts[side].s_c,
+                tau=found.tau(fpr),
+                once=True,
+                sender=sender(),
+            )
         if entry is None:
-            raise DataError("The review queue is full.", "Resolve some of its pairs on the page Review first.")
+            raise DataError("The review queue is full.", "Its reviewers have to judge some of its pairs first.")
     except CmaiError as error:
         state.put(state.NOTICE, error)
         return

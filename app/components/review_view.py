@@ -5,24 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import streamlit as st
 
-from app import state
+from app import owner, state
 from app.components.guard import plain
 from app.components.theme import escape, number, show
 from app.navigation import go
-from app.verdict_desk import review_queue
-from cmai_core.errors import CmaiError
+from app.verdict_desk import is_reviewer, review_queue, without_paths
+from cmai_core.errors import CmaiError, DataError
 from cmai_core.lab.images import data_url
 
 if TYPE_CHECKING:
-    from cmai_core.defenses.review import Entry
+    from cmai_core.defenses.review import Entry, ReviewQueue
 
 PAGE_SIZE = 8
+SHOWN_OWN = 20
+"""Most of their own entries that a visitor sees."""
 VERDICT_HELP = {
     "attack": "The picture or the sentence was tampered with.",
     "false caption": "Nothing was tampered with, but the sentence is not true of the picture.",
@@ -33,13 +34,21 @@ NOTE_LENGTH = 500
 
 
 def queue_view() -> None:
-    """Counts, and the entries that are to be shown.
+    """Counts, and the entries that are to be shown: to reviewers all, to others those they have sent.
 
     Raises:
         DataError: the queue's file cannot be used.
     """
-    queue = review_queue()
-    counts = queue.counts()
+    with without_paths():
+        queue = review_queue()
+        counts = queue.counts()
+        if is_reviewer():
+            _all(queue, counts)
+        else:
+            _own(queue, counts)
+
+
+def _all(queue: ReviewQueue, counts: Mapping[str, int]) -> None:
     resolved = sum(counts.values()) - counts["open"]
     if not counts["open"] and not resolved:
         _empty()
@@ -59,14 +68,32 @@ def queue_view() -> None:
             st.info(words, icon="ℹ️")
         for entry in entries:
             with st.container(border=True, key=f"card_review_{entry.id}"):
-                _entry(entry)
-    st.caption(f"The queue lies in {plain(_shown_path(queue.path))}; everybody who uses this lab sees it.")
+                _entry(entry, judge=True)
+    st.caption("The queue is kept on the lab's machine; every reviewer of this lab sees it.")
 
 
-def _shown_path(path: Path) -> str:
-    """The file's path; in the home folder of whoever runs the lab, from there on."""
-    home = Path.home()
-    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
+def _own(queue: ReviewQueue, counts: Mapping[str, int]) -> None:
+    """What a visitor sees: how many there are, their own, and where reviewers give their key."""
+    sent = list(dict.fromkeys(state.get(state.SENT).values()))
+    entries = queue.entries(open_only=False, limit=SHOWN_OWN, only=sent) if sent else []
+    if not entries:
+        _empty()
+    _counts(counts)
+    for entry in entries:
+        with st.container(border=True, key=f"card_review_{entry.id}"):
+            _entry(entry, judge=False)
+    if not owner.rules().review_key:
+        st.caption("The pairs of others are seen and judged by this lab's reviewers.")
+        return
+    given = st.text_input(
+        "Reviewers' key", type="password", key="review_key_field", max_chars=100,
+        help="The pairs of others are seen and judged by this lab's reviewers, who have a key from its owner.",
+    )  # fmt: skip
+    if given:
+        state.put(state.REVIEWER, given.strip())
+        if is_reviewer():
+            st.rerun()
+        st.warning("That is not the key.", icon="⚠️")
 
 
 def _empty() -> None:
@@ -103,7 +130,8 @@ def _page(count: int) -> int:
     return PAGE_SIZE * (state.get(state.REVIEW_PAGE) - 1)
 
 
-def _entry(entry: Entry) -> None:
+def _entry(entry: Entry, judge: bool) -> None:
+    """An entry; with the buttons of a reviewer, or without."""
     picture, facts = st.columns([1, 3.2], gap="medium")
     with picture:
         show(
@@ -116,10 +144,12 @@ def _entry(entry: Entry) -> None:
             f'{quotes}<div class="cm-row cm-small" style="margin-top:8px">{_facts(entry)}</div>'
             f'<p class="cm-small cm-note">{escape(_sentence(entry.reason))}</p>'
         )
-        if entry.verdict is None:
+        if entry.damage:
+            st.warning(f"Parts of this entry are damaged: {plain(entry.damage)}.", icon="⚠️")
+        if entry.verdict is not None:
+            _judged(entry, judge)
+        elif judge:
             _judge(entry)
-        else:
-            _judged(entry)
 
 
 @st.cache_data(show_spinner=False, max_entries=64)
@@ -165,12 +195,14 @@ def _judge(entry: Entry) -> None:
             )
 
 
-def _judged(entry: Entry) -> None:
+def _judged(entry: Entry, judge: bool) -> None:
     note = f": {escape(entry.note)}" if entry.note else ""
     show(
         f'<p class="cm-verdict">{escape(entry.verdict.capitalize())}{note}</p>'
         f'<p class="cm-small cm-muted cm-note">judged {when(entry.resolved)}</p>'
     )
+    if not judge:
+        return
     st.button(
         "Take back", key=f"review_reopen_{entry.id}", icon=":material/undo:", on_click=reopen, args=(entry.id,),
         help="The pair becomes open again; the note stays.",
@@ -190,6 +222,9 @@ def reopen(entry: int) -> None:
 
 def _change(work) -> None:
     try:
-        work()
+        if not is_reviewer():  # whatever buttons the page had
+            raise DataError("Pairs are judged by this lab's reviewers.", "They give their key on the page Review.")
+        with without_paths():
+            work()
     except CmaiError as error:
         state.put(state.NOTICE, error)

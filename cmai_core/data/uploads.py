@@ -1,8 +1,10 @@
 """The one place where bytes from outside become a picture, and text from outside becomes a caption.
 
 A picture file is a program for its decoder, so everything is checked before and after it runs: only JPEG, PNG and WebP;
-the size in the header before any pixel is decoded (a 10 kB PNG can claim 81 million of them); a full decode, as a
-truncated file passes a mere check of the header. What comes out is plain 8-bit RGB, upright, without metadata.
+the number of its pieces and scans (`screening`), and the size in the header, before any pixel is decoded (a 10 kB PNG
+can claim 81 million of them); a full decode, as a truncated file passes a mere check of the header. What comes out is
+plain 8-bit RGB, upright, without metadata. For strangers' files `apart.decode_apart` does the same in a process of its
+own, which ends when its time is over.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cmai_core.data.screening import screen, screen_exif
 from cmai_core.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -60,7 +63,8 @@ def decode_image(
         uint8 H×W×3, RGB, contiguous and writable.
 
     Raises:
-        DataError: the file is missing, empty, too large, of another format, damaged or extremely narrow.
+        DataError: the file is missing, empty, too large, of another format, damaged, extremely narrow, or made of more
+            scans, pieces or metadata than a picture needs.
     """
     if isinstance(data, Path):
         name = name or str(data)
@@ -70,11 +74,13 @@ def decode_image(
         raise DataError(f"{name} is empty.", "Choose a JPEG, PNG or WebP file with a picture in it.")
     if len(data) > max_bytes:
         raise _too_many_bytes(name, len(data), max_bytes)
+    data = bytes(data)
+    screen(data, name, max_pixels)
 
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        what = _describe(bytes(data[:512]))
+        what = _describe(data[:512])
         raise DataError(f"{name} is {what}, not a JPEG, PNG or WebP picture.", _SAVE_AS) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         claim = f"{name} claims more pixels than the limit of {max_pixels / 1e6:g} million."
@@ -93,6 +99,7 @@ def decode_image(
                 f"{name} has {width}×{height} pixels: one side is more than {MAX_ASPECT} times the other.",
                 "Crop it to a more usual shape.",
             )
+        screen_exif(_exif_size(image), name)
         try:
             image.seek(0)
             image.load()
@@ -146,6 +153,11 @@ def _read(path: Path, max_bytes: int, name: str) -> bytes:
     if len(data) > max_bytes:
         raise _too_many_bytes(name, size, max_bytes)
     return data
+
+
+def _exif_size(image: Image.Image) -> int:
+    """Bytes of EXIF metadata; of those that PNG holds as text, at most so many."""
+    return max(len(image.info.get(key) or b"") for key in ("exif", "Raw profile type exif"))
 
 
 def _upright(image: Image.Image) -> Image.Image:

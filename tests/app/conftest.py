@@ -38,6 +38,8 @@ def app(tiny_models, monkeypatch):
     import cmai_core.models.registry as registry
 
     monkeypatch.setattr(registry, "bundled_dir", lambda: tiny_models)
+    monkeypatch.setenv("CMAI_ALLOW_ANY", "1")  # what is refused without is tested in test_owner.py
+    monkeypatch.setenv("CMAI_OPEN_REVIEW", "1")
     monkeypatch.setenv("CMAI_WARM_UP", "0")  # a thread would go on into the next test
     st.cache_data.clear()
 

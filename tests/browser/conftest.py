@@ -30,7 +30,8 @@ def driver(browser_paths):
 @pytest.fixture(scope="session")
 def lab_address(driver, tmp_path_factory):
     """The address of a lab started for these tests, over results of its own."""
-    with driver.running_lab({"CMAI_DATA": str(tmp_path_factory.mktemp("data"))}) as (address, log):
+    data = {"CMAI_DATA": str(tmp_path_factory.mktemp("data"))}
+    with driver.running_lab(data, ["--allow-any", "--open-review"]) as (address, log):
         yield address
         said = log.read_text(errors="replace")
         assert "Traceback" not in said or "WebSocketDisconnected" in said, said[-4000:]

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,21 +46,24 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_lab(environment: dict[str, str] | None = None) -> Iterator[tuple[str, Path]]:
-    """Starts the lab on a free port; yields (address, log file) and stops it again."""
+def running_lab(environment: dict[str, str] | None = None, options: Sequence[str] = ()) -> Iterator[tuple[str, Path]]:
+    """Starts the lab on a free port; yields (address, log file) and stops it again.
+
+    Args:
+        environment: variables beside those of this process. options: of `cmai app`.
+    """
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="cmai-lab-") as folder:
         log = Path(folder) / "lab.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
                 [
-                    sys.executable, "-m", "streamlit", "run", "app/streamlit_app.py",
-                    "--server.port", str(port), "--server.address", "127.0.0.1", "--server.headless", "true",
+                    sys.executable, "-m", "cmai_core", "app", "--port", str(port), *options,
                 ],
                 cwd=ROOT,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                env=os.environ | (environment or {}),
+                env=os.environ | {"STREAMLIT_SERVER_HEADLESS": "true"} | (environment or {}),
             )  # fmt: skip
             try:
                 _wait(f"http://127.0.0.1:{port}/_stcore/health", process, log)

@@ -1,0 +1,284 @@
+"""What visitors may use is the owner's decision, and it holds whatever way they ask."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from app import fetching, owner, services
+from cmai_core.errors import Cancelled, CmaiError, ModelError
+from cmai_core.progress import CancelToken, Progress
+
+SPECS = ("hf-hub:some/model", "ViT-B-32/random", "local-dir:/etc", "ViT-B-32/laion2b_s34b_b79k", "../tabletop", "")
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch):
+    for name in (owner.ALLOW, owner.ALLOW_ANY, owner.MAX_DOWNLOAD, owner.REVIEW_KEY, owner.OPEN_REVIEW):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def strict(app, monkeypatch):
+    """The lab as it is where its owner has set nothing."""
+    for name in (owner.ALLOW, owner.ALLOW_ANY, owner.OPEN_REVIEW):
+        monkeypatch.delenv(name, raising=False)
+    return app
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "localhost", "0.0.0.0"])
+@pytest.mark.parametrize("spec", SPECS)
+def test_without_a_word_of_the_owner_only_bundled_models_are_loaded(spec, address, monkeypatch):
+    import streamlit as st
+
+    monkeypatch.setattr(st, "get_option", lambda name: address)  # where it listens is no permission
+    assert owner.allowed("tabletop")
+    for ask in (owner.require, services.ModelShelf().get, lambda s: services.require_model(s, "undefended")):
+        with pytest.raises(ModelError) as caught:
+            ask(spec)
+        assert "cmai " not in str(caught.value) and caught.value.hint
+
+
+def test_what_is_allowed_is_allowed_exactly(monkeypatch):
+    monkeypatch.setenv(owner.ALLOW, "hf-hub:some/model\n local-dir:/srv/models/mine \n\n")
+    assert owner.rules().allow == ("hf-hub:some/model", "local-dir:/srv/models/mine")
+    assert owner.allowed("local-dir:/srv/models/mine") and owner.shown("local-dir:/srv/models/mine/") == "mine"
+    for other in (
+        "local-dir:/srv/models/mine/../other",
+        "hf-hub:some/model2",
+        "hf-hub:Some/model",
+        "local-dir:/srv/models",
+    ):
+        assert not owner.allowed(other)
+    monkeypatch.setenv(owner.ALLOW_ANY, "1")
+    assert all(owner.allowed(spec) for spec in SPECS)
+
+
+@pytest.mark.parametrize(("value", "most"), [("", 5e9), ("1.5", 1.5e9), ("nonsense", 0), ("-3", 0), ("nan", 0)])
+def test_the_bound_of_downloads_is_never_looser_than_said(value, most, monkeypatch):
+    monkeypatch.setenv(owner.MAX_DOWNLOAD, value)
+    assert owner.rules().download_bytes == int(most)
+
+
+def test_a_link_with_another_model_says_so_and_takes_one_that_is_offered(strict, texts):
+    at = strict(query={"pair": "tabletop/test/0", "caption": "a red cube", "undefended": "hf-hub:some/model"})
+    assert not at.exception
+    assert any("hf-hub:some/model" in e.value for e in at.error)
+    assert at.session_state["undefended"] == "tabletop"
+    assert "other" not in at.selectbox(key="undefended").options
+
+
+def test_allowed_models_stand_in_the_form(strict, monkeypatch):
+    monkeypatch.setenv(owner.ALLOW, "ViT-B-32/random\nlocal-dir:/srv/secret/mine")
+    at = strict(query={"pair": "tabletop/test/0", "caption": "a red cube", "undefended": "ViT-B-32/random"})
+    assert not at.exception and not at.error
+    assert at.session_state["undefended"] == "ViT-B-32/random"
+    options = at.selectbox(key="undefended").options
+    assert "mine" in options and not any("secret" in option for option in options)
+
+
+def test_a_form_that_was_tampered_with_is_refused(strict):
+    """A browser may send any value for a widget, and any key of the session that a form fills."""
+    at = strict(pair="tabletop/test/0", caption="a red cube", undefended="other", undefended_spec="local-dir:/etc")
+    assert at.session_state["undefended"] == "tabletop"
+
+
+# --- errands: downloads before a job, outside the queue ---------------------------------------------------------------
+
+
+class SlowHub(fetching.Downloads):
+    """Fetches nothing, slowly."""
+
+    def fetch(self, spec, progress, cancel):
+        for k in range(3000):
+            progress(Progress(k, 3000, f"Downloading {spec}"))
+            cancel.check()
+            time.sleep(0.01)
+
+
+def errand(through, visitor="me", is_open=lambda: True, submit=lambda: None):
+    return fetching.Errand(["hf-hub:some/model"], visitor, "attack", submit, fetching.OpenPage(is_open), through)
+
+
+def ended(handle, seconds: float = 20) -> bool:
+    end = time.monotonic() + seconds
+    while not handle.snapshot().finished and time.monotonic() < end:
+        time.sleep(0.01)
+    return handle.snapshot().finished
+
+
+def test_cancel_ends_a_download_and_others_go_on_meanwhile():
+    from cmai_core.jobs import JobQueue
+
+    through = SlowHub()
+    handle = errand(through)
+    with JobQueue() as queue:
+        other = queue.submit(lambda progress, cancel: 7, owner="other")
+        assert other.wait(10).state == "done" and other.result() == 7
+    assert handle.snapshot().state == "running"
+    with pytest.raises(CmaiError):
+        errand(through)  # one a visitor
+    handle.cancel()
+    assert ended(handle) and handle.snapshot().state == "cancelled"
+    with pytest.raises(CmaiError):
+        handle.result()
+    again = errand(through)
+    again.cancel()
+    assert ended(again)
+
+
+def test_a_closed_page_ends_its_download(monkeypatch):
+    monkeypatch.setattr(fetching, "GRACE", 0.1)
+    opened = threading.Event()
+    opened.set()
+    handle = errand(SlowHub(), is_open=opened.is_set)
+    time.sleep(0.3)
+    assert handle.snapshot().state == "running"
+    opened.clear()
+    assert ended(handle) and handle.snapshot().state == "cancelled"
+
+
+def test_when_everything_is_here_the_job_takes_over():
+    from cmai_core.jobs import JobQueue
+
+    class Quick(fetching.Downloads):
+        def fetch(self, spec, progress, cancel):
+            progress(Progress(1, 1))
+
+    with JobQueue() as queue:
+        handle = errand(Quick(), submit=lambda: queue.submit(lambda progress, cancel: "done", owner="me"))
+        assert ended(handle)
+        assert handle.result() == "done" and handle.snapshot().state == "done"
+
+
+def test_a_download_that_fails_is_the_visitor_s_message():
+    class Refuses(fetching.Downloads):
+        def fetch(self, spec, progress, cancel):
+            raise ModelError("too large", "another")
+
+    handle = errand(Refuses())
+    assert ended(handle)
+    with pytest.raises(ModelError):
+        handle.result()
+
+
+def test_few_download_at_a_time_and_few_wait():
+    through = SlowHub()
+    handles = [errand(through, visitor=str(k)) for k in range(fetching.WAITING)]
+    with pytest.raises(CmaiError):
+        errand(through, visitor="one more")
+    for handle in handles:
+        handle.cancel()
+    assert all(ended(handle) for handle in handles)
+
+
+def test_a_place_in_line_can_be_left(monkeypatch):
+    """Whoever waits for somebody else's download of the same model is not held by it."""
+    begun, release = threading.Event(), threading.Event()
+
+    def download(spec, *, cancel, **_):
+        begun.set()
+        release.wait(20)
+
+    monkeypatch.setattr("cmai_core.models.download.download", download)
+    monkeypatch.setattr(fetching, "here", lambda spec: False)
+    through = fetching.Downloads()
+    first = threading.Thread(target=through.fetch, args=("a/b", lambda p: None, CancelToken()))
+    first.start()
+    assert begun.wait(10)
+    token = CancelToken()
+    token.cancel()
+    with pytest.raises(Cancelled):
+        through.fetch("a/b", lambda p: None, token)
+    release.set()
+    first.join(10)
+    assert not first.is_alive()
+
+
+def test_children_are_online_only_where_the_owner_did_not_forbid_it(monkeypatch):
+    monkeypatch.setenv(owner.OFFLINE, "1")
+    monkeypatch.delenv("CMAI_CHILDREN_ONLINE", raising=False)
+    assert fetching._environment()[owner.OFFLINE] == "1"
+    monkeypatch.setenv("CMAI_CHILDREN_ONLINE", "1")
+    assert owner.OFFLINE not in fetching._environment()
+
+
+def test_a_slow_hub_holds_up_only_who_asked_for_it(strict, monkeypatch, tmp_path):
+    """In the lab itself: while one visitor's model trickles in, others are served, and Cancel ends the child."""
+    import importlib.util
+    from pathlib import Path
+
+    place = Path(__file__).resolve().parents[1] / "models" / "test_download.py"
+    spec = importlib.util.spec_from_file_location("cmai_pretend_hub", place)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    hub = module.Hub()
+    hub.pause = 0.5
+    for name, value in {
+        owner.ALLOW: "hf-hub:some/model", "CMAI_CHILDREN_ONLINE": "1", "HF_ENDPOINT": hub.address,
+        "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    try:
+        at = strict(pair="tabletop/test/0", caption="a red cube", undefended="hf-hub:some/model", defended="none")
+        at.button(key="start_attack").click().run()
+        handle = at.session_state["attack_job"]
+        assert isinstance(handle, fetching.Errand) and not at.error and not at.exception
+        assert hub.sending.wait(60)
+        other = services.queue().submit(lambda progress, cancel: services.shelf().get("tabletop").name, owner="other")
+        assert other.wait(60).state == "done"
+        assert not handle.snapshot().finished
+        services.cancel(handle)
+        assert ended(handle) and handle.snapshot().state == "cancelled"
+        at.run()
+        assert at.session_state["attack_job"] is None and not at.exception
+    finally:
+        hub.server.shutdown()
+        hub.server.server_close()
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def settings(*words: str):
+    from cmai_core.app_command import settings as made
+    from cmai_core.cli import parser
+
+    return made(parser().parse_args(["app", *words]))
+
+
+def test_the_command_hands_the_rules_over(monkeypatch):
+    variables, options = settings("--allow", "hf-hub:a/b", "--allow", " local-dir:/x y ", "--max-download", "2")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    now = owner.rules()
+    assert now.allow == ("hf-hub:a/b", "local-dir:/x y") and not now.any and now.download_bytes == 2e9
+    assert len(now.review_key) > 10 and not now.open_review
+    assert now.reviewer(now.review_key) and not now.reviewer("") and not now.reviewer("x")
+    assert options[options.index("--server.allowedHosts") + 1] == "localhost"
+    monkeypatch.delenv(owner.REVIEW_KEY)
+    assert settings()[0][owner.REVIEW_KEY] != variables[owner.REVIEW_KEY]
+    assert "--server.allowedHosts" not in settings("--host", "0.0.0.0")[1]
+    assert "lab.example.org" in settings("--host", "0.0.0.0", "--name", "lab.example.org")[1]
+    assert settings("--allow-any", "--open-review")[0].keys() >= {owner.ALLOW_ANY, owner.OPEN_REVIEW}
+
+
+def test_without_a_key_nobody_is_a_reviewer():
+    assert not owner.rules().reviewer("") and not owner.rules().reviewer("1")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--allow", " "),
+        ("--allow", "a\nb"),
+        ("--max-download", "-1"),
+        ("--max-download", "nan"),
+        ("--review-key", "short  "),
+    ],
+)
+def test_options_that_say_nothing_are_refused(words):
+    with pytest.raises(CmaiError):
+        settings(*words)
