@@ -198,8 +198,8 @@ def pair_of(name: str, split: str, item: str) -> Any:
 @st.cache_data(show_spinner=False)
 def bundled_size(spec: str) -> tuple[int, int] | None:
     """(height, width) that a bundled model reads; None for others, which would have to be loaded to tell."""
-    card = next((c for c in services.catalogue() if c.name == spec and c.path), None)
-    if card is None:
+    card = services.cards().get(spec)
+    if card is None or card.path is None:
         return None
     config = json.loads((card.path / "open_clip_config.json").read_text(encoding="utf-8"))
     size = config["model_cfg"]["vision_cfg"]["image_size"]

@@ -9,9 +9,10 @@ import contextlib
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -138,12 +139,21 @@ def gpu_is_there() -> bool:
     return Path("/dev/nvidia0").exists()
 
 
-@st.cache_data(show_spinner=False, ttl=10)
-def catalogue() -> tuple[ModelCard, ...]:
-    """The bundled models whose weights are really there, undefended ones first; only their cards are read."""
+@st.cache_resource(show_spinner=False, ttl=60)
+def cards() -> Mapping[str, ModelCard]:
+    """Name → card of the bundled models whose weights are really there, undefended ones first; only cards are read.
+
+    Kept as it is (as data it would be copied for each reader, and every rerun has dozens): nobody changes a card.
+    """
     from cmai_core.models import bundled_models
 
-    return tuple(c for c in bundled_models() if c.path and (c.path / "open_clip_model.safetensors").is_file())
+    found = (c for c in bundled_models() if c.path and (c.path / "open_clip_model.safetensors").is_file())
+    return MappingProxyType({card.name: card for card in found})
+
+
+def catalogue() -> tuple[ModelCard, ...]:
+    """The bundled models, undefended ones first."""
+    return tuple(cards().values())
 
 
 def default_model(defended: bool) -> str:
@@ -353,10 +363,8 @@ def the_pair(pair_id: str, caption: str, upload: Upload | None, scene_json: str)
 
 def domain_of(spec: str) -> str:
     """ "tabletop" for the bundled models, "photographs" for anything else; no model is loaded for it."""
-    for entry in catalogue():
-        if entry.name == spec:
-            return str(entry.card.get("domain", "tabletop"))
-    return "photographs"
+    found = cards().get(spec)
+    return "photographs" if found is None else str(found.card.get("domain", "tabletop"))
 
 
 def submit(label: str, work: Callable[..., Any]) -> Job:
