@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from app import state
+from app.pictures import picture_url
 from cmai_core.errors import CmaiError, DataError, ModelError
 from cmai_core.lab.experiment import DEFENDED, UNDEFENDED, Experiment, parse_pair_id
 from cmai_core.lab.images import data_url, decode, encode, sha256, thumbnail
@@ -297,9 +298,9 @@ def chosen_thumbnail(pair_id: str, upload: Upload | None, scene_json: str) -> tu
         return "", ""
     bundle = showcase()
     if bundle and pair_id == bundle.result.experiment.pair:
-        return data_url(thumbnail(bundle.result.first_craft.clean, 160)), pair_id
+        return picture_url(bundle.result.first_craft.clean, side=160), pair_id
     if pair_id == "scene":
-        return data_url(composed(scene_json).image), "composed here"
+        return picture_url(composed(scene_json).image), "composed here"
     if pair_id.startswith("upload/"):
         pair = the_pair(pair_id, "", upload, "")
         return data_url(thumbnail(pair.image, 192), "WEBP", 85), "your picture"

@@ -192,8 +192,13 @@ class Tab:
                 for task in self._tasks.values():
                     task.cancel()
                 self._tasks.clear()
-        elif kind == "delta" and message.delta.WhichOneof("type") == "new_element":
-            self._element(message.delta.new_element)
+        elif kind == "delta":
+            delta = message.delta
+            what = delta.WhichOneof("type")
+            if what == "new_element":
+                self._element(delta.new_element)
+            elif what == "add_block" and (part := delta.add_block.WhichOneof("type")):
+                self._name(getattr(delta.add_block, part))
         elif kind == "navigation":
             pages = message.navigation.app_pages
             self._pages = {"" if page.is_default else page.url_pathname: page.page_script_hash for page in pages}
@@ -216,12 +221,15 @@ class Tab:
             self.errors.append(f"{proto.type}: {proto.message}")
         elif kind == "alert" and ("Something went wrong" in proto.body or "Internal error" in proto.body):
             self.errors.append(proto.body)
-        name = str(getattr(proto, "id", ""))
-        if name.startswith("$$ID-"):
-            self.widgets[name.split("-", 2)[2]] = name
+        self._name(proto)
         for field in ("body", "text", "label"):
             if words := getattr(proto, field, ""):
                 self.words.append(str(words))
+
+    def _name(self, proto: Any) -> None:
+        name = str(getattr(proto, "id", ""))
+        if name.startswith("$$ID-"):
+            self.widgets[name.split("-", 2)[2]] = name
 
     async def _refresh(self, fragment: str, interval: float) -> None:
         """What `run_every` asks of the browser."""
