@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import state
+from app import presence, state
 from app.pictures import picture_url
 from cmai_core.errors import CmaiError, DataError, ModelError
 from cmai_core.lab.experiment import DEFENDED, UNDEFENDED, Experiment, parse_pair_id
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger("cmai.app")
 
 MODELS_IN_MEMORY = 4
-QUEUE_LENGTH = 16
+QUEUE_LENGTH = 32
 JOBS_PER_VISITOR = 2
+JOBS_PER_ADDRESS = 24
+"""A class behind one address has most of the queue, and never all of it."""
 JOB_SECONDS = 900.0
-ORPHAN_SECONDS = 90.0
-"""A visitor whose page has not been heard of for so long has closed it; their jobs are cancelled."""
 CAPTION_LIMIT = 300
 
 
@@ -131,8 +131,9 @@ def queue() -> JobQueue:
     from cmai_core.jobs import JobQueue
 
     return JobQueue(
-        max_pending=QUEUE_LENGTH, max_per_owner=JOBS_PER_VISITOR, time_limit=JOB_SECONDS, orphan_after=ORPHAN_SECONDS
-    )
+        max_pending=QUEUE_LENGTH, max_per_owner=JOBS_PER_VISITOR, max_per_address=JOBS_PER_ADDRESS,
+        time_limit=JOB_SECONDS, present=presence.presence().here,
+    )  # fmt: skip
 
 
 def gpu_is_there() -> bool:
@@ -374,15 +375,12 @@ def submit(label: str, work: Callable[..., Any]) -> Job:
     Raises:
         CmaiError: when the queue is full or this visitor has too many jobs waiting.
     """
-    return queue().submit(work, owner=state.get(state.OWNER), label=label)
+    return queue().submit(work, owner=presence.owner(), label=label)
 
 
 def snapshot(handle: Job | None) -> JobSnapshot | None:
-    """How a job stands; asking also says that its owner is still there."""
-    if handle is None:
-        return None
-    queue().touch(handle.owner)
-    return handle.snapshot()
+    """How a job stands."""
+    return None if handle is None else handle.snapshot()
 
 
 def cancel(handle: Job | None) -> None:
@@ -392,7 +390,7 @@ def cancel(handle: Job | None) -> None:
 
 def queue_length() -> int:
     """Jobs waiting or running."""
-    return len(queue().jobs())
+    return queue().pending
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from cmai_core.lab.choices import FALSE_POSITIVE_RATE
 from cmai_core.lab.experiment import Experiment
 
 OWNER = "owner"
-"""A random name for this session, the owner of its jobs."""
+"""A random name for this page, the owner of its jobs."""
 PAIR = "pair"
 """Id of the chosen pair (Experiment.pair)."""
 UPLOAD = "upload"
