@@ -6,6 +6,7 @@ import json
 
 import streamlit as st
 
+from app import state
 from app.components import verdict_flow
 from app.components.answers import answers_table, answers_view
 from app.components.before_after import before_after
@@ -100,7 +101,7 @@ def result_view(result: LabResult, *, tau: dict[str, float] | None = None, link:
         "Perturbation": lambda: perturbation(craft), "Course": lambda: course(result),
         "Does it survive a file?": lambda: survival(result), "Replay and files": lambda: files(result, craft, link),
     }  # fmt: skip
-    tabs = st.tabs(list(drawn), key="result_tabs", on_change="rerun")
+    tabs = st.tabs(list(drawn), key=state.RESULT_TAB, on_change="rerun")
     for tab, draw in zip(tabs, drawn.values(), strict=True):
         if tab.open:  # the others cost nothing
             with tab, guard():
