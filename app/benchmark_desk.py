@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import owner, services
+from app import owner, presence, services
 from cmai_core.errors import OptionError
 from cmai_core.evaluation.store import DATABASE, Store, default_folder
 from cmai_core.lab.bench_runs import LiveCell, RunInfo, known_runs, live_cells, signature
@@ -85,8 +85,12 @@ class Desk:
     def busy(self) -> bool:
         return self.sweep is not None and not self.sweep.state.over
 
+    def mine(self) -> bool:
+        """Whether the last sweep is this visitor's."""
+        return self.sweep is not None and self.sweep.owner == presence.visitor()
+
     def start(self, values: Mapping[str, Any]) -> None:
-        """Starts a grid, or goes on with it.
+        """Starts a grid for this visitor, or goes on with it.
 
         Raises:
             OptionError: another one is running.
@@ -95,12 +99,16 @@ class Desk:
         with self._lock:
             if self.busy:
                 raise OptionError(
-                    "A benchmark is running already.",
-                    "There is one at a time, as they share a store: wait for it or stop it. What is finished is kept.",
+                    "A benchmark is running already." if self.mine() else "Another visitor's benchmark is running.",
+                    "There is one at a time, as they share a store: wait for it"
+                    + (" or stop it. What is finished is kept." if self.mine() else "."),
                 )
-            self.sweep = Sweep(services.queue(), self.folder, values, lambda g, tell: settled(g, shelf, tell)).start()
+            owner = presence.visitor()
+            work = Sweep(services.queue(), self.folder, values, lambda g, tell: settled(g, shelf, tell), owner)
+            self.sweep = work.start()
 
     def cancel(self) -> None:
+        """Stops the sweep; the button for it is its visitor's alone."""
         if self.sweep is not None:
             self.sweep.cancel()
 
@@ -198,8 +206,8 @@ def pair_of(name: str, split: str, item: str) -> Any:
 @st.cache_data(show_spinner=False)
 def bundled_size(spec: str) -> tuple[int, int] | None:
     """(height, width) that a bundled model reads; None for others, which would have to be loaded to tell."""
-    card = next((c for c in services.catalogue() if c.name == spec and c.path), None)
-    if card is None:
+    card = services.cards().get(spec)
+    if card is None or card.path is None:
         return None
     from cmai_core.errors import ModelError
     from cmai_core.models.configuration import CONFIG_FILE, read_config

@@ -11,20 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import owner
+from app import owner, presence
 from cmai_core.errors import Cancelled, CmaiError, ModelError
 from cmai_core.jobs.job import CANCELLED, FAILED, RUNNING, JobError, JobSnapshot, QueueFull
 from cmai_core.progress import CancelToken, Progress
 
 if TYPE_CHECKING:
-    from cmai_core.jobs import Job
+    from cmai_core.jobs import Job, Owner
 
 AT_ONCE = 2
 """Downloads that run at one time."""
 WAITING = 8
 """Visitors who may wait for one, those who download included."""
-GRACE = 10.0
-"""Seconds that a page may be away (a lost connection) before its download is ended."""
 
 
 def here(spec: str) -> bool:
@@ -36,32 +34,16 @@ def here(spec: str) -> bool:
     return is_here(spec)
 
 
-def page_is_open() -> Callable[[], bool]:
-    """A function that says, from any thread, whether the page that asks now is still connected."""
-    from streamlit.runtime import Runtime
-    from streamlit.runtime.scriptrunner import get_script_run_ctx
-
-    context = get_script_run_ctx(suppress_warning=True)
-    if context is None or not Runtime.exists():  # in tests there is neither
-        return lambda: True
-    session = context.session_id
-    return lambda: Runtime.instance().is_active_session(session)
-
-
 class OpenPage(CancelToken):
-    """A token that is also cancelled once a page has been closed for `GRACE` seconds."""
+    """A token that is also cancelled once its page has been closed."""
 
     def __init__(self, is_open: Callable[[], bool]):
         super().__init__()
-        self._is_open, self._seen = is_open, time.monotonic()
+        self._is_open = is_open
 
     @property
     def cancelled(self) -> bool:
-        if super().cancelled:
-            return True
-        if self._is_open():
-            self._seen = time.monotonic()
-        elif time.monotonic() - self._seen > GRACE:
+        if not super().cancelled and not self._is_open():
             self.cancel()
         return super().cancelled
 
@@ -135,7 +117,7 @@ class Errand:
     """Downloads, then a job: with the face of a job from the beginning.
 
     Args:
-        specs: models to fetch. visitor: whose errand. label: what for.
+        specs: models to fetch. whose: the page that waits. label: what for.
         submit: queues the work; called when everything is here.
         cancel: the token of the downloads.
     """
@@ -143,19 +125,19 @@ class Errand:
     def __init__(
         self,
         specs: Sequence[str],
-        visitor: str,
+        whose: Owner,
         label: str,
         submit: Callable[[], Job],
         cancel: CancelToken,
         through: Downloads,
     ):
-        self.id, self.owner, self.label = uuid.uuid4().hex, visitor, label
+        self.id, self.owner, self.label = uuid.uuid4().hex, whose, label
         self._specs, self._submit, self._cancel, self._through = tuple(specs), submit, cancel, through
         self._job: Job | None = None
         self._progress = Progress(0, 0, "Looking for the model")
         self._state, self._error = RUNNING, JobError("")
         self._begun = time.monotonic()
-        through.enter(visitor)
+        through.enter(whose.visitor)
         self._thread = threading.Thread(target=self._run, name="cmai-errand", daemon=True)
         self._thread.start()
 
@@ -173,7 +155,7 @@ class Errand:
             self._state, self._error = FAILED, ModelError("The model could not be downloaded.", "Choose another one.")
             raise  # to the log
         finally:
-            self._through.leave(self.owner)
+            self._through.leave(self.owner.visitor)
 
     def _tell(self, progress: Progress) -> None:
         self._progress = progress
@@ -186,7 +168,7 @@ class Errand:
         done = self._progress.fraction
         left = elapsed * (1 - done) / done if self._state == RUNNING and done > 0.02 else None
         return JobSnapshot(
-            self.id, self.owner, self.label, self._state, 0, self._progress, elapsed, left, self._error.message,
+            self.id, self.owner.tab, self.label, self._state, 0, self._progress, elapsed, left, self._error.message,
             self._error.hint,
         )  # fmt: skip
 
@@ -209,7 +191,7 @@ class Errand:
         raise self._error
 
 
-def begin(specs: Sequence[str], visitor: str, label: str, submit: Callable[[], Job]) -> Job | Errand:
+def begin(specs: Sequence[str], whose: Owner, label: str, submit: Callable[[], Job]) -> Job | Errand:
     """Queues work at once where its models are here, else after they have been fetched.
 
     Raises:
@@ -218,4 +200,5 @@ def begin(specs: Sequence[str], visitor: str, label: str, submit: Callable[[], J
     missing = [spec for spec in dict.fromkeys(specs) if not here(owner.require(spec))]
     if not missing:
         return submit()
-    return Errand(missing, visitor, label, submit, OpenPage(page_is_open()), downloads())
+    pages = presence.presence()
+    return Errand(missing, whose, label, submit, OpenPage(lambda: pages.here(whose)), downloads())

@@ -9,13 +9,15 @@ import contextlib
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import fetching, owner, state
+from app import fetching, owner, presence, state
+from app.pictures import picture_url
 from cmai_core.errors import CmaiError, DataError, ModelError
 from cmai_core.lab.experiment import DEFENDED, UNDEFENDED, Experiment, parse_pair_id
 from cmai_core.lab.images import data_url, decode, thumbnail
@@ -35,11 +37,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger("cmai.app")
 
 MODELS_IN_MEMORY = 4
-QUEUE_LENGTH = 16
+QUEUE_LENGTH = 32
 JOBS_PER_VISITOR = 2
+JOBS_PER_ADDRESS = 24
+"""A class behind one address has most of the queue, and never all of it."""
 JOB_SECONDS = 900.0
-ORPHAN_SECONDS = 90.0
-"""A visitor whose page has not been heard of for so long has closed it; their jobs are cancelled."""
 CAPTION_LIMIT = 300
 
 
@@ -148,8 +150,9 @@ def queue() -> JobQueue:
     from cmai_core.jobs import JobQueue
 
     return JobQueue(
-        max_pending=QUEUE_LENGTH, max_per_owner=JOBS_PER_VISITOR, time_limit=JOB_SECONDS, orphan_after=ORPHAN_SECONDS
-    )
+        max_pending=QUEUE_LENGTH, max_per_owner=JOBS_PER_VISITOR, max_per_address=JOBS_PER_ADDRESS,
+        time_limit=JOB_SECONDS, present=presence.presence().here,
+    )  # fmt: skip
 
 
 def gpu_is_there() -> bool:
@@ -157,12 +160,21 @@ def gpu_is_there() -> bool:
     return Path("/dev/nvidia0").exists()
 
 
-@st.cache_data(show_spinner=False, ttl=10)
-def catalogue() -> tuple[ModelCard, ...]:
-    """The bundled models whose weights are really there, undefended ones first; only their cards are read."""
+@st.cache_resource(show_spinner=False, ttl=60)
+def cards() -> Mapping[str, ModelCard]:
+    """Name → card of the bundled models whose weights are really there, undefended ones first; only cards are read.
+
+    Kept as it is (as data it would be copied for each reader, and every rerun has dozens): nobody changes a card.
+    """
     from cmai_core.models import bundled_models
 
-    return tuple(c for c in bundled_models() if c.path and (c.path / "open_clip_model.safetensors").is_file())
+    found = (c for c in bundled_models() if c.path and (c.path / "open_clip_model.safetensors").is_file())
+    return MappingProxyType({card.name: card for card in found})
+
+
+def catalogue() -> tuple[ModelCard, ...]:
+    """The bundled models, undefended ones first."""
+    return tuple(cards().values())
 
 
 def default_model(defended: bool) -> str:
@@ -283,9 +295,9 @@ def chosen_thumbnail(pair_id: str, upload: Upload | None, scene_json: str) -> tu
         return "", ""
     bundle = showcase()
     if bundle and pair_id == bundle.result.experiment.pair:
-        return data_url(thumbnail(bundle.result.first_craft.clean, 160)), pair_id
+        return picture_url(bundle.result.first_craft.clean, side=160), pair_id
     if pair_id == "scene":
-        return data_url(composed(scene_json).image), "composed here"
+        return picture_url(composed(scene_json).image), "composed here"
     if pair_id.startswith("upload/"):
         return own_upload(pair_id, upload).small, "your picture"
     name, split, item = parse_pair_id(pair_id)
@@ -358,10 +370,8 @@ def own_upload(pair_id: str, upload: Upload | None) -> Upload:
 
 def domain_of(spec: str) -> str:
     """ "tabletop" for the bundled models, "photographs" for anything else; no model is loaded for it."""
-    for entry in catalogue():
-        if entry.name == spec:
-            return str(entry.card.get("domain", "tabletop"))
-    return "photographs"
+    found = cards().get(spec)
+    return "photographs" if found is None else str(found.card.get("domain", "tabletop"))
 
 
 def submit(label: str, work: Callable[..., Any], models: Iterable[str] = ()) -> Job | Errand:
@@ -373,16 +383,13 @@ def submit(label: str, work: Callable[..., Any], models: Iterable[str] = ()) -> 
     Raises:
         CmaiError: when the queue is full or this visitor has too many jobs waiting, or may not use a model.
     """
-    visitor, jobs = state.get(state.OWNER), queue()
-    return fetching.begin(tuple(models), visitor, label, lambda: jobs.submit(work, owner=visitor, label=label))
+    mine, jobs = presence.owner(), queue()
+    return fetching.begin(tuple(models), mine, label, lambda: jobs.submit(work, owner=mine, label=label))
 
 
 def snapshot(handle: Job | Errand | None) -> JobSnapshot | None:
-    """How a job stands; asking also says that its owner is still there."""
-    if handle is None:
-        return None
-    queue().touch(handle.owner)
-    return handle.snapshot()
+    """How a job stands."""
+    return None if handle is None else handle.snapshot()
 
 
 def cancel(handle: Job | Errand | None) -> None:
@@ -392,7 +399,7 @@ def cancel(handle: Job | Errand | None) -> None:
 
 def queue_length() -> int:
     """Jobs waiting or running."""
-    return len(queue().jobs())
+    return queue().pending
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from cmai_core.lab.choices import FALSE_POSITIVE_RATE
 from cmai_core.lab.experiment import Experiment
 
 OWNER = "owner"
-"""A random name for this session, the owner of its jobs."""
+"""A random name for this page, the owner of its jobs."""
 PAIR = "pair"
 """Id of the chosen pair (Experiment.pair)."""
 UPLOAD = "upload"
@@ -54,6 +54,8 @@ VERDICT = "verdict"
 """The LabVerdict made last, or None; it is shown while the result on show has its content."""
 VERDICT_FPR = "verdict_fpr"
 """Widget: the false-positive rate that verdicts are given at."""
+RESULT_TAB = "result_tabs"
+"""Widget: the tab of the result that is open."""
 SENT = "sent_to_review"
 """(content key, role, side) → id of the entry in the review queue, of what this session has sent."""
 REVIEWER = "reviewer_key"
@@ -131,7 +133,7 @@ SETTLING = 10.0
 BENCH_OPEN = "bench_open"
 """Id of the figure whose pairs are to be opened in the next run, or ""."""
 
-_LASTING = (*FORM_KEYS, *BENCH_FORM, BENCH_RUNS, VERDICT_FPR, REVIEW_SHOWN, REVIEW_PAGE)
+_LASTING = (*FORM_KEYS, *BENCH_FORM, BENCH_RUNS, RESULT_TAB, VERDICT_FPR, REVIEW_SHOWN, REVIEW_PAGE)
 """Widgets whose values outlast the page that draws them."""
 
 OTHER_MODEL = "other"
@@ -166,6 +168,7 @@ def initialise() -> None:
         EXPLANATION: None,
         VERDICT: None,
         VERDICT_FPR: FALSE_POSITIVE_RATE,
+        RESULT_TAB: "Answers",
         SENT: {},
         REVIEWER: "",
         REVIEW_SHOWN: "open",

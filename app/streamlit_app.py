@@ -14,7 +14,7 @@ if _ROOT not in sys.path:
 
 import streamlit as st  # noqa: E402
 
-from app import navigation, state  # noqa: E402
+from app import navigation, presence, state  # noqa: E402
 from app.components.attack_form import settle_models  # noqa: E402
 from app.components.chip import status_chip  # noqa: E402
 from app.components.guard import guard  # noqa: E402
@@ -22,6 +22,7 @@ from app.components.theme import inject_style  # noqa: E402
 
 st.set_page_config(page_title="CMAI lab", page_icon="🛡️", layout="wide")
 state.initialise()
+presence.arrive()
 inject_style()
 with guard():
     settle_models()

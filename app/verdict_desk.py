@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import owner, services, state
+from app import owner, presence, services, state
 from cmai_core.errors import CmaiError, DataError
 from cmai_core.lab.choices import why_no_detector
 from cmai_core.lab.verdict import Basis, LabVerdict, judge_result
@@ -107,8 +107,8 @@ def _salt() -> bytes:
 
 
 def sender() -> str:
-    """Who sends a pair: the visitor's address made unreadable, or the session where a proxy hides it."""
-    who = str(st.context.ip_address or state.get(state.OWNER))
+    """Who sends a pair: the visitor's address (see `presence`) made unreadable."""
+    who = presence.owner().address
     return f"visitor:{hashlib.sha256(_salt() + who.encode()).hexdigest()[:16]}"
 
 

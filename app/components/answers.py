@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from app.components.theme import escape, label, mark, show
-from cmai_core.lab.images import data_url, thumbnail
+from app.pictures import picture_url
 from cmai_core.lab.result import Answer, Reading, SecondPicture
 
 TASK_TITLES = {
@@ -49,7 +49,7 @@ def _two_pictures(own: np.ndarray, second: SecondPicture) -> str:
     if second.left:
         sides.reverse()
     figures = "".join(
-        f'<figure><img src="{data_url(thumbnail(image, 96), "WEBP", 90)}" alt="{place.capitalize()}: {words}">'
+        f'<figure><img src="{picture_url(image, "WEBP", 90, 96)}" alt="{place.capitalize()}: {words}">'
         f"<figcaption><b>{place}</b>: {words}</figcaption></figure>"
         for place, (words, image) in zip(("left", "right"), sides, strict=True)
     )

@@ -30,8 +30,7 @@ TASK_WORDS = {
 
 
 def _model_widget(role: str, key: str, spec_key: str, defended: bool) -> None:
-    options = [entry.name for entry in services.catalogue()]
-    options.sort(key=lambda name: (next(e.defended for e in services.catalogue() if e.name == name) != defended, name))
+    options = [e.name for e in sorted(services.catalogue(), key=lambda e: (e.defended != defended, e.name))]
     now = owner.rules()
     options += [spec for spec in now.allow if spec not in options]
     if now.any:

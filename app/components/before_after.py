@@ -6,7 +6,7 @@ import numpy as np
 import streamlit as st
 
 from app.components.theme import ROLES
-from cmai_core.lab.images import data_url
+from app.pictures import picture_url
 
 _HTML = """
 <figure class="ba">
@@ -85,8 +85,8 @@ def before_after(
     _slider(
         key=key,
         data={
-            "left": clean_url or data_url(clean),
-            "right": adversarial_url or data_url(adversarial),
+            "left": clean_url or picture_url(clean),
+            "right": adversarial_url or picture_url(adversarial),
             "left_alt": f"Clean picture: {alt}",
             "right_alt": f"Adversarial picture, to the eye almost the same: {alt}",
             "left_name": f"{ROLES['clean'].mark} clean",

@@ -46,7 +46,7 @@ def percent(value: Any, low: Any = None, high: Any = None) -> str:
 
 def model_word(name: str) -> str:
     """A model with the mark of its role, where it is a bundled one."""
-    card = next((card for card in services.catalogue() if card.name == name.partition(" · ")[0]), None)
+    card = services.cards().get(name.partition(" · ")[0])
     return name if card is None else f"{ROLES['defended' if card.defended else 'undefended'].mark} {name}"
 
 

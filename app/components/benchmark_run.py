@@ -46,6 +46,9 @@ def _allowed(wanted: GridChoice) -> GridChoice:
 def live(desk: Desk) -> None:
     """The running sweep with its table. Cancel stands in the main script, where no fragment delays it."""
     with st.container(border=True, key="card_bench_live"):
+        if not desk.mine():
+            _others(desk)
+            return
         _live(desk)
         st.button(
             "Stop", key="cancel_bench", icon=":material/stop_circle:", on_click=desk.cancel,
@@ -69,6 +72,16 @@ def _live(desk: Desk) -> None:
                 st.caption("Worst case only: later attacks face the pairs that those before them have left.")
         else:
             st.caption("The table appears as soon as the cells are planned.")
+
+
+@st.fragment(run_every=4 * REFRESH_SECONDS)
+def _others(desk: Desk) -> None:
+    """Another visitor's sweep: that it runs, and how long it will."""
+    now = desk.state
+    if now is None or now.over:
+        st.rerun()
+    st.progress(now.fraction, text=f"Another visitor's benchmark is running{services.eta_words(now.eta)}")
+    st.caption("One runs at a time; attacks go on between its batches. Yours can start when it has ended.")
 
 
 def _plain(stage: str) -> str:
@@ -107,7 +120,7 @@ def live_table(cells: list[LiveCell]) -> None:
 def outcome(desk: Desk) -> None:
     """What became of the last sweep, where there is something to say."""
     now = desk.state
-    if now is None or not now.over:
+    if now is None or not now.over or not desk.mine():
         return
     if now.state == "failed" and now.error is not None:
         show_error(now.error)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import streamlit as st
 
-from app import navigation, owner, services, state, warm_up
+from app import navigation, owner, services, warm_up
 from app.components.theme import escape, show
 
 
@@ -14,7 +12,7 @@ from app.components.theme import escape, show
 def status_chip() -> None:
     """One line of words; the first time it says what is known without loading anything.
 
-    It is also the heartbeat by which the queue knows that this page is still open, and which warms the models up.
+    It is also the heartbeat that warms the models up.
     """
     navigation.hold()
     warm_up.models()
@@ -26,10 +24,7 @@ def status_chip() -> None:
         model = f"models ready: {', '.join(map(owner.shown, shelf.loaded))}"
     else:
         model = "no model loaded yet"
-    waiting = 0
-    if "cmai_core.jobs" in sys.modules:
-        services.queue().touch(state.get(state.OWNER))
-        waiting = services.queue_length()
+    waiting = services.queue_length()
     queue = "queue empty" if waiting == 0 else f"{waiting} in the queue"
     show(
         f'<div class="cm-chip" role="status"><span>⚙ {device}</span><span>◌ {escape(model)}</span><span>≡ '

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
 from app import services, state
 from app.components import plots
 from app.components.attack_form import NORM_WORDS
 from app.components.chart import chart
+from app.components.fold import fold_table
 from app.components.models_choice import chosen_models
 from app.components.svg import histogram, histogram_table
 from app.components.theme import label, number, show
@@ -105,8 +108,7 @@ def bundled() -> None:
             counts = {"clean": data.clean, "adversarial": data.adversarial}
             title = f"{role.capitalize()}: {bundle.flagged[role]:.0%} of the attacked pairs lie below τ"
             chart(histogram(data.edges, counts, title=title, tau=bundle.tau[role]), key=f"bundled_{role}")
-            with st.expander("As a table"):
-                st.dataframe(histogram_table(data.edges, counts), hide_index=True)
+            fold_table("As a table", partial(histogram_table, data.edges, counts), key=f"fold_bundled_{role}")
 
 
 def result(measured) -> None:

@@ -117,12 +117,13 @@ def result(made) -> None:
         )
         state.put(state.SELECTED_POINT, chosen)
         details(made, ids.index(chosen))
-    with st.expander("Every point as a table"):
+    fold = st.expander("Every point as a table", key="fold_embedding", on_change="rerun")
+    if fold.open:
         import pandas as pd
 
         frame = pd.DataFrame(made.rows(role, method))
-        st.dataframe(frame, hide_index=True)
-        st.download_button("CSV", frame.to_csv(index=False), "cmai-embedding.csv", "text/csv", on_click="ignore")
+        fold.dataframe(frame, hide_index=True)
+        fold.download_button("CSV", frame.to_csv(index=False), "cmai-embedding.csv", "text/csv", on_click="ignore")
 
 
 def honesty(projection, method: str) -> None:

@@ -8,11 +8,13 @@ from difflib import SequenceMatcher
 import streamlit as st
 
 from app import services, state
+from app.components.fold import fold_table
 from app.components.sentence import marked
 from app.components.theme import escape, label, mark, number, show
 from app.navigation import go
+from app.pictures import picture_url
 from cmai_core.errors import CmaiError, OptionError
-from cmai_core.lab.images import colour_map, data_url, overlay
+from cmai_core.lab.images import colour_map, overlay
 from cmai_core.lab.result import LabResult
 
 METHODS = ("attention flow", "relevance", "integrated gradients")
@@ -43,8 +45,8 @@ def form(result: LabResult | None) -> None:
     with pictures:
         show(
             '<div style="display:flex;gap:8px">'
-            f'<img src="{data_url(craft.clean)}" alt="The clean picture" style="width:48%;border-radius:6px">'
-            f'<img src="{data_url(craft.adversarial)}" alt="The adversarial picture" '
+            f'<img src="{picture_url(craft.clean)}" alt="The clean picture" style="width:48%;border-radius:6px">'
+            f'<img src="{picture_url(craft.adversarial)}" alt="The adversarial picture" '
             'style="width:48%;border-radius:6px"></div>'
         )
     with settings:
@@ -201,7 +203,7 @@ def colour_bar(scale: float, signed: bool) -> None:
     show(
         '<div class="cm-row cm-small" style="flex-wrap:nowrap;align-items:center;max-width:420px">'
         f"<span>{ends[0]}</span>"
-        f'<img src="{data_url(bar)}" alt="Colour scale from {ends[0]} to {ends[1]}" '
+        f'<img src="{picture_url(bar)}" alt="Colour scale from {ends[0]} to {ends[1]}" '
         'style="flex:1;height:8px;min-width:0;border-radius:4px">'
         f'<span>{ends[1]}</span><span class="cm-muted">one scale for all</span></div>'
     )
@@ -254,8 +256,7 @@ def words(made) -> None:
                     )
                 ]
             place += 1
-    with st.expander("As a table"):
-        st.dataframe(rows, hide_index=True)
+    fold_table("As a table", lambda: rows, key="fold_words")
 
 
 def changed_words(before: Sequence[str], after: Sequence[str]) -> tuple[set[int], set[int]]:

@@ -6,6 +6,7 @@ import streamlit as st
 
 from app.components.before_after import before_after
 from app.components.chart import chart
+from app.components.fold import fold_table
 from app.components.result_view import craft_note
 from app.components.score_card import score_card
 from app.components.svg import histogram, histogram_table
@@ -47,10 +48,11 @@ def hero(bundle: Showcase) -> None:
                 ),
                 key="hero_histogram",
             )
-            with st.expander("The histogram as a table"):
-                st.dataframe(
-                    histogram_table(data.edges, {"clean": data.clean, "adversarial": data.adversarial}), hide_index=True
-                )
+            fold_table(
+                "The histogram as a table",
+                lambda: histogram_table(data.edges, {"clean": data.clean, "adversarial": data.adversarial}),
+                key="fold_hero",
+            )
 
 
 def empty_hero() -> None:

@@ -6,17 +6,19 @@ import json
 
 import streamlit as st
 
+from app import state
 from app.components import verdict_flow
 from app.components.answers import answers_table, answers_view
 from app.components.before_after import before_after
 from app.components.chart import chart
 from app.components.detector import aim, decisions, outcome
+from app.components.fold import fold_table
 from app.components.guard import guard
 from app.components.score_card import score_card
 from app.components.sentence import marked, verdict
 from app.components.svg import line_chart
 from app.components.theme import escape, label, number, show
-from app.components.verdict_view import card_words, taus, verdict_tab
+from app.components.verdict_view import await_verdict, card_words, taus, verdict_tab
 from cmai_core.lab.choices import LENGTHS, SEARCHES, THREATS, budget_words
 from cmai_core.lab.experiment import Experiment
 from cmai_core.lab.images import encode, perturbation_gain, perturbation_numbers, perturbation_view
@@ -94,25 +96,25 @@ def result_view(result: LabResult, *, tau: dict[str, float] | None = None, link:
     with right:
         for name, reading in result.readings.items():
             score_card(reading, tau.get(name), outcome(result, name) or card_words(made, reading))
-    answers_tab, verdict_area, change_tab, course_tab, survive_tab, files_tab = st.tabs(
-        ["Answers", "Verification", "Perturbation", "Course", "Does it survive a file?", "Replay and files"],
-        key="result_tabs",
-    )
-    with answers_tab:
-        pictures = {role: result.craft_for(role).clean for role in result.readings}
-        answers_view(result.readings, pictures, result.second)
-        with st.expander("As a table"):
-            st.dataframe(answers_table(result.readings), hide_index=True)
-    with verdict_area, guard():
-        verdict_tab(result)
-    with change_tab:
-        perturbation(craft)
-    with course_tab:
-        course(result)
-    with survive_tab:
-        survival(result)
-    with files_tab:
-        files(result, craft, link)
+    drawn = {
+        "Answers": lambda: answers(result), "Verification": lambda: verdict_tab(result),
+        "Perturbation": lambda: perturbation(craft), "Course": lambda: course(result),
+        "Does it survive a file?": lambda: survival(result), "Replay and files": lambda: files(result, craft, link),
+    }  # fmt: skip
+    tabs = st.tabs(list(drawn), key=state.RESULT_TAB, on_change="rerun")
+    for tab, draw in zip(tabs, drawn.values(), strict=True):
+        if tab.open:  # the others cost nothing
+            with tab, guard():
+                draw()
+    if not tabs[1].open:
+        await_verdict()  # the cards above speak of it
+
+
+def answers(result: LabResult) -> None:
+    """What every task answers."""
+    pictures = {role: result.craft_for(role).clean for role in result.readings}
+    answers_view(result.readings, pictures, result.second)
+    fold_table("As a table", lambda: answers_table(result.readings), key="fold_answers")
 
 
 def sentence(result: LabResult, craft: Craft) -> None:
@@ -166,15 +168,16 @@ def course(result: LabResult) -> None:
     with right:
         markup = line_chart(objective, title=_course_title("The objective", objective), x_label="step", x_max=steps)
         chart(markup, key="course_objective")
-    with st.expander("As a table"):
-        st.dataframe(
-            [
-                {"crafted on": r, "step": i, "S_c": s, "objective": o}
-                for r, c in result.crafts.items()
-                for i, (s, o) in enumerate(zip(c.score_trace, c.objective_trace, strict=False))
-            ],
-            hide_index=True,
-        )
+    fold_table("As a table", lambda: steps_table(result), key="fold_course")
+
+
+def steps_table(result: LabResult) -> list[dict[str, object]]:
+    """The curves as rows."""
+    return [
+        {"crafted on": r, "step": i, "S_c": s, "objective": o}
+        for r, c in result.crafts.items()
+        for i, (s, o) in enumerate(zip(c.score_trace, c.objective_trace, strict=False))
+    ]
 
 
 def _course_title(name: str, curves: dict) -> str:
@@ -247,12 +250,15 @@ def files(result: LabResult, craft: Craft, link: str) -> None:
     if link:
         st.caption("A link to this experiment:")
         st.code(link, language=None, wrap_lines=True)
-    with st.expander("What was run"):
-        e = result.experiment
-        st.dataframe(
-            [{"setting": k, "value": str(v)} for k, v in e.to_dict().items() if k != "scene" or v]
-            + [{"setting": f"hash of {r.name}", "value": r.hash} for r in result.readings.values()]
-            + [{"setting": "device", "value": result.device}, {"setting": "made", "value": result.created}]
-            + [{"setting": k, "value": v} for k, v in result.versions.items()],
-            hide_index=True,
-        )
+    fold_table("What was run", lambda: settings_table(result), key="fold_run")
+
+
+def settings_table(result: LabResult) -> list[dict[str, str]]:
+    """Settings, hashes and versions as rows."""
+    return [
+        *({"setting": k, "value": str(v)} for k, v in result.experiment.to_dict().items() if k != "scene" or v),
+        *({"setting": f"hash of {r.name}", "value": r.hash} for r in result.readings.values()),
+        {"setting": "device", "value": result.device},
+        {"setting": "made", "value": result.created},
+        *({"setting": k, "value": v} for k, v in result.versions.items()),
+    ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import state
+from app import services, state
 from app.components import verdict_flow
 from app.components.answers import sign
 from app.components.doubt import VERIFIER, marked_words, patch_map, patch_scale, place_line, words_line
 from app.components.explanation_view import colour_bar
-from app.components.live import cancel_button, live_job
+from app.components.fold import fold_table
+from app.components.live import REFRESH_SECONDS, cancel_button, live_job
 from app.components.review_send import send_button
 from app.components.score_card import answers_lost
 from app.components.theme import escape, label, number, show, subscript
@@ -62,6 +63,20 @@ def _unmade(result: LabResult) -> None:
         "Verify these pairs", key="start_verdict", type="primary", icon=":material/fact_check:",
         on_click=verdict_flow.ask,
     )  # fmt: skip
+
+
+@st.fragment(run_every=REFRESH_SECONDS)
+def _until_made(handle) -> None:
+    now = services.snapshot(handle)
+    if now is None or now.finished:
+        st.rerun()
+
+
+def await_verdict() -> None:
+    """Where the verdict is under way and its tab is not open: runs the page again when it is there."""
+    handle = state.get(state.VERDICT_JOB)
+    if handle is not None:
+        _until_made(handle)
 
 
 def chosen_rate(made: LabVerdict) -> float:
@@ -138,8 +153,7 @@ def _role(result: LabResult, made: LabVerdict, role: str, fpr: float) -> None:
         f'<p class="cm-small cm-muted">Map: {how}. Words: {_words_how(found)}; where a pair is not accepted, those '
         "that disagree most are underlined.</p>"
     )
-    with st.expander("Words and their numbers as a table"):
-        st.dataframe(words_table(found), hide_index=True)
+    fold_table("Words and their numbers as a table", lambda: words_table(found), key=f"fold_words_{role}")
 
 
 def _words_how(found: RoleVerdict) -> str:

@@ -22,6 +22,26 @@ QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed"
 FINISHED = frozenset({DONE, FAILED, CANCELLED})
 
 
+@dataclass(frozen=True)
+class Owner:
+    """Whose a job is, from the narrowest to the widest.
+
+    Attributes:
+        tab: the page that waits for the result; "" where the visitor as a whole does.
+        visitor: who sits before it; all pages of one visitor share this, and so one share of the queue.
+        address: where the visitor comes from; visitors of one address share a turn.
+    """
+
+    tab: str = ""
+    visitor: str = ""
+    address: str = ""
+
+    @classmethod
+    def of(cls, owner: Owner | str) -> Owner:
+        """The owner that a plain name means: somebody for themselves."""
+        return owner if isinstance(owner, cls) else cls(owner, owner, owner)
+
+
 class JobError(CmaiError):
     """A job that cannot be accepted, or a result that is not there."""
 
@@ -35,7 +55,7 @@ class JobSnapshot:
     """What can be said of a job at one moment; never changes.
 
     Attributes:
-        id, owner, label: as given at submission (the id is made up).
+        id, label: as given at submission (the id is made up). owner: the tab's name.
         state: "queued", "running", "done", "failed" or "cancelled".
         position: jobs before this one, the running one included; 0 when it runs or has finished.
         progress: the last message of the work, None before the first.
@@ -75,7 +95,7 @@ class Job:
     The result lies in the queue, not here, so that holding a handle keeps no memory alive.
     """
 
-    def __init__(self, queue: JobQueue, work: Work, owner: str, label: str, time_limit: float | None):
+    def __init__(self, queue: JobQueue, work: Work, owner: Owner, label: str, time_limit: float | None):
         self.id = uuid.uuid4().hex
         self.owner, self.label, self.time_limit = owner, label, time_limit
         self._queue = queue

@@ -23,6 +23,7 @@ from cmai_core.jobs.job import (
     Job,
     JobError,
     JobSnapshot,
+    Owner,
     QueueFull,
     Work,
 )
@@ -31,10 +32,16 @@ from cmai_core.progress import Progress
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _TICK = 0.25
+_REMEMBERED = 4096
+"""Visitors and addresses whose last turn is known."""
 
 
 class JobQueue:
     """Runs jobs one after another in one thread, and short calls in between.
+
+    Whose turn it is goes round: the address that has waited longest since its last turn (or has had none) is next, and
+    within an address the visitor; of one visitor's jobs the oldest. So neither many pages of one visitor nor many
+    visitors of one address push others back.
 
     All device work of a process goes through one queue, so nothing ever competes for the device's memory. Jobs are long
     (an attack): submitted, watched, cancelled. Calls are short (a prediction): `call` waits for the answer; calls
@@ -42,11 +49,12 @@ class JobQueue:
 
     Args:
         max_pending: most jobs waiting or running, over all owners.
-        max_per_owner: most of them of one owner.
+        max_per_owner: most of them of one visitor, over all their pages.
+        max_per_address: most of them of one address (None: no limit but the first).
         keep_results: most results kept; beyond that the oldest are dropped.
         time_limit: seconds a job may run (None: no limit); then it is told to stop, and what it returns is kept.
-        orphan_after: seconds after which the jobs of an owner who has not been heard of (`touch`, `submit`) are
-            cancelled; None: never.
+        present: tells whether an owner is still there; the jobs of one who is not are cancelled within a second. It is
+            asked from the queue's own thread, some times a second, of owners with jobs. None: everybody always is.
         max_calls: most short calls waiting.
     """
 
@@ -55,22 +63,25 @@ class JobQueue:
         *,
         max_pending: int = 32,
         max_per_owner: int = 3,
+        max_per_address: int | None = None,
         keep_results: int = 16,
         time_limit: float | None = 600.0,
-        orphan_after: float | None = None,
+        present: Callable[[Owner], bool] | None = None,
         max_calls: int = 64,
     ):
         for name, value in (("max_pending", max_pending), ("max_per_owner", max_per_owner), ("max_calls", max_calls)):
             if value < 1:
                 raise OptionError(f"{name}={value} is not accepted.", "Accepted: whole numbers from 1.")
         self.max_pending, self.max_per_owner, self.keep_results = max_pending, max_per_owner, keep_results
-        self.time_limit, self.orphan_after, self.max_calls = time_limit, orphan_after, max_calls
+        self.max_per_address, self.time_limit, self.max_calls = max_per_address, time_limit, max_calls
+        self._present = present
         self._lock = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._running: Job | None = None
         self._calls: deque[tuple[Future, Callable[[], Any]]] = deque()
         self._results: OrderedDict[str, Any] = OrderedDict()
-        self._seen: dict[str, float] = {}
+        self._turn = 0
+        self._turns: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._closed = False
         self._ended = threading.Event()
         self._worker = threading.Thread(target=self._work_loop, name="cmai-jobs", daemon=True)
@@ -87,32 +98,35 @@ class JobQueue:
 
     # Jobs
 
-    def submit(self, work: Work, *, owner: str = "", label: str = "", time_limit: float | None = None) -> Job:
-        """Adds a job at the end of the queue; returns at once.
+    def submit(self, work: Work, *, owner: Owner | str = "", label: str = "", time_limit: float | None = None) -> Job:
+        """Adds a job to the queue; returns at once.
 
         Args:
             work: called as `work(progress, cancel)` in the worker thread.
-            owner: whose job it is (a session's id); label: what it is, for people.
+            owner: whose job it is (a name stands for one visitor with one page); label: what it is, for people.
             time_limit: overrides the queue's where it is shorter.
 
         Raises:
-            QueueFull: too many jobs in all, or of this owner.
+            QueueFull: too many jobs in all, of this visitor, or of this address.
             JobError: the queue has been closed.
         """
         limits = [limit for limit in (time_limit, self.time_limit) if limit is not None]
-        job = Job(self, work, owner, label, min(limits, default=None))
+        job = Job(self, work, Owner.of(owner), label, min(limits, default=None))
         with self._lock:
             if self._closed:
                 raise JobError("No more work is accepted: the queue has been closed.")
-            pending = list(self._waiting) + ([self._running] if self._running else [])
-            own = sum(other.owner == owner for other in pending)
+            pending = self._pending()
+            own = sum(other.owner.visitor == job.owner.visitor for other in pending)
             if own >= self.max_per_owner:
                 raise QueueFull(
-                    f"You already have {own} jobs waiting or running.", "Cancel one, or wait until one has finished."
+                    f"You already have {own} jobs waiting or running, all your pages together.",
+                    "Cancel one, or wait until one has finished.",
                 )
+            near = sum(other.owner.address == job.owner.address for other in pending)
+            if self.max_per_address is not None and near >= self.max_per_address:
+                raise QueueFull(f"{near} jobs from your network are already waiting.", "Try again in a few minutes.")
             if len(pending) >= self.max_pending:
                 raise QueueFull(f"{len(pending)} jobs are already waiting.", "Try again in a few minutes.")
-            self._seen[owner] = time.monotonic()
             self._waiting.append(job)
             self._lock.notify_all()
         return job
@@ -120,12 +134,16 @@ class JobQueue:
     def snapshot(self, job: Job) -> JobSnapshot:
         """How a job stands now."""
         with self._lock:
+            return self._snapshot(job, self._order() if job._state == QUEUED else [])
+
+    def _snapshot(self, job: Job, order: list[Job]) -> JobSnapshot:
+        with self._lock:
             position = 0
-            if job._state == QUEUED and job in self._waiting:
-                position = self._waiting.index(job) + (self._running is not None)
+            if job._state == QUEUED and job in order:
+                position = order.index(job) + (self._running is not None)
             return JobSnapshot(
                 job.id,
-                job.owner,
+                job.owner.tab,
                 job.label,
                 job._state,
                 position,
@@ -137,11 +155,42 @@ class JobQueue:
                 job.id in self._results,
             )
 
-    def jobs(self, owner: str | None = None) -> list[JobSnapshot]:
-        """The running and the waiting jobs, in order (of one owner, where given)."""
+    def jobs(self, tab: str | None = None) -> list[JobSnapshot]:
+        """The running and the waiting jobs, in order (of one page, where given)."""
         with self._lock:
-            pending = ([self._running] if self._running else []) + list(self._waiting)
-            return [self.snapshot(job) for job in pending if owner is None or job.owner == owner]
+            order = self._order()
+            pending = ([self._running] if self._running else []) + order
+            return [self._snapshot(job, order) for job in pending if tab is None or job.owner.tab == tab]
+
+    @property
+    def pending(self) -> int:
+        """How many jobs run or wait."""
+        with self._lock:
+            return len(self._waiting) + (self._running is not None)
+
+    def _order(self) -> list[Job]:
+        """The waiting jobs as they would run if no other came."""
+        turn, turns = self._turn, dict(self._turns)
+        left, order = list(self._waiting), []
+        while left:
+            job = min(left, key=lambda j: [turns.get(name, 0) for name in _names(j)])
+            left.remove(job)
+            order.append(job)
+            turn += 1
+            turns.update(dict.fromkeys(_names(job), turn))
+        return order
+
+    def _next(self) -> Job:
+        """Takes the job whose turn it is."""
+        job = self._order()[0]
+        self._waiting.remove(job)
+        self._turn += 1
+        for name in _names(job):
+            self._turns[name] = self._turn
+            self._turns.move_to_end(name)
+        while len(self._turns) > _REMEMBERED:
+            self._turns.popitem(last=False)
+        return job
 
     def result(self, job: Job) -> Any:
         """What a job returned; see `Job.result`."""
@@ -164,19 +213,20 @@ class JobQueue:
                 job._message = message
                 job._cancel.cancel()
 
-    def cancel_owner(self, owner: str, message: str = "Cancelled.") -> int:
+    def cancel_owner(self, owner: Owner | str, message: str = "Cancelled.") -> int:
         """Stops every job of an owner (whose page was closed, say); returns how many."""
         with self._lock:
-            mine = [job for job in [*self._waiting, self._running] if job is not None and job.owner == owner]
+            mine = [job for job in self._pending() if job.owner == Owner.of(owner)]
             for job in mine:
                 self.cancel(job, message)
             return len(mine)
 
-    def touch(self, owner: str) -> None:
-        """Says that an owner is still there; see `orphan_after`."""
-        with self._lock:
-            if owner in self._seen:
-                self._seen[owner] = time.monotonic()
+    def here(self, owner: Owner | str) -> bool:
+        """Whether an owner is still there, as far as the queue can tell."""
+        return self._present is None or self._present(Owner.of(owner))
+
+    def _pending(self) -> list[Job]:
+        return [job for job in [*self._waiting, self._running] if job is not None]
 
     # Calls
 
@@ -248,7 +298,7 @@ class JobQueue:
                     return
                 job = None
                 if not self._calls:
-                    job = self._running = self._waiting.popleft()
+                    job = self._running = self._next()
                     job._state, job._started = RUNNING, time.monotonic()
             self._serve_calls() if job is None else self._run(job)
 
@@ -285,8 +335,6 @@ class JobQueue:
         job._state, job._message, job._hint = state, message, hint
         job._ended = time.monotonic()
         job._work = None
-        if not any(other is not None and other.owner == job.owner for other in [*self._waiting, self._running]):
-            self._seen.pop(job.owner, None)
         if job._progress is not None:  # what it points to (images, traces) may go
             job._progress = Progress(job._progress.done, job._progress.total, job._progress.stage)
         job._finished.set()
@@ -307,10 +355,14 @@ class JobQueue:
         """Stops what has run too long or belongs to nobody, until the queue is closed."""
         while not self._ended.wait(_TICK):
             with self._lock:
-                job, now = self._running, time.monotonic()
+                job, owners = self._running, {pending.owner for pending in self._pending()}
                 if job is not None and job.time_limit is not None and job._elapsed() > job.time_limit:
                     self.cancel(job, f"Stopped after {job.time_limit:g} s, the time limit; the best so far is kept.")
-                if self.orphan_after is not None:
-                    for owner, seen in list(self._seen.items()):
-                        if now - seen > self.orphan_after:
-                            self.cancel_owner(owner, "Cancelled: its page was closed.")
+            for owner in owners:  # asked without the lock: nobody waits for the answer
+                if not self.here(owner):
+                    self.cancel_owner(owner, "Cancelled: its page was closed.")
+
+
+def _names(job: Job) -> tuple[tuple[str, str], tuple[str, str]]:
+    """The address and the visitor that a job's turn counts for, the wider one first."""
+    return ("address", job.owner.address), ("visitor", job.owner.visitor)

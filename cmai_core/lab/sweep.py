@@ -2,7 +2,7 @@
 
 Between two batches a turn ends when somebody else's job waits (or when it has had its time), so a sweep of hours keeps
 nobody waiting longer than a batch. Nothing is lost at such an end: what is finished is in the store, and the next turn
-goes on from there. So does a run started anew after a restart.
+goes on from there. So does a run started anew after a restart, or after its visitor had left: a sweep ends with them.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmai_core.errors import Cancelled, CmaiError
-from cmai_core.jobs import JobQueue, QueueFull
+from cmai_core.jobs import JobQueue, Owner, QueueFull
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 
 if TYPE_CHECKING:
     from cmai_core.evaluation.grid import Grid
     from cmai_core.evaluation.setting import Setting
 
-OWNER = "benchmark"
-"""Owner of a sweep's jobs: it belongs to the lab, not to a visitor, and goes on when a page is closed."""
 SHORT_TURN = 10.0
 """Seconds a turn has before it makes way for a waiting job."""
 LONG_TURN = 300.0
@@ -93,6 +91,7 @@ class Sweep:
     Args:
         queue: where its turns wait. folder: the store's. values: of the `Grid`.
         settle: (grid, progress) → the `Setting` with all that the grid names; called in the worker thread.
+        owner: whose it is; when the queue does not find them any more, it stops as if it were cancelled.
     """
 
     def __init__(
@@ -101,7 +100,9 @@ class Sweep:
         folder: str | Path,
         values: Mapping[str, Any],
         settle: Callable[[Grid, ProgressCallback], Setting],
+        owner: Owner | str = "",
     ) -> None:
+        self.owner = Owner.of(owner)
         self.folder, self.values = Path(folder), dict(values)
         self._queue, self._settle = queue, settle
         self._lock, self._stop = threading.Lock(), threading.Event()
@@ -138,7 +139,7 @@ class Sweep:
 
     def _drive(self) -> None:
         try:
-            while not self._stop.is_set():
+            while not self._stop.is_set() and self._queue.here(self.owner):
                 report = self._one_turn()
                 if report is not None and not report.cancelled:
                     self._set(state=DONE, stage="", fraction=1.0, eta=None)
@@ -152,13 +153,12 @@ class Sweep:
     def _one_turn(self) -> Any:
         """Queues a turn and waits for it; its report, None where it could not be queued yet or was stopped."""
         try:
-            job = self._queue.submit(self._work, owner=OWNER, label="benchmark")
+            job = self._queue.submit(self._work, owner=self.owner, label="benchmark")
         except QueueFull:
             self._set(state=WAITING, stage="Waiting: the queue is full")
             self._stop.wait(1.0)
             return None
         while not (now := job.wait(_LOOK)).finished:
-            self._queue.touch(OWNER)
             if self._stop.is_set():
                 job.cancel()
             if now.state == "queued":
@@ -173,7 +173,7 @@ class Sweep:
         names = {cell.address: f"{cell.recipe} on {cell.source}" for cell in report.plan.cells}
         failed = tuple(f"{names.get(address, address)}: {why}" for address, why in report.failed.items())
         self._set(run=report.run, crafted=crafted, failed=failed)
-        stopped = now.state == "cancelled" and not self._stop.is_set()
+        stopped = now.state == "cancelled" and not self._stop.is_set() and self._queue.here(self.owner)
         if stopped and not report.crafted + report.shown + report.clean:
             raise CmaiError(
                 "Not even one batch was finished within the time one job has here.",
@@ -212,6 +212,6 @@ class Sweep:
             if not begun:  # the first look comes after everything is loaded
                 begun.append(time.monotonic())
             seconds = time.monotonic() - begun[0]
-            return seconds > LONG_TURN or (seconds > SHORT_TURN and len(self._queue.jobs()) > 1)
+            return seconds > LONG_TURN or (seconds > SHORT_TURN and self._queue.pending > 1)
 
         return over

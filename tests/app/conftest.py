@@ -36,11 +36,13 @@ def app(tiny_models, monkeypatch):
     from streamlit.testing.v1 import AppTest
 
     import cmai_core.models.registry as registry
+    from app import services
 
     monkeypatch.setattr(registry, "bundled_dir", lambda: tiny_models)
     monkeypatch.setenv("CMAI_ALLOW_ANY", "1")  # what is refused without is tested in test_owner.py
     monkeypatch.setenv("CMAI_OPEN_REVIEW", "1")
     monkeypatch.setenv("CMAI_WARM_UP", "0")  # a thread would go on into the next test
+    services.cards.clear()
     st.cache_data.clear()
 
     def opened(page: str = "", query: dict[str, str] | None = None, **values) -> AppTest:

@@ -9,6 +9,7 @@ import pytest
 
 from app import fetching, owner, services
 from cmai_core.errors import Cancelled, CmaiError, ModelError
+from cmai_core.jobs import Owner
 from cmai_core.progress import CancelToken, Progress
 
 SPECS = ("hf-hub:some/model", "ViT-B-32/random", "local-dir:/etc", "ViT-B-32/laion2b_s34b_b79k", "../tabletop", "")
@@ -99,7 +100,8 @@ class SlowHub(fetching.Downloads):
 
 
 def errand(through, visitor="me", is_open=lambda: True, submit=lambda: None):
-    return fetching.Errand(["hf-hub:some/model"], visitor, "attack", submit, fetching.OpenPage(is_open), through)
+    whose = Owner.of(visitor)
+    return fetching.Errand(["hf-hub:some/model"], whose, "attack", submit, fetching.OpenPage(is_open), through)
 
 
 def ended(handle, seconds: float = 20) -> bool:
@@ -129,8 +131,7 @@ def test_cancel_ends_a_download_and_others_go_on_meanwhile():
     assert ended(again)
 
 
-def test_a_closed_page_ends_its_download(monkeypatch):
-    monkeypatch.setattr(fetching, "GRACE", 0.1)
+def test_a_closed_page_ends_its_download():
     opened = threading.Event()
     opened.set()
     handle = errand(SlowHub(), is_open=opened.is_set)

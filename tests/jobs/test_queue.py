@@ -9,7 +9,7 @@ import weakref
 import pytest
 
 from cmai_core.errors import CmaiError, OptionError
-from cmai_core.jobs import JobError, JobQueue, QueueFull
+from cmai_core.jobs import JobError, JobQueue, Owner, QueueFull
 from cmai_core.progress import Progress
 
 
@@ -114,7 +114,6 @@ def test_bounds_over_all_and_per_owner():
         first.wait(5)
         assert eventually(lambda: not queue.jobs())
         queue.submit(Steps(1), owner="c").wait(5)
-        assert queue._seen == {}  # nothing is remembered of visitors who have gone
     with pytest.raises(OptionError):
         JobQueue(max_pending=0)
 
@@ -166,19 +165,84 @@ def test_cancelling_what_has_finished_changes_nothing(queue):
     assert job.snapshot().state == "done" and job.result() == 1
 
 
-def test_owner_cancel_and_orphans():
-    with JobQueue(orphan_after=0.4) as queue:
-        gone, there = Steps(), Steps(total=300, pause=0.005)
+def held(queue):
+    """Holds the worker; returns the gate that frees it."""
+    gate, work = threading.Event(), Steps(1)
+    work.gate = gate
+    queue.submit(work, owner=Owner("t", "holder", "elsewhere"))
+    assert work.started.wait(5)
+    return gate
+
+
+def test_turns_go_round_between_visitors_and_not_between_their_pages():
+    ran = []
+
+    def work(name):
+        return lambda progress, cancel: ran.append(name)
+
+    with JobQueue(max_per_owner=9) as queue:
+        gate = held(queue)
+        many = [queue.submit(work(f"a{k}"), owner=Owner(f"page {k}", "a", "one")) for k in range(3)]
+        late = queue.submit(work("b"), owner=Owner("p", "b", "two"))
+        class_mate = queue.submit(work("c"), owner=Owner("p", "c", "two"))
+        assert [job.snapshot().position for job in (*many, late, class_mate)] == [1, 3, 5, 2, 4]
+        gate.set()
+        assert class_mate.wait(5).finished and many[2].wait(5).finished
+        assert ran == ["a0", "b", "a1", "c", "a2"]
+
+
+def test_who_has_just_had_a_turn_waits_for_the_others():
+    ran = []
+    with JobQueue(max_per_owner=9) as queue:
+        queue.submit(lambda p, c: ran.append("a"), owner=Owner("1", "a", "a")).wait(5)
+        gate = held(queue)
+        for name in "aba":
+            last = queue.submit(lambda p, c, name=name: ran.append(name), owner=Owner("2", name, name))
+        gate.set()
+        last.wait(5)
+    assert ran == ["a", "b", "a", "a"]
+
+
+def test_visitors_without_end_do_not_fill_the_queue_from_one_address():
+    with JobQueue(max_pending=6, max_per_owner=2, max_per_address=4) as queue:
+        gate = held(queue)
+        for k in range(4):
+            queue.submit(Steps(1), owner=Owner(f"t{k}", f"v{k}", "one"))
+        with pytest.raises(QueueFull, match="your network"):
+            queue.submit(Steps(1), owner=Owner("t9", "v9", "one"))
+        mine = queue.submit(Steps(1), owner=Owner("t", "somebody", "two"))
+        assert mine.snapshot().position == 2 and queue.pending == 6
+        gate.set()
+        mine.wait(5)
+        assert eventually(lambda: not queue.pending)
+
+
+def test_pages_of_one_visitor_share_their_bound():
+    with JobQueue(max_per_owner=2) as queue:
+        gate = held(queue)
+        for k in range(2):
+            queue.submit(Steps(1), owner=Owner(f"page {k}", "a", "one"))
+        with pytest.raises(QueueFull, match="already have 2"):
+            queue.submit(Steps(1), owner=Owner("page 3", "a", "one"))
+        gate.set()
+
+
+def test_an_owner_who_has_left_frees_the_queue():
+    present = {"gone", "here"}
+    with JobQueue(present=lambda owner: owner.tab in present) as queue:
+        gone = Steps()
         lost = [queue.submit(gone, owner="gone"), queue.submit(Steps(), owner="gone")]
-        stays = queue.submit(there, owner="here")
-        end = time.monotonic() + 5
-        while not stays.snapshot().finished and time.monotonic() < end:
-            queue.touch("here")
-            queue.touch("stranger")
-            time.sleep(0.02)
+        stays = queue.submit(Steps(total=300, pause=0.005), owner="here")
+        assert gone.started.wait(5) and not lost[0].snapshot().finished
+        present.discard("gone")
+        assert eventually(lambda: all(job.snapshot().finished for job in lost), 3)
         assert [job.snapshot().state for job in lost] == ["cancelled", "cancelled"]
         assert "page was closed" in lost[0].snapshot().message
-        assert stays.snapshot().state == "done" and queue._seen == {}
+        assert stays.wait(20).state == "done" and queue.here("here") and not queue.here("gone")
+
+
+def test_jobs_of_an_owner_are_cancelled():
+    with JobQueue() as queue:
         more = [queue.submit(Steps(), owner="x") for _ in range(3)]
         assert queue.cancel_owner("x") == 3 and queue.cancel_owner("nobody") == 0
         assert [job.wait(5).state for job in more] == ["cancelled"] * 3
@@ -338,8 +402,7 @@ def test_close_cancels_everything_and_ends_the_threads():
 
 def test_close_releases_who_waits_for_a_call():
     queue = JobQueue()
-    gate, errors = threading.Event(), []
-    queue.submit(lambda progress, cancel: gate.wait(5))
+    errors, gate = [], held(queue)  # the worker is busy, so that the call waits
 
     def caller():
         try:
