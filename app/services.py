@@ -180,7 +180,7 @@ def catalogue() -> tuple[ModelCard, ...]:
 def default_model(defended: bool) -> str:
     """The first bundled model of a kind; "" where there is none."""
     preferred = DEFENDED if defended else UNDEFENDED
-    names = [entry.name for entry in catalogue() if entry.defended == defended]
+    names = [entry.name for entry in catalogue() if entry.defended == defended and not entry.problem]
     return preferred if preferred in names else (names[0] if names else "")
 
 

@@ -30,6 +30,8 @@ from cmai_core.attacks.token_words import align, token_words
 from cmai_core.attacks.words import Words
 from cmai_core.errors import ModelError
 from cmai_core.files import write_text
+from cmai_core.models.building import refuse_non_finite
+from cmai_core.models.integrity import record, verify
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 
 MODES = ("corrected", "as_published")
@@ -152,10 +154,16 @@ class HuggingFaceMaskedLM:
             from transformers import AutoModelForMaskedLM, AutoTokenizer
 
             self.name = str(model)
+            options = {"local_files_only": not download, "trust_remote_code": False}
             try:
-                tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=not download, use_fast=True)
-                model = AutoModelForMaskedLM.from_pretrained(model, local_files_only=not download)
+                tokenizer = AutoTokenizer.from_pretrained(model, use_fast=True, **options)
+                model = AutoModelForMaskedLM.from_pretrained(model, **options)
             except (OSError, ValueError) as error:
+                if "trust_remote_code" in str(error):
+                    raise ModelError(
+                        f"The masked language model {self.name} asks to run Python code of its own.",
+                        "Code of a model is never run. Choose one that Hugging Face's own classes load.",
+                    ) from error
                 raise ModelError(
                     f"The masked language model {self.name} is not on this machine.",
                     "Give a local folder, download it first, or use the bundled one (model=None).",
@@ -313,11 +321,13 @@ def load_masked_lm(path: str | Path | None = None) -> TabletopMaskedLM:
     """Tabletop's masked LM in float32, evaluation mode, on the CPU.
 
     Raises:
-        ModelError: it is not there, or cannot be read.
+        ModelError: it is not there, cannot be read, or is not as it was bundled.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if path is None:
+        verify(folder())
     path = folder() if path is None else Path(path)
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
@@ -328,6 +338,7 @@ def load_masked_lm(path: str | Path | None = None) -> TabletopMaskedLM:
             f"Tabletop's masked language model cannot be read from {path.name}.",
             "Train it with `python -m cmai_core.attacks.masked_lm`, or choose another proposer, such as Synonyms().",
         ) from error
+    refuse_non_finite(model, "Tabletop's masked language model")
     return model.eval().requires_grad_(False)
 
 
@@ -425,6 +436,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model, report = train_masked_lm(steps=options.steps, scenes=options.scenes, seed=options.seed, progress=show)
     card = {"steps": options.steps, "scenes": options.scenes, "seed": options.seed, **report}
     path = save_masked_lm(model, options.output or folder(), card)
+    if options.output is None:
+        record(path)
     size = (path / "model.safetensors").stat().st_size
     print(f"\n{report} in {time.perf_counter() - start:.0f} s; {size / 1e6:.2f} MB written to {path}")
     return 0

@@ -69,7 +69,7 @@ def card_or_problem(folder: Path) -> ModelCard:
     try:
         return card_of(folder)
     except ModelError as error:
-        return ModelCard(folder.name, False, error.message, path=folder, problem=error.message)
+        return ModelCard(folder.name, False, "Damaged: its card cannot be read.", path=folder, problem=error.message)
 
 
 # The shape of what is read elsewhere: a kind; an object's keys ("*": all others; "!": those it must have unless it is

@@ -118,7 +118,7 @@ def bundled_tokenizer() -> Any:
 
 
 def _bundled_folder(name: str) -> Path | None:
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is None:
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) is None:
         return None
     folder = bundled_dir() / name
     return folder if (folder / CONFIG_FILE).is_file() else None
@@ -140,9 +140,14 @@ def _load_folder(folder: Path, spec: str, tokenizer: Any = None, card: bool = Tr
     from cmai_core.models.wrapper import VisionLanguageModel
 
     config_path = folder / CONFIG_FILE
-    if not folder.is_dir() or not config_path.is_file():
-        what = "is not a folder" if not folder.is_dir() else f"has no {CONFIG_FILE}"
-        raise ModelError(f"{folder} {what}.", "Give a folder as open_clip saves it: config, weights, tokenizer files.")
+    try:
+        what = "" if config_path.is_file() else f"has no {CONFIG_FILE}" if folder.is_dir() else "is not a folder"
+    except (OSError, ValueError) as error:  # no right to look, or a name that no folder can have
+        what = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+    if what:
+        raise ModelError(
+            f"{_shown(str(folder))} {what}.", "Give a folder as open_clip saves it: config, weights, tokenizer files."
+        )
     config = read_config(config_path)
     weights = weights_in(folder)
     known: dict[str, Any] = {"config": config, "weights_file": weights}
@@ -158,13 +163,20 @@ def _load_folder(folder: Path, spec: str, tokenizer: Any = None, card: bool = Tr
 
 
 def _load_hub(spec: str) -> VisionLanguageModel:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
     from cmai_core.models.configuration import known_repositories
     from cmai_core.models.sizes import check_memory
     from cmai_core.models.tokenizer_files import fetch_tokenizer, load_tokenizer, repository_tokenizer
 
     repository = spec.removeprefix("hf-hub:")
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", repository) is None:
-        raise ModelError(f"{spec!r} names no repository.", "Write hf-hub:organisation/repository.")
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise _no_repository(spec) from error
+    if "/" not in repository:
+        raise _no_repository(spec)
     config_path = fetch(repository, CONFIG_FILE)
     model_cfg = read_config(config_path)["model_cfg"]
     check_memory(model_cfg, spec)  # before anything large is fetched
@@ -182,6 +194,10 @@ def _load_hub(spec: str) -> VisionLanguageModel:
     fetch(repository, *weight_files(""))
     # All lie in one snapshot folder of the cache, which is read like any local folder.
     return _load_folder(config_path.parent, spec, tokenizer, card=False)
+
+
+def _no_repository(spec: str) -> ModelError:
+    return ModelError(f"{_shown(spec)!r} names no repository.", "Write hf-hub:organisation/repository.")
 
 
 def _load_open_clip(spec: str) -> VisionLanguageModel:
@@ -273,6 +289,11 @@ def _rehearse(model: VisionLanguageModel) -> None:
         )
 
 
+def _shown(name: str) -> str:
+    """A name as an error repeats it: its beginning, where it is long."""
+    return name if len(name) <= 300 else f"{name[:300]}…"
+
+
 def _unknown(spec: str) -> ModelError:
     """The error for a name that is neither bundled nor open_clip's, with the nearest names that are."""
     import open_clip
@@ -283,9 +304,9 @@ def _unknown(spec: str) -> ModelError:
         tags = open_clip.list_pretrained_tags_by_model(spec)
         options = [f"{spec}/{tag}" for tag in tags[:4]] + [f"{spec}/random"]
         return ModelError(f"{spec} is an architecture, not a model.", f"Say which weights: {', '.join(options)}.")
-    base = spec.split("/")[0]
+    base = spec.split("/")[0][:200]
     by_case = {name.lower(): name for name in [*bundled, *architectures]}
     matches = difflib.get_close_matches(base.lower(), by_case, n=4, cutoff=0.5)
     near = f"Did you mean {', '.join(by_case[match] for match in matches)}? " if matches else ""
     known = f"Bundled: {', '.join(bundled)}. " if bundled else ""
-    return ModelError(f"Unknown model {spec!r}.", f"{near}{known}{_LIST_HINT}")
+    return ModelError(f"Unknown model {_shown(spec)!r}.", f"{near}{known}{_LIST_HINT}")

@@ -138,13 +138,15 @@ def _calibrate(model: VisionLanguageModel, target: Path, count: int) -> None:
 
 
 def record_all() -> None:
-    """Write down the hashes of every bundled model's files and of the shared vocabulary's, as they are now."""
+    """Write down the hashes of every bundled model's files, the masked language model's included, as they are now."""
+    from cmai_core.attacks import masked_lm
     from cmai_core.models.integrity import record
     from cmai_core.models.registry import bundled_dir
 
     for folder in sorted(bundled_dir().iterdir()):
         if folder.is_dir() and not folder.name.startswith("."):
             record(folder)
+    record(masked_lm.folder())
 
 
 def measure(model: VisionLanguageModel, limit: int, attacked: int) -> dict[str, Any]:

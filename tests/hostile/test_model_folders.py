@@ -535,6 +535,40 @@ def test_files_that_may_not_be_read(hostile, name):
         load_model(f"local-dir:{hostile}", "cpu")
 
 
+SPECS = [
+    *(
+        "a" * 5000,
+        "a/" * 3000,
+        "../tabletop",
+        "/etc/passwd",
+        "\x00",
+        "tabletop\x00",
+        "\udcff",
+        "\u202etabletop",
+        "ViT-B-32/",
+    ),
+    *("ViT-B-32/random-", "ViT-B-32/random-99999999999999", "ViT-B-32/../../x", "/", "//", ":", "local-dir", "hf-hub"),
+    *("local-dir:", "local-dir:" + "x" * 5000, "local-dir:/" + "x/" * 3000, "local-dir:\x00", "local-dir:/dev/null"),
+    *(
+        "local-dir:/proc/self",
+        "local-dir:\udcff",
+        "hf-hub:",
+        "hf-hub:x",
+        "hf-hub:a--b/c",
+        "hf-hub:../../etc",
+        "hf-hub:/x",
+    ),
+    *("hf-hub:" + "x" * 300 + "/y", "hf-hub:a/b/c", "hf-hub:a/b@c", "hf-hub:a/\x00", "hf-hub:-a/b", "hf-hub:a/b.git"),
+]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=range(len(SPECS)))
+def test_names_that_name_nothing(spec):
+    with pytest.raises(ModelError) as caught:
+        load_model(spec, "cpu")
+    assert len(str(caught.value)) < 2000
+
+
 # --- repositories, on a pretend hub -----------------------------------------------------------------------------------
 
 

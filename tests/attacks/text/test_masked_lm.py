@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import random
 
@@ -175,3 +177,40 @@ def test_training_learns_and_can_be_repeated(monkeypatch):
     _, report = train_masked_lm(steps=8, progress=lambda p: seen.append(p.data["loss"]), **options)
     assert report["held_out_loss"] < math.log(1024) - 1 and len(seen) == 2
     assert train_masked_lm(steps=2, **options)[1] == train_masked_lm(steps=2, **options)[1]
+
+
+def test_code_beside_a_masked_lm_is_not_run(bert, tmp_path, monkeypatch):
+    model, tokenizer = bert
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path)
+    assert HuggingFaceMaskedLM(tmp_path).scores(["a red cube"], [None])[0].shape[0] == 1
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    for name, code in (
+        ("tokenizer_config.json", {"AutoTokenizer": [None, "evil.Evil"]}),
+        ("config.json", {"AutoConfig": "evil.Evil", "AutoModelForMaskedLM": "evil.Evil"}),
+    ):
+        settings = json.loads((tmp_path / name).read_text())
+        (tmp_path / name).write_text(json.dumps(settings | {"auto_map": code, "tokenizer_class": "Evil"}))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked whether to run code"))
+    with contextlib.suppress(ModelError):  # refused, or Hugging Face's own classes are taken instead
+        HuggingFaceMaskedLM(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_damaged_masked_lm_is_found(tmp_path):
+    import shutil
+
+    from cmai_core.attacks import masked_lm
+    from cmai_core.models.integrity import verify
+
+    assert set(verify(masked_lm.folder())) == {"config.json", "model.safetensors"}
+    load_masked_lm.cache_clear()
+    copy = tmp_path / "masked_lm"
+    shutil.copytree(masked_lm.folder(), copy)
+    shutil.copy(masked_lm.folder().parent / "hashes.json", tmp_path)
+    content = bytearray((copy / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(content)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ModelError, match="masked_lm is damaged"):
+        patch.setattr(masked_lm, "folder", lambda: copy)
+        load_masked_lm()
