@@ -56,8 +56,8 @@ _GOAL = ("objective", "success", "tau", "task", "dataset")
 _THREAT = option_names(TextThreat)
 # The budget of Co-Attack and SGA.
 _SGA_TEXT, _EPSILON = {"words": 1}, 2 / 255
-# The norms that joint attacks go with, each with the budget where none is given. Not l0: their schedules move all pixels
-# a little at every step, of which a projection onto a few positions leaves next to nothing.
+# The norms that joint attacks go with, each with the budget where none is given. Not l0: their schedules move every
+# pixel a little at each step, of which a projection onto a few positions leaves next to nothing.
 JOINT_NORMS = {"linf": _EPSILON, "l2": USUAL["l2"], "patch": USUAL["patch"]}
 _MASKED_LM = {"masked_lm": "model", "mode": "mode", "top": "top", "least": "least", "lexicon": "lexicon"}
 
