@@ -12,6 +12,11 @@ RECIPES ?= base base-b base-2 continued classifier pgd-at tecoa-classes tecoa fa
 	ssl-adversarial cmcv mbat mbat-beta0 cmcv-mbat cmai cmai-replay cmai-lora tecoa-b
 HEADLESS ?= continued classifier pgd-at tecoa-classes tecoa fare mat consistency hard-negative ssl ssl-adversarial \
 	mbat mbat-beta0 tecoa-b
+# How `make numerics` differs from `make test`: PyTorch's instructions (default, avx2), threads, and the last bits of all
+# random numbers (tests/conftest.py).
+CAPABILITY ?= default
+THREADS    ?= 2
+NUDGE      ?= 1
 # Extra arguments for pytest: make test ARGS="tests/attacks -k pgd"
 ARGS    ?=
 # The Python that makes .venv; without it the first suitable one on the PATH is taken.
@@ -23,7 +28,7 @@ LOCK    := requirements/lock.txt
 SOURCES := pyproject.toml $(LOCK)
 
 .DEFAULT_GOAL := help
-.PHONY: help app test models results data bench lint format lock wheel clean distclean
+.PHONY: help app test numerics models results data bench lint format lock wheel clean distclean
 .SUFFIXES:
 .DELETE_ON_ERROR:
 
@@ -35,6 +40,10 @@ app: $(VENV)/.app  ## start the web lab on http://localhost:8501 (PORT=, HOST=, 
 
 test: $(VENV)/.test  ## run the whole test suite (ARGS= for pytest, WORKERS= processes)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
+
+numerics: $(VENV)/.test  ## run the tests that compute again, as another processor would (CAPABILITY=, THREADS=, NUDGE=)
+	ATEN_CPU_CAPABILITY=$(CAPABILITY) OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) CMAI_TEST_NUDGE=$(NUDGE) \
+		$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder -m numerics $(ARGS)
 
 models: $(VENV)/.app  ## train the bundled models from nothing, into runs/ (RECIPES=, HEADLESS=)
 	set -e; for recipe in $(RECIPES); do \

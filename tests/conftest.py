@@ -38,14 +38,29 @@ LONG = (
 )
 
 
+# What computes: run again by `make numerics` with other instructions, threads and last bits.
+NUMERICAL = (
+    *("attacks/", "models/", "explain/", "tasks/", "projection/", "defenses/test_cmcv", "defenses/test_system"),
+    *("defenses/test_pathways", "evaluation/test_metrics", "evaluation/test_detection", "evaluation/test_figures"),
+    *("training/test_forward", "training/test_inner", "training/test_one_step", "training/test_text_inner"),
+    *("training/test_edits", "training/test_vision_start"),
+)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long files first, the rest as collected (`--no-loadscope-reorder` keeps this order among processes)."""
 
+    def place(item: pytest.Item) -> str:
+        return item.path.relative_to(ROOT / "tests").as_posix()
+
     def rank(item: pytest.Item) -> int:
-        place = item.path.relative_to(ROOT / "tests").as_posix()
-        return next((k for k, start in enumerate(LONG) if place.startswith(start)), len(LONG))
+        return next((k for k, start in enumerate(LONG) if place(item).startswith(start)), len(LONG))
 
     items.sort(key=rank)
+    for item in items:
+        if place(item).startswith(NUMERICAL):
+            item.add_marker("numerics")
 
 
 # --- other processors' last bits --------------------------------------------------------------------------------------

@@ -39,7 +39,9 @@ def warn_truncated(model: Any, dataset: Any, count: int | None = None) -> None:
         dataset: asked for its `texts`, which datasets of files have; the bundled ones fit the bundled models.
         count: only the first so many items.
     """
-    named = list(dict.fromkeys(dataset.texts(count))) if hasattr(dataset, "texts") else []
+    if not hasattr(dataset, "texts"):
+        return
+    named = list(dict.fromkeys(dataset.texts(count)))
     cut = truncated_captions(model, [text for _, text in named])
     if cut:
         where, text = named[cut[0]]

@@ -352,3 +352,41 @@ def test_a_surrogate_of_another_size_sees_resized_pictures(kit, subject):
         RECIPES["transfer"].build(task=kit.ScoredTask())
     with pytest.raises(OptionError, match="image_features"):
         RECIPES["transfer"].build(task=kit.ScoredTask(), surrogate=3)
+
+
+@pytest.mark.parametrize("slug", [slug for slug, recipe in RECIPES.items() if recipe.norm])
+def test_norms_that_a_recipe_does_not_go_with_are_refused_at_every_entrance(kit, slug):
+    from cmai_core.attacks.experiment import AttackExperiment
+    from cmai_core.evaluation.grid import Grid
+
+    recipe = RECIPES[slug]
+    small = {"surrogate": kit.conv_model()} if slug == "transfer" else {}
+    small |= {"words": ("ab",)} if slug == "typographic" else {}
+    assert recipe.norm in recipe.norms
+    for norm in ("linf", "l2", "l0", "patch", "l7", None, 3):
+        entrances = [lambda norm=norm: recipe.build(norm=norm, **small)]
+        if norm is not None:  # there: the recipe's own
+            named = {"words": ["ab"]} if slug == "typographic" else {}
+            entrances.append(lambda norm=norm, named=named: AttackExperiment(recipe=slug, norm=norm, options=named))
+            given = {slug: {"norm": norm, **named, **({"surrogate": "tabletop"} if slug == "transfer" else {})}}
+            entrances.append(lambda given=given: Grid(recipes=(slug,), options=given))
+        for enter in entrances:
+            if norm in recipe.norms:
+                enter()
+                continue
+            with pytest.raises(OptionError) as caught:
+                enter()
+            assert "norm" in str(caught.value) and caught.value.hint
+    for norm in recipe.norms:  # a budget meant for another norm would let nothing change
+        least = {"linf": 1 / 255, "l2": 0.5, "l0": 1, "patch": 0.01}[norm]
+        assert float(recipe.build(norm=norm, **small).threat.epsilon) >= least
+
+
+def test_a_part_of_a_position_is_no_budget():
+    from cmai_core.attacks.experiment import AttackExperiment
+
+    for epsilon in (0.5, 4 / 255, -1, float("nan")):
+        with pytest.raises(OptionError, match="epsilon"):
+            get_recipe("pgd").build(norm="l0", epsilon=epsilon)
+    with pytest.raises(OptionError, match="16,384 pixel positions"):
+        AttackExperiment(recipe="pgd", norm="l0", epsilon=20_000).build(None, None, 3 * 128**2)
