@@ -30,15 +30,20 @@ def test_every_training_recipe_is_in_the_documentation():
 
 
 def test_the_page_of_results_is_that_of_the_published_ones():
+    from cmai_core.comparison.correction import correction_table, correction_words, with_corrections
     from cmai_core.comparison.protocol import PROTOCOL
+    from cmai_core.comparison.report import NOTES
     from cmai_core.comparison.results import read_results, stale
     from cmai_core.comparison.run import results_dir
+    from cmai_core.comparison.said import filled
     from cmai_core.comparison.tables import clean_table
 
-    results = read_results(results_dir())
+    results = with_corrections(read_results(results_dir()), results_dir())
     page = (DOCS / "results.md").read_text(encoding="utf-8")
     assert stale(results) == [] and PROTOCOL.hash in page
     assert clean_table(results, PROTOCOL.base) in page
+    assert correction_words(results) in page and correction_table(results) in page
+    assert filled((results_dir() / NOTES).read_text(encoding="utf-8"), results).strip() in page
     missing = [f"`{name}`" for name in PROTOCOL.models if name not in results]
     assert not missing or f"**Not measured:** {', '.join(missing)}." in page
 

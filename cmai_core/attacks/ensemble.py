@@ -1,7 +1,7 @@
 """Several attacks one after another, each on what the ones before it did not fool.
 
-AutoAttack (Croce & Hein 2020, arXiv 2003.01690, §5) is such a cascade. Every success of a member is kept as it is, so
-the ensemble is never weaker than its best member.
+AutoAttack (Croce & Hein 2020, arXiv 2003.01690, §5) is such a cascade. Every success of a member that survives rounding
+to 8 bits is kept, so the ensemble is never weaker than its best member.
 """
 
 from __future__ import annotations
@@ -81,14 +81,15 @@ class Cascade:
         """Attacks all samples of the problem."""
         ledger = Ledger(problem, watch, len(self.members))
         ledger.begin()
+        firm = ledger.success.clone()
         for index, member in enumerate(self.members):
-            rows = ledger.rows(~ledger.success)
+            rows = ledger.rows(~firm)
             if len(rows) == 0 or ledger.stop():
                 break
             part = _under(problem, member.objective, rows, ledger)
             portion = _Portion(watch, ledger, rows, index, len(self.members), member.name)
             found = member.search.run(part, seed=self.member_seed(seed, index), watch=portion)
-            _take(found, rows, index + 1, ledger)
+            _take(found, rows, index + 1, ledger, firm)
         return ledger.outcome()
 
 
@@ -130,15 +131,16 @@ class EachTarget:
         """Attacks all samples of the problem."""
         ledger = Ledger(problem, watch, self.targets)
         ledger.begin()
+        firm = ledger.success.clone()
         aims, counts = self._aims(problem)
         for index in range(self.targets):
-            rows = ledger.rows(~ledger.success & (counts > index))
+            rows = ledger.rows(~firm & (counts > index))
             if len(rows) == 0 or ledger.stop():
                 break
             part = _under(problem, dataclasses.replace(self.objective, target=aims[:, index]), rows, ledger)
             portion = _Portion(watch, ledger, rows, index, self.targets, f"target {index + 1}")
             found = self.search.run(part, seed=sample_seed(seed, f"target {index}", 0), watch=portion)
-            _take(found, rows, index + 1, ledger)
+            _take(found, rows, index + 1, ledger, firm)
         return ledger.outcome()
 
     def _aims(self, problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
@@ -167,13 +169,22 @@ def _under(problem: Problem, objective: Objective | None, rows: torch.Tensor, le
     return Problem(part.region, part.ids, evaluator, clean)
 
 
-def _take(found: Outcome, rows: torch.Tensor, step: int, ledger: Ledger) -> None:
-    """Enters what a member found for some rows."""
+def _take(found: Outcome, rows: torch.Tensor, step: int, ledger: Ledger, firm: torch.Tensor) -> None:
+    """Enters what a member found for some rows, and in `firm` whose success is one of 8 bits too.
+
+    A search that ends at its first success stands right behind the boundary, where rounding may lead back over it; such
+    a sample is left to the next member.
+    """
     ledger.forwards[rows] += found.forwards
     ledger.backwards[rows] += found.backwards
     old = ledger.bad_step[rows]
     ledger.bad_step[rows] = torch.where(old < 0, found.bad_step, old)
-    ledger.score(found.pixels, rows, step)
+    seen = ledger.score(found.pixels, rows, step)
+    if bool(seen.success.any()):
+        claimed, pixels, value = (x[seen.success] for x in (rows, found.pixels, seen.value))
+        kept = ledger.score(ledger.problem.region.select(claimed).rounded(pixels), claimed, offer=False).success
+        ledger.replace(pixels, claimed, value, kept)
+        firm[claimed] = kept
     ledger.cancelled = ledger.cancelled or found.cancelled
     ledger.steps_done += found.steps_done
 

@@ -146,6 +146,10 @@ class Ledger:
         better = (success & ~old_success) | ((success == old_success) & ~(value <= old_value) & ~value.isnan())
         self._put(x, rows, value, success, better)
 
+    def replace(self, x: torch.Tensor, rows: torch.Tensor, value: torch.Tensor, chosen: torch.Tensor) -> None:
+        """Puts images that succeed in the place of the best, whatever that was, where chosen (bool, one a row)."""
+        self._put(x, rows, value, torch.ones_like(chosen), chosen)
+
     def _put(
         self, x: torch.Tensor, rows: torch.Tensor, value: torch.Tensor, success: torch.Tensor, better: torch.Tensor
     ) -> None:

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from cmai_core.attacks import Attack, Consistency, GradientSearch
-from cmai_core.attacks.class_objectives import Margin
+from cmai_core.attacks.class_objectives import Margin, Misclassified
 from cmai_core.attacks.recipe import MODALITIES
 from cmai_core.attacks.recipes import RECIPES, get_recipe
 from cmai_core.attacks.success import Raised
+from cmai_core.data.pair import Batch
 from cmai_core.errors import OptionError
 
 WANTED = (
@@ -207,14 +208,14 @@ def test_autoattack_is_a_cascade_and_its_worst_case_exact(kit):
     union = torch.stack([part.success for part in alone]).any(dim=0)
     assert torch.equal(result.success, union) and 0 < int(union.sum()) < 14
     # Who fell to the first member costs no more; who stands has paid for every one.
-    first = alone[0].success
-    assert first.any() and (result.forwards[first] == alone[0].forwards[first] + 2).all()
+    first = alone[0].success_8bit
+    assert first.any() and (result.forwards[first] == alone[0].forwards[first] + 3).all()
     assert (result.forwards[~result.success] > sum(part.forwards[~union].min() for part in alone)).all()
 
 
 def test_each_target_is_tried_in_order_of_likelihood(kit):
     from cmai_core.attacks.apgd import APGD
-    from cmai_core.attacks.class_objectives import DLR, Misclassified
+    from cmai_core.attacks.class_objectives import DLR
     from cmai_core.attacks.ensemble import EachTarget
     from cmai_core.attacks.threat import ThreatModel
 
@@ -232,9 +233,9 @@ def test_each_target_is_tried_in_order_of_likelihood(kit):
             search=SameSeed(search.search, rank),
             success=Misclassified(task),
         )(model, batch)
-        passes += torch.where(left, single.forwards + 2, 0)
-        left &= ~single.success
-    assert torch.equal(result.success, ~left) and torch.equal(result.forwards, passes)
+        passes += torch.where(left, single.forwards + 2 + single.success, 0)
+        left &= ~single.success_8bit
+    assert torch.equal(result.success_8bit, ~left) and torch.equal(result.forwards, passes)
     with pytest.raises(OptionError, match="without target and rank"):
         EachTarget(search=APGD(), objective=DLR(task, rank=1))
     with pytest.raises(OptionError, match="class objective"):
@@ -284,6 +285,58 @@ def test_texts_are_encoded_once_for_all_targets():
     result = attack(model, batch)
     assert asked.count(12) == 1  # the gallery
     assert not result.success.any() and len(set(result.forwards.tolist())) == 1  # so all four targets were tried
+
+
+def test_who_is_won_back_by_rounding_is_left_to_the_next_target(kit):
+    """The first two targets are reached by pictures that rounding undoes; the third stays."""
+    from cmai_core.attacks.ensemble import EachTarget
+    from cmai_core.attacks.threat import ThreatModel
+
+    class Reaching:
+        """Hands back what it was told to, target by target."""
+
+        def __init__(self, *pictures):
+            self.left = list(pictures)
+
+        def describe(self):
+            return {}
+
+        def run(self, problem, *, seed, watch):
+            from cmai_core.attacks.ledger import Ledger
+
+            ledger = Ledger(problem, watch, 1)
+            ledger.score(self.left.pop(0).expand_as(problem.region.centre), ledger.rows(), 1)
+            return ledger.outcome()
+
+    class Bright(kit.ScoredTask):
+        """Fooled where the first pixel lies above 100.4 levels."""
+
+        def logits(self, model, features, prepared):
+            return features.embedding
+
+        def true_classes(self, prepared):
+            return torch.tensor([[True, False, False, False]])
+
+    class Model:
+        def image_features(self, pixels):
+            above = (pixels[:, 0, 0, 0] * 255 - 100.4).unsqueeze(1)
+            return kit.Features(torch.cat([0 * above, above, above - 9, above - 10], dim=1), None)
+
+    def picture(level):
+        return torch.full((1, 3, 2, 2), level / 255, dtype=torch.float64)
+
+    task, prepared = Bright(), torch.tensor([0])
+    batch = Batch(("only",), picture(100.0), (), ())
+    reaching = Reaching(picture(100.45), picture(100.49), picture(101.0))
+    objective = Margin(task, prepared)
+    attack = Attack(
+        threat=ThreatModel("linf", 1 / 255),
+        objective=objective,
+        search=EachTarget(search=reaching, objective=objective, targets=3),
+        success=Misclassified(task, prepared),
+    )
+    result = attack(Model(), batch)
+    assert not reaching.left and result.success.all() and result.success_8bit.all()
 
 
 class SameSeed:
