@@ -149,11 +149,10 @@ def _pooler(value: Any) -> bool | str:
 
 def _timm_model(value: Any) -> str:
     """A name that timm knows; its addresses (`hf-hub:…`, `local-dir:…`) are not followed."""
-    import timm
+    from open_clip.timm_model import timm
 
-    if not isinstance(value, str) or re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)?", value) is None:
-        raise ValueError("the name of a model of timm")
-    if not timm.is_model(value.partition(".")[0]):
+    named = isinstance(value, str) and re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)?", value) is not None
+    if not named or not timm.is_model(value.partition(".")[0]):
         raise ValueError("the name of a model of timm")
     return value
 
