@@ -42,10 +42,10 @@ def page_is_open() -> Callable[[], bool]:
     from streamlit.runtime.scriptrunner import get_script_run_ctx
 
     context = get_script_run_ctx(suppress_warning=True)
-    if context is None or not Runtime.exists():  # in tests there is neither
+    if context is None or not Runtime.exists():  # a script without a server
         return lambda: True
-    session = context.session_id
-    return lambda: Runtime.instance().is_active_session(session)
+    runtime, session = Runtime.instance(), context.session_id
+    return lambda: runtime.is_active_session(session)
 
 
 class OpenPage(CancelToken):
