@@ -61,7 +61,8 @@ class ModelShelf:
             ModelError: visitors may not use it, it is not on the disk, or it cannot be loaded.
         """
         owner.require(spec)
-        if not fetching.here(spec):  # never downloaded here: this lock, and the worker's thread, are everybody's
+        # Nothing is downloaded here: this lock, and the worker's thread, are everybody's.
+        if spec not in self._models and not fetching.here(spec):
             raise ModelError(
                 f"{owner.shown(spec)} has not been downloaded yet.", "Attack a pair with it first: that downloads it."
             )

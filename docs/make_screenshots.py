@@ -151,7 +151,11 @@ def main() -> None:
     options.add_argument("--benchmark-alone", action="store_true", help="this page and no other")
     chosen = options.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="cmai-data-") as data, running_lab({"CMAI_DATA": data}) as (address, _):
+    options = ["--allow-any", "--open-review"]
+    with (
+        tempfile.TemporaryDirectory(prefix="cmai-data-") as data,
+        running_lab({"CMAI_DATA": data}, options) as (address, _),
+    ):
         for theme in ("light", "dark") if chosen.theme == "both" else (chosen.theme,):
             with chromium(WIDE, TALL, theme == "dark") as browser:
                 lab = Lab(browser, address)

@@ -68,7 +68,7 @@ def upload_body() -> None:
     """A picture of one's own and its sentence."""
     with guard():
         st.caption(
-            "PNG, JPEG or WebP, up to 10 MB and 16 megapixels. It is decoded once, its metadata is dropped, a side "
+            "PNG, JPEG or WebP, up to 16 megapixels and 10 MB. It is decoded once, its metadata is dropped, a side "
             "longer than 1024 pixels is shrunk to that, and it stays in this session."
         )
         file = st.file_uploader("Picture", type=["png", "jpg", "jpeg", "webp"], key=state.UPLOAD_FILE)

@@ -235,9 +235,15 @@ class _Fetch:
 
 
 def _room(folder: Path, total: int, most_bytes: int) -> None:
+    """Refuses what is over the bound, or more than the disk or the memory could hold."""
     if total > most_bytes:
         raise ModelError(
             f"The download has {total / 1e9:.1f} GB; the limit of this lab is {most_bytes / 1e9:g} GB.",
+            "Choose a smaller model.",
+        )
+    if 2 * total > _memory():  # while it is loaded, weights lie there twice
+        raise ModelError(
+            f"The download has {total / 1e9:.1f} GB, more than this machine's memory can hold.",
             "Choose a smaller model.",
         )
     folder.mkdir(parents=True, exist_ok=True)
@@ -247,6 +253,14 @@ def _room(folder: Path, total: int, most_bytes: int) -> None:
             f"The download has {total / 1e9:.1f} GB, and the disk has too little room for it.",
             "Choose a smaller model.",
         )
+
+
+def _memory() -> float:
+    """Bytes of this machine's memory; infinite where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
 
 
 @contextmanager

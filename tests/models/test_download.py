@@ -155,11 +155,18 @@ def test_what_is_too_large_or_of_unknown_size_is_never_begun(hub, said):
     assert not any("safetensors" in path for path in hub.hub.asked)
 
 
-def test_the_disk_must_have_room(hub, monkeypatch):
-    hub.hub.said = {"open_clip_model.safetensors": 10**15}
+def test_bound_memory_and_disk_are_looked_at_before(monkeypatch, tmp_path):
+    monkeypatch.setattr(downloads, "_memory", lambda: 10e9)
+    monkeypatch.setattr(
+        downloads.shutil, "disk_usage", lambda _: SimpleNamespace(free=downloads.RESERVE + 3_000_000_000)
+    )
+    downloads._room(tmp_path, 3_000_000_000, 4_000_000_000)
+    for total, most in ((3_000_000_001, 4_000_000_000), (3_000_000_000, 2_999_999_999)):
+        with pytest.raises(ModelError):
+            downloads._room(tmp_path, total, most)
+    monkeypatch.setattr(downloads, "_memory", lambda: 5e9)
     with pytest.raises(ModelError):
-        download(SPEC, environment=hub.variables, most_bytes=2 * 10**15)
-    assert not any("safetensors" in path for path in hub.hub.asked)
+        downloads._room(tmp_path, 3_000_000_000, 4_000_000_000)
 
 
 def test_a_hub_that_sends_more_than_it_said_is_cut_off(hub):
