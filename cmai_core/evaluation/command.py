@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cmai_core.errors import OptionError
+from cmai_core.errors import CmaiWarning, OptionError
 from cmai_core.files import write_json
 from cmai_core.progress import Progress
 from cmai_core.terminal import SHARE_AND_WORDS, check_outputs, deliver, interruptible, progress_bar, read_object
@@ -105,7 +106,7 @@ def execute(args: argparse.Namespace) -> int:
     check_outputs({"--json": args.json, "--csv": args.csv, "--latex": args.latex})
     if args.plan:
         if args.csv or args.latex:
-            raise OptionError("--plan makes no table.", "Accepted with it: --json.")
+            warnings.warn("--csv and --latex are written by the run, not with --plan", CmaiWarning, stacklevel=2)
         stored = Store.read(folder) if (folder / DATABASE).is_file() else None
         try:
             _say_cost(cost(Setting(grid, device=args.device), stored), args)
