@@ -16,6 +16,7 @@ from cmai_core.comparison.correction import correction_table, correction_words, 
 from cmai_core.comparison.protocol import PROTOCOL, Protocol
 from cmai_core.comparison.results import Result, read_results, stale
 from cmai_core.comparison.run import results_dir
+from cmai_core.comparison.said import filled
 from cmai_core.comparison.seeds import read_seeds, seeds_table
 from cmai_core.errors import DataError
 from cmai_core.files import write_text
@@ -41,7 +42,8 @@ def report(
     """The page, as Markdown.
 
     Args:
-        figures: folder of the figures as the page links to it; "": no figures. notes: what people make of the figures.
+        figures: folder of the figures as the page links to it; "": no figures. notes: what people make of the figures
+            (`said.filled`).
         seeds: further seeds of some models, by MODEL@SEED.
     """
     main = protocol.part("main").epsilons
@@ -61,7 +63,7 @@ def report(
         rows = [(aim, said, _met(aim, met, bool(missing))) for aim, said, met in found]
         out += ["## What was aimed at", tables.markdown(["aim for full CMAI", "measured", "met"], rows)]
         out += [_ranked(results)]
-    out += ["## What to make of it", notes.strip()] if notes else []
+    out += ["## What to make of it", filled(notes, results, protocol).strip()] if notes else []
     out += ["## Clean", tables.clean_table(results, protocol.base), "Differences to the base in brackets, in points."]
     out += ["## L∞, worst case over every loss"]
     out += ["Retrieval faces every loss of the protocol; a model's own adaptive attacks are not among them but below."]
