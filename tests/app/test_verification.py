@@ -333,7 +333,13 @@ def test_models_that_are_not_bundled_are_verified_on_request(lab, models, finish
 
     asked = st.get_option
     monkeypatch.setattr(st, "get_option", lambda name: "localhost" if name == "server.address" else asked(name))
-    at = lab(**PAIR, result_tabs="Verification", undefended="other", undefended_spec=f"local-dir:{models / 'tabletop'}", defended="none")
+    at = lab(
+        **PAIR,
+        result_tabs="Verification",
+        undefended="other",
+        undefended_spec=f"local-dir:{models / 'tabletop'}",
+        defended="none",
+    )
     at.button(key="start_attack").click().run()
     finished(at, "attack_job")
     assert at.session_state["verdict_job"] is None and "done on request" in texts(at)
