@@ -28,7 +28,7 @@ LOCK    := requirements/lock.txt
 SOURCES := pyproject.toml $(LOCK)
 
 .DEFAULT_GOAL := help
-.PHONY: help app test numerics models results data bench lint format lock wheel clean distclean
+.PHONY: help app test numerics models results data bench soak lint format lock wheel clean distclean
 .SUFFIXES:
 .DELETE_ON_ERROR:
 
@@ -70,6 +70,9 @@ data: $(VENV)/.app  ## generate and cache the Tabletop training data
 bench: $(VENV)/.test  ## measure speed, side by side with peers
 	@ls benchmarks/bench_*.py >/dev/null 2>&1 || { echo "benchmarks/ has no bench_*.py to run."; exit 2; }
 	set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+soak: $(VENV)/.test  ## many visitors at once, five minutes (CMAI_SOAK_VISITORS, CMAI_SOAK_SECONDS): errors, waiting, memory
+	$(BIN)/python benchmarks/soak.py
 
 lint: $(VENV)/.dev  ## check style
 	$(BIN)/ruff check .

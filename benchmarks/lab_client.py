@@ -253,18 +253,20 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running_lab(root: Path = ROOT, **environment: str) -> Iterator[tuple[str, int, Path]]:
+def running_lab(root: Path = ROOT, journal: Path | None = None, **environment: str) -> Iterator[tuple[str, int, Path]]:
     """Starts a lab of its own on the loopback address; yields (address, process id, log file) and stops it again.
 
     Args:
-        root: folder of the checkout that is started. environment: variables besides the present ones.
+        root: folder of the checkout that is started. journal: where its jobs are written down (`watched_lab`).
+        environment: variables besides the present ones.
     """
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="cmai-lab-") as folder:
         log = Path(folder) / "lab.log"
         data = {"CMAI_DATA": str(Path(folder) / "data"), "PYTHONPATH": str(root)}
+        start = ["-m", "streamlit"] if journal is None else [str(ROOT / "benchmarks/watched_lab.py"), str(journal)]
         command = [
-            sys.executable, "-m", "streamlit", "run", str(root / "app" / "streamlit_app.py"),
+            sys.executable, *start, "run", str(root / "app" / "streamlit_app.py"),
             "--server.port", str(port), "--server.address", "127.0.0.1", "--server.headless", "true",
         ]  # fmt: skip
         with log.open("wb") as out:

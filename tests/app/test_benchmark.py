@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cmai_core.errors import CmaiError, OptionError
-from cmai_core.jobs import JobQueue
+from cmai_core.jobs import JobQueue, Owner
 from cmai_core.lab import bench_runs, sweep
 from cmai_core.lab.bench_link import experiment_of
 from cmai_core.lab.benchmark import EFFORTS, OFFERS, GridChoice, command, duration, presets
@@ -176,6 +176,21 @@ def test_a_sweep_stops_and_goes_on(tmp_path, queue, settle):
     assert again.wait(200).state == "done" and again.state.crafted == 32 - done
     [info] = bench_runs.known_runs(tmp_path)
     assert info.complete and "16 pairs" in info.title and "pgd" in info.title
+
+
+def test_a_sweep_ends_when_its_visitor_has_left(tmp_path, settle):
+    present = {"v"}
+    with JobQueue(present=lambda owner: owner.visitor in present) as queue:
+        long = values(recipes=["pgd:steps=120"], epsilons=[1.0], limit=16)
+        made = sweep.Sweep(queue, tmp_path, long, settle, Owner("", "v", "a")).start()
+        end = time.monotonic() + 60
+        while not (made.state.cells and bench_runs.live_cells(tmp_path, made.state.run)[0].done):
+            assert time.monotonic() < end and not made.state.over, made.state
+            time.sleep(0.02)
+        present.clear()
+        assert made.wait(30).state == "cancelled" and not queue.pending
+    [info] = bench_runs.known_runs(tmp_path)
+    assert not info.complete  # and what was finished is kept: a run goes on from there
 
 
 def test_what_a_sweep_cannot_do_is_said(tmp_path, queue, settle):

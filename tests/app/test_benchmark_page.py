@@ -121,6 +121,21 @@ def test_a_grid_runs_and_its_numbers_open_their_pairs(bench, texts):
     assert {b.label for b in at.get("download_button")} >= {"CSV", "JSON", "LaTeX"}
 
 
+def test_a_benchmark_is_its_visitors(bench, texts):
+    from app.benchmark_desk import desk
+
+    mine = tiny(bench(), bench_count=64, bench_image=["pgd"], bench_effort="usual")
+    mine.button(key="start_bench").click().run()
+    assert desk().busy and mine.run().button(key="cancel_bench")
+    other = bench()
+    keys = {button.key for button in other.button}
+    assert "cancel_bench" not in keys and other.button(key="start_bench").disabled and not other.exception
+    assert not [f for f in other.dataframe if f.key == "bench_live_table"]
+    mine.button(key="cancel_bench").click().run()
+    assert desk().sweep.wait(60).state == "cancelled"
+    assert "Stopped" in texts(mine.run()) and "Stopped" not in texts(other.run())
+
+
 def test_a_stopped_run_goes_on(bench, texts):
     from app.benchmark_desk import desk
 
