@@ -88,7 +88,7 @@ def explain_result(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> LabExplanation:
-    """Explains S_c for each model: of the clean picture and sentence, and of the adversarial picture and sentence.
+    """Explains S_c for each model that was shown an attack: of the clean picture and sentence, and of the adversarial picture and sentence.
 
     Args:
         models: role → model, of the result's roles.
@@ -105,7 +105,7 @@ def explain_result(
         raise OptionError(f"Unknown explanation {unknown[:1]}.", f"Choose some of: {', '.join(METHODS)}.")
     start = time.perf_counter()
     roles = {}
-    total = len(models) * (2 * len(methods) + 1)
+    total = len(result.attacked) * (2 * len(methods) + 1)
     done = 0
 
     def tell(words: str) -> None:
@@ -117,6 +117,8 @@ def explain_result(
         done += 1
 
     for role, model in models.items():
+        if role not in result.attacked:
+            continue
         roles[role] = _explain_role(result, role, model, methods, steps, tell, cancel)
     scales = {}
     for method in methods:
