@@ -87,7 +87,9 @@ def answers_view(
                     f'<div class="cm-small">Not asked: {escape(reading.skipped[task])}</div></div>'
                 )
         broken, right = reading.broken_tasks()
-        if right:
+        if not reading.attacked:
+            summary = "not attacked"
+        elif right:
             summary = f"{broken} of {right} right answers lost"
         elif not reading.answers:
             summary = "not asked"

@@ -8,6 +8,7 @@ from app import services, state
 from app.components import plots
 from app.components.attack_form import NORM_WORDS
 from app.components.chart import chart
+from app.components.hero import threshold_words
 from app.components.models_choice import chosen_models
 from app.components.svg import histogram, histogram_table
 from app.components.theme import label, number, show
@@ -104,6 +105,10 @@ def bundled() -> None:
             counts = {"clean": data.clean, "adversarial": data.adversarial}
             title = f"{role.capitalize()}: {bundle.flagged[role]:.0%} of the attacked pairs lie below τ"
             chart(histogram(data.edges, counts, title=title, tau=bundle.tau[role]), key=f"bundled_{role}")
+            st.caption(
+                f"{threshold_words(bundle, role)} Of the clean pairs counted here, which had no part in it, "
+                f"{bundle.flagged_clean[role]:.1%} lie below."
+            )
             with st.expander("As a table"):
                 st.dataframe(histogram_table(data.edges, counts), hide_index=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
@@ -16,11 +17,14 @@ from app.components.score_card import score_card
 from app.components.sentence import marked, verdict
 from app.components.svg import line_chart
 from app.components.theme import escape, label, number, show
-from app.components.verdict_view import card_words, taus, verdict_tab
+from app.components.verdict_view import card_words, shown_rate, verdict_tab
 from cmai_core.lab.choices import LENGTHS, SEARCHES, THREATS, budget_words
 from cmai_core.lab.experiment import Experiment
 from cmai_core.lab.images import encode, perturbation_gain, perturbation_numbers, perturbation_view
-from cmai_core.lab.result import Craft, LabResult
+from cmai_core.lab.result import Craft, LabResult, Reading
+
+if TYPE_CHECKING:
+    from cmai_core.defenses.basis import Basis
 
 
 def objective_words(experiment: Experiment) -> str:
@@ -67,18 +71,22 @@ def finding(result: LabResult) -> list[str]:
         tail = f", {broken} of {right} right answers lost" if right else ""
         if reading.accepted is not None:
             tail = f", {decisions(reading)} by its detector. {outcome(result, role)}".removesuffix(".")
+        if not reading.attacked:
+            sentences.append(f"{role.capitalize()}: not attacked, as the attack was cancelled before its turn.")
+            continue
         sentences.append(f"{role.capitalize()}: S_c {number(reading.clean)} → {number(reading.adversarial)}{tail}.")
     return sentences
 
 
-def result_view(result: LabResult, *, tau: dict[str, float] | None = None, link: str = "") -> None:
-    """Draws everything about a result."""
+def result_view(result: LabResult, *, bases: dict[str, Basis] | None = None, link: str = "") -> None:
+    """Draws everything about a result. `bases`: role → the model's thresholds for pairs of this kind."""
     made = verdict_flow.current(result)
-    detected = any(reading.accepted is not None for reading in result.readings.values())
-    tau = (tau or {}) if detected else (tau or {}) | taus(made)
-    roles = list(result.crafts)
+    fpr = shown_rate(bases or {})
+    roles = [role for role, craft in result.crafts.items() if craft.begun] or list(result.crafts)[:1]
     role = roles[0]
-    if any(c.cancelled for c in result.crafts.values()):
+    if not result.crafts[role].begun:
+        st.info("Cancelled before anything was done: no picture was made.", icon="⏹️")
+    elif any(c.cancelled for c in result.crafts.values()):
         st.info("Cancelled: this is the best picture found until then.", icon="⏹️")
     if len(roles) > 1:
         role = st.segmented_control(
@@ -93,7 +101,7 @@ def result_view(result: LabResult, *, tau: dict[str, float] | None = None, link:
         st.caption(f"{craft_note(result, craft)} {craft.note}".strip())
     with right:
         for name, reading in result.readings.items():
-            score_card(reading, tau.get(name), outcome(result, name) or card_words(made, reading))
+            card(result, reading, (bases or {}).get(name), fpr, card_words(made, reading))
     answers_tab, verdict_area, change_tab, course_tab, survive_tab, files_tab = st.tabs(
         ["Answers", "Verification", "Perturbation", "Course", "Does it survive a file?", "Replay and files"],
         key="result_tabs",
@@ -113,6 +121,21 @@ def result_view(result: LabResult, *, tau: dict[str, float] | None = None, link:
         survival(result)
     with files_tab:
         files(result, craft, link)
+
+
+def card(result: LabResult, reading: Reading, basis: Basis | None, fpr: float, besides: str) -> None:
+    """The score card of one model, with its τ and where that comes from."""
+    tau = reading.tau if reading.tau is not None else None if basis is None else basis.tau(fpr)
+    said = "" if basis is None else basis.said(fpr)
+    score_card(
+        reading,
+        result.craft_for(reading.role),
+        tau,
+        origin=said if tau is not None else "",
+        unknown=said if tau is None else "",
+        outcome=outcome(result, reading.role),
+        besides=besides,
+    )
 
 
 def sentence(result: LabResult, craft: Craft) -> None:

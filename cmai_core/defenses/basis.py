@@ -76,9 +76,7 @@ class Basis:
 def no_threshold(kind: str) -> str:
     """Why there is no threshold for a kind of pairs, as a sentence."""
     if kind == PHOTOGRAPHS:
-        return (
-            "No threshold is known for photographs: this model's was set on Tabletop scenes, and holds for no others."
-        )
+        return "No threshold is known for photographs: one that was set on Tabletop scenes holds for no others."
     return "No threshold is known for this model on Tabletop scenes."
 
 

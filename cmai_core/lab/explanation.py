@@ -88,7 +88,7 @@ def explain_result(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> LabExplanation:
-    """Explains S_c for each model that was shown an attack: of the clean picture and sentence, and of the adversarial picture and sentence.
+    """Explains S_c for each model that was shown an attack, of the clean and of the adversarial picture and sentence.
 
     Args:
         models: role → model, of the result's roles.
