@@ -8,7 +8,9 @@ from app import services, state
 from app.benchmark_desk import Desk
 from app.components.attack_form import TASK_WORDS
 from app.components.benchmark_results import model_word
+from app.components.guard import plain
 from app.components.theme import escape, show
+from app.components.visitor_words import said
 from app.threshold_desk import bundled_basis
 from cmai_core.defenses.basis import TABLETOP
 from cmai_core.errors import CmaiError
@@ -174,10 +176,10 @@ def form() -> None:
     )  # fmt: skip
     if any(OFFERS[slug].detector for key in _CHIPS.values() for slug in state.get(key) if slug in OFFERS):
         name = services.default_model(True) or services.default_model(False)
-        said = bundled_basis(name, TABLETOP).said() if name else ""
+        basis = bundled_basis(name, TABLETOP).said() if name else ""
         st.number_input(
             "τ, the detector's threshold on S_c that attacks marked (τ) evade", -1.0, 1.0, key=state.BENCH_TAU,
-            step=0.01, format="%.4f", help=f"Of {name}: {said}" if said else None,
+            step=0.01, format="%.4f", help=f"Of {name}: {basis}" if basis else None,
         )  # fmt: skip
     with st.expander("More settings"):
         one, two, three = st.columns(3, vertical_alignment="bottom")
@@ -205,7 +207,7 @@ def cost_line(desk: Desk, wanted: GridChoice) -> bool:
         for spec in wanted.models:
             services.require_model(spec, "")
     except CmaiError as error:
-        st.caption(f":material/info: {error.message} {error.hint}")
+        st.caption(f":material/info: {plain(said(error))}")
         return False
     cells = f"**{wanted.cells} cell{'s' if wanted.cells != 1 else ''} × {wanted.count} pairs**"
     if desk.busy:
@@ -218,7 +220,7 @@ def cost_line(desk: Desk, wanted: GridChoice) -> bool:
         elif error := future.exception():
             if not isinstance(error, CmaiError):
                 raise error
-            st.caption(f":material/info: {error.message} {error.hint}")
+            st.caption(f":material/info: {plain(said(error))}")
         else:
             _exact(cells, future.result(), values)
             return True

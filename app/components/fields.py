@@ -10,7 +10,6 @@ from typing import Any
 
 import streamlit as st
 
-from app import state
 from cmai_core.lab.experiment import RANGES, WHOLE
 
 
@@ -32,9 +31,9 @@ def number_field(
     """
     least, most = RANGES.get(name or key, (low, high))
     least, most = (least if low is None else low), (most if high is None else high)
-    if (name or key) not in WHOLE and "format" not in options and isinstance(state.get(key), float):
+    if (name or key) not in WHOLE and "format" not in options and isinstance(st.session_state.get(key), float):
         options["format"] = "%g"
     place.number_input(label, key=key, **options)
-    value = state.get(key)
+    value = st.session_state.get(key)
     if value is None or not least <= value <= most:
         place.caption(f":material/error: between {least:g} and {most:g}")

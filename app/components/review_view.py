@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import streamlit as st
 
 from app import state
-from app.components.guard import plain
 from app.components.theme import escape, number, show
 from app.navigation import go
 from app.verdict_desk import review_queue
+from cmai_core.data.plain import plain_line
 from cmai_core.errors import CmaiError
 from cmai_core.lab.images import data_url
 
@@ -60,13 +59,7 @@ def queue_view() -> None:
         for entry in entries:
             with st.container(border=True, key=f"card_review_{entry.id}"):
                 _entry(entry)
-    st.caption(f"The queue lies in {plain(_shown_path(queue.path))}; everybody who uses this lab sees it.")
-
-
-def _shown_path(path: Path) -> str:
-    """The file's path; in the home folder of whoever runs the lab, from there on."""
-    home = Path.home()
-    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
+    st.caption("The queue is a file on the lab's machine; everybody who uses this lab sees it.")
 
 
 def _empty() -> None:
@@ -179,7 +172,7 @@ def _judged(entry: Entry) -> None:
 
 def resolve(entry: int, verdict: str, note_key: str) -> None:
     """Judges an entry with the note that stands in its field."""
-    note = str(st.session_state.get(note_key) or "").strip()[:NOTE_LENGTH]
+    note = plain_line(str(st.session_state.get(note_key) or ""))[:NOTE_LENGTH]
     _change(lambda: review_queue().resolve(entry, verdict, note))
 
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cmai_core.errors import ModelError, OptionError
+from cmai_core.lab.experiment import Experiment
 from cmai_core.lab.result import LabResult
+from cmai_core.lab.verdict import content_key
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 
 if TYPE_CHECKING:
@@ -71,12 +73,21 @@ class RoleExplanation:
 
 @dataclass(frozen=True)
 class LabExplanation:
-    """Explanations of one result, by role; `scales`: method → the one largest absolute value for all maps compared."""
+    """Explanations of one result, by role.
+
+    Attributes:
+        scales: method → the one largest absolute value for all maps compared.
+        experiment, key: of the result that is explained (`lab.verdict.content_key`). methods, steps: as asked for.
+    """
 
     caption: str
     roles: Mapping[str, RoleExplanation]
     scales: Mapping[str, float]
     seconds: float = 0.0
+    experiment: Experiment | None = None
+    key: str = ""
+    methods: tuple[str, ...] = ()
+    steps: int = 0
 
 
 def explain_result(
@@ -125,7 +136,16 @@ def explain_result(
         found = [r.maps[method] for r in roles.values() if method in r.maps]
         if found:
             scales[method] = shared_scale([e.map[:2] for e in found], 99.5)
-    return LabExplanation(result.experiment.caption, roles, scales, round(time.perf_counter() - start, 2))
+    return LabExplanation(
+        result.experiment.caption,
+        roles,
+        scales,
+        round(time.perf_counter() - start, 2),
+        result.experiment,
+        content_key(result),
+        tuple(methods),
+        steps,
+    )
 
 
 def _explain_role(
