@@ -176,9 +176,10 @@ def _lab_button(figure: Any, row: Any, caption: str) -> None:
     except CmaiError as error:
         st.caption(plain(said(error)))
         return
+    if note:
+        st.caption(note)
     if st.button(
         "Open in the attack lab", key=f"bench_lab_{row['item']}_{row['text_index']}", icon=":material/experiment:",
-        help=note or None,
     ):  # fmt: skip
         state.put(state.LINK_READ, False)
         state.put(state.RESULT, None)
