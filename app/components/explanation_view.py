@@ -35,7 +35,9 @@ def subject() -> LabResult | None:
     """The result that is explained: the attack made last, else the bundled example."""
     result = state.get(state.RESULT)
     bundle = services.showcase()
-    return result if result is not None else (bundle.result if bundle else None)
+    if result is not None and result.attacked:
+        return result
+    return bundle.result if bundle else None
 
 
 def form(result: LabResult | None) -> None:
@@ -55,7 +57,7 @@ def form(result: LabResult | None) -> None:
             'style="width:48%;border-radius:6px"></div>'
         )
     with settings:
-        which = "the attack made last" if state.get(state.RESULT) is not None else "the bundled example"
+        which = "the attack made last" if result is state.get(state.RESULT) else "the bundled example"
         show(
             f'<p class="cm-quote">{_sentence(result.experiment.caption, craft.caption)}</p>'
             f'<div class="cm-small cm-muted">{which}: {escape(belongs_to(result.experiment))}</div>'
@@ -80,7 +82,7 @@ def form(result: LabResult | None) -> None:
 def left_behind(result: LabResult) -> None:
     """Says that the attack lab's form has moved on from what can be explained, with the way back there."""
     found = differences(result.experiment, described()) if state.get(state.PAIR) else ()
-    if state.get(state.RESULT) is None:  # the bundled example has settings of its own
+    if result is not state.get(state.RESULT):  # the bundled example has settings of its own
         found = tuple(difference for difference in found if difference.what in ("pair", "sentence"))
     if found:
         st.caption(f":material/history: The attack lab has moved on, and is not attacked yet. {plain(changed(found))}")

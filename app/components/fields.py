@@ -31,8 +31,10 @@ def number_field(
     """
     least, most = RANGES.get(name or key, (low, high))
     least, most = (least if low is None else low), (most if high is None else high)
-    if (name or key) not in WHOLE and "format" not in options and isinstance(st.session_state.get(key), float):
-        options["format"] = "%g"
+    if (name or key) in WHOLE:
+        options.setdefault("step", 1)  # a whole step makes the field's value a whole number
+    elif isinstance(st.session_state.get(key), float):
+        options.setdefault("format", "%g")
     place.number_input(label, key=key, **options)
     value = st.session_state.get(key)
     if value is None or not least <= value <= most:

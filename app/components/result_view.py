@@ -46,6 +46,8 @@ def objective_words(experiment: Experiment) -> str:
 
 def craft_note(result: LabResult, craft: Craft) -> str:
     """How the picture was made, in one line."""
+    if not craft.begun:
+        return "No attacked picture was made."
     e = result.experiment
     search = SEARCHES[e.recipe]
     objective = f"own objective for {e.task}" if search.own else f"objective {objective_words(e)}"
@@ -96,7 +98,10 @@ def result_view(result: LabResult, *, bases: dict[str, Basis] | None = None, lin
     craft = result.crafts[role]
     left, right = st.columns([1, 1], gap="medium")
     with left:
-        before_after(craft.clean, craft.adversarial, key="result_slider", alt=result.experiment.caption)
+        if craft.begun:
+            before_after(craft.clean, craft.adversarial, key="result_slider", alt=result.experiment.caption)
+        else:
+            st.image(craft.clean, caption="● clean", output_format="PNG", width="stretch", alt="The clean picture")
         sentence(result, craft)
         st.caption(f"{craft_note(result, craft)} {craft.note}".strip())
     with right:
@@ -151,6 +156,9 @@ def sentence(result: LabResult, craft: Craft) -> None:
 
 def perturbation(craft: Craft) -> None:
     """Clean, change, adversarial, side by side; the gain is printed."""
+    if not craft.begun:
+        st.caption("No attacked picture was made.")
+        return
     gain = perturbation_gain(craft.clean, craft.adversarial)
     numbers = perturbation_numbers(craft.clean, craft.adversarial)
     columns = st.columns(3)
@@ -257,6 +265,7 @@ def files(result: LabResult, craft: Craft, link: str) -> None:
         icon=":material/image:",
         on_click="ignore",
         width="stretch",
+        disabled=not craft.begun,
     )
     three.download_button(
         "Clean picture (PNG)",

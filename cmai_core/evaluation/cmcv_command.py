@@ -160,7 +160,9 @@ def execute(args: argparse.Namespace) -> int:
     if args.json:
         check_writable(args.json)
     from cmai_core.data import load_dataset
+    from cmai_core.defenses.basis import kind_of
     from cmai_core.defenses.calibration import store_calibration
+    from cmai_core.evaluation.calibration import calibration_for
     from cmai_core.models import load_model
 
     dataset = load_dataset(args.dataset, split=args.split)
@@ -176,6 +178,10 @@ def execute(args: argparse.Namespace) -> int:
         document = {"format": FORMAT, "model": args.model, "setting": setting, "calibration": found.to_dict()}
         write_json(args.json, document)
     print("\n".join(_lines(args.model, found)), file=sys.stderr if args.json == Path("-") else sys.stdout)
+    basis = calibration_for(model, kind_of(args.dataset))
+    if basis.stored and folder is None:
+        for rate in basis.rates:
+            print(f"In use: {basis.said(rate)}", file=sys.stderr)
     if args.split not in found.rates:
         print(f"{args.dataset}/{args.split} has no further pairs: take a smaller --limit.", file=sys.stderr)
     if folder is not None:

@@ -107,7 +107,7 @@ def test_what_is_no_scene_is_refused(text):
 def test_every_sampled_scene_passes_and_limits_are_those_of_the_renderer():
     from cmai_core.data.tabletop.render import BACKDROPS, TABLES
 
-    assert (TABLE_COUNT, BACKDROP_COUNT) == (len(TABLES), len(BACKDROPS))
+    assert (len(TABLES), len(BACKDROPS)) == (TABLE_COUNT, BACKDROP_COUNT)
     for index in range(60):
         scene = sample_scene(scene_rng(5, "test", index))
         assert Scene.from_json(scene.to_json()) == scene and len(scene.to_json()) < MAX_LENGTH / 2
