@@ -10,7 +10,7 @@ from app.components.attack_form import TASK_WORDS
 from app.components.benchmark_results import model_word
 from app.components.guard import plain
 from app.components.theme import escape, show
-from app.components.visitor_words import said
+from app.components.visitor_words import plain_reason, said
 from app.threshold_desk import bundled_basis
 from cmai_core.defenses.basis import TABLETOP
 from cmai_core.errors import CmaiError
@@ -263,5 +263,5 @@ def _exact(cells: str, cost, values: dict) -> None:
         st.caption(f"The time is estimated: {basis}.")
         for cell in skipped:
             st.caption(
-                f"Left out: {recipe_words(cell.recipe)} on {cell.source}, {cell.task or 'no task'}: {cell.skipped}"
+                f"Left out: {recipe_words(cell.recipe)} on {cell.source}, {cell.task or 'no task'}: {plain_reason(cell.skipped)}"
             )

@@ -14,6 +14,7 @@ from app.components import plots
 from app.components.attack_form import TASK_WORDS
 from app.components.benchmark_plots import curve_figure, looks, score_figure
 from app.components.theme import ROLES, escape, number, show
+from app.components.visitor_words import plain_reason
 from cmai_core.lab.benchmark import recipe_words
 
 if TYPE_CHECKING:
@@ -467,7 +468,7 @@ def checks_view(made: Results) -> None:
     if made.skipped:
         with st.expander(f"Cells left out ({len(made.skipped)})"):
             for source, task, recipe, why in made.skipped:
-                st.caption(f"{recipe_words(recipe)} on {source}, {task or 'no task'}: {why}")
+                st.caption(f"{recipe_words(recipe)} on {source}, {task or 'no task'}: {plain_reason(why)}")
     st.caption("After Carlini et al., On Evaluating Adversarial Robustness (2019), and AutoAttack's flags (2020).")
 
 

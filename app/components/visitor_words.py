@@ -32,6 +32,11 @@ def said(error: CmaiError) -> str:
     return " ".join(filter(None, for_visitors(error)))
 
 
+def plain_reason(text: str) -> str:
+    """A reason that the library gives in one text, as a visitor may read it."""
+    return said(CmaiError(text))
+
+
 def _without_commands(text: str) -> str:
     return " ".join(sentence for sentence in _SENTENCE.split(text) if not _COMMAND.search(sentence))
 
