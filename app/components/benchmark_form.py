@@ -263,5 +263,6 @@ def _exact(cells: str, cost, values: dict) -> None:
         st.caption(f"The time is estimated: {basis}.")
         for cell in skipped:
             st.caption(
-                f"Left out: {recipe_words(cell.recipe)} on {cell.source}, {cell.task or 'no task'}: {plain_reason(cell.skipped)}"
+                f"Left out: {recipe_words(cell.recipe)} on {cell.source}, {cell.task or 'no task'}: "
+                f"{plain_reason(cell.skipped)}"
             )
