@@ -132,7 +132,7 @@ def described_by(at) -> Experiment:
 
 @pytest.mark.parametrize(
     ("key", "value", "words"),
-    [("pair", "tabletop/test/4", "pair"), ("caption", "a blue ring", "sentence"), ("epsilon", 3.0, "ε 3/255"),
+    [("pair", "tabletop/test/4", "pair"), ("caption", "a blue ring", "sentence"), ("epsilon", 2.0, "ε 2/255"),
      ("seed", 5, "seed 5"), ("defended", "none", "defended model none"), ("craft_on", "each", "crafted on each")],
 )  # fmt: skip
 def test_a_result_that_the_form_no_longer_describes_is_marked(app, result, texts, key, value, words):
@@ -146,7 +146,17 @@ def test_a_result_that_the_form_no_longer_describes_is_marked(app, result, texts
     assert not at.exception and "stale_attack" in keys(at) and words in said
     assert "a white cube" in said and at.button(key="stale_run_attack")
     at.button(key="stale_back_attack").click().run()
-    assert "stale_attack" not in keys(at) and at.session_state["epsilon"] == 4.0
+    assert "stale_attack" not in keys(at)
+
+
+def test_the_settings_of_a_result_come_back_exactly(app, result, texts):
+    at = app(pair="tabletop/test/3", caption="a white cube")
+    experiment = replace(described_by(at), epsilon=3.0, seed=9)
+    at.session_state["result"] = replace(result, experiment=experiment)
+    at.run()
+    assert "stale_attack" in keys(at) and "ε 4/255 (here 3/255)" in texts(at)
+    at.button(key="stale_back_attack").click().run()
+    assert "stale_attack" not in keys(at) and described_by(at) == experiment and not at.exception
 
 
 def test_a_link_marks_the_example_as_being_of_another_pair(app, texts):
