@@ -21,8 +21,8 @@ import streamlit as st
 
 from app import owner, presence, services
 from cmai_core.errors import OptionError
-from cmai_core.evaluation.store import DATABASE, Store, default_folder
-from cmai_core.lab.bench_runs import LiveCell, RunInfo, known_runs, live_cells, signature
+from cmai_core.evaluation.store import default_folder
+from cmai_core.lab.bench_runs import LiveCell, RunInfo, existing, known_runs, live_cells, signature
 from cmai_core.lab.sweep import Sweep, SweepState
 
 if TYPE_CHECKING:
@@ -143,9 +143,10 @@ class Desk:
             from cmai_core.evaluation.grid import Grid
 
             setting = settled(Grid.from_dict(values), shelf)
-            if not (folder / DATABASE).is_file():
+            store = existing(folder)
+            if store is None:
                 return cost(setting, None)
-            with Store.read(folder) as store:
+            with store:
                 return cost(setting, store)
 
         return self.ahead.ask(("cost", json.dumps(values, sort_keys=True), signature(folder)), work)

@@ -24,9 +24,9 @@ from cmai_core.lab.images import data_url, decode, thumbnail
 
 if TYPE_CHECKING:
     from app.fetching import Errand
+    from app.threshold_desk import ThresholdShelf
     from app.uploads import Upload
     from cmai_core.data.pair import Pair, PairDataset
-    from cmai_core.evaluation.detection import Threshold
     from cmai_core.jobs import Job, JobQueue, JobSnapshot
     from cmai_core.lab.distribution import ScoreDistribution
     from cmai_core.lab.embedding import EmbeddingMap
@@ -107,33 +107,6 @@ def _loaded(spec: str) -> Any:
 @st.cache_resource(show_spinner=False)
 def shelf() -> ModelShelf:
     return ModelShelf()
-
-
-class ThresholdShelf:
-    """τ of the detectors around the models, calibrated once for each model (by its hash)."""
-
-    def __init__(self, capacity: int = 32):
-        self._capacity = capacity
-        self._thresholds: OrderedDict[str, Threshold] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, model: Any, progress: Any, cancel: Any) -> Threshold:
-        """τ of a model on clean Tabletop validation pairs; calibrating takes seconds and can be cancelled."""
-        from cmai_core.lab.calibration import calibrated_threshold
-
-        with self._lock:
-            if model.hash not in self._thresholds:
-                self._thresholds[model.hash] = calibrated_threshold(
-                    model, calibration_pairs(), name=model.name, progress=progress, cancel=cancel
-                )
-                while len(self._thresholds) > self._capacity:
-                    self._thresholds.popitem(last=False)
-            return self._thresholds[model.hash]
-
-
-@st.cache_resource(show_spinner=False)
-def threshold_shelf() -> ThresholdShelf:
-    return ThresholdShelf()
 
 
 @st.cache_resource(show_spinner=False)
@@ -340,11 +313,7 @@ def the_pair(pair_id: str, caption: str, upload: Upload | None, scene_json: str)
         from cmai_core.data.tabletop.scene import Scene
         from cmai_core.lab.compose import scene_pair
 
-        try:
-            scene = Scene.from_json(scene_json)
-        except (ValueError, KeyError, TypeError):
-            raise DataError("The scene in this link cannot be read.", "Compose it again.") from None
-        return scene_pair(scene, caption)
+        return scene_pair(Scene.from_json(scene_json), caption)
     if pair_id.startswith("upload/"):
         picture = decode(own_upload(pair_id, upload).png)
         return Pair(pair_id, picture, (caption,), meta={"source": "uploaded"})
@@ -446,11 +415,12 @@ def attack_work(
     experiment: Experiment,
     upload: Upload | None,
     store: ModelShelf,
-    detectors: ThresholdShelf,
+    thresholds: ThresholdShelf,
     progress: Any,
     cancel: Any,
 ) -> Any:
     """The attack itself; runs in the worker thread."""
+    from cmai_core.defenses.basis import kind_of
     from cmai_core.lab.run import run_attack
     from cmai_core.progress import Progress
 
@@ -461,12 +431,13 @@ def attack_work(
         for role, spec in experiment_models(experiment).items():
             progress(Progress(0, 0, f"Loading {owner.shown(spec)}", {}))
             models[role] = store.get(spec)
-        thresholds = {}
-        if experiment.has_detector:
-            thresholds = {role: detectors.get(model, progress, cancel) for role, model in models.items()}
-        return run_attack(
-            experiment, pair, models, dataset=items, thresholds=thresholds, progress=progress, cancel=cancel
-        )
+        kind, bases = kind_of(experiment.pair), {}
+        for role, model in models.items():
+            if experiment.has_detector:
+                bases[role] = thresholds.get(model, kind, progress, cancel)
+            else:
+                thresholds.note(model, kind)
+        return run_attack(experiment, pair, models, dataset=items, bases=bases, progress=progress, cancel=cancel)
 
 
 def eta_words(seconds: float | None) -> str:

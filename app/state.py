@@ -12,8 +12,9 @@ from typing import Any
 
 import streamlit as st
 
+from cmai_core.data.plain import plain_line
 from cmai_core.lab.choices import FALSE_POSITIVE_RATE
-from cmai_core.lab.experiment import Experiment
+from cmai_core.lab.experiment import MAX_CAPTION, Experiment
 
 OWNER = "owner"
 """A random name for this page, the owner of its jobs."""
@@ -223,7 +224,8 @@ def put(name: str, value: Any) -> None:
 
 
 def put_caption(caption: str) -> None:
-    """Replaces the sentence in the form."""
+    """Replaces the sentence in the form, by one line of visible text."""
+    caption = plain_line(caption)[:MAX_CAPTION]
     st.session_state[REPLACED] = (st.session_state.get(CAPTION), caption, time.monotonic())
     st.session_state[CAPTION] = caption
 

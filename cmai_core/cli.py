@@ -355,7 +355,7 @@ def _add_evaluate_clean(commands: Any) -> None:
 def _evaluate_clean(args: argparse.Namespace) -> None:
     from cmai_core.data import load_dataset
     from cmai_core.models import load_model
-    from cmai_core.models.truncated import warn_truncated
+    from cmai_core.models.truncation import warn_truncated
     from cmai_core.tasks import evaluate_clean
 
     check_outputs({"--json": args.json})

@@ -38,6 +38,10 @@ class StoreError(CmaiError):
     """An evaluation store that cannot be read or written; what it holds is kept as it is."""
 
 
+class EmptyStoreError(StoreError):
+    """An evaluation store that has been made, and in which nothing stands yet."""
+
+
 class Cancelled(Exception):
     """Raised by `CancelToken.check` in code that has no partial result to return."""
 

@@ -15,12 +15,13 @@ from pathlib import Path
 
 from cmai_core.errors import DataError
 from cmai_core.files import atomic, write_text
+from cmai_core.lab.choices import CALIBRATION_PAIRS, FALSE_POSITIVE_RATE
 from cmai_core.lab.experiment import DEFENDED, UNDEFENDED, Experiment
 from cmai_core.lab.images import decode, encode
 from cmai_core.lab.result import LabResult
 from cmai_core.paths import assets_dir
 
-FORMAT = "cmai-showcase/1"
+FORMAT = "cmai-showcase/2"
 FINALISTS = 5
 """Scenes tried in full when the example is chosen."""
 
@@ -36,14 +37,21 @@ class ScoreHistogram:
 
 @dataclass(frozen=True)
 class Showcase:
-    """The bundled example. Maps are keyed by role; `tau`: thresholds at `false_positive_rate` on the clean pairs
-    counted.
+    """The bundled example. Maps are keyed by role.
+
+    Attributes:
+        tau: each model's threshold at `false_positive_rate`, as its owner (`defenses.basis`) had it; origin: what that
+            was set on, in words. None of the pairs counted here had a part in it.
+        flagged, flagged_clean: the shares of the attacked and of the clean pairs that lie below it.
+        pairs: how many are counted.
     """
 
     result: LabResult
     histograms: Mapping[str, ScoreHistogram]
     tau: Mapping[str, float]
+    origin: Mapping[str, str]
     flagged: Mapping[str, float]
+    flagged_clean: Mapping[str, float]
     false_positive_rate: float
     pairs: int
 
@@ -78,7 +86,9 @@ def load_showcase(folder: Path | None = None) -> Showcase | None:
                 for r, h in raw["histograms"].items()
             },
             raw["tau"],
+            raw["origin"],
             raw["flagged"],
+            raw["flagged_clean"],
             raw["false_positive_rate"],
             raw["pairs"],
         )
@@ -100,7 +110,9 @@ def save_showcase(bundle: Showcase, folder: Path) -> None:
             r: {"edges": h.edges, "clean": h.clean, "adversarial": h.adversarial} for r, h in bundle.histograms.items()
         },
         "tau": dict(bundle.tau),
+        "origin": dict(bundle.origin),
         "flagged": dict(bundle.flagged),
+        "flagged_clean": dict(bundle.flagged_clean),
         "false_positive_rate": bundle.false_positive_rate,
         "pairs": bundle.pairs,
     }
@@ -109,22 +121,33 @@ def save_showcase(bundle: Showcase, folder: Path) -> None:
 
 def stale_reasons(bundle: Showcase) -> list[str]:
     """Why the example no longer shows the bundled models; empty while it does. Loads the models to hash them."""
+    from cmai_core.defenses.basis import TABLETOP
+    from cmai_core.evaluation.calibration import calibration_for
     from cmai_core.models import load_model
 
     reasons = []
-    for reading in bundle.result.readings.values():
+    for role, reading in bundle.result.readings.items():
         try:
-            now = load_model(reading.spec, device="cpu").hash
+            model = load_model(reading.spec, device="cpu")
         except ValueError as error:
             reasons.append(f"{reading.spec}: {error}")
             continue
-        if now != reading.hash:
-            reasons.append(f"{reading.spec} has hash {now[:12]}, the example was made with {reading.hash[:12]}")
+        if model.hash != reading.hash:
+            reasons.append(f"{reading.spec} has hash {model.hash[:12]}, the example was made with {reading.hash[:12]}")
+        basis = calibration_for(model, TABLETOP)
+        if basis.stored and basis.tau(bundle.false_positive_rate) != bundle.tau.get(role):
+            reasons.append(f"{reading.spec} has another threshold by now")
     return reasons
 
 
 def build_showcase(
-    out_dir: Path | None = None, *, pairs: int = 400, candidates: int = 24, steps: int = 40, progress=None
+    out_dir: Path | None = None,
+    *,
+    pairs: int = 400,
+    candidates: int = 24,
+    steps: int = 40,
+    calibration_pairs: int = CALIBRATION_PAIRS,
+    progress=None,
 ) -> Showcase | None:
     """Makes the example from the bundled models and writes it to `out_dir`.
 
@@ -137,6 +160,8 @@ def build_showcase(
         The example, or None when there is no bundled undefended model.
     """
     from cmai_core.data import load_dataset
+    from cmai_core.defenses.basis import TABLETOP
+    from cmai_core.evaluation.calibration import calibration_for
     from cmai_core.lab.distribution import histogram_counts, score_distribution
     from cmai_core.lab.run import run_attack
     from cmai_core.models import bundled_models, load_model
@@ -152,6 +177,8 @@ def build_showcase(
     base = Experiment(
         undefended=specs["undefended"], defended=specs.get("defended", ""), craft_on="each", epsilon=4.0, steps=steps
     )
+    validation = load_dataset("tabletop", split="validation", limit=calibration_pairs)
+    bases = {role: calibration_for(model, TABLETOP, pairs=lambda: validation) for role, model in models.items()}
     survey = score_distribution(models, items, count=pairs, experiment=base, progress=progress)
     ranked = sorted(range(min(candidates, pairs)), key=lambda k: _clarity(survey, k), reverse=True)
     results = []
@@ -160,14 +187,16 @@ def build_showcase(
         experiment = Experiment(**{**base.to_dict(), "pair": pair.id, "caption": pair.captions[0]}).checked()
         results.append(run_attack(experiment, pair, models, dataset=items))
     result = max(results, key=_answers_told_apart)
-    fpr = 0.05
-    tau = {r: survey.threshold(r, fpr) for r in survey.clean}
+    tau = {role: basis.tau(FALSE_POSITIVE_RATE) for role, basis in bases.items()}
+    rates = {role: survey.rates(role, tau[role]) for role in survey.clean}
     bundle = Showcase(
         result,
         {r: ScoreHistogram(*histogram_counts(survey.clean[r], survey.adversarial[r], bins=36)) for r in survey.clean},
         tau,
-        {r: survey.rates(r, tau[r])[1] for r in survey.clean},
-        fpr,
+        {role: basis.origin for role, basis in bases.items()},
+        {role: attacked for role, (_, attacked) in rates.items()},
+        {role: clean for role, (clean, _) in rates.items()},
+        FALSE_POSITIVE_RATE,
         pairs,
     )
     save_showcase(bundle, Path(out_dir) if out_dir else showcase_dir())

@@ -1,16 +1,20 @@
 """Attack lab: choose a pair, two models and a budget; watch the attack; read what it did."""
 
+from functools import partial
+
 import streamlit as st
 
 from app import services, state
 from app.components import attack_flow
 from app.components.attack_form import attack_panel, model_panel
+from app.components.belongs import belonging
 from app.components.guard import guard
 from app.components.hero import empty_hero, headline, hero
 from app.components.live import cancel_button, live_job
 from app.components.pair_picker import browse_dialog, help_dialog, pair_panel, upload_dialog
 from app.components.result_view import finding, result_view
 from app.components.theme import show, subscript
+from cmai_core.lab.belonging import belongs_to
 
 with guard():
     attack_flow.read_link()
@@ -45,9 +49,13 @@ with stage:
             show('<h1 class="cm-headline">Crafting the attack …</h1>')
             live_job(state.get(state.ATTACK_JOB))
         elif result is not None:
-            said = "<br>".join(subscript(sentence) for sentence in finding(result))
-            show(f'<h1 class="cm-headline">What the attack did</h1><p class="cm-lead">{said}</p>')
-            result_view(result, tau=attack_flow.thresholds(result, bundle), link=attack_flow.link(result))
+            with belonging(
+                attack_flow.stale(result), belongs_to(result.experiment), key="attack", run=attack_flow.start,
+                run_label="Attack the new one", back=partial(attack_flow.restore, result.experiment),
+            ):  # fmt: skip
+                said = "<br>".join(subscript(sentence) for sentence in finding(result))
+                show(f'<h1 class="cm-headline">What the attack did</h1><p class="cm-lead">{said}</p>')
+                result_view(result, bases=attack_flow.thresholds(result), link=attack_flow.link(result))
         else:
             headline()
             row = st.container(horizontal=True, gap="small")
@@ -57,4 +65,12 @@ with stage:
                 browse_dialog()
             if row.button("How to read this", key="hero_help", icon=":material/help:"):
                 help_dialog()
-            hero(bundle) if bundle else empty_hero()
+            if bundle:
+                example = bundle.result.experiment
+                with belonging(
+                    attack_flow.stale_example(bundle), f"the bundled example, {belongs_to(example)}", key="example",
+                    run=attack_flow.start, run_label="Attack the new one",
+                ):  # fmt: skip
+                    hero(bundle)
+            else:
+                empty_hero()

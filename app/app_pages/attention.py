@@ -7,9 +7,11 @@ import streamlit as st
 from app import services, state
 from app.components import explanation_view as view
 from app.components.attack_flow import show_notice
+from app.components.belongs import belonging
 from app.components.guard import guard
 from app.components.live import cancel_button, live_job
 from app.components.models_choice import page_head
+from cmai_core.lab.belonging import belongs_to
 
 page_head(
     "Where do the models look, and why?",
@@ -39,6 +41,11 @@ with guard():
     if running:
         live_job(state.get(state.EXPLANATION_JOB), "explanation")
     elif state.get(state.EXPLANATION) is not None:
-        view.result(state.get(state.EXPLANATION))
+        made = state.get(state.EXPLANATION)
+        with belonging(
+            view.moved_on(made, subject), belongs_to(made.experiment), key="explanation", run=view.start,
+            run_label="Explain the new one",
+        ):  # fmt: skip
+            view.result(made)
     else:
         st.info("Nothing explained yet. Press Explain.", icon="ℹ️")

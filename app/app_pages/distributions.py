@@ -5,6 +5,7 @@ import streamlit as st
 from app import services, state
 from app.components import distribution_view as view
 from app.components.attack_flow import show_notice
+from app.components.belongs import belonging
 from app.components.guard import guard
 from app.components.live import cancel_button, live_job
 from app.components.models_choice import models_line, page_head
@@ -31,6 +32,11 @@ with guard():
     if running:
         live_job(state.get(state.DISTRIBUTION_JOB), "measurement")
     elif state.get(state.DISTRIBUTION) is not None:
-        view.result(state.get(state.DISTRIBUTION))
+        made = state.get(state.DISTRIBUTION)
+        with belonging(
+            view.moved_on(made, view.asked), view.of_many(made), key="distribution", run=view.start,
+            run_label="Measure the new one",
+        ):  # fmt: skip
+            view.result(made)
     else:
         view.bundled()

@@ -5,6 +5,8 @@ import streamlit as st
 from app import services, state, warm_up
 from app.components import embedding_view as view
 from app.components.attack_flow import show_notice
+from app.components.belongs import belonging
+from app.components.distribution_view import moved_on, of_many
 from app.components.guard import guard
 from app.components.live import cancel_button, live_job
 from app.components.models_choice import models_line, page_head
@@ -31,7 +33,11 @@ with guard():
     if running:
         live_job(state.get(state.EMBEDDING_JOB), "map")
     elif state.get(state.EMBEDDING) is not None:
-        view.result(state.get(state.EMBEDDING))
+        made = state.get(state.EMBEDDING)
+        with belonging(
+            moved_on(made, view.asked), of_many(made), key="embedding", run=view.start, run_label="Draw the new map"
+        ):
+            view.result(made)
     else:
         st.info("No map yet. Choose how many pairs, and press Draw the map.", icon="ℹ️")
 warm_up.projection()

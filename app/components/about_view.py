@@ -43,9 +43,8 @@ def bundled(cards: Sequence[Any]) -> None:
     """One card a model."""
     if not cards:
         st.info(
-            "No bundled model is here yet. `make models` trains them; until then choose “OpenCLIP model …” in "
-            "the attack lab "
-            "(`ViT-B-32/random` needs no download).",
+            "No bundled model is here yet: whoever runs this lab can add them. Until then choose “OpenCLIP model …” in "
+            "the attack lab (`ViT-B-32/random` needs no download).",
             icon="ℹ️",
         )
         return

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from app.components.theme import escape, label, mark, show
+from app.components.visitor_words import plain_reason
 from app.pictures import picture_url
 from cmai_core.lab.result import Answer, Reading, SecondPicture
 
@@ -84,10 +85,12 @@ def answers_view(
             elif task in reading.skipped:
                 rows.append(
                     f'<div class="cm-answer"><div class="cm-small cm-muted">{escape(title)}</div>'
-                    f'<div class="cm-small">Not asked: {escape(reading.skipped[task])}</div></div>'
+                    f'<div class="cm-small">Not asked: {escape(plain_reason(reading.skipped[task]))}</div></div>'
                 )
         broken, right = reading.broken_tasks()
-        if right:
+        if not reading.attacked:
+            summary = "not attacked"
+        elif right:
             summary = f"{broken} of {right} right answers lost"
         elif not reading.answers:
             summary = "not asked"

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 import streamlit as st
 
 from app import services, state
 from app.components import verdict_flow
-from app.components.attack_form import experiment, fill_form
-from app.components.guard import guard, show_error
+from app.components.attack_form import described, experiment, fill_form
+from app.components.guard import guard, plain, show_error
+from app.threshold_desk import bases_of, threshold_shelf
 from cmai_core.errors import CmaiError
+from cmai_core.lab.belonging import Difference, differences
 from cmai_core.lab.experiment import Experiment
 from cmai_core.lab.result import LabResult
-from cmai_core.showcase import Showcase
+
+if TYPE_CHECKING:
+    from cmai_core.defenses.basis import Basis
+    from cmai_core.showcase import Showcase
 
 
 def read_link() -> None:
@@ -21,9 +27,15 @@ def read_link() -> None:
     if state.get(state.LINK_READ):
         return
     state.put(state.LINK_READ, True)
-    found = Experiment.from_query(st.query_params.to_dict())
-    if found is not None:
-        fill_form(found)
+    query = st.query_params.to_dict()
+    found = Experiment.from_query(query)
+    if found is None:
+        return
+    fill_form(found)
+    unknown = Experiment.unknown_in(query)
+    if unknown:
+        words = ", ".join(f"“{name}”" for name in unknown)
+        st.info(f"The link also speaks of {plain(words)}, which the lab does not know: left out.", icon="ℹ️")
 
 
 def first_pair() -> None:
@@ -41,11 +53,11 @@ def start() -> None:
     try:
         wanted = experiment()
         upload = state.get(state.UPLOAD)
-        shelf, detectors = services.shelf(), services.threshold_shelf()
+        shelf, known = services.shelf(), threshold_shelf()
         verdict_flow.drop()
         handle = services.submit(
             "attack",
-            lambda progress, cancel: services.attack_work(wanted, upload, shelf, detectors, progress, cancel),
+            lambda progress, cancel: services.attack_work(wanted, upload, shelf, known, progress, cancel),
             models=services.experiment_models(wanted).values(),
         )
     except CmaiError as error:
@@ -74,13 +86,27 @@ def show_notice() -> None:
         show_error(error)
 
 
-def thresholds(result: LabResult, bundle: Showcase | None) -> dict[str, float]:
-    """τ of each role: the detector's that was attacked, else the one calibrated for exactly this model's weights."""
-    detectors = {role: r.tau for role, r in result.readings.items() if r.tau is not None}
-    if bundle is None or detectors:
-        return detectors
-    known = {reading.hash: bundle.tau[role] for role, reading in bundle.result.readings.items() if role in bundle.tau}
-    return {role: known[r.hash] for role, r in result.readings.items() if r.hash in known}
+def thresholds(result: LabResult) -> dict[str, Basis]:
+    """Role → the thresholds of its model for pairs of this kind."""
+    from cmai_core.defenses.basis import kind_of
+
+    return bases_of(result, kind_of(result.experiment.pair))
+
+
+def stale(result: LabResult) -> tuple[Difference, ...]:
+    """How the form has moved on from a result."""
+    return differences(result.experiment, described())
+
+
+def stale_example(bundle: Showcase) -> tuple[Difference, ...]:
+    """The same of the bundled example, whose settings are its own: another pair or sentence."""
+    found = differences(bundle.result.experiment, described()) if state.get(state.PAIR) else ()
+    return tuple(difference for difference in found if difference.what in ("pair", "sentence"))
+
+
+def restore(experiment: Experiment) -> None:
+    """Sets the form back to a result's experiment."""
+    fill_form(experiment)
 
 
 def link(result: LabResult) -> str:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
 
 from app import owner, services, state
 from app.components.attack_parts import needs_task, parts_panel
+from app.components.fields import number_field
 from app.components.theme import ROLES, show
 from cmai_core.errors import OptionError
-from cmai_core.lab.choices import BUDGETS, LENGTHS, SEARCHES
-from cmai_core.lab.experiment import (
-    CRAFT_ON,
-    MAX_QUERIES,
-    MAX_RESTARTS,
-    MAX_STEPS,
-    MIN_QUERIES,
-    TASKS,
-    Experiment,
-)
+from cmai_core.lab.choices import LENGTHS, SEARCHES
+from cmai_core.lab.experiment import CRAFT_ON, TASKS, Experiment
 
 NORM_WORDS = {"linf": "L∞", "l2": "L2"}
 TASK_WORDS = {
@@ -113,28 +108,22 @@ def attack_panel() -> None:
 def _search_settings() -> None:
     """The numbers of the chosen search, two in a row."""
     search = SEARCHES[state.get(state.RECIPE)]
-    fields = []
+    fields: list[tuple[str, str, dict[str, Any]]] = []
     if search.steps:
-        fields.append(lambda place: place.number_input("Steps", search.least_steps, MAX_STEPS, key=state.STEPS, step=5))
+        fields.append(("Steps", state.STEPS, {"low": search.least_steps, "step": 5}))
     if search.queries:
-        fields.append(
-            lambda place: place.number_input("Queries", MIN_QUERIES, MAX_QUERIES, key=state.QUERIES, step=100)
-        )
+        fields.append(("Queries", state.QUERIES, {"step": 100}))
     if search.step_size and state.get(state.NORM) in LENGTHS:
-        fields.append(
-            lambda place: place.number_input(
-                "Step size (k/255)", 0.05, 64.0, key=state.STEP_SIZE, step=0.25, format="%.2f"
-            )
-        )
+        fields.append(("Step size (k/255)", state.STEP_SIZE, {"step": 0.25}))
     if search.restarts:
-        fields.append(lambda place: place.number_input("Restarts", 1, MAX_RESTARTS, key=state.RESTARTS))
-    fields.append(lambda place: place.number_input("Seed", 0, 2**31 - 1, key=state.SEED))
+        fields.append(("Restarts", state.RESTARTS, {}))
+    fields.append(("Seed", state.SEED, {}))
     if state.get(state.OBJECTIVE) == "both":
-        fields.append(lambda place: place.number_input("α (task loss)", 0.0, 100.0, key=state.ALPHA, step=0.5))
-        fields.append(lambda place: place.number_input("β (S_c)", 0.0, 100.0, key=state.BETA, step=0.5))
+        fields.append(("α (task loss)", state.ALPHA, {"step": 0.5}))
+        fields.append(("β (S_c)", state.BETA, {"step": 0.5}))
     for first in range(0, len(fields), 2):
-        for place, field in zip(st.columns(2), fields[first : first + 2], strict=False):
-            field(place)
+        for place, (label, key, options) in zip(st.columns(2), fields[first : first + 2], strict=False):
+            number_field(place, label, key, **options)
 
 
 def experiment() -> Experiment:
@@ -149,28 +138,32 @@ def experiment() -> Experiment:
     services.require_model(undefended, "undefended")
     if state.get(state.DEFENDED) == state.OTHER_MODEL:
         services.require_model(defended, "defended")
+    return described().checked()
+
+
+def described() -> Experiment:
+    """The experiment as the widgets stand, valid or not."""
+    undefended, defended = chosen_specs()
     return Experiment(
         pair=state.get(state.PAIR),
         scene=state.get(state.SCENE) if state.get(state.PAIR) == "scene" else "",
-        caption=state.get(state.CAPTION).strip(),
+        caption=state.get(state.CAPTION),
         undefended=undefended,
         defended=defended,
         craft_on=state.get(state.CRAFT_ON),
         norm=state.get(state.NORM),
-        epsilon=float(state.get(state.EPSILON)),
-        steps=int(state.get(state.STEPS)),
-        step_size=float(state.get(state.STEP_SIZE)),
-        restarts=int(state.get(state.RESTARTS)),
-        seed=int(state.get(state.SEED)),
         objective=state.get(state.OBJECTIVE),
         task=state.get(state.TASK),
-        alpha=float(state.get(state.ALPHA)),
-        beta=float(state.get(state.BETA)),
         recipe=state.get(state.RECIPE),
-        queries=int(state.get(state.QUERIES)),
-        words=int(state.get(state.WORDS)),
         truth=state.get(state.TRUTH),
-    ).checked()
+        **{name: state.get(key) for name, key in _NUMBERS.items()},
+    )
+
+
+_NUMBERS = {
+    "epsilon": state.EPSILON, "steps": state.STEPS, "step_size": state.STEP_SIZE, "restarts": state.RESTARTS,
+    "seed": state.SEED, "alpha": state.ALPHA, "beta": state.BETA, "queries": state.QUERIES, "words": state.WORDS,
+}  # fmt: skip
 
 
 def fill_form(e: Experiment) -> None:
@@ -192,10 +185,9 @@ def fill_form(e: Experiment) -> None:
             state.put(key, state.NO_MODEL)
     state.put(state.PAIR, e.pair)
     state.put(state.SCENE, e.scene)
-    state.put(state.CAPTION, e.caption)
-    epsilon = min(BUDGETS.get(e.norm, (e.epsilon,)), key=lambda k: abs(k - e.epsilon))
+    state.put_caption(e.caption)
     for key, value in (
-        (state.CRAFT_ON, e.craft_on), (state.NORM, e.norm), (state.EPSILON, epsilon), (state.STEPS, e.steps),
+        (state.CRAFT_ON, e.craft_on), (state.NORM, e.norm), (state.EPSILON, e.epsilon), (state.STEPS, e.steps),
         (state.STEP_SIZE, e.step_size), (state.RESTARTS, e.restarts), (state.SEED, e.seed),
         (state.OBJECTIVE, e.objective),
         (state.TASK, e.task), (state.ALPHA, e.alpha), (state.BETA, e.beta), (state.RECIPE, e.recipe),

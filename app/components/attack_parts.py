@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import streamlit as st
 
 from app import state
+from app.components.fields import number_field
 from app.components.theme import escape, show
 from cmai_core.lab.choices import (
     BUDGETS,
@@ -51,9 +52,6 @@ def settle_parts() -> str:
         state.put(state.OBJECTIVE, objective)
         if found != search:
             _take_search(found)
-    if threat in BUDGETS and state.get(state.EPSILON) not in BUDGETS[threat]:
-        state.put(state.EPSILON, USUAL_BUDGET[threat])
-    state.put(state.STEPS, max(state.get(state.STEPS), SEARCHES[state.get(state.RECIPE)].least_steps))
     state.put(state.PRESET, preset_of(*parts()))
     return reason
 
@@ -71,13 +69,17 @@ def _take_search(slug: str) -> None:
 def _pick(key: str, slug: str) -> None:
     if key == state.RECIPE:
         _take_search(slug)
-    else:
-        state.put(key, slug)
+        return
+    if key == state.NORM and slug in BUDGETS and state.get(state.EPSILON) not in BUDGETS[slug]:
+        state.put(state.EPSILON, USUAL_BUDGET[slug])  # another threat model counts in other units
+    state.put(key, slug)
 
 
 def _take_preset() -> None:
     """Fills the three parts and the usual numbers from the recipe chosen."""
-    preset = PRESETS[state.get(state.PRESET)]
+    preset = PRESETS.get(state.get(state.PRESET))
+    if preset is None:  # what a browser sends late may be a word that is no longer among the options
+        return
     state.put(state.NORM, preset.threat)
     state.put(state.OBJECTIVE, preset.objective)
     _take_search(preset.search)
@@ -155,14 +157,14 @@ def _budget(threat: str) -> None:
     if threat in BUDGETS:
         st.select_slider(
             BUDGET_LABELS.get(threat, "ε, the largest change"),
-            BUDGETS[threat],
+            sorted({*BUDGETS[threat], state.get(state.EPSILON)}),  # a link's own budget is kept, off the ladder too
             key=state.EPSILON,
             format_func=lambda k: budget_words(threat, k),
             help=THREAT_NOTES[threat],
         )
     if threat in ("text", "joint"):
         one, two = st.columns(2)
-        one.number_input("Words that may change", 1, 5, key=state.WORDS)
+        number_field(one, "Words that may change", state.WORDS)
         two.selectbox(
             "The sentence",
             list(TRUTH_WORDS),

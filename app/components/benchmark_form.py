@@ -8,7 +8,11 @@ from app import owner, services, state
 from app.benchmark_desk import Desk
 from app.components.attack_form import TASK_WORDS
 from app.components.benchmark_results import model_word
+from app.components.guard import plain
 from app.components.theme import escape, show
+from app.components.visitor_words import plain_reason, said
+from app.threshold_desk import bundled_basis
+from cmai_core.defenses.basis import TABLETOP
 from cmai_core.errors import CmaiError
 from cmai_core.lab.benchmark import (
     COUNTS,
@@ -92,14 +96,13 @@ def of_preset(preset: Preset) -> GridChoice:
 
     plain, defended = services.default_model(False), services.default_model(True)
     models = (plain, defended) if preset.models == 2 else (defended or plain,)
-    tau = bundled_tau("defended" if defended else "undefended") if preset.choice.needs_tau else preset.choice.tau
+    tau = bundled_tau(defended or plain) if preset.choice.needs_tau else preset.choice.tau
     return dataclasses.replace(preset.choice, models=tuple(m for m in models if m), tau=tau)
 
 
-def bundled_tau(role: str) -> float:
-    """τ as the bundled example has calibrated it for a model; 0 where there is none."""
-    bundle = services.showcase()
-    return 0.0 if bundle is None else round(float(bundle.tau.get(role, 0.0)), 4)
+def bundled_tau(spec: str) -> float:
+    """τ of a bundled model's card, for Tabletop's scenes; 0 where there is none."""
+    return round(bundled_basis(spec, TABLETOP).tau() or 0.0, 4)
 
 
 def preset_cards(start) -> None:
@@ -173,10 +176,11 @@ def form() -> None:
         "self-checks say where more effort is due.",
     )  # fmt: skip
     if any(OFFERS[slug].detector for key in _CHIPS.values() for slug in state.get(key) if slug in OFFERS):
-        tau = bundled_tau("defended")
+        name = services.default_model(True) or services.default_model(False)
+        basis = bundled_basis(name, TABLETOP).said() if name else ""
         st.number_input(
             "τ, the detector's threshold on S_c that attacks marked (τ) evade", -1.0, 1.0, key=state.BENCH_TAU,
-            step=0.01, format="%.4f", help=f"Calibrated on clean pairs of the bundled defended model: {tau:.4f}."
+            step=0.01, format="%.4f", help=f"Of {name}: {basis}" if basis else None,
         )  # fmt: skip
     with st.expander("More settings"):
         one, two, three = st.columns(3, vertical_alignment="bottom")
@@ -204,7 +208,7 @@ def cost_line(desk: Desk, wanted: GridChoice) -> bool:
         for spec in wanted.models:
             services.require_model(spec, "")
     except CmaiError as error:
-        st.caption(f":material/info: {error.message} {error.hint}")
+        st.caption(f":material/info: {plain(said(error))}")
         return False
     cells = f"**{wanted.cells} cell{'s' if wanted.cells != 1 else ''} × {wanted.count} pairs**"
     if desk.busy:
@@ -217,7 +221,7 @@ def cost_line(desk: Desk, wanted: GridChoice) -> bool:
         elif error := future.exception():
             if not isinstance(error, CmaiError):
                 raise error
-            st.caption(f":material/info: {error.message} {error.hint}")
+            st.caption(f":material/info: {plain(said(error))}")
         else:
             _exact(cells, future.result(), values)
             return True
@@ -260,5 +264,6 @@ def _exact(cells: str, cost, values: dict) -> None:
         st.caption(f"The time is estimated: {basis}.")
         for cell in skipped:
             st.caption(
-                f"Left out: {recipe_words(cell.recipe)} on {cell.source}, {cell.task or 'no task'}: {cell.skipped}"
+                f"Left out: {recipe_words(cell.recipe)} on {cell.source}, {cell.task or 'no task'}: "
+                f"{plain_reason(cell.skipped)}"
             )

@@ -10,9 +10,10 @@ import streamlit as st
 from app import services, state
 from app.benchmark_desk import Desk, as_seen, pair_of
 from app.components.benchmark_results import figure_id, percent, title_of
-from app.components.guard import guard
+from app.components.guard import guard, plain
 from app.components.sentence import marked
 from app.components.theme import escape, mark, number, show, signed
+from app.components.visitor_words import said
 from app.navigation import go
 from cmai_core.errors import CmaiError
 from cmai_core.lab.benchmark import recipe_words
@@ -40,7 +41,7 @@ def pairs_body(desk: Desk, made: Results, wanted: str) -> None:
             st.info("This figure is not among the runs on show any more.", icon="ℹ️")
             return
         pairs = pairs_behind(made.frame, figure)
-        st.markdown(f"**{_plain(title_of(figure))}**")
+        st.markdown(f"**{plain(title_of(figure))}**")
         st.caption(_figure_words(figure))
         words = {FOOLED: "fooled", HELD: "held", WRONG: "wrong when clean", OPEN: "only S_c is known"}
         if figure["kind"] == "clean":
@@ -66,10 +67,6 @@ def pairs_body(desk: Desk, made: Results, wanted: str) -> None:
                     if start + place < len(rows):
                         with column, guard():
                             pair_card(desk, figure, rows[start + place], words)
-
-
-def _plain(text: str) -> str:
-    return "".join("\\" + c if c in "\\`*_{}[]<>#$~|" else c for c in text)
 
 
 def _figure_words(figure: Any) -> str:
@@ -177,11 +174,12 @@ def _lab_button(figure: Any, row: Any, caption: str) -> None:
     try:
         wanted, note = experiment_of(row, figure["epsilon"], caption, cards, others)
     except CmaiError as error:
-        st.caption(f"{error.message} {error.hint}")
+        st.caption(plain(said(error)))
         return
+    if note:
+        st.caption(note)
     if st.button(
         "Open in the attack lab", key=f"bench_lab_{row['item']}_{row['text_index']}", icon=":material/experiment:",
-        help=note or None,
     ):  # fmt: skip
         state.put(state.LINK_READ, False)
         state.put(state.RESULT, None)

@@ -14,6 +14,7 @@ from app.components import plots
 from app.components.attack_form import TASK_WORDS
 from app.components.benchmark_plots import curve_figure, looks, score_figure
 from app.components.theme import ROLES, escape, number, show
+from app.components.visitor_words import plain_reason
 from cmai_core.lab.benchmark import recipe_words
 
 if TYPE_CHECKING:
@@ -67,12 +68,17 @@ def title_of(row: Any) -> str:
 
 
 def _open(key: str, ids: Sequence[Sequence[str]], columns: Sequence[str]) -> None:
-    """Callback of a table: notes which figure was clicked. `ids`: of each cell, "" where none stands."""
+    """Callback of a table: notes which figure was clicked.
+
+    Args:
+        ids: of each cell, "" where none stands; of each row where there are no `columns`.
+    """
     chosen = st.session_state[key].selection
     found = ""
     if chosen.get("cells"):
         row, column = chosen["cells"][0]
-        found = ids[row][columns.index(column)] if column in columns else ""
+        place = columns.index(column) if column in columns else None if columns else 0
+        found = ids[row][place] if place is not None and row < len(ids) else ""
     elif chosen.get("rows"):
         found = ids[chosen["rows"][0]][0]
     if found:
@@ -174,7 +180,7 @@ def cells_view(made: Results) -> None:
     ids = [[figure_id(row)] for row in rows.to_dict("records")]
     table, config = shown_cells(rows)
     st.dataframe(
-        table, key="bench_cells", hide_index=True, column_config=config, selection_mode="single-row",
+        table, key="bench_cells", hide_index=True, column_config=config, selection_mode=["single-row", "single-cell"],
         on_select=lambda: _open("bench_cells", ids, []), height="content" if len(rows) <= 16 else 560, placeholder="–",
     )  # fmt: skip
     notes = [note for note in dict.fromkeys(rows["note"]) if note]
@@ -425,7 +431,7 @@ def modality_view(made: Results, look: Any) -> None:
         ]  # fmt: skip
         ids = [[_side_id(made, row)] for row in sides.to_dict("records")]
         st.dataframe(
-            lines, key="bench_sides", hide_index=True, selection_mode="single-row",
+            lines, key="bench_sides", hide_index=True, selection_mode=["single-row", "single-cell"],
             on_select=lambda: _open("bench_sides", ids, []),
         )  # fmt: skip
     st.caption("Attacks on words leave the picture as it is, so of the tasks only S_c answers to them.")
@@ -462,7 +468,7 @@ def checks_view(made: Results) -> None:
     if made.skipped:
         with st.expander(f"Cells left out ({len(made.skipped)})"):
             for source, task, recipe, why in made.skipped:
-                st.caption(f"{recipe_words(recipe)} on {source}, {task or 'no task'}: {why}")
+                st.caption(f"{recipe_words(recipe)} on {source}, {task or 'no task'}: {plain_reason(why)}")
     st.caption("After Carlini et al., On Evaluating Adversarial Robustness (2019), and AutoAttack's flags (2020).")
 
 

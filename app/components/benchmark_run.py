@@ -9,6 +9,7 @@ from app.benchmark_desk import Desk
 from app.components.attack_form import TASK_WORDS
 from app.components.benchmark_results import model_word
 from app.components.guard import guard, show_error
+from app.components.visitor_words import plain_reason
 from cmai_core.errors import CmaiError
 from cmai_core.lab.bench_runs import LiveCell
 from cmai_core.lab.benchmark import OFFERS, GridChoice, recipe_words
@@ -127,4 +128,4 @@ def outcome(desk: Desk) -> None:
     elif now.state == "cancelled":
         st.info("Stopped. What was finished is kept; “Go on” below takes up the rest.", icon=":material/stop_circle:")
     for reason in now.failed:
-        st.warning(f"Not measured: {_plain(reason)}", icon="⚠️")
+        st.warning(f"Not measured: {_plain(plain_reason(reason))}", icon="⚠️")

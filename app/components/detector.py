@@ -59,5 +59,6 @@ def detector_line(reading: Reading) -> str:
     """How the threshold was chosen, in a sentence."""
     return (
         f"The detector rejects where S_c is below τ = {number(reading.tau)}, calibrated to reject at most "
-        f"{reading.false_positive_rate:.0%} of {reading.calibration_pairs} clean validation pairs."
+        f"{reading.false_positive_rate:.0%} of {reading.calibration_pairs:,} clean validation pairs"
+        + (f" ({reading.calibration})." if reading.calibration else ".")
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import streamlit as st
@@ -10,11 +11,16 @@ from app import services, state
 from app.components import plots
 from app.components.attack_form import NORM_WORDS
 from app.components.chart import chart
+from app.components.fields import number_field
 from app.components.fold import fold_table
+from app.components.hero import threshold_words
 from app.components.models_choice import chosen_models
 from app.components.svg import histogram, histogram_table
 from app.components.theme import label, number, show
+from app.threshold_desk import basis_of
+from cmai_core.defenses.basis import kind_of
 from cmai_core.errors import CmaiError, OptionError
+from cmai_core.lab.belonging import Difference, differences
 from cmai_core.lab.experiment import EPSILON_LADDER, NORMS, Experiment
 
 SETS = {
@@ -28,6 +34,7 @@ SETS = {
     "photos/test": "Photographs",
 }
 COUNTS = (16, 64, 128, 256, 512, 1000)
+MOST_STEPS = 100
 
 
 def form() -> None:
@@ -52,39 +59,80 @@ def form() -> None:
         required=True,
         persist_state="session",
     )
-    e.number_input("Steps", 1, 100, 10, key="distribution_steps", persist_state="session")
+    number_field(e, "Steps", "distribution_steps", low=1, high=MOST_STEPS, value=10, persist_state="session")
     st.caption(
         "The attacker lowers S_c itself, on each model separately (white box): the hardest case for a threshold."
     )
 
 
+def asked() -> tuple[str, int, Experiment]:
+    """(split, pairs, experiment) as the form stands.
+
+    Raises:
+        CmaiError: for the first thing that is missing or out of range.
+    """
+    name, count = st.session_state.distribution_set, st.session_state.distribution_count
+    if name not in SETS or count not in COUNTS:
+        raise OptionError("This split or number of pairs is not offered.")
+    return name, count, survey(name, "distribution", st.session_state.distribution_norm)
+
+
+def survey(name: str, page: str, norm: str = "linf") -> Experiment:
+    """The experiment of a page that attacks many pairs of a split.
+
+    Raises:
+        CmaiError: for the first thing that is missing or out of range.
+    """
+    models = chosen_models()
+    epsilon, steps = float(st.session_state[f"{page}_epsilon"]), st.session_state[f"{page}_steps"]
+    if steps is None or not 1 <= steps <= MOST_STEPS:
+        raise OptionError(f"steps is {steps}.", f"It lies between 1 and {MOST_STEPS}.")
+    return Experiment(
+        pair=f"{name}/0",
+        caption="the pair's first caption",
+        undefended=models["undefended"],
+        defended=models.get("defended", ""),
+        craft_on="each",
+        norm=norm,
+        epsilon=epsilon,
+        steps=int(steps),
+        step_size=round(2.5 * epsilon / steps, 4),
+        objective="consistency",
+    ).checked()
+
+
+def moved_on(made, wanted: Callable[[], tuple[str, int, Experiment]]) -> tuple[Difference, ...]:
+    """How the form of a page that attacks many pairs has moved on from what is on show."""
+    try:
+        name, count, experiment = wanted()
+    except CmaiError:  # the form is half filled in: there is nothing to compare with yet
+        return ()
+    found = []
+    shown = made.experiment.pair.removesuffix("/0")
+    if shown != name:
+        found.append(Difference("pair", "split", SETS.get(shown, shown), SETS[name]))
+    if made.asked != count:
+        found.append(Difference("setting", "pairs", f"{made.asked}", f"{count}"))
+    return (*found, *(d for d in differences(made.experiment, experiment) if d.what not in ("pair", "sentence")))
+
+
+def of_many(made) -> str:
+    """What a result on many pairs belongs to, in a sentence without a full stop."""
+    e = made.experiment
+    names = " and ".join(filter(None, (e.undefended, e.defended)))
+    split = SETS.get(e.pair.removesuffix("/0"), e.pair)
+    return f"{made.asked} pairs of {split}, {NORM_WORDS[e.norm]}, ε = {e.epsilon:g}/255, {e.steps} steps, on {names}"
+
+
 def start() -> None:
     """Validates and queues the measurement."""
     try:
-        name = st.session_state.distribution_set
-        count = st.session_state.distribution_count
-        if name not in SETS or count not in COUNTS:
-            raise OptionError("This split or number of pairs is not offered.")
-        models = chosen_models()
-        epsilon = float(st.session_state.distribution_epsilon)
-        steps = int(st.session_state.distribution_steps)
-        experiment = Experiment(
-            pair=f"{name}/0",
-            caption="the pair's first caption",
-            undefended=models["undefended"],
-            defended=models.get("defended", ""),
-            craft_on="each",
-            norm=st.session_state.distribution_norm,
-            epsilon=epsilon,
-            steps=steps,
-            step_size=round(2.5 * epsilon / steps, 4),
-            objective="consistency",
-        ).checked()
+        name, count, experiment = asked()
         shelf = services.shelf()
         handle = services.submit(
             "distribution",
             lambda progress, cancel: services.distribution_work(name, count, experiment, shelf, progress, cancel),
-            models=models.values(),
+            models=services.experiment_models(experiment).values(),
         )
     except CmaiError as error:
         state.put(state.NOTICE, error)
@@ -108,6 +156,10 @@ def bundled() -> None:
             counts = {"clean": data.clean, "adversarial": data.adversarial}
             title = f"{role.capitalize()}: {bundle.flagged[role]:.0%} of the attacked pairs lie below τ"
             chart(histogram(data.edges, counts, title=title, tau=bundle.tau[role]), key=f"bundled_{role}")
+            st.caption(
+                f"{threshold_words(bundle, role)} Of the clean pairs counted here, which had no part in it, "
+                f"{bundle.flagged_clean[role]:.1%} lie below."
+            )
             fold_table("As a table", partial(histogram_table, data.edges, counts), key=f"fold_bundled_{role}")
 
 
@@ -124,18 +176,11 @@ def result(measured) -> None:
     low, high = min(values), max(values)
     if high - low < 1e-4:
         low, high = low - 0.01, high + 0.01
-    default = measured.threshold(roles[0], 0.05)
-    tau = st.slider(
-        "Threshold τ: pairs with S_c below it are flagged",
-        float(round(low, 3) - 0.001),
-        float(round(high, 3) + 0.001),
-        float(min(max(default, low), high)),
-        0.001,
-        format="%.3f",
-        key=f"{state.THRESHOLD}_{measured.key}",
-        help="It starts where 5 % of the clean pairs of the first model are flagged.",
-    )
-    rates = {role: measured.rates(role, tau) for role in roles}
+    taus = {}
+    for column, role in zip(st.columns(len(roles)), roles, strict=True):
+        with column:
+            taus[role] = threshold(measured, role, low, high)
+    rates = {role: measured.rates(role, taus[role]) for role in roles}
     areas = services.areas(measured.key, measured)
     rows = "".join(
         f"<tr><td>{label(role, role.capitalize())} · {measured.names[role]}</td><td>{fpr:.1%}</td><td>{tpr:.1%}</td>"
@@ -143,7 +188,7 @@ def result(measured) -> None:
         for role, (fpr, tpr) in rates.items()
     )
     show(
-        "<table><thead><tr><th>at this threshold</th><th>clean pairs flagged (false positives)</th>"
+        "<table><thead><tr><th>at these thresholds</th><th>clean pairs flagged (false positives)</th>"
         "<th>attacked pairs flagged (true positives)</th><th>area under the "
         f"ROC</th></tr></thead><tbody>{rows}</tbody></table>"
     )
@@ -156,7 +201,7 @@ def result(measured) -> None:
         title = f"{role.capitalize()}: τ finds {tpr:.0%} of the attacks"
         with column:
             st.plotly_chart(
-                plots.score_histogram(edges, clean, attacked, title=title, tau=tau),
+                plots.score_histogram(edges, clean, attacked, title=title, tau=taus[role]),
                 key=f"histogram_{role}",
                 config=plots.CONFIG,
                 alt=f"{title} and flags {fpr:.0%} of the clean pairs. Histogram of S_c over {len(measured.ids)} pairs.",
@@ -174,6 +219,24 @@ def result(measured) -> None:
         table(measured)
 
 
+def threshold(measured, role: str, low: float, high: float) -> float:
+    """The slider of a model's τ; it starts where the model's own threshold is, wherever that is known."""
+    e = measured.experiment
+    spec = e.undefended if role == "undefended" else e.defended
+    basis = basis_of(spec, measured.hashes[role], kind_of(e.pair))
+    known = basis.tau()
+    low, high = float(round(low, 3) - 0.001), float(round(high, 3) + 0.001)
+    start = (low + high) / 2 if known is None else known
+    low, high = min(low, start), max(high, start)
+    tau = st.slider(
+        f"τ of {measured.names[role]}: pairs with S_c below it are flagged", low, high, float(start), 0.001,
+        format="%.3f", key=f"{state.THRESHOLD}_{role}_{measured.key}",
+    )  # fmt: skip
+    said = f"{basis.note} The slider starts in the middle." if known is None else f"It starts here: {basis.said()}"
+    st.caption(said)
+    return tau
+
+
 def table(measured) -> None:
     """Every pair, and the CSV."""
     import pandas as pd
@@ -189,8 +252,5 @@ def table(measured) -> None:
         icon=":material/table:",
         on_click="ignore",
     )
-    st.caption(f"{len(frame)} pairs, {measured.seconds:.1f} s. {_setting(measured.experiment)}")
-
-
-def _setting(e: Experiment) -> str:
-    return f"{NORM_WORDS[e.norm]}, ε = {e.epsilon:g}/255, {e.steps} steps, seed {e.seed}."
+    said = of_many(measured)
+    st.caption(f"{len(frame)} pairs, {measured.seconds:.1f} s. Of {said}, seed {measured.experiment.seed}.")

@@ -7,8 +7,8 @@ import streamlit as st
 from app import services, state
 from app.components import plots
 from app.components.before_after import before_after
-from app.components.distribution_view import SETS
-from app.components.models_choice import chosen_models
+from app.components.distribution_view import MOST_STEPS, SETS, survey
+from app.components.fields import number_field
 from app.components.theme import escape, label, mark, number, show, signed
 from app.navigation import go
 from cmai_core.errors import CmaiError, OptionError
@@ -31,33 +31,30 @@ def form() -> None:
         format_func=lambda k: f"{k:g}/255",
         persist_state="session",
     )
-    d.number_input("Steps", 1, 100, 10, key="embedding_steps", persist_state="session")
+    number_field(d, "Steps", "embedding_steps", low=1, high=MOST_STEPS, value=10, persist_state="session")
+
+
+def asked() -> tuple[str, int, Experiment]:
+    """(split, pairs, experiment) as the form stands.
+
+    Raises:
+        CmaiError: for the first thing that is missing or out of range.
+    """
+    name, count = st.session_state.embedding_set, st.session_state.embedding_count
+    if name not in SETS or count not in COUNTS:
+        raise OptionError("This split or number of pairs is not offered.")
+    return name, count, survey(name, "embedding")
 
 
 def start() -> None:
     """Validates and queues the map."""
     try:
-        name, count = st.session_state.embedding_set, st.session_state.embedding_count
-        if name not in SETS or count not in COUNTS:
-            raise OptionError("This split or number of pairs is not offered.")
-        models = chosen_models()
-        epsilon, steps = float(st.session_state.embedding_epsilon), int(st.session_state.embedding_steps)
-        experiment = Experiment(
-            pair=f"{name}/0",
-            caption="the pair's first caption",
-            undefended=models["undefended"],
-            defended=models.get("defended", ""),
-            craft_on="each",
-            epsilon=epsilon,
-            steps=steps,
-            step_size=round(2.5 * epsilon / steps, 4),
-            objective="consistency",
-        ).checked()
+        name, count, experiment = asked()
         shelf = services.shelf()
         handle = services.submit(
             "embedding map",
             lambda progress, cancel: services.embedding_work(name, count, experiment, shelf, progress, cancel),
-            models=models.values(),
+            models=services.experiment_models(experiment).values(),
         )
     except CmaiError as error:
         state.put(state.NOTICE, error)

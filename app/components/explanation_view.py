@@ -8,15 +8,22 @@ from difflib import SequenceMatcher
 import streamlit as st
 
 from app import services, state
+from app.components.attack_form import described
+from app.components.belongs import changed
+from app.components.fields import number_field
 from app.components.fold import fold_table
+from app.components.guard import plain
 from app.components.sentence import marked
 from app.components.theme import escape, label, mark, number, show
 from app.navigation import go
 from app.pictures import picture_url
 from cmai_core.errors import CmaiError, OptionError
+from cmai_core.lab.belonging import Difference, belongs_to, differences
 from cmai_core.lab.images import colour_map, overlay
 from cmai_core.lab.result import LabResult
+from cmai_core.lab.verdict import content_key
 
+STEPS = (4, 200)
 METHODS = ("attention flow", "relevance", "integrated gradients")
 METHOD_WORDS = {
     "attention flow": "Attention flow: where information may have come from. It does not depend on the sentence.",
@@ -30,7 +37,9 @@ def subject() -> LabResult | None:
     """The result that is explained: the attack made last, else the bundled example."""
     result = state.get(state.RESULT)
     bundle = services.showcase()
-    return result if result is not None else (bundle.result if bundle else None)
+    if result is not None and result.attacked:
+        return result
+    return bundle.result if bundle else None
 
 
 def form(result: LabResult | None) -> None:
@@ -50,13 +59,12 @@ def form(result: LabResult | None) -> None:
             'style="width:48%;border-radius:6px"></div>'
         )
     with settings:
-        which = "the attack made last" if state.get(state.RESULT) is not None else "the bundled example"
+        which = "the attack made last" if result is state.get(state.RESULT) else "the bundled example"
         show(
             f'<p class="cm-quote">{_sentence(result.experiment.caption, craft.caption)}</p>'
-            f'<div class="cm-small cm-muted">{which}; '
-            + ", ".join(escape(r.name) for r in result.readings.values())
-            + "</div>"
+            f'<div class="cm-small cm-muted">{which}: {escape(belongs_to(result.experiment))}</div>'
         )
+        left_behind(result)
         left, right = st.columns([2, 1])
         left.pills(
             "Methods",
@@ -66,22 +74,56 @@ def form(result: LabResult | None) -> None:
             key="explanation_methods",
             persist_state="session",
         )
-        right.number_input(
-            "Steps of integrated gradients", 4, 200, 20, key="explanation_steps", persist_state="session",
+        number_field(
+            right, "Steps of integrated gradients", "explanation_steps", low=STEPS[0], high=STEPS[1], value=20,
+            persist_state="session",
             help="Gauss–Legendre nodes; the completeness error beside the map says whether they suffice.",
         )  # fmt: skip
+
+
+def left_behind(result: LabResult) -> None:
+    """Says that the attack lab's form has moved on from what can be explained, with the way back there."""
+    found = differences(result.experiment, described()) if state.get(state.PAIR) else ()
+    if result is not state.get(state.RESULT):  # the bundled example has settings of its own
+        found = tuple(difference for difference in found if difference.what in ("pair", "sentence"))
+    if found:
+        st.caption(f":material/history: The attack lab has moved on, and is not attacked yet. {plain(changed(found))}")
+        if st.button("To the attack lab", key="to_lab_moved", icon=":material/experiment:"):
+            go("attack_lab")
+
+
+def asked() -> tuple[tuple[str, ...], int | None]:
+    """(methods, steps) as the form stands."""
+    chosen = st.session_state.explanation_methods or ()
+    return tuple(m for m in METHODS if m in chosen), st.session_state.explanation_steps
+
+
+def moved_on(made, result: LabResult | None) -> tuple[Difference, ...]:
+    """How the pair that is to be explained, the methods or the attack lab's form have moved on from what is on show."""
+    if result is None:
+        return ()
+    found = list(differences(made.experiment, result.experiment))
+    if not found and made.key != content_key(result):
+        found.append(Difference("pair", "attack", "an earlier one", "the one made last"))
+    methods, steps = asked()
+    if set(methods) != set(made.methods):
+        found.append(Difference("setting", "methods", ", ".join(made.methods), ", ".join(methods) or "none"))
+    if steps != made.steps:
+        found.append(Difference("setting", "steps", f"{made.steps}", f"{steps}"))
+    return tuple(found)
 
 
 def start() -> None:
     """Validates and queues the explanation."""
     try:
         result = subject()
-        if result is None:
+        if result is None or not result.attacked:
             raise OptionError("There is no attacked pair yet.", "Make an attack in the attack lab first.")
-        methods = tuple(m for m in METHODS if m in (st.session_state.explanation_methods or ()))
+        methods, steps = asked()
         if not methods:
             raise OptionError("No method is chosen.", f"Choose some of: {', '.join(METHODS)}.")
-        steps = min(200, max(4, int(st.session_state.explanation_steps)))
+        if steps is None or not STEPS[0] <= steps <= STEPS[1]:
+            raise OptionError(f"steps is {steps}.", f"It lies between {STEPS[0]} and {STEPS[1]}.")
         shelf = services.shelf()
         handle = services.submit(
             "explanation",

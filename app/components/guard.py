@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import streamlit as st
 
+from app.components.visitor_words import for_visitors
 from cmai_core.errors import Cancelled, CmaiError
 
 _log = logging.getLogger("cmai.app")
@@ -17,7 +18,10 @@ _log = logging.getLogger("cmai.app")
 def show_error(error: BaseException) -> None:
     """Shows an error in words a visitor can use."""
     if isinstance(error, CmaiError):
-        st.error(f"{plain(error.message)}  \n{plain(error.hint)}" if error.hint else plain(error.message), icon="⚠️")
+        message, hint = for_visitors(error)
+        if (message, hint) != (error.message, error.hint):
+            _log.info("shown without paths and commands: %s", error)
+        st.error(f"{plain(message)}  \n{plain(hint)}" if hint else plain(message), icon="⚠️")
     elif isinstance(error, Cancelled):
         st.info("Cancelled.", icon="⏹️")
     elif isinstance(error, MemoryError) or "out of memory" in str(error).lower():

@@ -14,6 +14,14 @@ from app.components.theme import escape, show
 from cmai_core.showcase import Showcase
 
 
+def threshold_words(bundle: Showcase, role: str) -> str:
+    """Rate and origin of a threshold of the bundled example, in a sentence."""
+    if role not in bundle.tau:
+        return ""
+    rate = bundle.false_positive_rate
+    return f"S_c below τ is flagged: at most {rate:.0%} of clean pairs ({bundle.origin[role]})."
+
+
 def headline() -> None:
     show(
         '<h1 class="cm-headline">Same picture to you, different meaning to the model</h1>'
@@ -34,7 +42,7 @@ def hero(bundle: Showcase) -> None:
         st.caption(f"A bundled example, chosen because it is clear. {craft_note(result, craft)}{more}")
     with right:
         for role, reading in result.readings.items():
-            score_card(reading, bundle.tau.get(role))
+            score_card(reading, result.craft_for(role), bundle.tau.get(role), origin=threshold_words(bundle, role))
         role = next((r for r in bundle.histograms if r in result.readings), None)
         if role:
             data, reading = bundle.histograms[role], result.readings[role]

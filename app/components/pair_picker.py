@@ -5,10 +5,13 @@ from __future__ import annotations
 import streamlit as st
 
 from app import services, state
+from app.components.attack_form import chosen_specs
 from app.components.gallery import gallery
-from app.components.guard import guard
+from app.components.guard import guard, plain
 from app.components.theme import escape, show
+from app.sentence_limits import limit_note
 from app.uploads import taken
+from cmai_core.data.plain import plain_line
 from cmai_core.errors import CmaiError
 from cmai_core.lab.experiment import MAX_CAPTION
 
@@ -19,7 +22,7 @@ SETS = {"tabletop": "Tabletop scenes", "photos": "Photographs"}
 def choose(pair_id: str, caption: str) -> None:
     """Makes a pair the chosen one. The caption's widget is set before it is drawn again."""
     state.put(state.PAIR, pair_id)
-    state.put_caption(caption[:MAX_CAPTION])
+    state.put_caption(caption)
 
 
 @st.dialog("Browse examples", width="large", icon=":material/photo_library:")
@@ -37,7 +40,7 @@ def browse_body() -> None:
         name = name if name in SETS else "tabletop"
         query = find.text_input("Search the captions", key=state.BROWSE_QUERY, placeholder="red cube", max_chars=100)
         with st.spinner("Reading the captions …", show_time=False):
-            found = services.search(name, query)
+            found = services.search(name, plain_line(query))
         if not found:
             st.info("No caption holds all of these words. Try fewer, for example just a colour.", icon="🔍")
             return
@@ -83,9 +86,9 @@ def upload_body() -> None:
             max_chars=MAX_CAPTION,
             placeholder="two cats on a sofa",
         )
-        if st.button("Use this picture", type="primary", key="upload_use", disabled=not caption.strip()):
+        if st.button("Use this picture", type="primary", key="upload_use", disabled=not plain_line(caption)):
             state.put(state.UPLOAD, upload)
-            choose(f"upload/{upload.sha}", caption.strip())
+            choose(f"upload/{upload.sha}", caption)
             st.rerun()
 
 
@@ -147,14 +150,14 @@ def compose_body() -> None:
             )
             caption = suggestion
             if suggestion == _OWN:
-                caption = st.text_input("Your sentence", key=state.COMPOSE_CAPTION, max_chars=MAX_CAPTION)
+                caption = plain_line(st.text_input("Your sentence", key=state.COMPOSE_CAPTION, max_chars=MAX_CAPTION))
             truth, words = core.judge(caption, scene)
             _truth_line(truth, words)
             if st.button(
                 "Use this scene", type="primary", key="compose_use", disabled=not caption.strip(), width="stretch"
             ):
                 state.put(state.SCENE, scene.to_json())
-                choose("scene", caption.strip())
+                choose("scene", caption)
                 st.rerun()
 
 
@@ -214,6 +217,13 @@ sentences you type; for photographs it is known from the pairing only.
     )
 
 
+def _clean_sentence() -> None:
+    """What was typed becomes one line of visible text in the field, too, so that what is read is what is run."""
+    typed = state.get(state.CAPTION)
+    if plain_line(typed) != typed:
+        state.put_caption(typed)
+
+
 def pair_panel() -> None:
     """The chosen pair, its sentence, and the three ways to another one."""
     show('<div class="cm-step">1 · Pair</div>')
@@ -233,15 +243,20 @@ def pair_panel() -> None:
             key=state.CAPTION,
             max_chars=MAX_CAPTION,
             height=92,
+            on_change=_clean_sentence,
             help="Edit it freely. For Tabletop scenes its truth is checked against the scene.",
         )
         if pair_id and state.get(state.CAPTION).strip():
             try:
-                note = services.truth_note(pair_id, state.get(state.CAPTION), state.get(state.SCENE))
+                note = services.truth_note(pair_id, plain_line(state.get(state.CAPTION)), state.get(state.SCENE))
             except CmaiError:
                 note = None
             if note:
                 _truth_line(*note)
+        with guard():
+            cut = limit_note(chosen_specs(), plain_line(state.get(state.CAPTION)))
+            if cut:
+                st.caption(f":material/content_cut: {plain(cut)}")
     row = st.container(horizontal=True, gap="small")
     if row.button("Browse", key="open_browse", icon=":material/photo_library:"):
         browse_dialog()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
@@ -18,11 +19,14 @@ from app.components.score_card import score_card
 from app.components.sentence import marked, verdict
 from app.components.svg import line_chart
 from app.components.theme import escape, label, number, show
-from app.components.verdict_view import await_verdict, card_words, taus, verdict_tab
+from app.components.verdict_view import await_verdict, card_words, shown_rate, verdict_tab
 from cmai_core.lab.choices import LENGTHS, SEARCHES, THREATS, budget_words
 from cmai_core.lab.experiment import Experiment
 from cmai_core.lab.images import encode, perturbation_gain, perturbation_numbers, perturbation_view
-from cmai_core.lab.result import Craft, LabResult
+from cmai_core.lab.result import Craft, LabResult, Reading
+
+if TYPE_CHECKING:
+    from cmai_core.defenses.basis import Basis
 
 
 def objective_words(experiment: Experiment) -> str:
@@ -44,6 +48,8 @@ def objective_words(experiment: Experiment) -> str:
 
 def craft_note(result: LabResult, craft: Craft) -> str:
     """How the picture was made, in one line."""
+    if not craft.begun:
+        return "No attacked picture was made."
     e = result.experiment
     search = SEARCHES[e.recipe]
     objective = f"own objective for {e.task}" if search.own else f"objective {objective_words(e)}"
@@ -69,18 +75,22 @@ def finding(result: LabResult) -> list[str]:
         tail = f", {broken} of {right} right answers lost" if right else ""
         if reading.accepted is not None:
             tail = f", {decisions(reading)} by its detector. {outcome(result, role)}".removesuffix(".")
+        if not reading.attacked:
+            sentences.append(f"{role.capitalize()}: not attacked, as the attack was cancelled before its turn.")
+            continue
         sentences.append(f"{role.capitalize()}: S_c {number(reading.clean)} → {number(reading.adversarial)}{tail}.")
     return sentences
 
 
-def result_view(result: LabResult, *, tau: dict[str, float] | None = None, link: str = "") -> None:
-    """Draws everything about a result."""
+def result_view(result: LabResult, *, bases: dict[str, Basis] | None = None, link: str = "") -> None:
+    """Draws everything about a result. `bases`: role → the model's thresholds for pairs of this kind."""
     made = verdict_flow.current(result)
-    detected = any(reading.accepted is not None for reading in result.readings.values())
-    tau = (tau or {}) if detected else (tau or {}) | taus(made)
-    roles = list(result.crafts)
+    fpr = shown_rate(bases or {})
+    roles = [role for role, craft in result.crafts.items() if craft.begun] or list(result.crafts)[:1]
     role = roles[0]
-    if any(c.cancelled for c in result.crafts.values()):
+    if not result.crafts[role].begun:
+        st.info("Cancelled before anything was done: no picture was made.", icon="⏹️")
+    elif any(c.cancelled for c in result.crafts.values()):
         st.info("Cancelled: this is the best picture found until then.", icon="⏹️")
     if len(roles) > 1:
         role = st.segmented_control(
@@ -90,12 +100,15 @@ def result_view(result: LabResult, *, tau: dict[str, float] | None = None, link:
     craft = result.crafts[role]
     left, right = st.columns([1, 1], gap="medium")
     with left:
-        before_after(craft.clean, craft.adversarial, key="result_slider", alt=result.experiment.caption)
+        if craft.begun:
+            before_after(craft.clean, craft.adversarial, key="result_slider", alt=result.experiment.caption)
+        else:
+            st.image(craft.clean, caption="● clean", output_format="PNG", width="stretch", alt="The clean picture")
         sentence(result, craft)
         st.caption(f"{craft_note(result, craft)} {craft.note}".strip())
     with right:
         for name, reading in result.readings.items():
-            score_card(reading, tau.get(name), outcome(result, name) or card_words(made, reading))
+            card(result, reading, (bases or {}).get(name), fpr, card_words(made, reading))
     drawn = {
         "Answers": lambda: answers(result), "Verification": lambda: verdict_tab(result),
         "Perturbation": lambda: perturbation(craft), "Course": lambda: course(result),
@@ -117,6 +130,21 @@ def answers(result: LabResult) -> None:
     fold_table("As a table", lambda: answers_table(result.readings), key="fold_answers")
 
 
+def card(result: LabResult, reading: Reading, basis: Basis | None, fpr: float, besides: str) -> None:
+    """The score card of one model, with its τ and where that comes from."""
+    tau = reading.tau if reading.tau is not None else None if basis is None else basis.tau(fpr)
+    said = "" if basis is None else basis.said(fpr)
+    score_card(
+        reading,
+        result.craft_for(reading.role),
+        tau,
+        origin=said if tau is not None else "",
+        unknown=said if tau is None else "",
+        outcome=outcome(result, reading.role),
+        besides=besides,
+    )
+
+
 def sentence(result: LabResult, craft: Craft) -> None:
     """The pair's sentence; where it was attacked, what became of it."""
     caption = result.experiment.caption
@@ -130,6 +158,9 @@ def sentence(result: LabResult, craft: Craft) -> None:
 
 def perturbation(craft: Craft) -> None:
     """Clean, change, adversarial, side by side; the gain is printed."""
+    if not craft.begun:
+        st.caption("No attacked picture was made.")
+        return
     gain = perturbation_gain(craft.clean, craft.adversarial)
     numbers = perturbation_numbers(craft.clean, craft.adversarial)
     columns = st.columns(3)
@@ -237,6 +268,7 @@ def files(result: LabResult, craft: Craft, link: str) -> None:
         icon=":material/image:",
         on_click="ignore",
         width="stretch",
+        disabled=not craft.begun,
     )
     three.download_button(
         "Clean picture (PNG)",

@@ -56,7 +56,7 @@ def send(result: LabResult, made: LabVerdict, role: str, side: int, fpr: float) 
 
 def reason(result: LabResult, found: RoleVerdict, role: str, side: int, fpr: float) -> str:
     """Why a pair is shown to a person: where it comes from, what CMCV says, and which words disagree."""
-    verdict, known = found.verdicts[side], found.thresholds(fpr)
+    verdict, known = found.verdicts[side], found.basis.at(fpr)
     origin = "clean pair"
     if side:
         e, craft = result.experiment, result.craft_for(role)
@@ -67,7 +67,8 @@ def reason(result: LabResult, found: RoleVerdict, role: str, side: int, fpr: flo
         flagged = not found.consistent(side, fpr)
         said = f"{'flagged' if flagged else 'accepted'} by CMCV at {fpr:.0%} false positives"
         if found.has_heads:
-            said += f", V_verify {number(verdict.v)} against {number(found.tau_v(fpr))}"
+            bounds = " and ".join(number(bound) for bound in found.bounds(fpr))
+            said += f", V_verify {number(verdict.v)}; S_c and V_verify together are held against {bounds}"
     if found.consistent(side, fpr):
         return f"{origin}: {said}"
     words = ", ".join(verdict.parts.words[k] for k in doubted(verdict.parts))

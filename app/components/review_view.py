@@ -15,6 +15,7 @@ from app.components.guard import plain
 from app.components.theme import escape, number, show
 from app.navigation import go
 from app.verdict_desk import is_reviewer, review_queue, without_paths
+from cmai_core.data.plain import plain_line
 from cmai_core.errors import CmaiError, DataError
 from cmai_core.lab.images import data_url
 
@@ -211,7 +212,7 @@ def _judged(entry: Entry, judge: bool) -> None:
 
 def resolve(entry: int, verdict: str, note_key: str) -> None:
     """Judges an entry with the note that stands in its field."""
-    note = str(st.session_state.get(note_key) or "").strip()[:NOTE_LENGTH]
+    note = plain_line(str(st.session_state.get(note_key) or ""))[:NOTE_LENGTH]
     _change(lambda: review_queue().resolve(entry, verdict, note))
 
 

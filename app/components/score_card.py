@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from app.components.detector import decision, detector_line
 from app.components.theme import ROLES, escape, label, mark, number, show, signed, subscript
-from cmai_core.lab.result import Reading
+from cmai_core.lab.result import Craft, Reading
 
 
-def verdict(reading: Reading, tau: float | None) -> str:
-    """The finding in one sentence."""
+def treatment(reading: Reading, craft: Craft) -> str:
+    """What was really done to the model, for the card's tag."""
+    if not reading.attacked:
+        return "not attacked: cancelled before its turn"
+    words = "shown the transfer" if reading.transferred else "white-box attack"
+    if craft.cancelled:
+        words += f", cancelled after {craft.steps_done} step{'' if craft.steps_done == 1 else 's'}"
+    return words
+
+
+def verdict(reading: Reading, tau: float | None, unknown: str = "") -> str:
+    """The finding in one sentence. `unknown`: why there is no τ."""
+    if not reading.attacked:
+        return "Nothing was done to this model, so nothing can be said of how it holds out."
     parts = []
     if tau is not None:
         if reading.clean < tau:
@@ -20,8 +32,15 @@ def verdict(reading: Reading, tau: float | None) -> str:
     else:
         verb = "falls" if reading.change < -0.01 else "rises" if reading.change > 0.01 else "hardly changes"
         amount = f" by {abs(reading.change):.2f}" if verb != "hardly changes" else ""
-        parts.append(f"S_c {verb}{amount}; no threshold is known for this model.")
+        parts.append(f"S_c {verb}{amount}. {unknown or 'No threshold is known for this model.'}")
     return " ".join(part for part in (*parts, answers_lost(reading)) if part)
+
+
+def unread(reading: Reading) -> str:
+    """What of the sentence the model never read, in a sentence; "" where it read all of it."""
+    return (
+        f"This model reads the sentence only up to “{reading.cut[:60]}”, where its context ends." if reading.cut else ""
+    )
 
 
 def answers_lost(reading: Reading) -> str:
@@ -36,13 +55,15 @@ def _percent(value: float) -> float:
     return round((min(1.0, max(-1.0, value)) + 1) * 50, 2)
 
 
-def _track(clean: float, adversarial: float, tau: float | None) -> str:
-    a, b = sorted((_percent(clean), _percent(adversarial)))
+def _track(clean: float, adversarial: float | None, tau: float | None) -> str:
+    a, b = sorted((_percent(clean), _percent(clean if adversarial is None else adversarial)))
     pieces = ['<div class="line"></div>', f'<div class="span" style="left:{a}%;width:{b - a}%"></div>']
     if tau is not None:
         pieces.append(f'<div class="tau" style="left:{_percent(tau)}%"></div>')
         pieces.append(f'<div class="taulabel" style="left:{_percent(tau)}%">τ {number(tau)}</div>')
     for role, value in (("clean", clean), ("adversarial", adversarial)):
+        if value is None:
+            continue
         look = ROLES[role]
         pieces.append(f'<div class="dot" style="left:{_percent(value)}%;color:{look.colour}">{look.mark}</div>')
     for value in (-1, 0, 1):
@@ -58,17 +79,34 @@ def _decided(reading: Reading, side: int) -> str:
     return f'<div class="cm-small">{"✓" if accepted else "✗"} {decision(accepted)}</div>'
 
 
-def score_card(reading: Reading, tau: float | None = None, outcome: str = "") -> None:
-    """Draws the card of one model. `outcome`: what became of an attack on the detector around it, as a sentence."""
-    note = (
-        "" if reading.tau is None else f'<p class="cm-small cm-muted cm-note">{subscript(detector_line(reading))}</p>'
-    )
-    knowledge = "transferred attack" if reading.transferred else "white-box attack"
+def score_card(
+    reading: Reading,
+    craft: Craft,
+    tau: float | None = None,
+    *,
+    origin: str = "",
+    unknown: str = "",
+    outcome: str = "",
+    besides: str = "",
+) -> None:
+    """Draws the card of one model.
+
+    Args:
+        craft: the picture it was shown. tau: its threshold; origin: its rate and where it comes from, as a sentence.
+        unknown: why there is no τ. outcome: what became of an attack on the detector around it, as a sentence.
+        besides: what another judge says, as a sentence.
+    """
+    notes = [
+        text
+        for text in (besides, detector_line(reading) if reading.tau is not None else origin, unread(reading))
+        if text
+    ]
+    note = "".join(f'<p class="cm-small cm-muted cm-note">{subscript(text)}</p>' for text in notes)
     show(
         f"""<div class="cm-card" role="group" aria-label="S_c of the {escape(reading.role)} model">
         <div class="cm-row"><span class="cm-h grow">{label(reading.role, reading.role.capitalize())}
           <span class="cm-muted" style="font-weight:400">· {escape(reading.name)}</span></span>
-          <span class="cm-tag">{knowledge}</span></div>
+          <span class="cm-tag">{treatment(reading, craft)}</span></div>
         <div class="cm-numbers">
           <div><div class="label">{mark("clean")}S<sub>c</sub> clean</div>
             <div class="value">{number(reading.clean)}</div>{_decided(reading, 0)}</div>
@@ -77,5 +115,5 @@ def score_card(reading: Reading, tau: float | None = None, outcome: str = "") ->
           <div><div class="label">change Δ</div><div class="value">{signed(reading.change)}</div></div>
         </div>
         {_track(reading.clean, reading.adversarial, tau)}
-        <p class="cm-verdict">{escape(outcome or verdict(reading, tau))}</p>{note}</div>"""
+        <p class="cm-verdict">{escape(outcome or verdict(reading, tau, unknown))}</p>{note}</div>"""
     )

@@ -126,6 +126,8 @@ _CSS = """
 .cm-models th:nth-child(2), .cm-models td:nth-child(2) {text-align: left;}
 .cm-legend {display: flex; flex-wrap: wrap; gap: 2px 16px; font-size: 12.5px;}
 .cm-narrow {display: none;}
+[class*="st-key-stale_"] {opacity: .5; filter: saturate(.45);}
+[class*="st-key-stale_run_"], [class*="st-key-stale_back_"] {opacity: 1; filter: none;}
 @media (max-width: 640px) {
   .cm-narrow {display: block;}
   .cm-headline {font-size: 22px;}
@@ -167,8 +169,10 @@ def number(value: float | None) -> str:
     return f"{value:.3f}".replace("-", "−")
 
 
-def signed(value: float) -> str:
-    """Three decimals, always with a sign."""
+def signed(value: float | None) -> str:
+    """Three decimals, always with a sign; an en dash where there is no number."""
+    if value is None or value != value:
+        return "–"
     return f"{value:+.3f}".replace("-", "−")
 
 

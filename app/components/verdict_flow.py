@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app import services, state
+from app.threshold_desk import threshold_shelf
 from app.verdict_desk import verdict_shelf, verdict_work
 from cmai_core.errors import CmaiError
 from cmai_core.lab.result import LabResult
@@ -10,9 +11,11 @@ from cmai_core.lab.verdict import LabVerdict, content_key
 
 
 def automatic(result: LabResult) -> bool:
-    """Whether all models are bundled ones, which take a second; others are verified when somebody asks for it."""
+    """Whether there is something to verify and all models are bundled ones, which take a second; others are verified
+    when somebody asks for it.
+    """
     bundled = {card.name for card in services.catalogue()}
-    return all(reading.spec in bundled for reading in result.readings.values())
+    return bool(result.attacked) and all(reading.spec in bundled for reading in result.readings.values())
 
 
 def current(result: LabResult) -> LabVerdict | None:
@@ -30,9 +33,10 @@ def begin(result: LabResult) -> None:
         CmaiError: when the queue is full.
     """
     drop()
-    upload, shelf, verdicts = state.get(state.UPLOAD), services.shelf(), verdict_shelf()
+    upload, shelf, verdicts, thresholds = state.get(state.UPLOAD), services.shelf(), verdict_shelf(), threshold_shelf()
     handle = services.submit(
-        "verification", lambda progress, cancel: verdict_work(result, upload, shelf, verdicts, progress, cancel)
+        "verification",
+        lambda progress, cancel: verdict_work(result, upload, shelf, verdicts, thresholds, progress, cancel),
     )
     state.put(state.VERDICT_JOB, handle)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import streamlit as st
 
 from app import services, state
@@ -12,12 +15,14 @@ from app.components.explanation_view import colour_bar
 from app.components.fold import fold_table
 from app.components.live import REFRESH_SECONDS, cancel_button, live_job
 from app.components.review_send import send_button
-from app.components.score_card import answers_lost
 from app.components.theme import escape, label, number, show, subscript
 from cmai_core.lab.images import data_url
 from cmai_core.lab.policies import PathwayAnswer
 from cmai_core.lab.result import Answer, LabResult, Reading
 from cmai_core.lab.verdict import SIDES, LabVerdict, RoleVerdict
+
+if TYPE_CHECKING:
+    from cmai_core.defenses.basis import Basis
 
 LEAD = (
     "CMCV asks whether sentence and picture belong together. S<sub>c</sub> compares the two as a whole; "
@@ -43,12 +48,23 @@ def verdict_tab(result: LabResult) -> None:
     for role in made.roles:
         with st.container(border=True, key=f"card_verdict_{role}"):
             _role(result, made, role, fpr)
+    _left_out(result)
     if any(found.pathway for found in made.roles.values()):
         with st.container(border=True, key="card_policies"):
             policies(made, fpr)
 
 
+def _left_out(result: LabResult) -> None:
+    """Names the models that were not attacked: there is no attacked pair to verify."""
+    names = [reading.name for reading in result.readings.values() if not reading.attacked]
+    if names:
+        st.caption(f"Not verified, as the attack was cancelled before its turn: {', '.join(names)}.")
+
+
 def _unmade(result: LabResult) -> None:
+    if not result.attacked:
+        _left_out(result)
+        return
     handle = state.get(state.VERDICT_JOB)
     if handle is not None:
         live_job(handle, "verification")
@@ -81,35 +97,35 @@ def await_verdict() -> None:
 
 def chosen_rate(made: LabVerdict) -> float:
     """The stated rate that verdicts are shown at: the one chosen where there are thresholds for it."""
+    return _settled_rate(made.rates)
+
+
+def shown_rate(bases: Mapping[str, Basis]) -> float:
+    """The same for the score cards, which know their thresholds before anything is verified."""
+    return _settled_rate(tuple(sorted({rate for basis in bases.values() for rate in basis.rates})))
+
+
+def _settled_rate(rates: tuple[float, ...]) -> float:
     fpr = state.get(state.VERDICT_FPR)
-    if made.rates and fpr not in made.rates:
-        fpr = made.rates[-1]
+    if rates and fpr not in rates:
+        fpr = rates[-1]
         state.put(state.VERDICT_FPR, fpr)
     return fpr
 
 
-def taus(made: LabVerdict | None) -> dict[str, float]:
-    """Role → the threshold that S_c is held against, of the models that have one."""
-    if made is None:
-        return {}
-    fpr = chosen_rate(made)
-    return {role: found.tau(fpr) for role, found in made.roles.items() if found.tau(fpr) is not None}
-
-
 def card_words(made: LabVerdict | None, reading: Reading) -> str:
-    """CMCV's finding for the score card of a model with consistency heads; "" where S_c and τ say it all."""
+    """What CMCV says of a model with consistency heads, for its score card; "" where S_c and τ are all there is."""
     found = None if made is None else made.roles.get(reading.role)
     if found is None or not found.has_heads:
         return ""
-    fpr = chosen_rate(made)
-    clean, adversarial = (found.consistent(side, fpr) for side in range(2))
+    clean, adversarial = (found.consistent(side, chosen_rate(made)) for side in range(2))
     if clean is None:
         return ""
     if not clean:
-        said = "Flagged by CMCV even when clean."
+        said = "flagged even when clean."
     else:
-        said = "Accepted by CMCV after the attack: no alarm." if adversarial else "Flagged by CMCV after the attack."
-    return " ".join(part for part in (said, answers_lost(reading)) if part)
+        said = "accepted after the attack." if adversarial else "flagged after the attack."
+    return f"S_c and V_verify together (CMCV): {said}"
 
 
 def decision(accepted: bool | None) -> str:
@@ -123,15 +139,18 @@ def decision(accepted: bool | None) -> str:
 def basis_line(found: RoleVerdict, fpr: float) -> str:
     """What the thresholds rest on, in a sentence or two."""
     parts = ["consistency heads" if found.has_heads else "no consistency heads: S_c is the cosine of the embeddings"]
-    known = found.calibration
+    known = found.basis.calibration
     if known is not None:
-        where = "in the model's card" if found.stored else "made here"
+        parts.append(f"thresholds ({found.basis.origin}) flag at most {fpr:.0%} of those pairs")
+    bounds = found.bounds(fpr)
+    if bounds is not None:
         parts.append(
-            f"thresholds ({where}) flag at most {fpr:.0%} of the {known.count:,} clean pairs of {known.dataset} that "
-            "they were set on"
+            f"so that the two scores together flag no more than that, the verdict asks for S_c ≥ {number(bounds[0])} "
+            f"and V_verify ≥ {number(bounds[1])}, less than each one's own τ"
         )
     said = "; ".join(parts)
-    return f"{said[0].upper()}{said[1:]}. {'Scores without a verdict. ' if known is None else ''}{found.note}".strip()
+    note = found.basis.note
+    return f"{said[0].upper()}{said[1:]}. {'Scores without a verdict. ' if known is None else ''}{note}".strip()
 
 
 def _role(result: LabResult, made: LabVerdict, role: str, fpr: float) -> None:

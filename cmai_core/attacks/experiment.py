@@ -303,7 +303,7 @@ def run_experiment(
     from cmai_core.data import load_dataset
     from cmai_core.data.subset import first
     from cmai_core.models import load_model
-    from cmai_core.models.truncated import warn_truncated
+    from cmai_core.models.truncation import warn_truncated
     from cmai_core.tasks import get_task
 
     given = dict(models or {})

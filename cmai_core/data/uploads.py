@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-import unicodedata
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cmai_core.data.plain import plain_line
 from cmai_core.data.screening import screen, screen_exif
 from cmai_core.errors import DataError
 
@@ -123,8 +123,7 @@ def clean_caption(text: str, max_chars: int = 300) -> str:
         raise DataError(f"A caption must be text, not {type(text).__name__}.", _WRITE)
     if len(text) > 20 * max_chars:  # before any work is done on it
         raise _too_long(len(text), max_chars)
-    kept = "".join(" " if character.isspace() else character for character in text if _visible_or_space(character))
-    cleaned = " ".join(unicodedata.normalize("NFC", kept).split())
+    cleaned = plain_line(text)
     if not cleaned.strip("\u200c\u200d\ufe0e\ufe0f "):
         raise DataError("The caption is empty.", _WRITE)
     if len(cleaned) > max_chars:
@@ -193,12 +192,6 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         page = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         image = Image.alpha_composite(page, layer)
     return np.array(image.convert("RGB"))
-
-
-def _visible_or_space(character: str) -> bool:
-    if character.isspace() or character in "\u200c\u200d":  # joiners shape letters in several scripts, and emoji
-        return True
-    return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co")
 
 
 def _describe(head: bytes) -> str:

@@ -1,19 +1,27 @@
 """What happens around a model at inference: preprocessing, smoothing, consistency verification, and policies.
 
 `System(model, detector=ConsistencyDetector(tau))` is attacked, asked and explained like the model inside it. `Cmcv`
-says of pairs whether they are consistent, how probable that is, and what of them is not.
+says of pairs whether they are consistent, how probable that is, and what of them is not. Nothing heavy is imported
+before it is needed.
 """
 
-from cmai_core.defenses.calibration import Calibration, calibration_of, store_calibration
-from cmai_core.defenses.cmcv import Cmcv, Verdict
-from cmai_core.defenses.detector import AnyDetector, ConsistencyDetector, VerificationDetector, clean_scores
-from cmai_core.defenses.pathways import Ensemble, Regime, Smoothing, shifted
-from cmai_core.defenses.preprocessing import BlockCompression, Quantise
-from cmai_core.defenses.review import ReviewQueue
-from cmai_core.defenses.system import Response, System
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cmai_core.defenses.basis import Basis, kind_of, stored_basis
+    from cmai_core.defenses.calibration import Calibration, calibration_of, store_calibration
+    from cmai_core.defenses.cmcv import Cmcv, Verdict
+    from cmai_core.defenses.detector import AnyDetector, ConsistencyDetector, VerificationDetector, clean_scores
+    from cmai_core.defenses.pathways import Ensemble, Regime, Smoothing, shifted
+    from cmai_core.defenses.preprocessing import BlockCompression, Quantise
+    from cmai_core.defenses.review import ReviewQueue
+    from cmai_core.defenses.system import Response, System
 
 __all__ = [
     "AnyDetector",
+    "Basis",
     "BlockCompression",
     "Calibration",
     "Cmcv",
@@ -29,6 +37,40 @@ __all__ = [
     "VerificationDetector",
     "calibration_of",
     "clean_scores",
+    "kind_of",
     "shifted",
     "store_calibration",
+    "stored_basis",
 ]
+
+_HOME = {
+    "AnyDetector": "detector",
+    "Basis": "basis",
+    "BlockCompression": "preprocessing",
+    "Calibration": "calibration",
+    "Cmcv": "cmcv",
+    "ConsistencyDetector": "detector",
+    "Ensemble": "pathways",
+    "Quantise": "preprocessing",
+    "Regime": "pathways",
+    "Response": "system",
+    "ReviewQueue": "review",
+    "Smoothing": "pathways",
+    "System": "system",
+    "Verdict": "cmcv",
+    "VerificationDetector": "detector",
+    "calibration_of": "calibration",
+    "clean_scores": "detector",
+    "kind_of": "basis",
+    "shifted": "pathways",
+    "store_calibration": "calibration",
+    "stored_basis": "basis",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        from importlib import import_module
+
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,11 +10,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cmai_core.defenses.detector import AnyDetector, ConsistencyDetector, VerificationDetector
 from cmai_core.defenses.temperature import Scaling
 from cmai_core.errors import DataError, ModelError, OptionError
+
+if TYPE_CHECKING:
+    from cmai_core.defenses.detector import AnyDetector, ConsistencyDetector, VerificationDetector
 
 CARD_KEY = "cmcv"
 
@@ -55,6 +57,8 @@ class Thresholds:
         Raises:
             OptionError: another rule, or one of a verifier that is not there.
         """
+        from cmai_core.defenses.detector import AnyDetector, ConsistencyDetector, VerificationDetector
+
         rules = ("S_c",) if self.log_tau_v is None else ("S_c", "V", "either")
         rule = rule or rules[-1]
         if rule not in rules:

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace, progress: ProgressCallback, cancel: CancelToke
     from cmai_core.data import load_dataset
     from cmai_core.evaluation.checks import probe
     from cmai_core.models import load_model
-    from cmai_core.models.truncated import warn_truncated
+    from cmai_core.models.truncation import warn_truncated
 
     dataset = load_dataset(args.dataset, split=args.split)
     model = load_model(args.model, device=args.device)

@@ -160,9 +160,11 @@ def execute(args: argparse.Namespace) -> int:
     folder = _folder_of(args.model) if args.store else None
     check_outputs({"--json": args.json})
     from cmai_core.data import load_dataset
+    from cmai_core.defenses.basis import kind_of
     from cmai_core.defenses.calibration import store_calibration
+    from cmai_core.evaluation.calibration import calibration_for
     from cmai_core.models import load_model
-    from cmai_core.models.truncated import warn_truncated
+    from cmai_core.models.truncation import warn_truncated
 
     dataset = load_dataset(args.dataset, split=args.split)
     others = [load_dataset(args.dataset, split=split, limit=args.limit) for split in splits]
@@ -175,6 +177,10 @@ def execute(args: argparse.Namespace) -> int:
     document = {"format": FORMAT, "model": args.model, "setting": setting, "calibration": found.to_dict()}
     stored = (folder, lambda path: store_calibration(found, path))
     deliver("\n".join(_lines(args.model, found)), [stored, (args.json, lambda path: write_json(path, document))])
+    basis = calibration_for(model, kind_of(args.dataset))
+    if basis.stored and folder is None:
+        for rate in basis.rates:
+            print(f"In use: {basis.said(rate)}", file=sys.stderr)
     if args.split not in found.rates:
         print(f"{args.dataset}/{args.split} has no further pairs: take a smaller --limit.", file=sys.stderr)
     if folder is not None:

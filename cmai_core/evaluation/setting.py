@@ -16,7 +16,7 @@ from cmai_core.evaluation.address import (
     task_identity,
 )
 from cmai_core.evaluation.grid import Grid
-from cmai_core.models.truncated import warn_truncated
+from cmai_core.models.truncation import warn_truncated
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Batch, Pair, PairDataset

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from cmai_core.errors import StoreError
+from cmai_core.errors import EmptyStoreError, StoreError
 from cmai_core.evaluation.address import digest
 from cmai_core.paths import data_dir
 
@@ -118,7 +118,7 @@ class Store:
         if not (folder / DATABASE).is_file():
             raise StoreError(f"There is no evaluation store in {folder}.", "`cmai evaluate --store FOLDER` makes one.")
         if _inspect(folder):
-            raise StoreError(f"The evaluation store {folder} is empty.", "Run `cmai evaluate` with it first.")
+            raise EmptyStoreError(f"The evaluation store {folder} is empty.", "Run `cmai evaluate` with it first.")
         with _told(folder):
             return Store(folder, _read_only(folder / DATABASE), None)
 

@@ -39,9 +39,10 @@ def experiment_of(
         raise OptionError("The attack lab does not have this pair.", "It opens pairs of the test splits.") from None
     slug, options = _entry(str(row["recipe"]))
     preset = PRESETS.get(slug)
-    note = ""
+    notes = []
     if preset is None or row["recipe"] == "clean":
-        note = "" if row["recipe"] == "clean" else f"The lab does not run {slug}; it opens with PGD instead."
+        if row["recipe"] != "clean":
+            notes.append(f"The lab does not run {slug}; it opens with PGD instead.")
         preset = PRESETS[_STAND_IN]
     source, target = row["source"].partition(" · ")[0], row["target"].partition(" · ")[0]
     values: dict[str, Any] = {
@@ -61,13 +62,22 @@ def experiment_of(
         values["epsilon"] = float(epsilon)
     steps, queries = options.get("steps", preset.steps), options.get("queries", preset.queries)
     if steps:
-        values["steps"] = max(1, min(MAX_STEPS, int(steps)))
+        values["steps"] = _within("steps", int(steps), 1, MAX_STEPS, notes)
         values["step_size"] = round(2.5 * values["epsilon"] / values["steps"], 4)
     if queries:
-        values["queries"] = max(MIN_QUERIES, min(MAX_QUERIES, int(queries)))
+        values["queries"] = _within("queries", int(queries), MIN_QUERIES, MAX_QUERIES, notes)
     if why_not(values["norm"], values["objective"], values["recipe"], values["task"], values["pair"]):
+        notes.append(f"The lab attacks retrieval, not {values['task']}, by this recipe.")
         values["task"] = "retrieval"  # every recipe goes with it
-    return Experiment(**values).checked(), note
+    return Experiment(**values).checked(), " ".join(notes)
+
+
+def _within(name: str, value: int, low: int, high: int, notes: list[str]) -> int:
+    """A number as far as the lab takes it; where it does not, that is noted."""
+    kept = max(low, min(high, value))
+    if kept != value:
+        notes.append(f"The lab takes {low} to {high} {name}: it opens with {kept} instead of {value}.")
+    return kept
 
 
 def _entry(label: str) -> tuple[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cmai_core.errors import EmptyStoreError
 from cmai_core.evaluation.store import DATABASE, Store
 
 MOST_RUNS = 40
@@ -81,15 +82,30 @@ def signature(folder: str | Path) -> tuple:
     return tuple(found)
 
 
+def existing(folder: str | Path) -> Store | None:
+    """A store opened for reading; None where there is none, or one that is just being made.
+
+    Raises:
+        StoreError: there is one that cannot be read.
+    """
+    if not (Path(folder) / DATABASE).is_file():
+        return None
+    try:
+        return Store.read(folder)
+    except EmptyStoreError:
+        return None
+
+
 def known_runs(folder: str | Path) -> list[RunInfo]:
     """The last runs of a store, the latest first; [] where there is no store.
 
     Raises:
         StoreError: there is one that cannot be read.
     """
-    if not (Path(folder) / DATABASE).is_file():
+    store = existing(folder)
+    if store is None:
         return []
-    with Store.read(folder) as store:
+    with store:
         rows = store.query("SELECT run, updated, plan FROM runs ORDER BY updated DESC, run LIMIT ?", (MOST_RUNS,))
         if not rows:
             return []
@@ -116,9 +132,10 @@ def live_cells(folder: str | Path, run: str) -> list[LiveCell]:
     Raises:
         StoreError: the store cannot be read.
     """
-    if not (Path(folder) / DATABASE).is_file():
+    store = existing(folder)
+    if store is None:
         return []
-    with Store.read(folder) as store:
+    with store:
         found = store.query("SELECT plan FROM runs WHERE run = ?", (run,))
         if not found:
             return []

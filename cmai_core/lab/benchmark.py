@@ -163,7 +163,7 @@ class GridChoice:
             )
         if self.cells > MAX_CELLS:
             raise OptionError(
-                f"The grid has {self.cells} cells.", f"At most {MAX_CELLS} run here; `cmai evaluate` has no limit."
+                f"The grid has {self.cells} cells.", f"At most {MAX_CELLS} run here; the command line has no limit."
             )
         return self
 

@@ -1,17 +1,16 @@
-"""Thresholds of the lab's own, from clean validation pairs: of its detector, and of consistency verification."""
+"""Thresholds for the lab: the models' own, and where a card has none, from clean validation pairs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cmai_core.data.pair import Pair, PairDataset
-from cmai_core.lab.choices import FALSE_POSITIVE_RATE
+from cmai_core.defenses.basis import TABLETOP, Basis
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 
 if TYPE_CHECKING:
-    from cmai_core.defenses.calibration import Calibration
-    from cmai_core.evaluation.detection import Threshold
     from cmai_core.models.wrapper import VisionLanguageModel
 
 
@@ -43,40 +42,26 @@ class _Watched:
         return self.dataset[index]
 
 
-def calibrated_threshold(
+def lab_basis(
     model: VisionLanguageModel,
-    dataset: PairDataset,
+    kind: str,
+    pairs: Callable[[], PairDataset],
     *,
-    name: str = "",
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
-) -> Threshold:
-    """τ of a model: at most the share FALSE_POSITIVE_RATE of these clean pairs, with their first captions, is below it.
+) -> Basis:
+    """A model's thresholds for pairs of a kind: its card's, else made on Tabletop's validation pairs, which takes
+    seconds; for photographs only the card's.
 
     Args:
-        dataset: clean pairs that are not attacked. name: of the model, for the progress.
+        kind: as `defenses.basis.kind_of` names it. pairs: gives the clean pairs, none of which is ever attacked.
 
     Raises:
         Cancelled: when told to stop. DataError: too few pairs for a threshold.
     """
-    from cmai_core.evaluation.calibration import calibrated_detector
+    from cmai_core.evaluation.calibration import calibration_for
 
-    watched = _Watched(dataset, f"Calibrating the detector of {name or 'the model'}", progress, cancel)
-    return calibrated_detector(model, watched, FALSE_POSITIVE_RATE)[1]
+    def watched() -> _Watched:
+        return _Watched(pairs(), f"Calibrating {model.name}", progress, cancel)
 
-
-def calibrated_verification(
-    model: VisionLanguageModel,
-    dataset: PairDataset,
-    *,
-    name: str = "",
-    progress: ProgressCallback | None = None,
-    cancel: CancelToken | None = None,
-) -> Calibration:
-    """Thresholds of S_c (and V_verify, where the model has consistency heads) and the temperature on clean pairs.
-
-    Arguments and errors as for `calibrated_threshold`.
-    """
-    from cmai_core.evaluation.cmcv import calibrate_cmcv
-
-    return calibrate_cmcv(model, _Watched(dataset, f"Calibrating CMCV of {name or 'the model'}", progress, cancel))
+    return calibration_for(model, kind, pairs=watched if kind == TABLETOP else None)

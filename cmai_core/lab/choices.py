@@ -147,7 +147,7 @@ _SEARCHES = (
     Search("typographic", "typographic", BLACK, PIXELS, queries=100, scores=True, home="patch"),
     Search("universal", "universal", GRADIENT, CONVEX, steps=100,
            absent="It makes one perturbation for many pictures, and the lab attacks one: "
-           "cmai attack --recipe universal."),
+           "the command line has it."),
     Search("transfer", "transfer", GRADIENT, PIXELS, steps=10,
            absent="Here every attack shows it: craft on one model, and the other is shown the same picture."),
     Search("adaptive", "adaptive ensemble", GRADIENT, PIXELS, steps=20, restarts=True, own=True, detector=True),
@@ -160,7 +160,7 @@ _SEARCHES = (
     Search("homoglyph", "homoglyphs", WORDS, _TEXT),
     Search("injection", "injection", WORDS, _TEXT,
            absent="It adds up to twelve words and special tokens, more than the budgets offered here: "
-           "cmai attack --recipe injection."),
+           "the command line has it."),
     Search("sep", "separate", TOGETHER, _JOINT, steps=10, masked_lm=True),
     Search("seq", "sequential", TOGETHER, _JOINT, steps=10, masked_lm=True),
     Search("co-attack", "Co-Attack", TOGETHER, _JOINT, steps=10, masked_lm=True),
@@ -259,7 +259,7 @@ def why_no_detector(pair: str) -> str:
 def why_not_objective(threat: str, objective: str, task: str, pair: str = "") -> str:
     """Why an objective does not go with a threat model, a task and a pair ("": any); "" where it does."""
     if threat in ("text", "joint") and objective != "consistency":
-        return "Where words change, the lab raises −S_c; for tasks: cmai attack --recipe … --objective task."
+        return "Where words change, the lab raises −S_c; the command line has objectives on tasks, too."
     if objective in DETECTOR_OBJECTIVES and (reason := why_no_detector(pair)):
         return reason
     if objective in CLASS_OBJECTIVES and task not in TASKS_WITH_CLASSES:
@@ -277,7 +277,7 @@ def why_not_search(threat: str, objective: str, search: str, task: str) -> str:
     if threat not in chosen.threats:
         return _wrong_threat(chosen, threat)
     if chosen.masked_lm and not (assets_dir() / "masked_lm" / "model.safetensors").is_file():
-        return "It needs Tabletop's masked language model, which is not here: python -m cmai_core.attacks.masked_lm."
+        return "It needs Tabletop's masked language model, which is not here."
     if chosen.boundary and objective not in ("margin", "accept", "reject"):
         return f"{chosen.name} looks for the nearest boundary, where the margin is zero: choose the margin."
     if chosen.detector and objective != "aware":

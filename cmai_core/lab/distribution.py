@@ -31,7 +31,7 @@ class ScoreDistribution:
     Attributes:
         ids, captions: of the N pairs measured (fewer than asked for when cancelled).
         names, hashes: role → model.
-        experiment: threat model, objective and search used.
+        experiment: threat model, objective and search used. asked: how many pairs were to be measured.
     """
 
     ids: tuple[str, ...]
@@ -44,6 +44,7 @@ class ScoreDistribution:
     cancelled: bool = False
     seconds: float = 0.0
     versions: Mapping[str, str] | None = None
+    asked: int = 0
 
     @property
     def key(self) -> str:
@@ -94,7 +95,7 @@ def score_distribution(
     batches finished for every model are kept.
     """
     start = time.perf_counter()
-    count = min(count, len(dataset))
+    asked, count = count, min(count, len(dataset))
     ids: list[str] = []
     captions: list[str] = []
     clean: dict[str, list[float]] = {role: [] for role in models}
@@ -134,6 +135,7 @@ def score_distribution(
         stopped,
         round(time.perf_counter() - start, 2),
         library_versions(),
+        asked,
     )
 
 

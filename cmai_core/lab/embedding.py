@@ -58,13 +58,17 @@ class EmbeddedPairs:
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """The pairs embedded by each model (role → EmbeddedPairs), row k belonging to ids[k] and captions[k]."""
+    """The pairs embedded by each model (role → EmbeddedPairs), row k belonging to ids[k] and captions[k].
+
+    `asked`: how many pairs there were to be.
+    """
 
     ids: tuple[str, ...]
     captions: tuple[str, ...]
     models: Mapping[str, EmbeddedPairs]
     experiment: Experiment
     seconds: float = 0.0
+    asked: int = 0
 
     @property
     def key(self) -> str:
@@ -130,7 +134,7 @@ def embedding_map(
             done += 10
         embedded[role] = EmbeddedPairs(model.name, model.hash, **rows, projections=projections)
     return EmbeddingMap(
-        tuple(p.id for p in pairs), tuple(texts), embedded, experiment, round(time.perf_counter() - start, 2)
+        tuple(p.id for p in pairs), tuple(texts), embedded, experiment, round(time.perf_counter() - start, 2), count
     )
 
 

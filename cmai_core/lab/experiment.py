@@ -6,11 +6,12 @@ The same object is what a permalink carries, what an export holds and what a job
 from __future__ import annotations
 
 import json
-import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from cmai_core.data.plain import plain_line
 from cmai_core.errors import CmaiError, OptionError
 from cmai_core.lab.choices import DETECTOR_OBJECTIVES, SEARCHES, THREATS, why_not
 from cmai_core.lab.choices import OBJECTIVES as OBJECTIVE_WORDS
@@ -29,6 +30,24 @@ MAX_RESTARTS = 10
 MIN_QUERIES, MAX_QUERIES = 10, 10_000
 MAX_WORDS = 5
 MAX_CAPTION = 300
+MAX_NAME = 200
+"""Characters of a pair's id or a model's specification."""
+RANGES = {
+    "step_size": (0.0, 64.0),
+    "steps": (1, MAX_STEPS),
+    "restarts": (1, MAX_RESTARTS),
+    "queries": (MIN_QUERIES, MAX_QUERIES),
+    "words": (1, MAX_WORDS),
+    "seed": (0, 2**31 - 1),
+    "alpha": (0.0, 100.0),
+    "beta": (0.0, 100.0),
+}
+"""Least and largest value of every number but epsilon, whose range depends on the threat model (`epsilon_range`)."""
+WHOLE = ("steps", "restarts", "queries", "words", "seed")
+_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,12}")
+_NUMBER = re.compile(r"[+-]?([0-9]{1,18}(\.[0-9]{0,18})?|\.[0-9]{1,18})([eE][+-]?[0-9]{1,3})?")
+_FOREIGN = ("embed", "embed_options")
+"""Names in an address that are Streamlit's own."""
 
 
 UNDEFENDED, DEFENDED = "tabletop", "tabletop-cmai"
@@ -81,12 +100,20 @@ class Experiment:
     words: int = 1
     truth: str = "kept"
 
+    def __post_init__(self) -> None:
+        # Whichever way a sentence comes in (a field, a link, a file), it becomes one line of visible text here.
+        if isinstance(self.caption, str) and len(self.caption) <= 20 * MAX_CAPTION:
+            object.__setattr__(self, "caption", plain_line(self.caption))
+
     def checked(self) -> Experiment:
         """Itself, when every value is in range.
 
         Raises:
-            OptionError: naming the first value that is not.
+            OptionError: naming the first value that is not. DataError: the composed scene cannot be read.
         """
+        for name in ("pair", "scene", "caption", "undefended", "defended"):
+            if not isinstance(getattr(self, name), str):
+                raise OptionError(f"{name} is {_shown(getattr(self, name))}, not text.")
         one_of = {
             "norm": tuple(THREATS),
             "objective": OBJECTIVES,
@@ -97,25 +124,14 @@ class Experiment:
         }
         for name, allowed in one_of.items():
             if getattr(self, name) not in allowed:
-                raise OptionError(f"{name} is {getattr(self, name)!r}.", f"It is one of: {', '.join(allowed)}.")
-        ranges = {
-            "epsilon": (0.0, {"l0": 1e6, "patch": 100.0}.get(self.norm, 64.0)),
-            "step_size": (0.0, 64.0),
-            "steps": (1, MAX_STEPS),
-            "restarts": (1, MAX_RESTARTS),
-            "queries": (MIN_QUERIES, MAX_QUERIES),
-            "words": (1, MAX_WORDS),
-            "seed": (0, 2**31 - 1),
-            "alpha": (0.0, 100.0),
-            "beta": (0.0, 100.0),
-        }
-        for name, (low, high) in ranges.items():
+                raise OptionError(f"{name} is {_shown(getattr(self, name))}.", f"It is one of: {', '.join(allowed)}.")
+        for name, (low, high) in {"epsilon": epsilon_range(self.norm), **RANGES}.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise OptionError(f"{name} is {value!r}, not a number.")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1e300 <= value <= 1e300:
+                raise OptionError(f"{name} is {_shown(value)}, not a number.")
             if not low <= value <= high:
-                raise OptionError(f"{name} is {value}.", f"It lies between {low:g} and {high:g}.")
-            if name in ("steps", "restarts", "queries", "words", "seed") and int(value) != value:
+                raise OptionError(f"{name} is {value:g}.", f"It lies between {low:g} and {high:g}.")
+            if (name in WHOLE or (name == "epsilon" and self.norm == "l0")) and int(value) != value:
                 raise OptionError(f"{name} is {value}.", "It is a whole number.")
         search = SEARCHES[self.recipe]
         if search.steps and self.steps < search.least_steps:
@@ -135,10 +151,20 @@ class Experiment:
             )
         if not self.undefended.strip():
             raise OptionError("No model is chosen.", "Pick a bundled one or type an OpenCLIP specification.")
+        for name in ("pair", "undefended", "defended"):
+            value = getattr(self, name)
+            if len(value) > MAX_NAME or plain_line(value) != value:
+                raise OptionError(f"{name} is {_shown(value)}.", f"At most {MAX_NAME} visible characters are accepted.")
         if self.craft_on == "defended" and not self.defended:
             raise OptionError("The attack is crafted on the defended model, but there is none.", "Choose one.")
         if self.pair == "scene" and not self.scene:
             raise OptionError("The composed scene is missing.", "Compose it again.")
+        if self.scene:
+            if self.pair != "scene":
+                raise OptionError("There is a composed scene, but the pair is another one.", "Leave one of them out.")
+            from cmai_core.data.tabletop.scene import Scene
+
+            Scene.from_json(self.scene)
         return self
 
     def to_dict(self) -> dict[str, Any]:
@@ -148,9 +174,11 @@ class Experiment:
     def from_dict(values: Mapping[str, Any]) -> Experiment:
         """From JSON values; unknown names are an error, so that a misspelt option is not silently ignored."""
         known = {f.name for f in fields(Experiment)}
-        unknown = sorted(set(values) - known)
+        if not isinstance(values, Mapping):
+            raise OptionError("An experiment is names with values.", f"Known: {', '.join(sorted(known))}.")
+        unknown = sorted(str(name) for name in set(values) - known)
         if unknown:
-            raise OptionError(f"Unknown option {unknown[0]!r}.", f"Known: {', '.join(sorted(known))}.")
+            raise OptionError(f"Unknown option {_shown(unknown[0])}.", f"Known: {', '.join(sorted(known))}.")
         return replace(Experiment(), **values).checked()
 
     def to_json(self) -> str:
@@ -163,7 +191,7 @@ class Experiment:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name in ("pair", "caption") or value != getattr(default, field.name):
-                query[field.name] = f"{value:g}" if isinstance(value, float) else str(value)
+                query[field.name] = _exactly(value) if isinstance(value, float) else str(value)
         return query
 
     @staticmethod
@@ -171,21 +199,24 @@ class Experiment:
         """The experiment a link describes; None where the link describes none (no `pair`).
 
         Raises:
-            OptionError: for a value that is not in range or not a number.
+            OptionError: for a value that is not in range or not a number. CmaiError: for a pair that cannot be.
         """
         if "pair" not in query:
             return None
         default = Experiment()
         values: dict[str, Any] = {}
         for field in fields(Experiment):
-            if field.name not in query:
-                continue
-            kind = type(getattr(default, field.name))
-            try:
-                values[field.name] = kind(query[field.name])
-            except (TypeError, ValueError):
-                raise OptionError(f"The link says {field.name}={query[field.name]!r}, not a number.") from None
-        return replace(default, **values).checked()
+            if field.name in query:
+                values[field.name] = _read(field.name, query[field.name], type(getattr(default, field.name)))
+        found = replace(default, **values).checked()
+        parse_pair_id(found.pair)
+        return found
+
+    @staticmethod
+    def unknown_in(query: Mapping[str, str]) -> tuple[str, ...]:
+        """Names in a link that are no options of an experiment: they are left out, and that must be said."""
+        known = {field.name for field in fields(Experiment)}
+        return tuple(sorted(str(name)[:40] for name in query if name not in known and name not in _FOREIGN))
 
     @property
     def units(self) -> int:
@@ -212,6 +243,44 @@ class Experiment:
         return (self.craft_on,)
 
 
+def epsilon_range(norm: str) -> tuple[float, float]:
+    """Least and largest budget of a threat model, in its own units."""
+    return 0.0, {"l0": 1e6, "patch": 100.0}.get(norm, 64.0)
+
+
+def _shown(value: Any) -> str:
+    """A value as a message quotes it, however long or odd it is."""
+    if isinstance(value, int) and abs(value) > 1e300:
+        return "a very large number"
+    text = repr(value) if isinstance(value, (str, int, float, type(None))) else f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def _exactly(value: float) -> str:
+    """The shortest text that reads back as the same number."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(float(value))
+
+
+def _read(name: str, text: str, kind: type) -> Any:
+    """A value of a link.
+
+    Raises:
+        OptionError: not a number where one belongs, or longer than anything that may stand there.
+    """
+    if kind is str:
+        if len(text) > 20 * MAX_CAPTION:
+            raise OptionError(f"The link's {name} has {len(text)} characters.", "That is more than any can have.")
+        return text
+    if not (_WHOLE_NUMBER if kind is int else _NUMBER).fullmatch(text):
+        what = "a whole number" if kind is int else "a number"
+        raise OptionError(f"The link says {name}={_shown(text)}, not {what}.")
+    return kind(text)
+
+
+_ITEM = re.compile(r"(tabletop|photos)/(test)/([A-Za-z0-9_]{1,80})")
+
+
 def parse_pair_id(pair: str) -> tuple[str, str, str] | None:
     """(dataset, split, item) of a dataset item's id; None for uploads and composed scenes.
 
@@ -220,12 +289,7 @@ def parse_pair_id(pair: str) -> tuple[str, str, str] | None:
     """
     if pair == "scene" or pair.startswith("upload/"):
         return None
-    parts = pair.split("/")
-    if (
-        len(parts) == 3
-        and parts[0] in ("tabletop", "photos")
-        and parts[1] == "test"
-        and parts[2].replace("_", "").isalnum()
-    ):
-        return parts[0], parts[1], parts[2]
-    raise CmaiError(f"There is no pair {pair[:80]!r}.", "Pairs are named like tabletop/test/17.")
+    found = _ITEM.fullmatch(pair)
+    if found:
+        return found[1], found[2], found[3]
+    raise CmaiError(f"There is no pair {_shown(pair)}.", "Pairs are named like tabletop/test/17.")

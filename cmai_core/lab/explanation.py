@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cmai_core.errors import ModelError, OptionError
+from cmai_core.lab.experiment import Experiment
 from cmai_core.lab.result import LabResult
+from cmai_core.lab.verdict import content_key
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 
 if TYPE_CHECKING:
@@ -71,12 +73,21 @@ class RoleExplanation:
 
 @dataclass(frozen=True)
 class LabExplanation:
-    """Explanations of one result, by role; `scales`: method → the one largest absolute value for all maps compared."""
+    """Explanations of one result, by role.
+
+    Attributes:
+        scales: method → the one largest absolute value for all maps compared.
+        experiment, key: of the result that is explained (`lab.verdict.content_key`). methods, steps: as asked for.
+    """
 
     caption: str
     roles: Mapping[str, RoleExplanation]
     scales: Mapping[str, float]
     seconds: float = 0.0
+    experiment: Experiment | None = None
+    key: str = ""
+    methods: tuple[str, ...] = ()
+    steps: int = 0
 
 
 def explain_result(
@@ -88,7 +99,7 @@ def explain_result(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> LabExplanation:
-    """Explains S_c for each model: of the clean picture and sentence, and of the adversarial picture and sentence.
+    """Explains S_c for each model that was shown an attack, of the clean and of the adversarial picture and sentence.
 
     Args:
         models: role → model, of the result's roles.
@@ -105,7 +116,7 @@ def explain_result(
         raise OptionError(f"Unknown explanation {unknown[:1]}.", f"Choose some of: {', '.join(METHODS)}.")
     start = time.perf_counter()
     roles = {}
-    total = len(models) * (2 * len(methods) + 1)
+    total = len(result.attacked) * (2 * len(methods) + 1)
     done = 0
 
     def tell(words: str) -> None:
@@ -117,13 +128,24 @@ def explain_result(
         done += 1
 
     for role, model in models.items():
+        if role not in result.attacked:
+            continue
         roles[role] = _explain_role(result, role, model, methods, steps, tell, cancel)
     scales = {}
     for method in methods:
         found = [r.maps[method] for r in roles.values() if method in r.maps]
         if found:
             scales[method] = shared_scale([e.map[:2] for e in found], 99.5)
-    return LabExplanation(result.experiment.caption, roles, scales, round(time.perf_counter() - start, 2))
+    return LabExplanation(
+        result.experiment.caption,
+        roles,
+        scales,
+        round(time.perf_counter() - start, 2),
+        result.experiment,
+        content_key(result),
+        tuple(methods),
+        steps,
+    )
 
 
 def _explain_role(

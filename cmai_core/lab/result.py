@@ -48,6 +48,8 @@ class Craft:
         caption: the attacked sentence, "" where the sentence was not attacked. true: whether it is true of the scene,
             None where nobody can say.
         note: what the attack said of this pair ("" where all is as expected).
+        begun: whether anything was done at all. Where not (cancelled before its turn), `adversarial` is the clean
+            picture, and stands for no attack.
     """
 
     role: str
@@ -69,6 +71,7 @@ class Craft:
     caption: str = ""
     true: bool | None = None
     note: str = ""
+    begun: bool = True
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,13 @@ class Reading:
     Attributes:
         role, spec, name, hash: which model; `domain` what it was trained on ("tabletop" or "photographs").
         picture: the role whose craft it was shown. Equal to `role`: a white-box attack; else a transferred one.
-        clean, adversarial: S_c of picture and sentence in [-1, 1], the adversarial one after rounding to 8 bits.
+        clean, adversarial: S_c of picture and sentence in [-1, 1], the adversarial one after rounding to 8 bits; None
+            where the model was shown no attack, as that was cancelled before its turn.
         float_score: S_c before rounding; jpeg_score: after JPEG at quality 90.
         answers: task → (clean, adversarial); skipped: task → why it has no answers.
         tau: threshold of the detector around the model, None where the attack knew of none. false_positive_rate: what
-            it is calibrated to, on calibration_pairs clean pairs.
+            it is calibrated to, on calibration_pairs clean pairs; calibration: where it comes from, in words.
+        cut: the end of the sentence that the model never reads, as it is longer than its context; "" where all is read.
     """
 
     role: str
@@ -92,7 +97,7 @@ class Reading:
     domain: str
     picture: str
     clean: float
-    adversarial: float
+    adversarial: float | None
     float_score: float | None = None
     jpeg_score: float | None = None
     answers: Mapping[str, tuple[Answer, Answer]] = field(default_factory=dict)
@@ -100,19 +105,28 @@ class Reading:
     tau: float | None = None
     false_positive_rate: float = 0.0
     calibration_pairs: int = 0
+    calibration: str = ""
+    cut: str = ""
 
     @property
     def accepted(self) -> tuple[bool, bool] | None:
-        """Whether the detector accepts the (clean, adversarial) pair; None without a detector."""
-        return None if self.tau is None else (self.clean >= self.tau, self.adversarial >= self.tau)
+        """Whether the detector accepts the (clean, adversarial) pair; None without a detector, or without an attack."""
+        if self.tau is None or self.adversarial is None:
+            return None
+        return self.clean >= self.tau, self.adversarial >= self.tau
+
+    @property
+    def attacked(self) -> bool:
+        """Whether the model was shown an attacked pair at all."""
+        return self.adversarial is not None
 
     @property
     def transferred(self) -> bool:
         return self.picture != self.role
 
     @property
-    def change(self) -> float:
-        return self.adversarial - self.clean
+    def change(self) -> float | None:
+        return None if self.adversarial is None else self.adversarial - self.clean
 
     def broken_tasks(self) -> tuple[int, int]:
         """(tasks right when clean and wrong after the attack, tasks right when clean)."""
@@ -148,7 +162,13 @@ class LabResult:
 
     @property
     def first_craft(self) -> Craft:
-        return next(iter(self.crafts.values()))
+        """The first picture that was worked on; where none was, the first that would have been."""
+        return next((craft for craft in self.crafts.values() if craft.begun), next(iter(self.crafts.values())))
+
+    @property
+    def attacked(self) -> dict[str, Reading]:
+        """The readings of models that were shown an attack, by role."""
+        return {role: reading for role, reading in self.readings.items() if reading.attacked}
 
     def evaded(self, role: str) -> bool | None:
         """Whether the attack had its way with a model and the detector around it; None without one, or unasked.

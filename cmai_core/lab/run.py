@@ -14,7 +14,7 @@ from cmai_core.data.pair import Batch, Pair, PairDataset
 from cmai_core.errors import OptionError
 from cmai_core.lab.among import PairAmong
 from cmai_core.lab.build import attack_for, image_objective, success_of, words_attack_for
-from cmai_core.lab.choices import SEARCHES, TASKLESS
+from cmai_core.lab.choices import FALSE_POSITIVE_RATE, SEARCHES, TASKLESS
 from cmai_core.lab.experiment import TASKS, Experiment
 from cmai_core.lab.images import perturbation_numbers, round_trip
 from cmai_core.lab.result import Answer, Craft, LabResult, Reading, SecondPicture
@@ -24,7 +24,7 @@ from cmai_core.versions import library_versions
 if TYPE_CHECKING:
     import torch
 
-    from cmai_core.evaluation.detection import Threshold
+    from cmai_core.defenses.basis import Basis
     from cmai_core.models.wrapper import VisionLanguageModel
 
 READING_STEPS = 20
@@ -40,7 +40,7 @@ def run_attack(
     models: Mapping[str, VisionLanguageModel],
     *,
     dataset: PairDataset,
-    thresholds: Mapping[str, Threshold] | None = None,
+    bases: Mapping[str, Basis] | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> LabResult:
@@ -51,7 +51,8 @@ def run_attack(
             tasks go by the pair's own captions.
         models: role → model, for "undefended" and, where the experiment names one, "defended".
         dataset: where galleries, classes and second pictures come from.
-        thresholds: role → τ of the detector around that model, where the attack is on one (`calibrated_threshold`).
+        bases: role → the thresholds of that model, where the attack is on a detector around it
+            (`evaluation.calibration.calibration_for`); τ is that at FALSE_POSITIVE_RATE.
         progress: told with `role`, `steps`, `objective` and `score` (traces so far), `image` (uint8) and `count` (words
             for how far the present stage is); while answers are read, picture and traces stay those of the attack.
         cancel: looked at before every step and before every task is asked; what was found until then is returned.
@@ -62,21 +63,22 @@ def run_attack(
     """
     start = time.perf_counter()
     experiment.checked()
-    thresholds = (thresholds or {}) if experiment.has_detector else {}
-    if experiment.has_detector and not thresholds.keys() >= models.keys():
+    bases = (bases or {}) if experiment.has_detector else {}
+    taus = {role: basis.tau(FALSE_POSITIVE_RATE) for role, basis in bases.items()}
+    if experiment.has_detector and any(taus.get(role) is None for role in models):
         raise OptionError("There is no threshold for every model.", "Calibrate each on clean pairs.")
     pair = with_sentence(pair, experiment.caption)
     setting = Setting(pair, PairAmong(pair, dataset))
     course = _Course(progress, experiment, len(models))
     crafts = {
-        role: _craft(experiment, setting, role, models[role], thresholds.get(role), course, cancel)
+        role: _craft(experiment, setting, role, models[role], taus.get(role), course, cancel)
         for role in experiment.crafted_models()
     }
     readings = {}
     for role, model in models.items():
         picture = role if role in crafts else next(iter(crafts))
         reading = _read(setting, experiment.caption, role, model, picture, crafts[picture], course, cancel)
-        readings[role] = _with_detector(reading, thresholds.get(role))
+        readings[role] = _with_detector(reading, bases.get(role))
     return LabResult(
         experiment,
         crafts,
@@ -155,11 +157,13 @@ def _craft(
     setting: Setting,
     role: str,
     model: VisionLanguageModel,
-    threshold: Threshold | None,
+    tau: float | None,
     course: _Course,
     cancel: CancelToken | None,
 ) -> Craft:
     pixels = clean_pixels(model, [setting.pair.image])
+    if cancel is not None and cancel.cancelled:
+        return Craft(**_pictures(role, pixels, pixels), cancelled=True, begun=False)
     batch = Batch((setting.pair.id,), pixels, (experiment.caption,), (0,), (setting.pair,))
     listener = course.attacking(role)
     if experiment.edits_words:
@@ -178,34 +182,43 @@ def _craft(
         task=task,
         dataset=setting.dataset,
     )
-    attacked = model if threshold is None else _guarded(model, threshold)
+    attacked = model if tau is None else _guarded(model, tau)
     result = attack(attacked, batch, progress=listener, cancel=cancel, seed=experiment.seed)
-    return Craft(
-        **_pictures(role, pixels, result.pixels_8bit),
-        **_course_of(result),
-        success=None if success is None else bool(result.success_8bit[0]),
-        success_float=None if success is None else bool(result.success[0]),
-        forwards=int(result.forwards[0]),
-        backwards=int(result.backwards[0]),
+    return _begun(
+        Craft(
+            **_pictures(role, pixels, result.pixels_8bit),
+            **_course_of(result),
+            success=None if success is None else bool(result.success_8bit[0]),
+            success_float=None if success is None else bool(result.success[0]),
+            forwards=int(result.forwards[0]),
+            backwards=int(result.backwards[0]),
+        )
     )
 
 
-def _guarded(model: VisionLanguageModel, threshold: Threshold) -> Any:
+def _begun(craft: Craft) -> Craft:
+    """The craft, marked as none where the attack was cancelled before it had changed anything in a first step."""
+    idle = craft.cancelled and not craft.steps_done and craft.caption == "" and craft.linf == 0
+    return dataclasses.replace(craft, begun=False, success=None, success_float=None) if idle else craft
+
+
+def _guarded(model: VisionLanguageModel, tau: float) -> Any:
     """The model as deployed with a detector: S_c of the given pair below τ is rejected."""
     from cmai_core.defenses.detector import ConsistencyDetector
     from cmai_core.defenses.system import System
 
-    return System(model, detector=ConsistencyDetector(float(threshold.tau)))
+    return System(model, detector=ConsistencyDetector(tau))
 
 
-def _with_detector(reading: Reading, threshold: Threshold | None) -> Reading:
-    if threshold is None:
+def _with_detector(reading: Reading, basis: Basis | None) -> Reading:
+    if basis is None:
         return reading
     return dataclasses.replace(
         reading,
-        tau=float(threshold.tau),
-        false_positive_rate=threshold.stated_fpr,
-        calibration_pairs=threshold.count,
+        tau=basis.tau(FALSE_POSITIVE_RATE),
+        false_positive_rate=FALSE_POSITIVE_RATE,
+        calibration_pairs=basis.calibration.count,
+        calibration=basis.origin,
     )
 
 
@@ -213,14 +226,17 @@ def _craft_of_words(experiment: Experiment, role: str, pixels: torch.Tensor, res
     """The craft of a text or joint attack; the picture of a text attack is the clean one."""
     joint = experiment.norm == "joint"
     changed = result.label_changed[0]
-    return Craft(
-        **_pictures(role, pixels, result.pixels_8bit if joint else pixels),
-        **_course_of(result),
-        forwards=int(result.forwards[0]) if joint else 0,
-        backwards=int(result.backwards_image[0] if joint else result.backwards[0]),
-        queries=int(result.queries[0]),
-        caption=result.texts[0],
-        true=None if changed is None else not changed,
+    idle = result.cancelled and not result.steps_done and result.texts[0] == experiment.caption
+    return _begun(
+        Craft(
+            **_pictures(role, pixels, result.pixels_8bit if joint else pixels),
+            **_course_of(result),
+            forwards=int(result.forwards[0]) if joint else 0,
+            backwards=int(result.backwards_image[0] if joint else result.backwards[0]),
+            queries=int(result.queries[0]),
+            caption="" if idle else result.texts[0],
+            true=None if idle or changed is None else not changed,
+        )
     )
 
 
@@ -323,20 +339,24 @@ def _read(
 
     Where the sentence was attacked, S_c after the attack is that with the attacked sentence, and tasks that read the
     pair's sentences (retrieval) find it in the place of the clean one.
-    S_c is always read; after a cancellation no further task is asked.
+    S_c is always read; after a cancellation no further task is asked. Where the attack was never begun, only S_c of the
+    clean picture is read: there is nothing that the model has held out against.
     """
     import torch
 
     from cmai_core.models.scoring import image_vectors, text_vectors
+    from cmai_core.models.truncation import unread_of
 
     after = setting if craft.caption in ("", caption) else setting.saying(craft.caption)
     with torch.no_grad():
         course.reading(role, "", 0.0)
-        jpeg = round_trip(craft.adversarial, "JPEG", 90)
-        pixels = model.preprocess([craft.clean, craft.adversarial, jpeg])
+        shown = [craft.clean]
+        if craft.begun:
+            shown += [craft.adversarial, round_trip(craft.adversarial, "JPEG", 90)]
+        pixels = model.preprocess(shown)
         features = model.image_features(pixels)
         image, text = image_vectors(model, features), text_vectors(model, [caption, craft.caption or caption])
-        scores = [float(image[k] @ text[min(k, 1)]) for k in range(3)]
+        scores = [float(image[k] @ text[min(k, 1)]) for k in range(len(shown))] + [None] * (3 - len(shown))
         answers, skipped = {}, {}
         for number, name in enumerate(TASKS):
             if cancel is not None and cancel.cancelled:
@@ -370,6 +390,7 @@ def _read(
         jpeg_score=scores[2],
         answers=answers,
         skipped=skipped,
+        cut=unread_of(model, caption),
     )
 
 

@@ -177,7 +177,7 @@ class Sweep:
         if stopped and not report.crafted + report.shown + report.clean:
             raise CmaiError(
                 "Not even one batch was finished within the time one job has here.",
-                "Choose fewer steps or a smaller model, or run it with `cmai evaluate`, which has no limit.",
+                "Choose fewer steps or a smaller model, or run it on the command line, which has no limit.",
             )
         return report
 

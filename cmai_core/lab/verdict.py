@@ -20,7 +20,7 @@ from cmai_core.progress import CancelToken, Progress, ProgressCallback
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Pair, PairDataset
-    from cmai_core.defenses.calibration import Calibration, Thresholds
+    from cmai_core.defenses.basis import Basis
     from cmai_core.defenses.cmcv import Verdict
     from cmai_core.models.wrapper import VisionLanguageModel
 
@@ -35,8 +35,7 @@ class RoleVerdict:
         name, hash: of the model. has_heads: whether it has consistency heads, and with them a verifier.
         pictures: uint8 H×W×3 as judged. texts: the sentences as judged (an attack may have edited the second).
         verdicts: scores, probability and parts; their `consistent` is that of the largest calibrated rate.
-        calibration: what the verdict rests on; None: scores without a verdict. stored: whether it comes from the
-            model's card. note: why there is none, or what else must be known of it ("" where nothing).
+        basis: the thresholds that the verdict rests on; without any there are scores and no verdict.
         pathway: the plain answer and the one by way of the robust pathway; None where no task could be asked.
     """
 
@@ -46,33 +45,35 @@ class RoleVerdict:
     pictures: tuple[np.ndarray, np.ndarray]
     texts: tuple[str, str]
     verdicts: tuple[Verdict, Verdict]
-    calibration: Calibration | None = None
-    stored: bool = False
-    note: str = ""
+    basis: Basis
     pathway: tuple[PathwayAnswer, PathwayAnswer] | None = None
 
     @property
     def rates(self) -> tuple[float, ...]:
         """The false-positive rates that there are thresholds for, rising."""
-        return () if self.calibration is None else tuple(known.fpr for known in self.calibration.thresholds)
-
-    def thresholds(self, fpr: float) -> Thresholds | None:
-        """Those of a stated rate; None without a calibration for it."""
-        return self.calibration.at(fpr) if fpr in self.rates else None
+        return self.basis.rates
 
     def tau(self, fpr: float) -> float | None:
-        """The threshold that S_c is held against, beside the verifier's where there is one."""
-        known = self.thresholds(fpr)
-        return None if known is None else known.both_tau if self.has_heads else known.tau
+        """τ of S_c, the one that every page shows."""
+        return self.basis.tau(fpr)
 
     def tau_v(self, fpr: float) -> float | None:
-        """The threshold that V_verify is held against beside S_c's, in [0, 1]; None without a verifier."""
-        known = self.thresholds(fpr)
-        return None if known is None or known.both_log_tau_v is None else math.exp(known.both_log_tau_v)
+        """τ of V_verify alone, in [0, 1]; None without a verifier."""
+        known = self.basis.at(fpr)
+        return None if known is None else known.tau_v
+
+    def bounds(self, fpr: float) -> tuple[float, float] | None:
+        """What the rule "either" holds (S_c, V_verify) against: stricter than each one's own τ, so that the two
+        together flag no more than `fpr`. None without a verifier.
+        """
+        known = self.basis.at(fpr)
+        if known is None or known.both_log_tau_v is None:
+            return None
+        return known.both_tau, math.exp(known.both_log_tau_v)
 
     def consistent(self, side: int, fpr: float) -> bool | None:
         """Whether a pair is accepted at a stated rate; None without a calibration for it."""
-        known, verdict = self.thresholds(fpr), self.verdicts[side]
+        known, verdict = self.basis.at(fpr), self.verdicts[side]
         return None if known is None else known.accepts(verdict.s_c, verdict.log_v)
 
 
@@ -94,19 +95,10 @@ class LabVerdict:
         return {role: _plain(found) for role, found in self.roles.items()}
 
 
-@dataclass(frozen=True)
-class Basis:
-    """What a verdict of one model may rest on: see `RoleVerdict`."""
-
-    calibration: Calibration | None = None
-    stored: bool = False
-    note: str = ""
-
-
 def content_key(result: LabResult) -> str:
     """A digest of all that verdicts depend on: models, pictures, sentences and the task that is asked."""
     digest = hashlib.sha256()
-    for role, reading in result.readings.items():
+    for role, reading in result.attacked.items():
         craft = result.craft_for(role)
         for picture in (craft.clean, craft.adversarial):
             digest.update(repr(picture.shape).encode())
@@ -132,7 +124,7 @@ def judge_result(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> LabVerdict:
-    """Judges the clean and the attacked pair of a result by each model.
+    """Judges the clean and the attacked pair of a result by each model that was shown an attack.
 
     Args:
         models, bases: role → model, and what its verdict may rest on.
@@ -143,8 +135,8 @@ def judge_result(
         DataError: a model is another than the one that was attacked. Cancelled: when told to stop.
     """
     start = time.perf_counter()
-    total, roles = 2 * len(result.readings), {}
-    for number, (role, reading) in enumerate(result.readings.items()):
+    total, roles = 2 * len(result.attacked), {}
+    for number, (role, reading) in enumerate(result.attacked.items()):
         if models[role].hash != reading.hash:
             raise DataError(f"{reading.name} is not the model that was attacked any more.", "Attack again.")
 
@@ -189,9 +181,7 @@ def _judge(
         pictures,
         texts,
         tuple(verdicts),
-        known,
-        basis.stored,
-        basis.note,
+        basis,
         tuple(pathway) or None,
     )
 
@@ -212,5 +202,6 @@ def _plain(found: RoleVerdict) -> dict[str, Any]:
             "patches": np.round(parts.patches.astype(float), 6).tolist(),
             "patches_by": parts.patches_by,
         }
-    plain = {"name": found.name, "hash": found.hash, "stored": found.stored, "note": found.note, **sides}
-    return plain | {"calibration": None if found.calibration is None else found.calibration.to_dict()}
+    basis = found.basis
+    plain = {"name": found.name, "hash": found.hash, "stored": basis.stored, "note": basis.note, **sides}
+    return plain | {"calibration": None if basis.calibration is None else basis.calibration.to_dict()}

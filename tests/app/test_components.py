@@ -38,7 +38,7 @@ def test_text_is_escaped():
 
 @pytest.mark.parametrize(
     ("tau", "words"),
-    [(0.3, "Falls below its threshold"), (-0.5, "no alarm"), (0.7, "even when clean"), (None, "no threshold is known")],
+    [(0.3, "Falls below its threshold"), (-0.5, "no alarm"), (0.7, "even when clean"), (None, "No threshold is known")],
 )
 def test_the_verdict_follows_the_threshold(result, tau, words):
     said = verdict(result.readings["undefended"], tau)

@@ -16,7 +16,8 @@ from cmai_core.lab.experiment import CRAFT_ON, OBJECTIVES, TASKS, TRUTHS, Experi
 def combining(e: Experiment) -> Experiment:
     """With an objective and a search that go with the threat model and the task."""
     objective, recipe = settled(e.norm, e.objective, e.recipe, e.task, e.pair)
-    return replace(e, objective=objective, recipe=recipe)
+    epsilon = max(1.0, e.epsilon) if e.norm == "l0" else e.epsilon
+    return replace(e, objective=objective, recipe=recipe, epsilon=epsilon)
 
 
 experiments = st.builds(
@@ -27,9 +28,9 @@ experiments = st.builds(
     defended=st.sampled_from(["", "tabletop-cmai"]),
     craft_on=st.sampled_from([c for c in CRAFT_ON if c != "defended"]),
     norm=st.sampled_from(list(THREATS)),
-    epsilon=st.sampled_from([0.5, 1.0, 4.0, 16.0]),
+    epsilon=st.sampled_from([0.5, 1.0, 3.0, 4.0, 16.0]),
     steps=st.integers(1, 200),
-    step_size=st.floats(0.05, 8.0).map(lambda v: round(v, 3)),
+    step_size=st.floats(0.0, 64.0),
     restarts=st.integers(1, 10),
     seed=st.integers(0, 2**31 - 1),
     objective=st.sampled_from(OBJECTIVES),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import fields, replace
 
 import pytest
 
+from app import services
 from app.components.detector import outcome
 from app.components.explanation_view import changed_words
 from app.components.sentence import marked
@@ -100,7 +102,7 @@ def test_a_result_is_shown_with_its_roles_in_words(app, result, texts):
     at = app(result=result)
     said = texts(at)
     assert not at.exception and not at.error
-    assert "What the attack did" in said and "white-box attack" in said and "transferred attack" in said
+    assert "What the attack did" in said and "white-box attack" in said and "shown the transfer" in said
     assert "0.612" in said and "−0.204" in said
     assert "&lt;b&gt;" in said and "cube <b>" not in said
     assert "Not asked: no second picture" in said and "saved as JPEG 90" not in said
@@ -109,6 +111,75 @@ def test_a_result_is_shown_with_its_roles_in_words(app, result, texts):
     assert "change, ×16, mid-grey = 0" in " ".join(i.proto.imgs[0].caption for i in at.get("image"))
     at.session_state["result_tabs"] = "Does it survive a file?"
     assert "saved as JPEG 90" in texts(at.run()) and not at.exception and not at.error
+
+
+def keys(at) -> set[str]:
+    """Keys of the page's containers."""
+    found, left = set(), [at.main]
+    while left:
+        block = left.pop()
+        found.add(getattr(block.proto, "id", "").rpartition("-")[2])
+        left += [child for child in block.children.values() if hasattr(child, "children")]
+    return found
+
+
+def of_result(at, result):
+    """The page with a result of exactly what its form says."""
+    at.session_state["result"] = replace(result, experiment=described_by(at))
+    return at.run()
+
+
+def described_by(at) -> Experiment:
+    names = [field.name for field in fields(Experiment) if field.name != "scene"]
+    return Experiment(**{name: at.session_state[name] for name in names})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [("pair", "tabletop/test/4", "pair"), ("caption", "a blue ring", "sentence"), ("epsilon", 2.0, "ε 2/255"),
+     ("seed", 5, "seed 5"), ("defended", "none", "defended model none"), ("craft_on", "each", "crafted on each")],
+)  # fmt: skip
+def test_a_result_that_the_form_no_longer_describes_is_marked(app, result, texts, key, value, words):
+    at = of_result(app(pair="tabletop/test/3", caption="a white cube"), result)
+    assert "stale_attack" not in keys(at) and "Not of what the form says now" not in texts(at)
+    at.session_state["queries"] = 17  # nothing that this search counts in
+    assert "stale_attack" not in keys(at.run())
+    at.session_state[key] = value
+    at.run()
+    said = texts(at)
+    assert not at.exception and "stale_attack" in keys(at) and words in said
+    assert "a white cube" in said and at.button(key="stale_run_attack")
+    at.button(key="stale_back_attack").click().run()
+    assert "stale_attack" not in keys(at)
+
+
+def test_the_settings_of_a_result_come_back_exactly(app, result, texts):
+    at = app(pair="tabletop/test/3", caption="a white cube")
+    experiment = replace(described_by(at), epsilon=3.0, seed=9)
+    at.session_state["result"] = replace(result, experiment=experiment)
+    at.run()
+    assert "stale_attack" in keys(at) and "ε 4/255 (here 3/255)" in texts(at)
+    at.button(key="stale_back_attack").click().run()
+    assert "stale_attack" not in keys(at) and described_by(at) == experiment and not at.exception
+
+
+def test_a_link_marks_the_example_as_being_of_another_pair(app, texts):
+    at = app(query=Experiment(pair="tabletop/test/7", caption="a white cube").to_query())
+    assert "stale_example" in keys(at) or not services.showcase()
+    assert not at.exception
+
+
+def test_the_card_of_a_model_that_was_never_attacked_says_so(app, result, texts):
+    first = replace(result.first_craft, cancelled=True)
+    craft = replace(first, role="defended", adversarial=first.clean, begun=False)
+    reading = replace(result.readings["defended"], picture="defended", adversarial=None, answers={})
+    made = replace(
+        result, crafts={"undefended": first, "defended": craft}, readings=result.readings | {"defended": reading}
+    )
+    at = app(result=made)
+    said = texts(at)
+    assert not at.exception and not at.error and "not attacked: cancelled before its turn" in said
+    assert "white-box attack, cancelled after 2 steps" in said and "no alarm" not in said
 
 
 @pytest.mark.parametrize("fold", ["fold_answers", "fold_course", "fold_run"])
@@ -188,9 +259,13 @@ def test_a_distribution_is_measured(app, texts, finished):
     measured = at.session_state["distribution"]
     assert len(measured.ids) == 16 and set(measured.clean) == {"undefended", "defended"}
     assert "false positives" in texts(at) and len(at.get("plotly_chart")) == 3
-    slider = next(s for s in at.slider if s.key.startswith("threshold"))
-    slider.set_value(slider.max).run()
-    assert "100.0%" in texts(at)
+    sliders = [s for s in at.slider if s.key.startswith("threshold")]
+    assert len(sliders) == 2 and "No threshold is known for this model" in texts(at)  # their cards have none
+    sliders[0].set_value(sliders[0].max).run()
+    assert "100.0%" in texts(at) and "stale_distribution" not in keys(at)
+    at.number_input(key="distribution_steps").set_value(3).run()
+    assert "steps 3 (here 2)" in texts(at) and "stale_distribution" in keys(at)
+    assert at.button(key="stale_run_distribution")
 
 
 def test_an_embedding_map_is_drawn(app, texts, finished):
@@ -200,7 +275,11 @@ def test_an_embedding_map_is_drawn(app, texts, finished):
     at.button(key="start_embedding").click().run()
     finished(at, "embedding_job")
     assert not at.error and not at.exception, texts(at)
-    assert "Drift control" in texts(at) and at.get("plotly_chart")
+    assert "Drift control" in texts(at) and at.get("plotly_chart") and "stale_embedding" not in keys(at)
+    at.select_slider(key="embedding_count").set_value(32).run()
+    assert "pairs 32 (here 16)" in texts(at) and "stale_embedding" in keys(at)
+    at.button(key="open_pair").click().run()
+    assert at.session_state["pair"] == at.session_state["selected_point"] and not at.exception
 
 
 def test_an_explanation_is_made(app, texts, finished):
@@ -214,7 +293,9 @@ def test_an_explanation_is_made(app, texts, finished):
     assert not at.error and not at.exception, texts(at)
     said = texts(at)
     assert "deletion AUC" in said and "completeness error" in said and "one scale for all" in said
-    assert "under mere noise" in said
+    assert "under mere noise" in said and "stale_explanation" not in keys(at)
+    at.number_input(key="explanation_steps").set_value(9).run()
+    assert "steps 9 (here 8)" in texts(at) and "stale_explanation" in keys(at)
 
 
 def test_an_explanation_after_an_attack_on_words_is_of_the_attacked_sentence(app, texts, finished):
@@ -246,7 +327,6 @@ def test_an_explanation_after_an_attack_on_words_is_of_the_attacked_sentence(app
 
 
 def test_an_attack_past_a_detector_is_judged_by_it(app, texts, finished, monkeypatch):
-    from app import services
     from cmai_core.data import load_dataset
     from cmai_core.defenses.detector import clean_scores
 

@@ -82,6 +82,15 @@ def test_a_link_to_what_does_not_combine_is_explained(app):
     assert any("do not combine" in e.value and "C&W goes with L2" in e.value for e in at.error) and not at.exception
 
 
+def test_a_word_that_is_no_option_any_more_is_not_taken_for_one(app):
+    """What a browser sends late comes back as the word itself: "own combination" while a recipe is chosen."""
+    at = app()
+    before = parts(at)
+    at.selectbox(key="preset").set_value("own combination").run()
+    assert not at.exception and not at.error and parts(at) == before
+    assert at.selectbox(key="preset").value == "mbat-pgd"
+
+
 def test_changed_words_are_marked():
     said = marked("a red <b> cube left of a ball", "a crimson <b> cube of a ball")
     assert "<del>red</del>" in said and '<ins class="cm-changed">crimson</ins>' in said

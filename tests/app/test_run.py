@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
+import numpy as np
 import pytest
 
+from app.components.score_card import treatment, unread, verdict
 from cmai_core.defenses.detector import clean_scores
 from cmai_core.errors import Cancelled, OptionError
-from cmai_core.lab.calibration import calibrated_threshold
+from cmai_core.lab.calibration import lab_basis
 from cmai_core.lab.experiment import TASKS, Experiment
+from cmai_core.lab.result import LabResult
 from cmai_core.lab.run import CANCELLED, READING_STEPS, run_attack
+from cmai_core.models.truncation import bundled_truncation, truncation_of
 from cmai_core.progress import CancelToken
 
 
@@ -86,16 +91,18 @@ def test_a_pair_is_rejected_by_the_threshold_of_its_model(setting):
     told = []
     model = models["undefended"]
     clean = clean_scores(model, items)
-    threshold = calibrated_threshold(model, items, name="tabletop", progress=told.append)
-    assert threshold.count == 12 and threshold.tau <= min(clean) and threshold.stated_fpr == 0.05
-    assert [p.done for p in told] == list(range(12)) and "tabletop" in told[0].stage
-    tight = dataclasses.replace(threshold, tau=float(clean[0]) - 0.01)  # just below the pair's own score
+    basis = lab_basis(model, "tabletop", lambda: items, progress=told.append)
+    assert basis.calibration.count == 12 and basis.tau() <= min(clean) and basis.rates == (0.01, 0.05)
+    assert [p.done for p in told[:12]] == list(range(12)) and model.name in told[0].stage
+    tau = float(clean[0]) - 0.01  # just below the pair's own score
+    known = tuple(dataclasses.replace(at, tau=tau) for at in basis.calibration.thresholds)
+    tight = dataclasses.replace(basis, calibration=dataclasses.replace(basis.calibration, thresholds=known))
     experiment = Experiment(
         pair=items[0].id, caption=items[0].captions[0], objective="reject", steps=5, epsilon=16.0, defended=""
     )
-    made = run_attack(experiment, items[0], {"undefended": model}, dataset=items, thresholds={"undefended": tight})
+    made = run_attack(experiment, items[0], {"undefended": model}, dataset=items, bases={"undefended": tight})
     reading = made.readings["undefended"]
-    assert (reading.tau, reading.calibration_pairs) == (tight.tau, 12) and reading.accepted == (True, False)
+    assert (reading.tau, reading.calibration_pairs) == (tau, 12) and reading.accepted == (True, False)
     assert made.evaded("undefended") and made.first_craft.success
 
 
@@ -108,4 +115,49 @@ def test_calibrating_can_be_cancelled(setting):
             token.cancel()
 
     with pytest.raises(Cancelled):
-        calibrated_threshold(models["undefended"], items, progress=tell, cancel=token)
+        lab_basis(models["undefended"], "tabletop", lambda: items, progress=tell, cancel=token)
+
+
+def test_a_model_whose_turn_never_came_is_not_said_to_be_attacked(setting):
+    """Crafted on each and cancelled during the first: the second has no attacked score, picture, answer or verdict."""
+    token = CancelToken()
+
+    def tell(progress):
+        if progress.data.get("score"):
+            token.cancel()
+
+    result = run(setting, tell=tell, cancel=token, steps=200, craft_on="each", objective="consistency")
+    first, second = result.crafts["undefended"], result.crafts["defended"]
+    assert first.begun and first.cancelled and not second.begun and second.success is None
+    assert np.array_equal(second.clean, second.adversarial)
+    reading = result.readings["defended"]
+    assert not reading.attacked and reading.adversarial is None and reading.change is None and not reading.answers
+    assert list(result.attacked) == ["undefended"] and result.first_craft is first
+    assert treatment(reading, second).startswith("not attacked") and "no alarm" not in verdict(reading, 0.5)
+    assert "cancelled after" in treatment(result.readings["undefended"], first)
+    pictures = {role: (craft.clean, craft.adversarial) for role, craft in result.crafts.items()}
+    again = LabResult.from_dict(json.loads(json.dumps(result.to_dict(), allow_nan=False)), pictures)
+    assert not again.crafts["defended"].begun and not again.readings["defended"].attacked
+
+
+@pytest.mark.parametrize("options", [{"craft_on": "each"}, {}, {"norm": "text", "recipe": "char"}])
+def test_cancelled_before_anything_was_done_nobody_was_attacked(setting, options):
+    token = CancelToken()
+    token.cancel()
+    result = run(setting, cancel=token, objective="consistency", **options)
+    assert not result.attacked and not any(craft.begun for craft in result.crafts.values())
+    assert all(-1 <= reading.clean <= 1 and reading.adversarial is None for reading in result.readings.values())
+
+
+def test_a_sentence_longer_than_the_context_is_said(setting):
+    items, models = setting
+    long = "a red cube left of a blue sphere and behind a yellow cone " * 5
+    experiment = Experiment(pair=items[0].id, caption=long, steps=1, defended="", objective="consistency")
+    model = models["undefended"]
+    reading = run_attack(experiment, items[0], {"undefended": model}, dataset=items).readings["undefended"]
+    found = truncation_of(model, experiment.caption)
+    assert found.tokens > found.context and reading.cut == found.unread == bundled_truncation(experiment.caption).unread
+    assert f"{found.read} {found.unread}" == experiment.caption
+    ids = model.tokenize([found.read, experiment.caption])
+    assert int((ids[0] != 0).sum()) <= found.context == int((ids[1] != 0).sum())
+    assert truncation_of(model, found.read) is None and unread(reading)

@@ -17,7 +17,7 @@ def made(tiny_models, tmp_path_factory):
     folder = tmp_path_factory.mktemp("showcase")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "bundled_dir", lambda: tiny_models)
-        bundle = showcase.build_showcase(folder, pairs=8, candidates=4, steps=3)
+        bundle = showcase.build_showcase(folder, pairs=8, candidates=4, steps=3, calibration_pairs=24)
     return folder, bundle
 
 
@@ -31,6 +31,9 @@ def test_it_reads_back_as_it_was_made(made):
         assert sum(histogram.clean) == sum(histogram.adversarial) == 8
         assert len(histogram.edges) == len(histogram.clean) + 1
     assert set(again.result.readings) == {"undefended", "defended"}
+    assert all("validation" in origin for origin in again.origin.values()) and again.pairs == 8
+    for role, basis_tau in again.tau.items():
+        assert -1 <= basis_tau <= 1 and 0 <= again.flagged_clean[role] <= 1, role
     assert not any(reading.transferred for reading in again.result.readings.values())
 
 

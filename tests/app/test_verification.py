@@ -12,10 +12,13 @@ import torch
 
 from app import services
 from app.components.doubt import doubted, marked_words, patch_map, patch_scale, place_line, spans, words_line
+from app.components.theme import number
 from app.components.verdict_view import basis_line, card_words, decision, percent, span
-from app.verdict_desk import VerdictShelf, basis_for, verdict_shelf
+from app.threshold_desk import ThresholdShelf, basis_of
+from app.verdict_desk import VerdictShelf, verdict_shelf
 from cmai_core.data import load_dataset
 from cmai_core.defenses import Cmcv, ReviewQueue, Smoothing, store_calibration
+from cmai_core.defenses.basis import Basis, kind_of
 from cmai_core.defenses.disagreement import LEAVE_ONE_OUT, VERIFIER, Disagreement
 from cmai_core.errors import Cancelled, DataError
 from cmai_core.evaluation.cmcv import calibrate_cmcv
@@ -23,7 +26,7 @@ from cmai_core.lab.experiment import Experiment
 from cmai_core.lab.kept import KeptItems
 from cmai_core.lab.policies import pathway_answer
 from cmai_core.lab.run import run_attack
-from cmai_core.lab.verdict import Basis, content_key, judge_result
+from cmai_core.lab.verdict import content_key, judge_result
 from cmai_core.models import load_model, new_model, save_local_dir
 from cmai_core.models.heads import ConsistencyHeads
 from cmai_core.progress import CancelToken
@@ -65,10 +68,10 @@ def attacked(loaded, pairs):
 
 @pytest.fixture(scope="module")
 def made(attacked, loaded, pairs):
-    shelf = VerdictShelf()
+    shelf = ThresholdShelf()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(services, "calibration_pairs", lambda: pairs)
-        bases = {role: basis_for(model, PAIR["pair"], shelf, *QUIET) for role, model in loaded.items()}
+        bases = {role: shelf.get(model, "tabletop", *QUIET) for role, model in loaded.items()}
     return judge_result(attacked, loaded, bases, pair=pairs[3], dataset=pairs)
 
 
@@ -109,18 +112,22 @@ def shown(at):
 def test_verdicts_are_those_of_cmcv(made, attacked, loaded):
     for role, found in made.roles.items():
         model = loaded[role]
-        judge = Cmcv(model, found.calibration)
+        judge = Cmcv(model, found.basis.calibration)
         for side, picture in enumerate((attacked.first_craft.clean, attacked.first_craft.adversarial)):
             expected = judge(model.preprocess([picture]), [PAIR["caption"]])[0]
             verdict = found.verdicts[side]
             assert verdict.s_c == pytest.approx(expected.s_c) and verdict.log_v == expected.log_v
             assert found.consistent(side, 0.05) == expected.consistent == verdict.consistent
-            assert found.consistent(side, 0.01) == found.calibration.at(0.01).accepts(verdict.s_c, verdict.log_v)
+            assert found.consistent(side, 0.01) == found.basis.calibration.at(0.01).accepts(verdict.s_c, verdict.log_v)
             assert np.allclose(verdict.parts.patches, expected.parts.patches, atol=1e-6)
         assert found.consistent(0, 0.5) is None and found.tau(0.5) is None
     undefended, defended = made.roles["undefended"], made.roles["defended"]
-    assert (undefended.has_heads, undefended.stored) == (False, False) and undefended.calibration.count == 40
-    assert (defended.has_heads, defended.stored) == (True, True) and defended.tau_v(0.05) is not None
+    assert (undefended.has_heads, undefended.basis.stored) == (False, False)
+    assert undefended.basis.calibration.count == 40
+    assert (defended.has_heads, defended.basis.stored) == (True, True) and defended.tau_v(0.05) is not None
+    for role, found in made.roles.items():  # one τ of S_c: the owner's
+        assert found.tau(0.05) == found.basis.calibration.at(0.05).tau, role
+    assert undefended.bounds(0.05) is None and defended.bounds(0.05)[0] <= defended.tau(0.05)
     assert defended.verdicts[0].parts.words_by == VERIFIER != undefended.verdicts[0].parts.words_by == LEAVE_ONE_OUT
 
 
@@ -141,7 +148,7 @@ def test_content_alone_makes_the_key(attacked):
 
 
 def test_other_weights_and_a_cancellation_are_noticed(attacked, loaded):
-    bases = dict.fromkeys(loaded, Basis())
+    bases = dict.fromkeys(loaded, Basis("tabletop"))
     with pytest.raises(DataError, match="not the model that was attacked"):
         judge_result(attacked, dict.fromkeys(loaded, loaded["defended"]), bases)
     cancel = CancelToken()
@@ -153,7 +160,7 @@ def test_other_weights_and_a_cancellation_are_noticed(attacked, loaded):
 def test_the_edited_sentence_is_judged_with_the_attacked_picture(attacked, loaded):
     craft = replace(attacked.first_craft, caption="a black cube")
     edited = replace(attacked, crafts={"undefended": craft}, readings={"undefended": attacked.readings["undefended"]})
-    found = judge_result(edited, loaded, {"undefended": Basis()}).roles["undefended"]
+    found = judge_result(edited, loaded, {"undefended": Basis("tabletop")}).roles["undefended"]
     assert found.texts == ("a white cube", "a black cube")
     assert [verdict.text for verdict in found.verdicts] == list(found.texts)
     assert found.verdicts[0].probability is None and found.rates == () and found.pathway is None
@@ -187,18 +194,21 @@ def test_the_shelf_keeps_the_verdicts_that_were_used_last():
 def test_a_calibration_is_the_card_s_else_the_lab_s_and_photographs_have_none(loaded, pairs, monkeypatch):
     calls = []
     monkeypatch.setattr(services, "calibration_pairs", lambda: calls.append(1) or pairs)
-    shelf = VerdictShelf()
-    assert basis_for(loaded["defended"], "scene", shelf, *QUIET).stored and not calls
-    first = basis_for(loaded["undefended"], "tabletop/test/1", shelf, *QUIET)
+    shelf = ThresholdShelf()
+    assert [kind_of(n) for n in ("scene", "tabletop/test/1", "tabletop/holdout", "photos/test/coffee", "upload/0")] == [
+        "tabletop", "tabletop", "tabletop", "photographs", "photographs"
+    ]  # fmt: skip
+    assert shelf.get(loaded["defended"], "tabletop", *QUIET).stored and not calls
+    first = shelf.get(loaded["undefended"], "tabletop", *QUIET)
     assert not first.stored and first.calibration.dataset == "tabletop/test"
-    assert basis_for(loaded["undefended"], "scene", shelf, *QUIET).calibration is first.calibration and len(calls) == 1
+    assert shelf.get(loaded["undefended"], "tabletop", *QUIET) is first and len(calls) == 1
     for model in loaded.values():
-        none = basis_for(model, "photos/test/coffee", shelf, *QUIET)
-        assert none.calibration is None and "photographs" in none.note
+        none = shelf.get(model, "photographs", *QUIET)
+        assert none.calibration is None and none.tau() is None and "photographs" in none.note
     monkeypatch.setitem(loaded["defended"].card["cmcv"], "model", "other weights")
-    mended = basis_for(loaded["defended"], "scene", shelf, *QUIET)
+    mended = ThresholdShelf().get(loaded["defended"], "tabletop", *QUIET)
     assert not mended.stored and mended.calibration.model == loaded["defended"].hash
-    assert "of other weights" in mended.note and "The lab made its own" in mended.note
+    assert "of other weights" in mended.note and "made anew" in mended.note
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------
@@ -271,11 +281,10 @@ def test_the_score_card_says_what_both_scores_decide(made, attacked):
     import streamlit as st
 
     st.session_state["verdict_fpr"] = 0.05
-    assert said(high, low).startswith("Flagged by CMCV after the attack.")
-    assert said(high, high).startswith("Accepted by CMCV") and said(low, low).startswith("Flagged by CMCV even")
-    assert "thresholds (in the model's card) flag at most 5% of the 40 clean pairs of tabletop/test" in basis_line(
-        found, 0.05
-    )
+    assert "flagged after the attack" in said(high, low) and "accepted" in said(high, high)
+    assert "even when clean" in said(low, low)
+    words = basis_line(found, 0.05)
+    assert "in the model's card, on 40 clean pairs of tabletop/test" in words and "at most 5%" in words
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -294,7 +303,10 @@ def test_an_attack_is_followed_by_its_verification(verified, texts):
                 assert "answer by way of 8 noisy copies" in said, role
     assert said.count('cm-tag-flagged"') + said.count('cm-tag-passed"') == 4
     at.button_group(key="verdict_fpr").set_value(0.01).run()
-    assert "flag at most 1% of the 40 clean pairs" in texts(at) and not at.error
+    assert "flag at most 1% of those pairs" in texts(at) and not at.error
+    for role, reading in at.session_state["result"].readings.items():  # cards and verification show one τ
+        tau = number(basis_of(reading.spec, reading.hash, "tabletop").tau(0.01))
+        assert tau == number(shown(at).roles[role].tau(0.01)) and f">τ {tau}<" in texts(at)
     at.session_state["verdict"] = None  # as in another session: it is found by its content
     at.run()
     assert at.session_state["verdict_job"] is None and "P(consistent)" in texts(at)
@@ -347,7 +359,8 @@ def test_photographs_get_scores_without_a_verdict(verified, texts):
     at = verified(pair="photos/test/coffee", caption="a cup of coffee")
     said = texts(at)
     assert not at.error and said.count("no verdict") >= 4 and "Scores without a verdict" in said, said
-    assert "photographs here are 17" in said and not [b for b in at.get("button_group") if b.key == "verdict_fpr"]
+    assert "No threshold is known for photographs" in said
+    assert not [b for b in at.get("button_group") if b.key == "verdict_fpr"]
 
 
 def test_a_new_attack_gives_up_the_verification_under_way(lab, finished, monkeypatch):

@@ -15,7 +15,7 @@ from cmai_core import cli
 from cmai_core.data import load_dataset
 from cmai_core.errors import CmaiError, CmaiWarning
 from cmai_core.models import new_model, save_local_dir
-from cmai_core.models.truncated import truncated_captions, warn_truncated
+from cmai_core.models.truncation import truncated_captions, warn_truncated
 
 NUMBER = 400
 PIECES = (

@@ -108,6 +108,11 @@ class Scene:
 
     @staticmethod
     def from_json(text: str) -> Scene:
-        raw = json.loads(text)
-        objects = tuple(SceneObject(**{**o, "tint": tuple(o["tint"])}) for o in raw["objects"])
-        return Scene(objects, Environment(**raw["environment"]))
+        """The inverse of `to_json`.
+
+        Raises:
+            DataError: any other text.
+        """
+        from cmai_core.data.tabletop.read_scene import scene_of
+
+        return scene_of(text)
