@@ -203,8 +203,8 @@ def cards_markdown() -> str:
         "Small CoCa models (Yu et al. 2022, arXiv 2205.01917) in open_clip's own `local-dir` form, for Tabletop only.",
         "Every figure was measured on the stored half-precision file; intervals are 95 % bootstrap. A retrieved item",
         "counts as right when its caption is true of the scene. `python -m cmai_core.training.bundle --cards`",
-        "prints this page. Worst cases are over untargeted attacks by every loss; what attacks towards the strongest false",
-        "captions take besides stands in [results.md](results.md).",
+        "prints this page. Worst cases are over untargeted attacks by every loss; what attacks towards the strongest",
+        "false captions take besides stands in [results.md](results.md).",
     ]
     for card in bundled_models():
         training, results = card.training, card.results
