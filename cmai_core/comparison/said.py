@@ -29,9 +29,10 @@ def filled(notes: str, results: Results, protocol: Protocol = PROTOCOL) -> str:
 
     Questions: `asr MODEL ε`, `robust MODEL ε [TASK]`, `gap MODEL OTHER ε [TASK]` (points with the interval), `gained
     MODEL OTHER ε` (of what the other gains over the base, in per cent), `taken MODEL ε` (by the targeted attack, of how
-    many), `left MODEL ε` (after it, per cent of all scenes), `clean MODEL` (the points each clean figure is over the base, least and most), `auroc SCORE clean|ε`
-    (V, S_c, cosine: the defended models' least and most), `flagged SET` (per cent of clean pairs), `slower POLICY` and
-    `slower POLICY flagged` (times the model alone), `won POLICY` (points over no policy, attacked).
+    many), `left MODEL ε` (after it, per cent of all scenes), `clean MODEL` (the points each clean figure is over the
+    base, least and most), `auroc SCORE clean|ε` (V, S_c, cosine: the defended models' least and most), `flagged SET`
+    (per cent of clean pairs), `slower POLICY` and `slower POLICY flagged` (times the model alone), `won POLICY` (points
+    over no policy, attacked).
 
     Raises:
         DataError: a question that is not known.
