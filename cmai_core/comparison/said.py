@@ -29,9 +29,10 @@ def filled(notes: str, results: Results, protocol: Protocol = PROTOCOL) -> str:
 
     Questions: `asr MODEL ε`, `robust MODEL ε [TASK]`, `gap MODEL OTHER ε [TASK]` (points with the interval), `gained
     MODEL OTHER ε` (of what the other gains over the base, in per cent), `taken MODEL ε` (by the targeted attack, of how
-    many), `clean MODEL` (the points each clean figure is over the base, least and most), `auroc SCORE clean|ε`
-    (V, S_c, cosine: the defended models' least and most), `flagged SET` (per cent of clean pairs), `slower POLICY` and
-    `slower POLICY flagged` (times the model alone), `won POLICY` (points over no policy, attacked).
+    many), `left MODEL ε` (after it, per cent of all scenes), `clean MODEL` (the points each clean figure is over the
+    base, least and most), `auroc SCORE clean|ε` (V, S_c, cosine: the defended models' least and most), `flagged SET`
+    (per cent of clean pairs), `slower POLICY` and `slower POLICY flagged` (times the model alone), `won POLICY` (points
+    over no policy, attacked).
 
     Raises:
         DataError: a question that is not known.
@@ -77,6 +78,11 @@ def _gained(results: Results, protocol: Protocol, one: str, other: str, epsilon:
 def _taken(results: Results, protocol: Protocol, name: str, epsilon: str) -> str:
     found = results[name].verdict(CORRECTION, float(epsilon)) if name in results else None
     return UNKNOWN if found is None else "{} of {}".format(*taken(found))
+
+
+def _left(results: Results, protocol: Protocol, name: str, epsilon: str) -> str:
+    found = results[name].verdict(CORRECTION, float(epsilon)) if name in results else None
+    return UNKNOWN if found is None else f"{100 * share(found.held)['value']:.1f}"
 
 
 def _clean(results: Results, protocol: Protocol, name: str) -> str:
@@ -147,6 +153,7 @@ _ANSWERS: dict[str, Callable[..., str]] = {
     "gap": _gap,
     "gained": _gained,
     "taken": _taken,
+    "left": _left,
     "clean": _clean,
     "auroc": _auroc,
     "flagged": _flagged,

@@ -203,6 +203,16 @@ def test_a_model_that_looks_whether_gradients_are_taken_is_caught(model, data):
     assert run(model, data, sameness.WATCHED)[sameness.WATCHED].status == "pass"
 
 
+def test_a_model_of_honest_adversarial_training_passes_what_catches_those_that_hide():
+    from cmai_core.data import load_dataset
+    from cmai_core.models import load_model
+
+    only = (inference.OPTIMISES, gradients.PRESENT, sameness.WATCHED, sameness.LATTICE, verdict.TOGETHER)
+    data = load_dataset("tabletop", split="validation", limit=6)
+    found = probe(load_model("tabletop-tecoa"), "retrieval", data, epsilon=2 / 255, samples=6, only=only)
+    assert {check.status for check in found} == {"pass"}, found
+
+
 def test_an_attack_that_only_pushes_away_is_shown_what_aiming_finds(model, data):
     weak = pgd(data, search=GradientSearch(steps=1, step_size=EPSILON / 20, random_start=False))
     found = run(model, data, comparison.TARGETED, attack=weak)[comparison.TARGETED]
