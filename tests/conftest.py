@@ -40,7 +40,7 @@ LONG = (
 
 # What computes: run again by `make numerics` with other instructions, threads and last bits.
 NUMERICAL = (
-    *("attacks/", "models/", "explain/", "tasks/", "projection/", "defenses/test_cmcv", "defenses/test_system"),
+    *("attacks/", "models/", "explain/", "tasks/", "defenses/test_cmcv", "defenses/test_system"),
     *("defenses/test_pathways", "evaluation/test_metrics", "evaluation/test_detection", "evaluation/test_figures"),
     *("training/test_forward", "training/test_inner", "training/test_one_step", "training/test_text_inner"),
     *("training/test_edits", "training/test_vision_start"),

@@ -40,7 +40,7 @@ def test_features_and_logits_are_near_those_of_single_precision(model, pixels, m
 
 
 def test_what_is_recorded_goes_its_own_way(model, pixels):
-    # All of it: on some processors PyTorch's own attention in half precision refuses what oneDNN was told to leave out.
+    # All of it, so that PyTorch's own attention, whose pass in half precision differs by processor, does not run here.
     visual = model.clip.visual
     attention = {str(k): module for k, module in enumerate(visual.modules()) if isinstance(module, MultiheadAttention)}
     last = str(list(visual.modules()).index(visual.transformer.resblocks[-1].attn))
