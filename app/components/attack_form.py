@@ -74,9 +74,17 @@ def model_panel() -> None:
         st.warning(
             "This is a photograph, and the bundled models have only ever seen Tabletop scenes: the attack runs, "
             "but their "
-            "answers mean little." + (" For photographs choose another one." if owner.rules().allow else ""),
+            f"answers mean little.{_for_photographs()}",
             icon="⚠️",
         )
+
+
+def _for_photographs() -> str:
+    """What this lab offers for them."""
+    now = owner.rules()
+    if now.any:
+        return " For photographs choose “OpenCLIP model …”, for example `ViT-B-32/laion2b_s34b_b79k`."
+    return " For photographs choose one that is not bundled." if now.allow else ""
 
 
 def chosen_specs() -> tuple[str, str]:
