@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 
 from app import owner
+from app.components.fields import among
 from app.components.theme import escape, label, mark, show
 from cmai_core.lab.experiment import DEFENDED
 
@@ -56,7 +57,7 @@ def bundled(cards: Sequence[Any]) -> None:
     )
     names = {card.name: card for card in cards}
     first = list(names).index(DEFENDED) if DEFENDED in names else 0
-    _card(names[st.selectbox("Card of", list(names), index=first, key="about_card")])
+    _card(names[among(st.selectbox("Card of", list(names), index=first, key="about_card"), list(names))])
 
 
 def _overview(cards: Sequence[Any]) -> str:

@@ -131,7 +131,7 @@ def parts_panel() -> None:
         "Recipe",
         offered if preset else ["", *offered],
         key=state.PRESET,
-        format_func=lambda slug: f"{PRESETS[slug].word}" if slug else "own combination",
+        format_func=lambda slug: PRESETS[slug].word if slug in PRESETS else "own combination",
         on_change=_take_preset,
         help="A named attack from a paper: it fills the three choosers below and the usual numbers.",
     )

@@ -13,6 +13,7 @@ from app import services, state
 from app.components import plots
 from app.components.attack_form import TASK_WORDS
 from app.components.benchmark_plots import curve_figure, looks, score_figure
+from app.components.fields import among
 from app.components.theme import ROLES, escape, number, show
 from app.components.visitor_words import plain_reason
 from cmai_core.lab.benchmark import recipe_words
@@ -289,15 +290,17 @@ def curve_view(made: Results, look: Any) -> None:
     one, two, three = st.columns(3)
     tasks = list(dict.fromkeys(own["task"]))
     task = one.selectbox("Task", tasks, key="bench_curve_task", format_func=lambda t: TASK_WORDS.get(t, t))
+    task = among(task, tasks)
     own = own[own["task"] == task]
     threats = list(dict.fromkeys(zip(own["modality"], own["norm"], strict=True)))
     threat = two.selectbox(
         "Threat", threats, key="bench_curve_threat",
         format_func=lambda t: f"{MODALITY_WORDS[t[0]]}, {'L∞' if t[1] == 'linf' else 'L2'}",
     )  # fmt: skip
+    threat = among(threat, threats)
     own = own[(own["modality"] == threat[0]) & (own["norm"] == threat[1])]
     names = sorted(dict.fromkeys(own["recipe"]), key=lambda name: name != WORST_WORD)
-    name = three.selectbox("Attack", names, key="bench_curve_attack", format_func=recipe_words)
+    name = among(three.selectbox("Attack", names, key="bench_curve_attack", format_func=recipe_words), names)
     lines = {model: _line(made, own, model, task, name) for model in made.models}
     lines = {model: line for model, line in lines.items() if len(line) > 1}
     title = _curve_title(lines)
@@ -367,7 +370,7 @@ def transfer_view(made: Results) -> None:
         for task, recipe, norm, epsilon, _ in attacks
     ]
     chosen = st.selectbox("Attack", range(len(attacks)), key="bench_transfer_attack", format_func=words.__getitem__)
-    for name, value in zip(keys, attacks[chosen], strict=True):
+    for name, value in zip(keys, attacks[among(chosen, range(len(attacks)))], strict=True):
         table = table[(table[name] == value) | (table[name].isna() & (value != value))]
     lines, ids = [], []
     by_cell = {(row["source"], row["target"]): row for row in table.to_dict("records")}

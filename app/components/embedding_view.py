@@ -8,7 +8,7 @@ from app import services, state
 from app.components import plots
 from app.components.before_after import before_after
 from app.components.distribution_view import MOST_STEPS, SETS, survey
-from app.components.fields import number_field
+from app.components.fields import among, number_field
 from app.components.theme import escape, label, mark, number, show, signed
 from app.navigation import go
 from cmai_core.errors import CmaiError, OptionError
@@ -112,6 +112,7 @@ def result(made) -> None:
             format_func=lambda i: f"{i.rsplit('/', 1)[-1]} · {made.captions[ids.index(i)]}",
             help="Or click a point of the map.",
         )
+        chosen = among(chosen, ids)
         state.put(state.SELECTED_POINT, chosen)
         details(made, ids.index(chosen))
     fold = st.expander("Every point as a table", key="fold_embedding", on_change="rerun")

@@ -6,6 +6,7 @@ fields have no limits: what is out of range is said beneath, and refused in word
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
@@ -39,3 +40,11 @@ def number_field(
     value = st.session_state.get(key)
     if value is None or not least <= value <= most:
         place.caption(f":material/error: between {least:g} and {most:g}")
+
+
+def among(value: Any, options: Sequence[Any]) -> Any:
+    """A chooser's value where it is one of the options, else the first of them.
+
+    A browser sends the word that it shows; sent late, after the options have changed, it comes back as that word.
+    """
+    return value if value in options else options[0]

@@ -12,6 +12,7 @@ from app.components.detector import outcome
 from app.components.explanation_view import changed_words
 from app.components.sentence import marked
 from app.components.theme import escape
+from app.threshold_desk import threshold_shelf
 from cmai_core.lab.experiment import Experiment
 
 PAGES = ("distributions", "embedding_map", "attention", "review", "about")
@@ -331,6 +332,7 @@ def test_an_attack_past_a_detector_is_judged_by_it(app, texts, finished, monkeyp
     from cmai_core.defenses.detector import clean_scores
 
     pairs = load_dataset("tabletop", split="test", limit=40)
+    threshold_shelf.clear()  # another test may have asked for these models' thresholds
     monkeypatch.setattr(services, "calibration_pairs", lambda: pairs)
     at = app(pair="tabletop/test/3", caption="a white cube", steps=2, objective="aware", task="zero-shot", recipe="pgd")
     at.button(key="start_attack").click().run()
