@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from cmai_core.jobs import Job
 
 REFRESH_SECONDS = 0.4
+QUEUE_SECONDS = 2.0
+"""Between two looks at a place in the queue that is not the next: dozens may be waiting, and little changes."""
 
 
 def cancel_button(job_key: str, key: str) -> None:
@@ -28,8 +30,28 @@ def cancel_button(job_key: str, key: str) -> None:
     )
 
 
-@st.fragment(run_every=REFRESH_SECONDS)
 def live_job(handle: Job, noun: str = "attack") -> None:
+    """Draws a job until it has ended: its place in the queue, then its progress."""
+    snapshot = services.snapshot(handle)
+    far = snapshot is not None and snapshot.position > 1
+    (_far_back if far else _live)(handle, noun)
+
+
+def _place(position: int) -> None:
+    ahead = f"{position} before you" if position else "next"
+    st.progress(0.0, text=f"Waiting in the queue: {ahead}")
+
+
+@st.fragment(run_every=QUEUE_SECONDS)
+def _far_back(handle: Job, noun: str) -> None:
+    snapshot = services.snapshot(handle)
+    if snapshot is None or snapshot.position <= 1:
+        st.rerun()
+    _place(snapshot.position)
+
+
+@st.fragment(run_every=REFRESH_SECONDS)
+def _live(handle: Job, noun: str) -> None:
     """Draws a job's progress; the page is run again when it has ended.
 
     What the job may send with its progress: `objective` and `score` (traces of the sample shown), `steps`, `image`
@@ -39,8 +61,7 @@ def live_job(handle: Job, noun: str = "attack") -> None:
     if snapshot is None or snapshot.finished:
         st.rerun()
     if snapshot.state == "queued":
-        ahead = f"{snapshot.position} before you" if snapshot.position else "next"
-        st.progress(0.0, text=f"Waiting in the queue: {ahead}")
+        _place(snapshot.position)
         return
     progress = snapshot.progress
     data = progress.data if progress else {}

@@ -235,6 +235,32 @@ def test_the_attack_of_the_lab_runs_to_its_end(app, texts, finished):
     assert "What the attack did" in texts(at)
 
 
+def test_a_place_in_the_queue_is_told(app, finished):
+    import threading
+
+    from app import services
+    from app.presence import presence
+    from cmai_core.jobs import Owner
+
+    gate = threading.Event()
+    for name in ("one", "two"):
+        presence().sit("", Owner.of(name))
+    others = [services.queue().submit(lambda p, c: gate.wait(60), owner=name) for name in ("one", "two")]
+    at = app(pair="tabletop/test/3", caption="a white cube", steps=1, objective="consistency", defended="none")
+    try:
+        at.button(key="start_attack").click().run()
+        (bar,) = at.get("progress")
+        assert "2 before you" in bar.proto.text and at.button(key="cancel_attack")
+        others[1].cancel()
+        (bar,) = at.run().get("progress")
+        assert "1 before you" in bar.proto.text
+    finally:
+        gate.set()
+    at.button(key="cancel_attack").click().run()
+    finished(at, "attack_job")
+    assert not at.exception
+
+
 def test_cancelling_keeps_the_best_so_far(app, texts, finished):
     at = app(pair="tabletop/test/3", caption="a white cube", steps=200, restarts=10, objective="consistency")
     at.button(key="start_attack").click().run()
