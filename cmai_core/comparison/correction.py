@@ -25,8 +25,9 @@ from cmai_core.comparison.run import results_dir
 from cmai_core.comparison.tables import BEST, label, markdown, percent, points
 from cmai_core.comparison.verdicts import RIGHT, UNASKED, WRONG, Verdict, difference, rights, share
 from cmai_core.errors import CmaiError, DataError, OptionError
+from cmai_core.files import write_json
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
-from cmai_core.terminal import SHARE_AND_WORDS, exit_status, interruptible, progress_bar, write_json
+from cmai_core.terminal import SHARE_AND_WORDS, exit_status, interruptible, progress_bar
 from cmai_core.versions import library_versions
 
 FOLDER = PART = "correction"

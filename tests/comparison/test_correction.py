@@ -18,8 +18,8 @@ from cmai_core.comparison.verdicts import Verdict, rights
 from cmai_core.data import load_dataset
 from cmai_core.errors import CmaiError, DataError, OptionError
 from cmai_core.evaluation.grid import Grid
+from cmai_core.files import write_json
 from cmai_core.models import load_model
-from cmai_core.terminal import write_json
 
 NAME, N = "tabletop", 6
 MAIN = replace(PROTOCOL.part("main"), limit=N)
