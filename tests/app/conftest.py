@@ -37,12 +37,14 @@ def app(tiny_models, monkeypatch):
 
     import cmai_core.models.registry as registry
     from app import services
+    from app.threshold_desk import threshold_shelf
 
     monkeypatch.setattr(registry, "bundled_dir", lambda: tiny_models)
     monkeypatch.setenv("CMAI_ALLOW_ANY", "1")  # what is refused without is tested in test_owner.py
     monkeypatch.setenv("CMAI_OPEN_REVIEW", "1")
     monkeypatch.setenv("CMAI_WARM_UP", "0")  # a thread would go on into the next test
     services.cards.clear()
+    threshold_shelf.clear()  # thresholds found out by a test are not known to the next
     st.cache_data.clear()
 
     def opened(page: str = "", query: dict[str, str] | None = None, **values) -> AppTest:

@@ -95,8 +95,6 @@ def test_a_grid_runs_and_its_numbers_open_their_pairs(bench, texts):
     at = tiny(bench())
     at.button(key="start_bench").click().run()
     assert not at.exception and at.button(key="cancel_bench")
-    other = bench()  # another visitor sees the same run and cannot start a second one
-    assert other.button(key="cancel_bench") and other.button(key="start_bench").disabled
     at = finished(at)
     table = frame(at, "bench_worst")
     assert list(table["model"]) == ["▲ tabletop", "■ tabletop-cmai"]

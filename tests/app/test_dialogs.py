@@ -48,7 +48,7 @@ def test_pairs_are_found_by_name():
     for wrong in ("tabletop/test/1000", "photos/test/nobody", "x/y/z"):
         with pytest.raises(CmaiError):
             services.the_pair(wrong, "", None, "")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="scene"):
         services.the_pair("scene", "a", None, "{")
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cmai_core.data.plain import plain_line
 from cmai_core.errors import CmaiError, OptionError
 from cmai_core.lab.choices import SEARCHES, THREATS, settled
 from cmai_core.lab.experiment import CRAFT_ON, OBJECTIVES, TASKS, TRUTHS, Experiment, parse_pair_id
@@ -23,7 +24,7 @@ def combining(e: Experiment) -> Experiment:
 experiments = st.builds(
     Experiment,
     pair=st.sampled_from(["tabletop/test/17", "photos/test/coffee", "upload/" + "a" * 64]),
-    caption=st.text(min_size=1, max_size=60).filter(lambda t: t.strip()),
+    caption=st.text(min_size=1, max_size=60).filter(plain_line),
     undefended=st.sampled_from(["tabletop", "ViT-B-32/random"]),
     defended=st.sampled_from(["", "tabletop-cmai"]),
     craft_on=st.sampled_from([c for c in CRAFT_ON if c != "defended"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -153,14 +154,14 @@ def test_published_questions_and_phrases(shared_data, tmp_path):
     ]
     table(tmp_path, "\n".join(map(json.dumps, rows)), "captions.jsonl")
     for asked, item in zip(load_dataset(tmp_path)[0].questions, raw["questions"]["questions"], strict=True):
-        assert asked.answers[0] == given[item["question_id"]]["multiple_choice_answer"]
-        assert len(asked.answers) == 10
+        said = Counter(answer["answer"] for answer in given[item["question_id"]]["answers"])
+        assert Counter(asked.answers) == said and said[asked.answers[0]] == max(said.values())
     for file in sorted((formats / "flickr30k").rglob("sentences/**/*.txt"))[:5]:
         where = tmp_path / "flickr"
         picture(where / f"{file.stem}.png")
         (where / f"{file.stem}.txt").write_bytes(file.read_bytes())
     for pair in load_dataset(tmp_path / "flickr"):
-        assert pair.captions and not any(set("[]#") & set(caption) for caption in pair.captions)
+        assert pair.captions and not any("EN#" in caption or "[" in caption for caption in pair.captions)
 
 
 @pytest.mark.parametrize("slash", ["/", ""])
