@@ -286,48 +286,11 @@ def _attack(args: argparse.Namespace) -> int:
             sample["image"] = path.name
 
     files = [(args.save_images, save), (args.json, lambda path: write_json(path, report.data))]
-    deliver("\n".join(_summary(report.data)), files)
+    deliver(str(report), files)
     if report.data["cancelled"]:
         print("Interrupted: what was found until then is reported.", file=sys.stderr)
         return 130
     return 0
-
-
-def _summary(data: dict[str, Any]) -> list[str]:
-    """The report in a few lines, every share with its count."""
-    experiment = data["experiment"]
-    words = [f"{experiment['task']} on {experiment['dataset']}/{experiment['split']}"]
-    if experiment["recipe"]:
-        words.append(experiment["recipe"])
-    if experiment["norm"]:
-        unit = {"linf": "/255", "l2": "/255", "l0": " pixels", "patch": " of the area"}[experiment["norm"]]
-        words.append(f"{experiment['norm']} {experiment['epsilon']:g}{unit}")
-    if experiment["steps"]:
-        words.append(f"{experiment['steps']} steps")
-    lines = [", ".join([*words, f"objective {data['attack']['objective']}"])]
-    rates = data["rates"]
-    text = [f"{name.replace('_', ' ')} {_part(rate)}" for name, rate in rates.items()]
-    if len(rates) > 1:
-        lines.append(f"{data['attack']['success']}: {', '.join(text)}")
-    for spec, totals in data["summary"].items():
-        role = "crafted on" if spec == experiment["model"] else "transferred to"
-        lines.append(
-            f"{role} {spec}: clean {_part(totals['accuracy_clean'])}, robust {_part(totals['accuracy_robust'])}, "
-            f"ASR {_part(totals['asr'])}, S_c {_score(totals['consistency_clean'])} → "
-            f"{_score(totals['consistency_attacked'])}"
-        )
-    return lines
-
-
-def _part(share: dict[str, Any]) -> str:
-    if share["hits"] is None:
-        return "– (unknown)"
-    percent = "–" if share["share"] is None else f"{100 * share['share']:.1f} %"
-    return f"{percent} ({share['hits']}/{share['total']})"
-
-
-def _score(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ def model():
 def test_attack_consistency_explain_and_evaluate_on_a_bundled_model(model):
     report = cmai.attack(model, "tabletop", recipe="fgsm", epsilon=8, limit=4)
     assert report.data["summary"]["tabletop"]["samples"] == 4 and report.data["experiment"]["epsilon"] == 8
+    assert "8/255" in str(report) and "/4)" in str(report)  # with its denominators
     pair = cmai.load_dataset("tabletop", limit=1)[0]
     clean, attacked = cmai.consistency(model, [pair.image, report.result.images()[0]], pair.captions[0])
     assert clean == pytest.approx(report.data["samples"][0]["models"]["tabletop"]["clean_consistency"], abs=1e-4)

@@ -274,6 +274,11 @@ class AttackReport:
     data: dict[str, Any]
     result: Any = field(repr=False)
 
+    def __str__(self) -> str:
+        from cmai_core.attacks.summary import summary
+
+        return "\n".join(summary(self.data))
+
 
 def run_experiment(
     experiment: AttackExperiment,
