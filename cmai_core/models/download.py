@@ -48,6 +48,9 @@ _TOKENIZER_FILES = frozenset(
         "sentencepiece.bpe.model",
     )
 )
+_SMALL_FILES = _TOKENIZER_FILES | {_CONFIG}
+_TOWER_FILES = frozenset(("config.json",))
+_MOST_CONFIG = 1_000_000
 _MORE_TOKENS = 50_000_000
 """Most bytes that the files beside weights may have: the largest vocabularies in use have 20 million."""
 
@@ -201,37 +204,51 @@ class _Fetch:
         self.api, self.most_bytes, self.tell = HfApi(), most_bytes, tell
         self.wanted: list[tuple[str, str, int]] = []
 
-    def repository(self, name: str, weights: list[str] | None) -> None:
-        """Adds the configuration and the vocabulary of a repository, and the first of its weights."""
+    def repository(self, name: str, weights: list[str] | None, small: frozenset[str] = _SMALL_FILES) -> None:
+        """Adds the small files of a repository (configuration and vocabulary), and the first of its weights."""
         info = self.api.model_info(name, files_metadata=True, timeout=30)
         sizes = {file.rfilename: file.size for file in info.siblings or ()}
-        small = [file for file in sizes if file in _TOKENIZER_FILES or file == _CONFIG]
-        if sum(sizes[file] or 0 for file in small) > _MORE_TOKENS:
+        beside = [file for file in sizes if file in small]
+        if sum(sizes[file] or 0 for file in beside) > _MORE_TOKENS:
             raise ModelError(f"The files beside the weights of {name} are too large.", "Choose another model.")
         chosen = next((file for file in weights or () if file in sizes), None)
         if weights is not None and chosen is None:
             raise ModelError(f"{name} has no weights that can be read.", "Choose another repository.")
-        for file in [*small, *([chosen] if chosen else [])]:
+        for file in [*beside, *([chosen] if chosen else [])]:
             if sizes[file] is None:
                 raise ModelError(f"The hub does not say how large {file} of {name} is.", "Choose another model.")
-            if not _cached(name, file):
-                self.wanted.append((name, file, int(sizes[file])))
+            entry = (name, file, int(sizes[file]))
+            if entry not in self.wanted and not _cached(name, file):
+                self.wanted.append(entry)
 
     def run(self) -> None:
         """Fetches everything, the weights last: where they are, all else is."""
-        from huggingface_hub import constants, hf_hub_download
+        from huggingface_hub import constants
 
-        self.wanted.sort(key=lambda entry: entry[2])
+        self.wanted.sort(key=lambda entry: (entry[1] not in _SMALL_FILES, entry[2]))
         total, done = sum(size for *_, size in self.wanted), 0
-        cache = Path(constants.HF_HUB_CACHE)
-        _room(cache, total, self.most_bytes)
+        _room(Path(constants.HF_HUB_CACHE), total, self.most_bytes)
         for repository, file, size in self.wanted:
-            blobs = cache / f"models--{repository.replace('/', '--')}" / "blobs"
-            with _watched(blobs, done, total, self.tell):
-                _bound(size)
-                hf_hub_download(repository, file)
+            self._one(repository, file, size, done, total)
             done += size
             self.tell(done=done, total=total)
+
+    def config(self, repository: str) -> Any:
+        """The contents of a repository's configuration, fetched before the rest: it says what else is needed.
+
+        Raises:
+            ValueError: it is no JSON.
+        """
+        path = self._one(repository, _CONFIG, _MOST_CONFIG, 0, sum(size for *_, size in self.wanted))
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def _one(self, repository: str, file: str, size: int, done: int, total: int) -> Path:
+        from huggingface_hub import constants, hf_hub_download
+
+        blobs = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "blobs"
+        with _watched(blobs, done, total, self.tell):
+            _bound(size)
+            return Path(hf_hub_download(repository, file))
 
 
 def _room(folder: Path, total: int, most_bytes: int) -> None:
@@ -333,7 +350,7 @@ def _fetch(spec: str, most_bytes: int, tell: Callable[..., None]) -> None:
         if re.fullmatch(r"[\w.-]+/[\w.-]+", repository) is None:
             raise ModelError(f"{spec!r} names no repository.", "Write hf-hub:organisation/repository.")
         fetch.repository(repository, weight_files(""))
-        _vocabulary_of(repository, fetch)
+        _others_of(repository, fetch)
         fetch.run()
         return
     import open_clip
@@ -352,22 +369,21 @@ def _fetch(spec: str, most_bytes: int, tell: Callable[..., None]) -> None:
         _fetch_url(url, most_bytes, tell)
 
 
-def _vocabulary_of(repository: str, fetch: _Fetch) -> None:
-    """Adds the vocabulary of another repository, where the configuration names one and none lies beside it."""
-    from huggingface_hub import hf_hub_download
+def _others_of(repository: str, fetch: _Fetch) -> None:
+    """Adds what the configuration says lies elsewhere: a vocabulary that is not beside the weights, and the
+    configuration of a Hugging Face text tower. Only of repositories that `load_model` follows."""
+    from cmai_core.models.configuration import known_repositories
 
-    if any(name == repository and file == "tokenizer.json" for name, file, _ in fetch.wanted):
-        return
-    if _cached(repository, "tokenizer.json"):
-        return
-    _bound(1_000_000)
     try:
-        config = json.loads(Path(hf_hub_download(repository, _CONFIG)).read_text(encoding="utf-8"))
-        name = config["model_cfg"]["text_cfg"].get("hf_tokenizer_name")
+        text = fetch.config(repository)["model_cfg"]["text_cfg"]
+        vocabulary, tower = text.get("hf_tokenizer_name"), text.get("hf_model_name")
     except (KeyError, TypeError, AttributeError, ValueError):
-        return
-    if isinstance(name, str) and name:
-        fetch.repository(name, None)
+        return  # `load_model` says what is wrong with it
+    own = any(entry[:2] == (repository, "tokenizer.json") for entry in fetch.wanted)
+    wanted = [] if own or _cached(repository, "tokenizer.json") else [(vocabulary, _SMALL_FILES)]
+    for name, small in [*wanted, (tower, _TOWER_FILES)]:
+        if isinstance(name, str) and name in known_repositories():
+            fetch.repository(name, None, small)
 
 
 def _child(spec: str, most_bytes: int) -> None:

@@ -23,9 +23,10 @@ CONFIG = json.dumps({"model_cfg": {"embed_dim": 8, "vision_cfg": {}, "text_cfg":
 
 
 class Hub:
-    """A hub with one repository; what it says of sizes, and how fast it sends, can be set."""
+    """A hub with one repository and what lies in others; what it says of sizes, and how fast it sends, can be set."""
 
     def __init__(self) -> None:
+        self.others: dict[str, dict[str, bytes]] = {}
         self.files = {
             "open_clip_config.json": CONFIG,
             "tokenizer.json": b"{}",
@@ -50,15 +51,17 @@ class Hub:
 
             def _answer(self, body: bool) -> None:
                 path = self.path.split("?")[0]
+                repositories = {"some/model": hub.files} | hub.others
                 if path.startswith("/api/models/"):
-                    said = [
-                        {"rfilename": name, "size": hub.said.get(name, len(data))} for name, data in hub.files.items()
-                    ]
+                    repository = path.removeprefix("/api/models/")
+                    files = repositories.get(repository, hub.files)
+                    said = [{"rfilename": name, "size": hub.said.get(name, len(data))} for name, data in files.items()]
                     said = [{k: v for k, v in entry.items() if v is not None} for entry in said]
-                    value = {"_id": "1", "id": "some/model", "modelId": "some/model", "sha": COMMIT, "siblings": said}
+                    value = {"_id": "1", "id": repository, "modelId": repository, "sha": COMMIT, "siblings": said}
                     return self._send(json.dumps(value).encode(), body, "application/json")
-                data = hub.files.get(path.rsplit("/", 1)[-1])
-                if not path.startswith("/some/model/resolve/") or data is None:
+                repository, _, file = path[1:].partition("/resolve/")
+                data = repositories.get(repository, {}).get(file.rsplit("/", 1)[-1])
+                if data is None:
                     self.send_response(404)
                     self.send_header("Content-Length", "0")
                     self.end_headers()
@@ -128,6 +131,40 @@ def test_a_model_comes_with_its_size_known_and_nothing_else(hub):
     assert [p.done for p in told] == sorted(p.done for p in told)
     assert not any("evil" in path for path in hub.hub.asked)
     assert not unfinished(hub.cache)
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own-vocabulary", "vocabulary-elsewhere"])
+def test_what_lies_in_a_known_repository_comes_too_and_nothing_of_another(hub, own):
+    from huggingface_hub import try_to_load_from_cache
+
+    text = {"hf_model_name": "roberta-base", "hf_tokenizer_name": "roberta-base" if own else "xlm-roberta-base"}
+    hub.hub.files["open_clip_config.json"] = json.dumps({"model_cfg": {"text_cfg": text}}).encode()
+    hub.hub.files["open_clip_model.safetensors"] = bytes(10)  # smaller than all else, and still the last to come
+    if not own:
+        del hub.hub.files["tokenizer.json"]
+    lying = {"config.json": b"{}", "tokenizer.json": bytes(1000), "pytorch_model.bin": bytes(5000)}
+    hub.hub.others = {"roberta-base": lying, "xlm-roberta-base": lying}
+    download(SPEC, environment=hub.variables)
+    here = {
+        (repository, name)
+        for repository in hub.hub.others
+        for name in lying
+        if isinstance(try_to_load_from_cache(repository, name, cache_dir=hub.cache), str)
+    }
+    vocabulary = set() if own else {("xlm-roberta-base", "config.json"), ("xlm-roberta-base", "tokenizer.json")}
+    assert here == {("roberta-base", "config.json")} | vocabulary
+    files = [path for path in hub.hub.asked if "/resolve/" in path]
+    assert files[-1].endswith("open_clip_model.safetensors")
+    assert is_here(SPEC) and not unfinished(hub.cache)
+
+
+def test_a_repository_that_open_clip_does_not_name_is_not_asked(hub):
+    text = {"hf_model_name": "evil/tower", "hf_tokenizer_name": "evil/words"}
+    hub.hub.files["open_clip_config.json"] = json.dumps({"model_cfg": {"text_cfg": text}}).encode()
+    del hub.hub.files["tokenizer.json"]
+    hub.hub.others = {name: {"config.json": b"{}", "tokenizer.json": b"{}"} for name in ("evil/tower", "evil/words")}
+    download(SPEC, environment=hub.variables)
+    assert hub.hub.asked and not any("evil" in path for path in hub.hub.asked)
 
 
 def test_a_slow_download_is_cancelled_at_once_and_leaves_nothing(hub):
