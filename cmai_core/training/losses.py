@@ -66,7 +66,7 @@ class PatchHead(nn.Module):
 
         Nine of ten patches are background: with equal weights the shapes were still at chance after 100,000 images.
         The objects' places are asked because nothing else insists on them: without, a linear map reads no horizontal
-        position off the tokens (R² −0.01), and questions about left and right stay at chance.
+        position off the tokens (see `placement`), and questions about left and right stay at chance.
 
         Args:
             tokens: B×P×W.
