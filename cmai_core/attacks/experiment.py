@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from cmai_core import budget
 from cmai_core.attacks.options import number, one_of, strict_options, whole
 from cmai_core.errors import OptionError
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 FORMAT = "cmai-attack/1"
 OBJECTIVES = ("task", "margin", "kl", "embedding", "consistency", "both")
 NORMS = ("linf", "l2")
-RECIPE_NORMS = ("linf", "l2", "l0", "patch")
 
 # What the attributes are where no recipe is named.
 PGD = {
@@ -39,8 +39,6 @@ PGD = {
     "momentum": 0.0,
     "stop_on_success": False,
 }
-# Budgets of a recipe under another norm than its own, in the units of an experiment.
-BUDGETS = {"linf": 4.0, "l2": 4.0, "l0": 100.0, "patch": 0.05}
 # Options of recipes that an experiment has as attributes of its own.
 ELSEWHERE = ("task", "dataset", "norm", "epsilon", "step_size", "objective", "success")
 
@@ -103,9 +101,8 @@ class AttackExperiment:
         if self.objective is not None:
             one_of("objective", self.objective, OBJECTIVES)
         if self.norm is not None:
-            high = {"linf": 255.0, "l2": 255.0, "patch": 1.0}.get(self.norm, math.inf)
-            one_of("norm", self.norm, RECIPE_NORMS if self.recipe else NORMS)
-            number("epsilon", self.epsilon, 0.0, high)
+            one_of("norm", self.norm, tuple(budget.NORMS) if self.recipe else NORMS)
+            number("epsilon", self.epsilon, 0.0, budget.norm_of(self.norm).highest)
             if self.recipe:
                 self._check_norm()
         for name in ("alpha", "beta"):
@@ -155,8 +152,9 @@ class AttackExperiment:
         if recipe.norm is None:
             return {}
         norm = self.norm or recipe.norm
-        own = {"linf": recipe.epsilon * 255, "l2": 4.0}.get(norm, recipe.epsilon)
-        return {"norm": norm, "epsilon": own if norm == recipe.norm else BUDGETS.get(norm)}
+        if norm != recipe.norm or norm == "l2":  # a length over all values says nothing before there is a picture
+            return {"norm": norm, "epsilon": budget.NORMS[norm].usual if norm in budget.NORMS else None}
+        return {"norm": norm, "epsilon": budget.Budget.of_pixels(norm, recipe.epsilon, 1).amount}
 
     def _check_norm(self) -> None:
         """Refuses a norm that the recipe does not go with, before a model is loaded."""
@@ -208,7 +206,7 @@ class AttackExperiment:
         from cmai_core.attacks.recipes import get_recipe
         from cmai_core.attacks.success import Untargeted
 
-        unit = {"linf": 1 / 255, "l2": math.sqrt(value_count) / 255}.get(self.norm, 1.0)
+        unit = budget.norm_of(self.norm).scale(value_count) if self.norm else 1.0
         step_size = None if self.step_size is None else self.step_size * unit
         if self.norm == "l0" and self.epsilon > (positions := value_count // 3):
             raise OptionError(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmai_core.budget import Budget
 from cmai_core.errors import OptionError
 from cmai_core.progress import CancelToken, ProgressCallback
 
@@ -49,8 +49,9 @@ def run(args: argparse.Namespace, progress: ProgressCallback, cancel: CancelToke
     """
     if args.store is not None:
         return _of_store(args.store)
-    if not 0 < args.epsilon <= 255:
-        raise OptionError(f"--epsilon is {args.epsilon:g}.", "Accepted: above 0, to 255 (units of 1/255).")
+    budget = Budget(args.norm, args.epsilon)
+    if not budget.amount:
+        raise OptionError("--epsilon is 0.", "Accepted: above 0, to 255 (units of 1/255).")
     from cmai_core.data import load_dataset
     from cmai_core.evaluation.checks import probe
     from cmai_core.models import load_model
@@ -59,12 +60,11 @@ def run(args: argparse.Namespace, progress: ProgressCallback, cancel: CancelToke
     dataset = load_dataset(args.dataset, split=args.split)
     model = load_model(args.model, device=args.device)
     warn_truncated(model, dataset, args.samples)
-    scale = math.sqrt(3) * model.image_size if args.norm == "l2" else 1.0
     return probe(
         model,
         args.task,
         dataset,
-        epsilon=args.epsilon / 255 * scale,
+        epsilon=budget.pixels(3 * model.image_size**2),
         attack=args.attack,
         samples=args.samples,
         seed=args.seed,

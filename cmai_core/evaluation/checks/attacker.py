@@ -23,6 +23,7 @@ from cmai_core.attacks.seeds import sample_generators
 from cmai_core.attacks.success import Untargeted
 from cmai_core.attacks.threat import LinfRegion, ThreatModel
 from cmai_core.attacks.watch import Watch
+from cmai_core.budget import Budget
 from cmai_core.errors import OptionError
 
 # Half of the range a pixel has: any picture can be turned into mid-grey (Carlini et al. 2019, sanity tests).
@@ -104,7 +105,7 @@ def attacker_of(
         base = attack if epsilon is None else _budget(attack, epsilon)
         return Attacker(base, None if isinstance(base.search, External) else functools.partial(_budget, base))
     one_of("norm", norm, ("linf", "l2"))
-    epsilon = (4 / 255 * (math.sqrt(values) if norm == "l2" else 1.0)) if epsilon is None else epsilon
+    epsilon = Budget.usual(norm).pixels(values) if epsilon is None else epsilon
     if isinstance(attack, (str, Recipe)):
         base = _recipe(attack, task, dataset, norm, epsilon, values)
         if getattr(model, "rejects", False) and hasattr(model, "fooled"):
@@ -134,7 +135,7 @@ def _recipe(recipe: str | Recipe, task: Any, dataset: Any, norm: str, epsilon: f
     entry = parse_entry(recipe.slug if isinstance(recipe, Recipe) else recipe, {})
     if entry.where or get_recipe(entry.slug).modality != "image":
         raise OptionError(f"{entry.label!r} is no recipe on pictures.", "Accepted: `cmai recipes`, modality image.")
-    given = {"norm": norm, "epsilon": epsilon * 255 / (math.sqrt(values) if norm == "l2" else 1.0)}
+    given = {"norm": norm, "epsilon": Budget.of_pixels(norm, epsilon, values).amount}
     given |= {name: value for name, value in entry.options.items() if name in ATTRIBUTES}
     own = {name: value for name, value in entry.options.items() if name not in ATTRIBUTES}
     attack = AttackExperiment(recipe=entry.slug, options=own, **given).build(task, dataset, values)
@@ -147,10 +148,9 @@ def _outside(attack: Any, task: Any, dataset: Any, norm: str, epsilon: float, va
     if kinds & {"foolbox", "torchattacks"}:
         from cmai_core.evaluation.outside import attack_of
 
-        scale = 255 / (math.sqrt(values) if norm == "l2" else 1.0)
-
         def library(budget: float) -> Attack:
-            chosen = {"name": name, "norm": norm, "epsilon": budget * scale, "seed": seed}
+            amount = Budget.of_pixels(norm, budget, values).amount
+            chosen = {"name": name, "norm": norm, "epsilon": amount, "seed": seed}
             return attack_of(attack, task, dataset, values, **chosen)
 
         return Attacker(library(epsilon), library)
