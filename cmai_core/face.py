@@ -94,7 +94,7 @@ def evaluate(
     models: Model | Sequence[Model],
     data: Data = "tabletop",
     *,
-    recipes: Sequence[str] = ("pgd",),
+    recipes: str | Sequence[str] = ("pgd",),
     epsilons: Sequence[float] = (4.0,),
     tasks: Sequence[str] | None = None,
     limit: int | None = 64,
@@ -108,7 +108,7 @@ def evaluate(
 
     Args:
         models: one or several. data, limit: as for `attack`.
-        recipes: names, each with options where wanted ("pgd:steps=50"). epsilons: in units of 1/255.
+        recipes: one name or several, each with options where wanted ("pgd:steps=50"). epsilons: in units of 1/255.
         tasks: names; None: as for `attack`. settings: further ones of `evaluation.grid.Grid`.
         store: a folder in which every example is kept, so that the same call goes on where it stopped; None: nowhere.
 
@@ -127,12 +127,14 @@ def evaluate(
     from cmai_core.evaluation.store import Store
 
     several = models if isinstance(models, (list, tuple)) else [models]
+    if not several:
+        raise OptionError("No model named.", "Give one or several.")
     loaded = _models(several, device)
     dataset = _dataset(data, None)
     grid = Grid(
         models=tuple(loaded),
         tasks=tuple(tasks) if tasks is not None else (_fitting_task(dataset, next(iter(loaded.values()))),),
-        recipes=tuple(recipes),
+        recipes=(recipes,) if isinstance(recipes, str) else tuple(recipes),
         epsilons=tuple(epsilons),
         dataset=dataset.name,
         split=dataset.split,
@@ -185,7 +187,7 @@ def explain(
             not depend on the text) need open_clip's own vision transformer.
 
     Returns:
-        maps N×h×w with what is needed to read them (see `explain.Explanation`).
+        maps N×h×w with what is needed to read them (see `explanations.Explanation`).
 
     Raises:
         CmaiError: an unknown method, or one that this model has not the parts for.

@@ -40,7 +40,7 @@ LONG = (
 
 # What computes: run again by `make numerics` with other instructions, threads and last bits.
 NUMERICAL = (
-    *("attacks/", "models/", "explain/", "tasks/", "defenses/test_cmcv", "defenses/test_system"),
+    *("attacks/", "models/", "explanations/", "tasks/", "defenses/test_cmcv", "defenses/test_system"),
     *("defenses/test_pathways", "evaluation/test_metrics", "evaluation/test_detection", "evaluation/test_figures"),
     *("training/test_forward", "training/test_inner", "training/test_one_step", "training/test_text_inner"),
     *("training/test_edits", "training/test_vision_start"),
@@ -57,6 +57,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def rank(item: pytest.Item) -> int:
         return next((k for k, start in enumerate(LONG) if place(item).startswith(start)), len(LONG))
 
+    moved = [start for start in (*LONG, *NUMERICAL) if not any((ROOT / "tests").glob(f"{start}*"))]
+    if moved:
+        raise pytest.UsageError(f"tests/conftest.py names what is not there: {', '.join(moved)}")
     items.sort(key=rank)
     for item in items:
         if place(item).startswith(NUMERICAL):

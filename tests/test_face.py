@@ -51,6 +51,8 @@ def test_unknown_methods_and_pictures_are_refused(model):
         cmai.explain(model, np.zeros((8, 8, 3), np.uint8), "a cube", method="tea-leaves")
     with pytest.raises(OptionError, match="float64"):
         cmai.consistency(model, np.zeros((8, 8, 3)), "a cube")
+    with pytest.raises(OptionError, match="model"):
+        cmai.evaluate([])
 
 
 def test_everything_works_with_a_wrapped_classifier():
@@ -84,4 +86,4 @@ def test_a_recipe_that_cannot_be_run_is_named():
         label = "ab"[int(network(mine.preprocess([picture])).argmax())]
     data = cmai.InMemory([picture], labels=[label], classes=["a", "b"])
     with pytest.warns(UserWarning, match="apgd-dlr"):
-        cmai.evaluate(mine, data, recipes=["apgd-dlr"], epsilons=[1])
+        cmai.evaluate(mine, data, recipes="apgd-dlr", epsilons=[1])

@@ -97,6 +97,11 @@ class AttackExperiment:
     batch_size: int = 32
 
     def __post_init__(self) -> None:
+        if self.options and not self.recipe:
+            raise OptionError(
+                "Options belong to a recipe, and none is named.",
+                "Name one (recipe pgd), or give steps and the like by their own names.",
+            )
         self._fill(self._recipe_defaults() if self.recipe else PGD)
         if self.objective is not None:
             one_of("objective", self.objective, OBJECTIVES)

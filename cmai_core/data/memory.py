@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -56,9 +56,20 @@ class InMemory:
 
     def __getitem__(self, index: int) -> Pair:
         label = None if self._labels is None else self._labels[index]
-        captions = (f"a photo of a {label}",) if self._captions is None else self._captions[index]
-        questions = () if self._questions is None else tuple(self._questions[index])
-        return Pair(f"{self.name}/{self.split}/{index}", self._images[index], captions, questions, label)
+        name = f"{self.name}/{self.split}/{index}"
+        return Pair(name, self._images[index], self._captions_of(index), self._questions_of(index), label)
+
+    def _captions_of(self, index: int) -> tuple[str, ...]:
+        return (f"a photo of a {self._labels[index]}",) if self._captions is None else self._captions[index]
+
+    def _questions_of(self, index: int) -> tuple[Question, ...]:
+        return () if self._questions is None else tuple(self._questions[index])
+
+    def texts(self, count: int | None = None) -> Iterator[tuple[str, str]]:
+        """(picture, text) of every caption and question of the first `count` pictures."""
+        for index in range(len(self))[:count]:
+            for text in (*self._captions_of(index), *(question.text for question in self._questions_of(index))):
+                yield f"picture {index}", text
 
     def truth(self, captions: Sequence[str], indices: Sequence[int]) -> np.ndarray | None:
         """None: what is true of a picture beyond its own captions is not known."""

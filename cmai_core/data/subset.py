@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -44,6 +44,14 @@ class Subset:
                 if item.left in place and item.right in place
             )
         return self._statements
+
+    @property
+    def texts(self) -> Callable[..., Iterator[tuple[str, str]]] | None:
+        """`texts` of the dataset where it has them and this is its beginning (see `FilePairs`), else None."""
+        texts = getattr(self.dataset, "texts", None)
+        if texts is None or self.indices != tuple(range(len(self))):
+            return None
+        return lambda count=None: texts(len(self) if count is None else min(count, len(self)))
 
     def truth(self, captions: Sequence[str], indices: Sequence[int]) -> np.ndarray | None:
         return self.dataset.truth(captions, [self.indices[index] for index in indices])

@@ -131,12 +131,14 @@ def warn_truncated(model: Any, dataset: Any, count: int | None = None) -> None:
     """Warns (`CmaiWarning`) of a dataset's texts that a model reads only in part: how many, and the first.
 
     Args:
-        dataset: asked for its `texts`, which datasets of files have; the bundled ones fit the bundled models.
+        dataset: asked for its `texts`, which datasets of files and of memory have; the bundled ones fit the bundled
+            models.
         count: only the first so many items.
     """
-    if not hasattr(dataset, "texts"):
+    texts = getattr(dataset, "texts", None)
+    if texts is None:
         return
-    named = list(dict.fromkeys(dataset.texts(count)))
+    named = list(dict.fromkeys(texts(count)))
     cut = truncated_captions(model, [text for _, text in named])
     if cut:
         where, text = named[cut[0]]

@@ -164,7 +164,8 @@ class _ClassVectors(nn.Module):
 
 
 class ClassTokenizer:
-    """A vocabulary of classes: a text is the class whose name stands in it, the longest where several do.
+    """A vocabulary of classes: a text is the class whose name stands in it. Where several do it is the longest, of
+    equally long ones the last ("a photo of a b" is b).
 
     Raises:
         OptionError: fewer than two classes, or a name twice.
@@ -188,11 +189,11 @@ class ClassTokenizer:
         return torch.tensor([[_BOS, _FIRST + self._class_of(text), _EOS] for text in texts], dtype=torch.int64)
 
     def _class_of(self, text: str) -> int:
-        found = self._pattern.search(text.lower())
-        if found is None:
+        found = self._pattern.findall(text.lower())
+        if not found:
             some = ", ".join(self.classes[:8]) + (", …" if len(self.classes) > 8 else "")
             raise DataError(f"{text!r} names none of the classifier's classes.", f"It knows {some}.")
-        return self.classes.index(found.group(1))
+        return self.classes.index(max(reversed(found), key=len))
 
     def decode(self, ids: Sequence[int]) -> str:
         return " ".join(self.classes[k - _FIRST] for k in ids if k >= _FIRST)

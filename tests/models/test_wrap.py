@@ -7,7 +7,7 @@ from torch import nn
 
 from cmai_core.data.memory import InMemory
 from cmai_core.errors import DataError, ModelError, OptionError
-from cmai_core.models.wrap import wrap
+from cmai_core.models.wrap import ClassTokenizer, wrap
 from cmai_core.tasks import get_task
 
 CLASSES = ["cat", "dog", "big dog", "cow"]
@@ -47,8 +47,10 @@ def test_a_classifiers_logits_and_gradients_are_its_own(network, data):
 
 def test_a_text_is_the_class_that_it_names_the_longest_first(network):
     model = wrap(network, classes=CLASSES, image_size=32)
-    vectors = model.encode_text(["a photo of a Big Dog", "dog.", "a cow on a meadow"])
-    assert vectors.argmax(dim=1).tolist() == [2, 1, 3]
+    vectors = model.encode_text(["a photo of a Big Dog", "dog.", "a cow on a meadow", "a cow and a big dog"])
+    assert vectors.argmax(dim=1).tolist() == [2, 1, 3, 2]
+    letters = ClassTokenizer(["a", "b"])
+    assert [letters.decode(ids) for ids in letters(["a photo of a a", "a photo of a b"]).tolist()] == ["a", "b"]
     assert model.detokenize(model.tokenize(["a big dog"])[0].tolist()) == "big dog"
     with pytest.raises(DataError, match="dogma"):
         model.encode_text(["a dogma"])
