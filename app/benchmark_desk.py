@@ -87,7 +87,7 @@ class Desk:
 
     def mine(self) -> bool:
         """Whether the last sweep is this visitor's."""
-        return self.sweep is not None and self.sweep.owner == presence.visitor()
+        return self.sweep is not None and self.sweep.owner.visitor == presence.owner().visitor
 
     def start(self, values: Mapping[str, Any]) -> None:
         """Starts a grid for this visitor, or goes on with it.

@@ -100,7 +100,7 @@ def refusal(spec: str) -> ModelError:
 
 
 def shown(spec: str) -> str:
-    """How a model is named to visitors: of a folder only the last part."""
-    if spec.startswith("local-dir:"):
+    """How a model or a dataset is named to visitors: of a folder only the last part."""
+    if spec.startswith(("local-dir:", "/", ".", "~")) or re.match(r"[A-Za-z]:[\\/]", spec):
         return re.split(r"[\\/]", spec.rstrip("\\/"))[-1] or "folder"
     return spec

@@ -7,7 +7,9 @@ seconds has lost nothing.
 A *visitor* is a browser: all its tabs send the same cookie (Streamlit's own against forged requests; no other is set).
 A browser that keeps no cookies is known by its address alone. Cookies can be thrown away, so an *address* has a share
 of the queue, too: the connection's as the server sees it; behind a proxy that is the proxy's word for it
-(X-Forwarded-For), which is believed from the same machine or from the addresses in FORWARDED_ALLOW_IPS.
+(X-Forwarded-For), which is believed from the same machine or from the addresses in FORWARDED_ALLOW_IPS. Streamlit tells
+no address of this machine's own visitors, nor of those whom a proxy on it brings without that word: each browser of
+them counts as an address.
 """
 
 from __future__ import annotations
@@ -111,8 +113,9 @@ def visitor() -> Owner:
 
 
 def _owner(tab: str) -> Owner:
-    address = network(st.context.ip_address or "") or tab
-    return Owner(tab, browser(st.context.cookies.get(COOKIE, "")) or address, address)
+    name = browser(st.context.cookies.get(COOKIE, ""))
+    address = network(st.context.ip_address or "") or name or tab
+    return Owner(tab, name or address, address)
 
 
 def browser(cookie: str) -> str:

@@ -21,6 +21,7 @@ from app.pictures import picture_url
 from cmai_core.errors import CmaiError, DataError, ModelError
 from cmai_core.lab.experiment import DEFENDED, UNDEFENDED, Experiment, parse_pair_id
 from cmai_core.lab.images import data_url, decode, thumbnail
+from cmai_core.progress import Progress
 
 if TYPE_CHECKING:
     from app.fetching import Errand
@@ -42,7 +43,6 @@ JOBS_PER_VISITOR = 2
 JOBS_PER_ADDRESS = 24
 """A class behind one address has most of the queue, and never all of it."""
 JOB_SECONDS = 900.0
-CAPTION_LIMIT = 300
 
 
 class ModelShelf:
@@ -94,7 +94,7 @@ def _loaded(spec: str) -> Any:
     from cmai_core.models import load_model
 
     try:
-        return load_model(spec)
+        model = load_model(spec)
     except CmaiError as error:
         if owner.bundled(spec):
             raise
@@ -102,6 +102,8 @@ def _loaded(spec: str) -> Any:
         raise ModelError(
             f"{owner.shown(spec)} cannot be loaded.", "Choose another model; the lab's log says what is wrong."
         ) from None
+    model.name = owner.shown(spec)  # whatever speaks of it to visitors names no folder
+    return model
 
 
 @st.cache_resource(show_spinner=False)
@@ -392,15 +394,13 @@ def experiment_models(experiment: Experiment) -> dict[str, str]:
     return models
 
 
-def load_models(experiment: Experiment, store: ModelShelf) -> dict[str, Any]:
-    """Role → model, loaded in the worker."""
-    return {role: store.get(spec) for role, spec in experiment_models(experiment).items()}
-
-
-def gallery_pairs(pair: Pair, items: PairDataset, size: int) -> Sequence[Pair]:
-    """The pair and the first other items of a dataset: what retrieval searches through."""
-    others = [items[i] for i in range(min(size, len(items)))]
-    return [pair, *(p for p in others if p.id != pair.id)][:size]
+def load_models(specs: Mapping[str, str], store: ModelShelf, progress: Callable[[Progress], None]) -> dict[str, Any]:
+    """Role → model, each named before it is loaded; in the worker thread."""
+    models = {}
+    for role, spec in specs.items():
+        progress(Progress(0, 0, f"Loading {owner.shown(spec)}"))
+        models[role] = store.get(spec)
+    return models
 
 
 def require_model(spec: str, role: str) -> str:
@@ -422,15 +422,11 @@ def attack_work(
     """The attack itself; runs in the worker thread."""
     from cmai_core.defenses.basis import kind_of
     from cmai_core.lab.run import run_attack
-    from cmai_core.progress import Progress
 
     with quiet_thread():
         pair = the_pair(experiment.pair, experiment.caption, upload, experiment.scene)
         items = dataset("photos" if experiment.pair.startswith(("upload/", "photos/")) else "tabletop")
-        models = {}
-        for role, spec in experiment_models(experiment).items():
-            progress(Progress(0, 0, f"Loading {owner.shown(spec)}", {}))
-            models[role] = store.get(spec)
+        models = load_models(experiment_models(experiment), store, progress)
         kind, bases = kind_of(experiment.pair), {}
         for role, model in models.items():
             if experiment.has_detector:
@@ -475,13 +471,9 @@ def distribution_work(
     """Scores a split; runs in the worker thread."""
     from cmai_core.data import load_dataset
     from cmai_core.lab.distribution import score_distribution
-    from cmai_core.progress import Progress
 
     with quiet_thread():
-        models = {}
-        for role, spec in experiment_models(experiment).items():
-            progress(Progress(0, 0, f"Loading {owner.shown(spec)}", {}))
-            models[role] = store.get(spec)
+        models = load_models(experiment_models(experiment), store, progress)
         dataset_name, _, split = name.partition("/")
         items = load_dataset(dataset_name, split=split, limit=count)
         return score_distribution(models, items, count=count, experiment=experiment, progress=progress, cancel=cancel)
@@ -513,13 +505,9 @@ def embedding_work(name: str, count: int, experiment: Experiment, store: ModelSh
     """Embeds and projects a split; runs in the worker thread."""
     from cmai_core.data import load_dataset
     from cmai_core.lab.embedding import embedding_map
-    from cmai_core.progress import Progress
 
     with quiet_thread():
-        models = {}
-        for role, spec in experiment_models(experiment).items():
-            progress(Progress(0, 0, f"Loading {owner.shown(spec)}", {}))
-            models[role] = store.get(spec)
+        models = load_models(experiment_models(experiment), store, progress)
         dataset_name, _, split = name.partition("/")
         items = load_dataset(dataset_name, split=split, limit=count)
         return embedding_map(models, items, count=count, experiment=experiment, progress=progress, cancel=cancel)
@@ -530,10 +518,7 @@ def explanation_work(
 ) -> Any:
     """Explains a result; runs in the worker thread."""
     from cmai_core.lab.explanation import explain_result
-    from cmai_core.progress import Progress
 
-    models = {}
-    for role, reading in result.readings.items():
-        progress(Progress(0, 0, f"Loading {reading.spec}", {}))
-        models[role] = store.get(reading.spec)
+    specs = {role: reading.spec for role, reading in result.readings.items()}
+    models = load_models(specs, store, progress)
     return explain_result(result, models, methods=methods, steps=steps, progress=progress, cancel=cancel)

@@ -65,15 +65,15 @@ def taken(file: Any) -> Upload:
     if file.file_id not in kept:
         try:
             found: Upload | CmaiError = take_upload(file.getvalue())
-        except CmaiError as error:
-            found = error
+        except CmaiError as error:  # kept without its traceback, whose frames hold the file
+            found = type(error)(error.message, error.hint)
         kept[file.file_id] = found
         while len(kept) > KEPT:
             del kept[next(iter(kept))]
         _let_go(file)
     found = kept[file.file_id]
     if isinstance(found, CmaiError):
-        raise type(found)(found.message, found.hint)  # a new one: the old one's traceback would hold its frames
+        raise type(found)(found.message, found.hint)  # a new one, for the same reason
     return found
 
 

@@ -108,16 +108,12 @@ def verdict_work(
     cancel: Any,
 ) -> LabVerdict:
     """Judges a result's pairs; runs in the worker thread."""
-    from cmai_core.progress import Progress
-
     experiment = result.experiment
     with services.quiet_thread():
-        models, bases = {}, {}
-        for role, reading in result.attacked.items():
-            progress(Progress(0, 0, f"Loading {owner.shown(reading.spec)}", {}))
-            models[role] = store.get(reading.spec)
-        for role, model in models.items():
-            bases[role] = thresholds.get(model, kind_of(experiment.pair), progress, cancel)
+        specs = {role: reading.spec for role, reading in result.attacked.items()}
+        models = services.load_models(specs, store, progress)
+        kind = kind_of(experiment.pair)
+        bases = {role: thresholds.get(model, kind, progress, cancel) for role, model in models.items()}
         try:
             pair = services.the_pair(experiment.pair, experiment.caption, upload, experiment.scene)
             items = services.dataset("photos" if photograph(experiment.pair) else "tabletop")

@@ -7,14 +7,13 @@ import streamlit as st
 from app import services, state
 from app.components import attack_flow
 from app.components.attack_form import attack_panel, model_panel
-from app.components.belongs import belonging
+from app.components.belongs import belonging, belongs_to
 from app.components.guard import guard
 from app.components.hero import empty_hero, headline, hero
 from app.components.live import cancel_button, live_job
 from app.components.pair_picker import browse_dialog, help_dialog, pair_panel, upload_dialog
 from app.components.result_view import finding, result_view
 from app.components.theme import show, subscript
-from cmai_core.lab.belonging import belongs_to
 
 with guard():
     attack_flow.read_link()

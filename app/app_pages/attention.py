@@ -7,11 +7,10 @@ import streamlit as st
 from app import services, state
 from app.components import explanation_view as view
 from app.components.attack_flow import show_notice
-from app.components.belongs import belonging
+from app.components.belongs import belonging, belongs_to
 from app.components.guard import guard
 from app.components.live import cancel_button, live_job
 from app.components.models_choice import page_head
-from cmai_core.lab.belonging import belongs_to
 
 page_head(
     "Where do the models look, and why?",

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import streamlit as st
 
+from app import owner
 from app.components.theme import escape, show
+from cmai_core.lab import belonging as core
 from cmai_core.lab.belonging import Difference
+from cmai_core.lab.experiment import Experiment
 
 MOST_NAMED = 4
 
@@ -50,6 +54,15 @@ def belonging(
 
 def changed(differences: Sequence[Difference]) -> str:
     """The differences in a line: "Form: ε 3/255 (here 4/255), seed 1 (here 0)."."""
-    named = [f"{d.name} {d.wanted} (here {d.shown})" for d in differences[:MOST_NAMED]]
+    named = [f"{d.name} {_word(d, d.wanted)} (here {_word(d, d.shown)})" for d in differences[:MOST_NAMED]]
     more = len(differences) - len(named)
     return f"Form: {', '.join(named)}" + (f", and {more} more" if more > 0 else "") + "."
+
+
+def belongs_to(e: Experiment) -> str:
+    """What a result belongs to, as visitors read it: in a sentence without a full stop."""
+    return core.belongs_to(replace(e, undefended=owner.shown(e.undefended), defended=owner.shown(e.defended)))
+
+
+def _word(difference: Difference, value: str) -> str:
+    return owner.shown(value) if difference.what == "model" else value

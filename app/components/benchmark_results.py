@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import services, state
+from app import owner, services, state
 from app.components import plots
 from app.components.attack_form import TASK_WORDS
 from app.components.benchmark_plots import curve_figure, looks, score_figure
@@ -49,7 +49,7 @@ def percent(value: Any, low: Any = None, high: Any = None) -> str:
 def model_word(name: str) -> str:
     """A model with the mark of its role, where it is a bundled one."""
     card = services.cards().get(name.partition(" · ")[0])
-    return name if card is None else f"{ROLES['defended' if card.defended else 'undefended'].mark} {name}"
+    return owner.shown(name) if card is None else f"{ROLES['defended' if card.defended else 'undefended'].mark} {name}"
 
 
 def attack_word(row: Any) -> str:
@@ -61,11 +61,11 @@ def attack_word(row: Any) -> str:
 
 def title_of(row: Any) -> str:
     """A figure in a line."""
-    where = "" if row["own"] else f", crafted on {row['source']}"
+    where = "" if row["own"] else f", crafted on {owner.shown(row['source'])}"
     budget = f" at {row['budget']}" if row["budget"] else ""
     seed = f", seed {row['seed']}" if row["kind"] != "clean" and row["seed"] == row["seed"] and row["seed"] else ""
     task = TASK_WORDS.get(row["task"], "S_c only")
-    return f"{row['target']} · {task} · {attack_word(row)}{budget}{where}{seed}"
+    return f"{owner.shown(row['target'])} · {task} · {attack_word(row)}{budget}{where}{seed}"
 
 
 def _open(key: str, ids: Sequence[Sequence[str]], columns: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import state
+from app import owner, state
 from app.benchmark_desk import Desk
 from app.components.benchmark_form import await_result
 from app.components.benchmark_pairs import pairs_dialog
@@ -71,4 +71,7 @@ def _unfinished(desk: Desk, info: RunInfo) -> bool:
 def _title(info: RunInfo) -> str:
     when = info.updated[:16].replace("T", " ")
     done = "" if info.complete else f" · {info.done} of {info.cells} cells"
-    return f"{when} · {info.title}{done}"
+    title = info.title
+    for name in (*info.grid["models"], info.grid["dataset"]):
+        title = title.replace(name, owner.shown(name))
+    return f"{when} · {title}{done}"

@@ -7,7 +7,7 @@ from functools import partial
 
 import streamlit as st
 
-from app import services, state
+from app import owner, services, state
 from app.components import plots
 from app.components.attack_form import NORM_WORDS
 from app.components.chart import chart
@@ -119,7 +119,7 @@ def moved_on(made, wanted: Callable[[], tuple[str, int, Experiment]]) -> tuple[D
 def of_many(made) -> str:
     """What a result on many pairs belongs to, in a sentence without a full stop."""
     e = made.experiment
-    names = " and ".join(filter(None, (e.undefended, e.defended)))
+    names = " and ".join(owner.shown(spec) for spec in (e.undefended, e.defended) if spec)
     split = SETS.get(e.pair.removesuffix("/0"), e.pair)
     return f"{made.asked} pairs of {split}, {NORM_WORDS[e.norm]}, ε = {e.epsilon:g}/255, {e.steps} steps, on {names}"
 

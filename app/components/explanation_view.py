@@ -9,7 +9,7 @@ import streamlit as st
 
 from app import services, state
 from app.components.attack_form import described
-from app.components.belongs import changed
+from app.components.belongs import belongs_to, changed
 from app.components.fields import number_field
 from app.components.fold import fold_table
 from app.components.guard import plain
@@ -18,7 +18,7 @@ from app.components.theme import escape, label, mark, number, show
 from app.navigation import go
 from app.pictures import picture_url
 from cmai_core.errors import CmaiError, OptionError
-from cmai_core.lab.belonging import Difference, belongs_to, differences
+from cmai_core.lab.belonging import Difference, differences
 from cmai_core.lab.images import colour_map, overlay
 from cmai_core.lab.result import LabResult
 from cmai_core.lab.verdict import content_key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import services, state
+from app import owner, services, state
 from app.components.attack_form import chosen_specs, model_panel
 from app.components.theme import label, show
 from cmai_core.errors import OptionError
@@ -26,7 +26,7 @@ def models_line() -> None:
 def _safe(text: str) -> str:
     from app.components.theme import escape
 
-    return escape(text or "none chosen")
+    return escape(owner.shown(text) or "none chosen")
 
 
 def chosen_models() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -103,6 +104,20 @@ def test_a_broken_upload_is_explained(dialog):
     at.file_uploader[0].set_value(("mine.png", b"\x89PNG\r\n\x1a\n" + b"0" * 64, "image/png")).run()
     assert at.error and not at.exception
     assert at.session_state["upload"] is None
+
+
+def test_nothing_of_a_broken_upload_is_kept_but_what_is_said_of_it(monkeypatch):
+    """A traceback would hold the frames that read the file, and the file with them."""
+    from app import uploads
+
+    kept = {}
+    monkeypatch.setattr(uploads.st, "session_state", kept)
+    file = SimpleNamespace(file_id="1", name="a.png", type="image/png", getvalue=lambda: b"no picture" * 1000)
+    for _ in range(2):
+        with pytest.raises(DataError, match="not a JPEG, PNG or WebP"):
+            uploads.taken(file)
+    ((error,),) = (found.values() for found in kept.values())
+    assert error.__traceback__ is None and error.__context__ is None
 
 
 def test_composing(dialog, app, texts):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from app import fetching, owner, services
+from app import fetching, owner, presence, services
 from cmai_core.errors import Cancelled, CmaiError, ModelError
 from cmai_core.jobs import Owner
 from cmai_core.progress import CancelToken, Progress
@@ -55,6 +56,31 @@ def test_what_is_allowed_is_allowed_exactly(monkeypatch):
         assert not owner.allowed(other)
     monkeypatch.setenv(owner.ALLOW_ANY, "1")
     assert all(owner.allowed(spec) for spec in SPECS)
+
+
+def test_a_folder_is_named_by_its_last_part_wherever_it_is_shown(monkeypatch):
+    from app.components.belongs import belongs_to, changed
+    from app.components.benchmark_stored import _title
+    from cmai_core.lab.belonging import Difference
+    from cmai_core.lab.bench_runs import RunInfo
+    from cmai_core.lab.experiment import Experiment
+
+    spec = "local-dir:/srv/models/mine"
+    monkeypatch.setenv(owner.ALLOW, spec)
+    monkeypatch.setattr("cmai_core.models.load_model", lambda spec: SimpleNamespace(name=spec))
+    monkeypatch.setattr(fetching, "here", lambda spec: True)
+    grid = {
+        "models": [spec, "tabletop"], "tasks": ["vqa"], "recipes": ["pgd"], "epsilons": [2.0], "limit": 8,
+        "cascade": False, "dataset": "/srv/pictures/cats/",
+    }  # fmt: skip
+    said = (
+        services.ModelShelf().get(spec).name,
+        belongs_to(Experiment(defended=spec)),
+        changed([Difference("model", "defended model", "tabletop", spec)]),
+        _title(RunInfo("r", "2026-01-01T00:00", grid, 1, 1)),
+    )
+    assert all("mine" in words and "srv" not in words for words in said), said
+    assert "8 pairs of cats" in said[-1]
 
 
 @pytest.mark.parametrize(("value", "most"), [("", 5e9), ("1.5", 1.5e9), ("nonsense", 0), ("-3", 0), ("nan", 0)])
@@ -228,7 +254,10 @@ def test_a_slow_hub_holds_up_only_who_asked_for_it(strict, monkeypatch, tmp_path
         handle = at.session_state["attack_job"]
         assert isinstance(handle, fetching.Errand) and not at.error and not at.exception
         assert hub.sending.wait(60)
-        other = services.queue().submit(lambda progress, cancel: services.shelf().get("tabletop").name, owner="other")
+        somebody = Owner("other tab", "other", "other")
+        people = presence.presence()
+        people.sit(people._seats[handle.owner.tab].session, somebody)  # jobs of nobody are cancelled
+        other = services.queue().submit(lambda progress, cancel: services.shelf().get("tabletop").name, owner=somebody)
         assert other.wait(60).state == "done"
         assert not handle.snapshot().finished
         services.cancel(handle)

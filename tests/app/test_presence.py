@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from app.presence import GRACE, VISITOR_GRACE, Presence, browser, network
@@ -119,3 +121,24 @@ def test_a_long_cookie_makes_no_long_name():
 )
 def test_one_household_is_one_address(address, wanted):
     assert network(address) == wanted
+
+
+@pytest.mark.parametrize(("address", "shared"), [("203.0.113.7", "203.0.113.7"), (None, None)])
+def test_tabs_of_a_browser_share_its_visitor_wherever_it_comes_from(address, shared, monkeypatch):
+    """Streamlit tells no address of this machine's own visitors."""
+    from app import presence
+
+    def owner(tab, cookie):
+        context = SimpleNamespace(ip_address=address, cookies={presence.COOKIE: cookie} if cookie else {})
+        monkeypatch.setattr(presence.st, "context", context)
+        return presence._owner(tab)
+
+    one, two, other, bare = (
+        owner("t1", "2|00|aa|1"),
+        owner("t2", "2|ff|55|2"),
+        owner("t3", "2|00|bb|1"),
+        owner("t4", ""),
+    )
+    assert one.visitor == two.visitor and one.address == two.address and one.tab != two.tab
+    assert one.visitor != other.visitor and (one.address == other.address) is (shared is not None)
+    assert bare.visitor == bare.address == (shared or "t4")
