@@ -8,6 +8,7 @@ one ladder of k/255 serves both norms and any size of picture.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -96,7 +97,8 @@ class Budget:
         norm = norm_of(self.norm)
         amount = self.amount
         plain = isinstance(amount, (int, float)) and not isinstance(amount, bool)
-        if not plain or not math.isfinite(amount) or not 0 <= amount <= norm.highest:
+        # Compared, not converted: a whole number may be too large for a float.
+        if not plain or not 0 <= amount <= min(norm.highest, sys.float_info.max):
             bound = "" if math.isinf(norm.highest) else f" to {norm.highest:g}"
             raise OptionError(
                 f"epsilon={amount!r} is not accepted for {self.norm}.", f"Accepted: numbers from 0{bound}{_said(norm)}."

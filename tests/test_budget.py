@@ -54,7 +54,10 @@ def test_an_l2_budget_is_the_root_mean_square_whatever_the_size():
 
 @pytest.mark.parametrize(
     ("norm", "amount"),
-    [("linf", -1), ("linf", 256), ("l2", math.nan), ("patch", 5), ("l0", math.inf), ("linf", "4"), ("linf", True)],
+    [
+        *(("linf", -1), ("linf", 256), ("l2", math.nan), ("patch", 5), ("l0", math.inf), ("l0", 10**400)),
+        *(("linf", "4"), ("linf", True)),
+    ],
 )
 def test_what_cannot_be_is_refused_and_names_the_norm(norm, amount):
     with pytest.raises(OptionError, match=norm):

@@ -360,7 +360,7 @@ def test_experiments_round_trip_and_refuse_what_they_do_not_know():
     experiment = AttackExperiment(targets=("a", "b"), epsilon=8.0, limit=None)
     assert AttackExperiment.from_dict(json.loads(json.dumps(experiment.to_dict()))) == experiment
     wrongs = ({"epsilom": 1}, {"steps": 0}, {"objective": "all"}, {"seed": -1}, {"epsilon": float("nan")})
-    for wrong in (*wrongs, {"options": {"steps": 2}}):  # options of no recipe would do nothing
+    for wrong in (*wrongs, {"beta": 10**400}, {"options": {"steps": 2}}):  # options of no recipe would do nothing
         with pytest.raises(OptionError):
             AttackExperiment.from_dict(wrong)
     named = AttackExperiment(recipe="autoattack", options={"targets": 3}, steps=5, norm="l2")

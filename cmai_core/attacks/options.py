@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -45,7 +46,8 @@ def whole(name: str, value: Any, least: int) -> None:
 
 def number(name: str, value: Any, low: float, high: float = math.inf, *, above_low: bool = False) -> None:
     """Raises unless the value is a finite number in [low, high] (or in (low, high] with `above_low`)."""
-    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    # Compared, not converted: a whole number may be too large for a float.
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if not fits or value > high or value < low or (above_low and value == low):
         start = f"above {low:g}" if above_low else f"from {low:g}"
         end = f" to {high:g}" if math.isfinite(high) else ""

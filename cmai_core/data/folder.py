@@ -14,7 +14,8 @@ Columns (or JSON keys) of a table:
 
 In a CSV, a cell of captions or answers may hold a JSON list. Flickr30k Entities' markup of phrases is taken off.
 Pictures are decoded when they are read, by `uploads.decode_image`; a table is checked as a whole when it is opened.
-What lies beside the pictures and is not used is told in a `CmaiWarning`, and stands in `FilePairs.left_out`.
+Without a table, what lies beside the pictures and is not used is told in a `CmaiWarning`, and stands in
+`FilePairs.left_out`; a table may leave pictures out.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ any other is refused. Sizes are bounded, so that a configuration alone cannot as
 from __future__ import annotations
 
 import functools
-import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -106,7 +105,7 @@ def _whole(low: int, high: int) -> Rule:
 def _real(low: float, high: float) -> Rule:
     def rule(value: Any) -> float:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or not low <= value <= high:
+        if not is_number or not low <= value <= high:
             raise ValueError(f"a number from {low:g} to {high:g}")
         return value
 

@@ -6,7 +6,6 @@ standard deviation are applied inside the wrapper, so that ε means the same for
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -81,7 +80,7 @@ def _square(size: Any) -> int:
 def _channels(name: str, values: Any, low: float) -> tuple[float, ...]:
     is_list = isinstance(values, (list, tuple)) and len(values) == 3
     numbers = is_list and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
-    if not numbers or not all(math.isfinite(v) and low <= v <= _LARGEST for v in values):
+    if not numbers or not all(low <= v <= _LARGEST for v in values):
         shown = repr(values)[:80]
         raise ModelError(
             f"The {name} of the pictures' channels is {shown}.",

@@ -139,6 +139,8 @@ def put(content, keys, value):
     ("deviation tiny", ("preprocess_cfg.std", [1e-40, 1e-40, 1e-40])),
     ("deviation of two channels", ("preprocess_cfg.std", [0.5, 0.5])),
     ("mean of four channels", ("preprocess_cfg.mean", [0.5] * 4)),
+    ("mean of 400 digits", ("preprocess_cfg.mean", [10**400, 0, 0])),
+    ("share of 400 digits", ("model_cfg.vision_cfg.mlp_ratio", 10**400)),
     ("mean in words", ("preprocess_cfg.mean", ["0", "0", "0"])),
     ("mean huge", ("preprocess_cfg.mean", [1e300, 0, 0])),
     ("one mean", ("preprocess_cfg.mean", 0.5)),
