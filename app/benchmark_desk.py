@@ -54,11 +54,6 @@ class Ahead:
             self._kept.move_to_end(key)
             return self._kept[key]
 
-    def forget(self, key: tuple) -> None:
-        """Lets a failure be tried again."""
-        with self._lock:
-            self._kept.pop(key, None)
-
 
 def _patiently(work: Callable[[], Any]) -> Any:
     if "torch" not in sys.modules and os.environ.get("CMAI_WARM_UP", "1") != "0":

@@ -74,8 +74,10 @@ def settings(args: argparse.Namespace) -> tuple[dict[str, str], list[str]]:
     for spec in args.allow or ():
         if not spec.strip() or "\n" in spec:
             raise OptionError(f"--allow is {spec!r}.", "Give a model's specification, as cmai models lists them.")
-    if args.review_key is not None and len(args.review_key.strip()) < 8:
-        raise OptionError("--review-key is too short.", "Give 8 characters or more, or leave it out: one is made up.")
+    given = args.review_key if args.review_key is not None else os.environ.get("CMAI_REVIEW_KEY") or None
+    if given is not None and len(given.strip()) < 8:
+        where = "--review-key" if args.review_key is not None else "CMAI_REVIEW_KEY"
+        raise OptionError(f"{where} is too short.", "Give 8 characters or more, or leave it out: one is made up.")
     variables = {}
     if args.allow:
         variables["CMAI_ALLOW"] = "\n".join(spec.strip() for spec in args.allow)
@@ -85,7 +87,7 @@ def settings(args: argparse.Namespace) -> tuple[dict[str, str], list[str]]:
         variables["CMAI_MAX_DOWNLOAD_GB"] = f"{args.max_download:g}"
     if args.open_review:
         variables["CMAI_OPEN_REVIEW"] = "1"
-    variables["CMAI_REVIEW_KEY"] = args.review_key or os.environ.get("CMAI_REVIEW_KEY") or _word()
+    variables["CMAI_REVIEW_KEY"] = given or _word()
     options = ["--server.address", args.host, "--server.port", str(args.port)]
     names = list(args.names or ())
     if args.host in OWN_NAMES and not (not names and os.environ.get("STREAMLIT_SERVER_ALLOWED_HOSTS")):

@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 from cmai_core.errors import OptionError
 
@@ -96,7 +97,7 @@ class Budget:
     def __post_init__(self) -> None:
         norm = norm_of(self.norm)
         amount = self.amount
-        plain = isinstance(amount, (int, float)) and not isinstance(amount, bool)
+        plain = isinstance(amount, Real) and not isinstance(amount, bool)
         # Compared, not converted: a whole number may be too large for a float.
         if not plain or not 0 <= amount <= min(norm.highest, sys.float_info.max):
             bound = "" if math.isinf(norm.highest) else f" to {norm.highest:g}"

@@ -167,7 +167,11 @@ def details(made, k: int) -> None:
         f"<table><thead><tr><th></th><th>{mark('clean')}S<sub>c</sub></th><th>{mark('adversarial')}S<sub>c</sub></th><th>Δ</th>"
         f"<th>cosine distance moved</th></tr></thead><tbody>{rows}</tbody></table>"
     )
-    if st.button("Open this pair in the attack lab", key="open_pair", icon=":material/experiment:", width="stretch"):
+    offered = made.ids[k].startswith(("tabletop/test/", "photos/"))
+    if st.button(
+        "Open this pair in the attack lab", key="open_pair", icon=":material/experiment:", width="stretch",
+        disabled=not offered, help=None if offered else "The attack lab has the photographs and the pairs of the test split.",
+    ):  # fmt: skip
         from app.components.pair_picker import choose
 
         choose(made.ids[k], made.captions[k])

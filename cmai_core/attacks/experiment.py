@@ -102,6 +102,7 @@ class AttackExperiment:
                 "Options belong to a recipe, and none is named.",
                 "Name one (recipe pgd), or give steps and the like by their own names.",
             )
+        self._check_weights()
         self._fill(self._recipe_defaults() if self.recipe else PGD)
         if self.objective is not None:
             one_of("objective", self.objective, OBJECTIVES)
@@ -128,6 +129,12 @@ class AttackExperiment:
                 f"restarts={self.restarts} without a random start would repeat one and the same run.",
                 "Accepted: restarts=1, or a random start.",
             )
+
+    def _check_weights(self) -> None:
+        """Refuses weights that nothing would be weighed by (1, the default, stands in every stored experiment)."""
+        given = [name for name in ("alpha", "beta") if getattr(self, name) not in (None, 1.0)]
+        if given and not self.recipe and self.objective != "both":
+            raise OptionError(f"{given[0]} weighs nothing here.", "It goes with objective='both', or with a recipe.")
 
     def _fill(self, defaults: Mapping[str, Any]) -> None:
         for name, value in defaults.items():

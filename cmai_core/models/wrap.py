@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cmai_core.errors import DataError, ModelError, OptionError
+from cmai_core.errors import CmaiError, DataError, ModelError, OptionError
 from cmai_core.models.wrapper import VisionLanguageModel
 
 RADIUS = 1000.0
@@ -97,7 +97,9 @@ def _probe(model: VisionLanguageModel, size: int) -> None:
         with torch.no_grad():
             grey = torch.full((1, 3, size, size), 0.5, device=model.device)
             pooled = model.image_features(grey).pooled
-    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+    except CmaiError:
+        raise
+    except Exception as error:  # it is somebody else's network
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"{model.name} cannot read pictures of {size}×{size}: {reason}", "Check image_size and the network."
