@@ -170,7 +170,7 @@ def details(made, k: int) -> None:
     offered = made.ids[k].startswith(("tabletop/test/", "photos/"))
     if st.button(
         "Open this pair in the attack lab", key="open_pair", icon=":material/experiment:", width="stretch",
-        disabled=not offered, help=None if offered else "The attack lab has the test split's pairs and the photographs.",
+        disabled=not offered, help=None if offered else "The attack lab has the test split and the photographs.",
     ):  # fmt: skip
         from app.components.pair_picker import choose
 
