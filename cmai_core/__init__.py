@@ -7,8 +7,9 @@
 The names below are loaded when they are first used: importing the package alone imports no heavy library.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cmai_core.lazy import lazily
 
 if TYPE_CHECKING:
     from cmai_core.data import load_dataset
@@ -31,11 +32,7 @@ _HOME = {
     "wrap": "cmai_core.models.wrap",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+__getattr__ = lazily(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

@@ -7,7 +7,9 @@ before it is needed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cmai_core.lazy import lazily
 
 if TYPE_CHECKING:
     from cmai_core.defenses.basis import Basis, kind_of, stored_basis
@@ -67,10 +69,4 @@ _HOME = {
     "stored_basis": "basis",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        from importlib import import_module
-
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazily(__name__, {name: f"{__name__}.{module}" for name, module in _HOME.items()})

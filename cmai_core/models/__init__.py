@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from cmai_core.lazy import lazily
 from cmai_core.models.registry import ModelCard, bundled_models, load_model, new_model
 
 if TYPE_CHECKING:
@@ -29,10 +30,4 @@ _LAZY = {
     "save_local_dir": "cmai_core.models.save",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        from importlib import import_module
-
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazily(__name__, _LAZY)

@@ -20,7 +20,7 @@ BAD = re.compile(r"(^|\s)~?/\w|cmai [a-z]+ |python -m|--[a-z]|HOST=|`make ")
 @pytest.mark.parametrize(
     ("message", "hint"),
     [
-        ("The evaluation store /root/.local/share/cmai/store is empty.", "Run `cmai evaluate` with it first."),
+        ("The evaluation store /home/lab/.local/share/cmai/store is empty.", "Run `cmai evaluate` with it first."),
         ("There is no evaluation store in /srv/x y.", "`cmai evaluate --store FOLDER` makes one."),
         ("~/lab/review.sqlite cannot be used: file is not a database.", "Move it away."),
         ("Folders cannot be named.", "Start it without HOST= to load local-dir: models."),
