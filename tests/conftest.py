@@ -78,7 +78,10 @@ def nudge(parts: int) -> None:
     import functools
 
     import torch
+    from torch.utils import _device
 
+    # PyTorch knows the functions that `with torch.device(...)` is for by what they are: it is asked before they change.
+    getattr(_device, "_device_constructors", list)()
     factor = 1 - parts * 2.0**-23
 
     def scaled(draw, in_place):

@@ -94,23 +94,29 @@ def download(
         cwd=_ROOT,
     )  # fmt: skip
     folders: list[str] = []
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    reader = threading.Thread(target=_read, args=(child.stdout, lines), name="cmai-download", daemon=True)
+    reader.start()
     try:
-        _follow(child, spec, progress, cancel, folders)
+        _follow(lines, spec, progress, cancel, folders)
     finally:
         child.kill()
         child.wait()
         child.stdin.close()
+        reader.join(timeout=10)  # until it has read what the child said last
         child.stdout.close()
-        for folder in folders:
+        for folder in {*folders, *_folders_in(lines)}:
             _sweep(Path(folder), child.pid)
 
 
 def _follow(
-    child: subprocess.Popen, spec: str, progress: ProgressCallback, cancel: CancelToken | None, folders: list[str]
+    lines: queue.SimpleQueue[str],
+    spec: str,
+    progress: ProgressCallback,
+    cancel: CancelToken | None,
+    folders: list[str],
 ) -> None:
     """Hears the child out, until it has finished, failed, stood still or been cancelled."""
-    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(child.stdout, lines), name="cmai-download", daemon=True).start()
     begun = moved = time.monotonic()
     last = -1
     while True:
@@ -146,6 +152,17 @@ def _read(stream: IO[str], lines: queue.SimpleQueue[str]) -> None:
     lines.put("")
 
 
+def _folders_in(lines: queue.SimpleQueue[str]) -> list[str]:
+    """The folders named in what the child has said and nobody has heard."""
+    found: list[str] = []
+    while not lines.empty():
+        try:
+            found += json.loads(lines.get() or "{}").get("folders", ())
+        except ValueError:  # a line that the child was ended in
+            continue
+    return found
+
+
 def _words(told: Mapping[str, int]) -> str:
     return f"{told['done'] / 1e6:,.0f} of {told['total'] / 1e6:,.0f} MB"
 
@@ -159,11 +176,14 @@ def _sweep(folder: Path, pid: int) -> None:
     mark = _mark(folder, pid)
     try:
         before = set(json.loads(mark.read_text()))
-        for path in folder.glob("*.incomplete"):
+    except (OSError, ValueError):  # no note, or half of one: it was ended before anything came in
+        before = None
+    try:
+        for path in folder.glob("*.incomplete") if before is not None else ():
             if path.name not in before:
                 path.unlink(missing_ok=True)
         mark.unlink(missing_ok=True)
-    except (OSError, ValueError):
+    except OSError:
         return
 
 
@@ -285,8 +305,8 @@ def _watched(folder: Path, done: int, total: int, tell: Callable[..., None]) -> 
     """Tells how much of a file is there while it comes in; leaves a note of the unfinished files that were there."""
     folder.mkdir(parents=True, exist_ok=True)
     before = [path.name for path in folder.glob("*.incomplete")]
+    tell(folders=[str(folder)])  # before there is anything to sweep
     _mark(folder, os.getpid()).write_text(json.dumps(before))
-    tell(folders=[str(folder)])
     over = threading.Event()
 
     def watch() -> None:

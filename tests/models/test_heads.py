@@ -199,7 +199,7 @@ def test_heads_come_back_in_half_precision_and_at_rest(saved, make, pixels, capt
     with torch.no_grad():
         for name in ("consistency", "verify"):
             own, stored = (getattr(m, name)(pixels, captions) for m in (original, single))
-            torch.testing.assert_close(stored, own, atol=1e-6, rtol=0)
+            torch.testing.assert_close(stored, own, atol=1e-5, rtol=0)  # two passes, rounded apart
         torch.testing.assert_close(model.verify(pixels, captions), single.verify(pixels, captions), atol=5e-3, rtol=0)
 
 
