@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -174,17 +174,15 @@ def _mark(folder: Path, pid: int) -> Path:
 def _sweep(folder: Path, pid: int) -> None:
     """Removes what a child that was ended left half-written: all unfinished files that were not there before it."""
     mark = _mark(folder, pid)
+    unfinished = list(folder.glob("*.incomplete"))
     try:
         before = set(json.loads(mark.read_text()))
     except (OSError, ValueError):  # no note, or half of one: it was ended before anything came in
-        before = None
-    try:
-        for path in folder.glob("*.incomplete") if before is not None else ():
-            if path.name not in before:
-                path.unlink(missing_ok=True)
+        unfinished, before = [], set()
+    with suppress(OSError):
+        for path in (path for path in unfinished if path.name not in before):
+            path.unlink(missing_ok=True)
         mark.unlink(missing_ok=True)
-    except OSError:
-        return
 
 
 def _cached(repository: str, name: str) -> bool:
