@@ -21,15 +21,15 @@ import streamlit as st
 
 from app import owner, presence, services
 from cmai_core.errors import OptionError
-from cmai_core.evaluation.store import default_folder
-from cmai_core.lab.bench_runs import LiveCell, RunInfo, existing, known_runs, live_cells, signature
-from cmai_core.lab.sweep import Sweep, SweepState
+from cmai_core.evaluation.store.store import default_folder
+from cmai_core.lab.benchmark.runs import LiveCell, RunInfo, existing, known_runs, live_cells, signature
+from cmai_core.lab.benchmark.sweep import Sweep, SweepState
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from cmai_core.evaluation.cost import Cost
-    from cmai_core.lab.bench_results import Results
+    from cmai_core.evaluation.runs.cost import Cost
+    from cmai_core.lab.benchmark.results import Results
 
 PATIENCE = 1.2
 """Seconds before anything heavy is imported for a page that has just been drawn."""
@@ -123,7 +123,7 @@ class Desk:
         folder = self.folder
 
         def work() -> Results:
-            from cmai_core.lab.bench_results import results
+            from cmai_core.lab.benchmark.results import results
 
             return results(folder, runs)
 
@@ -134,8 +134,8 @@ class Desk:
         folder, shelf = self.folder, services.shelf()
 
         def work() -> Cost:
-            from cmai_core.evaluation.cost import cost
-            from cmai_core.evaluation.grid import Grid
+            from cmai_core.evaluation.runs.cost import cost
+            from cmai_core.evaluation.runs.grid import Grid
 
             setting = settled(Grid.from_dict(values), shelf)
             store = existing(folder)
@@ -149,7 +149,7 @@ class Desk:
 
 def settled(grid: Any, shelf: services.ModelShelf, tell: Callable[[Any], None] | None = None) -> Any:
     """A grid with its models from the shelf and its dataset read."""
-    from cmai_core.evaluation.setting import Setting
+    from cmai_core.evaluation.runs.setting import Setting
     from cmai_core.progress import Progress
 
     models = {}
@@ -225,7 +225,7 @@ def as_seen(spec: str, picture: np.ndarray) -> np.ndarray:
     shelf = services.shelf()
 
     def work() -> np.ndarray:
-        from cmai_core.attacks.reading import pictures
+        from cmai_core.evaluation.runs.predictor import pictures
 
         return pictures(shelf.get(spec).preprocess([picture]))[0]
 

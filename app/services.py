@@ -115,8 +115,8 @@ def shelf() -> ModelShelf:
 def calibration_pairs() -> PairDataset:
     """The clean pairs that thresholds are calibrated on; none of them can be attacked in the lab."""
     from cmai_core.data import load_dataset
+    from cmai_core.lab.cached_dataset import KeptItems
     from cmai_core.lab.choices import CALIBRATION_PAIRS
-    from cmai_core.lab.kept import KeptItems
 
     return KeptItems(load_dataset("tabletop", split="validation", limit=CALIBRATION_PAIRS))
 
@@ -164,7 +164,7 @@ def default_model(defended: bool) -> str:
 def dataset(name: str, split: str = "test") -> PairDataset:
     """A dataset of the lab: the bundled part of Tabletop's test split, or the photographs."""
     from cmai_core.data import load_dataset
-    from cmai_core.lab.kept import KeptItems
+    from cmai_core.lab.cached_dataset import KeptItems
 
     limit = 1000 if name == "tabletop" else None
     return KeptItems(load_dataset(name, split=split, limit=limit))

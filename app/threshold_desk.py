@@ -51,7 +51,7 @@ class ThresholdShelf:
 
     def note(self, model: Any, kind: str) -> None:
         """Keeps what a loaded model's card says, so that it is found without the model."""
-        from cmai_core.evaluation.calibration import calibration_for
+        from cmai_core.evaluation.verification.calibration import calibration_for
 
         if self.find(model.hash, kind) is None:
             self._keep(model.hash, calibration_for(model, kind))

@@ -64,7 +64,7 @@ def models() -> None:
 
 def _load(names: list[str], shelf: services.ModelShelf) -> None:
     """The models, and the pictures and sentences that every attack's gallery is made of."""
-    from cmai_core.lab.among import OTHERS
+    from cmai_core.lab.pair_in_context import OTHERS
 
     for name in names:
         shelf.get(name)

@@ -19,16 +19,16 @@ import torch
 from workload import Workload, build
 
 from cmai_core.attacks import Attack, GradientSearch, ThreatModel
-from cmai_core.attacks.apgd import APGD
-from cmai_core.attacks.carlini_wagner import CarliniWagner
-from cmai_core.attacks.class_objectives import DLR, ClassLoss, Margin
-from cmai_core.attacks.deepfool import DeepFool
-from cmai_core.attacks.ensemble import Cascade, Member
-from cmai_core.attacks.fab import FAB
-from cmai_core.attacks.hopskipjump import HopSkipJump
+from cmai_core.attacks.engine.transforms import Diversity
+from cmai_core.attacks.objectives.classes import DLR, ClassLoss, Margin
 from cmai_core.attacks.result import round_to_8bit
-from cmai_core.attacks.square import Square
-from cmai_core.attacks.transforms import Diversity
+from cmai_core.attacks.searches.apgd import APGD
+from cmai_core.attacks.searches.carlini_wagner import CarliniWagner
+from cmai_core.attacks.searches.deepfool import DeepFool
+from cmai_core.attacks.searches.ensemble import Cascade, Member
+from cmai_core.attacks.searches.fab import FAB
+from cmai_core.attacks.searches.hopskipjump import HopSkipJump
+from cmai_core.attacks.searches.square import Square
 from cmai_core.tasks.metrics import bootstrap_interval
 
 Call = Callable[[], torch.Tensor]

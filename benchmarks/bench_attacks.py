@@ -15,11 +15,11 @@ import torch
 from workload import Workload, build, paired
 
 from cmai_core.attacks import Attack, GradientSearch, ThreatModel
-from cmai_core.attacks.apgd import APGD
-from cmai_core.attacks.carlini_wagner import CarliniWagner
-from cmai_core.attacks.class_objectives import ClassLoss, Margin
-from cmai_core.attacks.deepfool import DeepFool
-from cmai_core.attacks.square import Square
+from cmai_core.attacks.objectives.classes import ClassLoss, Margin
+from cmai_core.attacks.searches.apgd import APGD
+from cmai_core.attacks.searches.carlini_wagner import CarliniWagner
+from cmai_core.attacks.searches.deepfool import DeepFool
+from cmai_core.attacks.searches.square import Square
 from cmai_core.training.trainer import uses_bf16
 
 EPSILON = 2 / 255

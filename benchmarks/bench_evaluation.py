@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
-from cmai_core.attacks.reading import make_batch, read_images
 from cmai_core.data import load_dataset
-from cmai_core.evaluation.grid import Grid
-from cmai_core.evaluation.readings import frame
-from cmai_core.evaluation.runner import run
-from cmai_core.evaluation.store import Store
+from cmai_core.evaluation.runs.grid import Grid
+from cmai_core.evaluation.runs.predictions import frame
+from cmai_core.evaluation.runs.predictor import make_batch, read_images
+from cmai_core.evaluation.runs.runner import run
+from cmai_core.evaluation.store.store import Store
 from cmai_core.models import load_model
 from cmai_core.tasks import get_task
 from cmai_core.tasks.retrieval import Retrieval

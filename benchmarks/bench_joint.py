@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from workload import Workload, build, paired
 
 from cmai_core.attacks import ThreatModel
-from cmai_core.attacks.joint import JointAttack
-from cmai_core.attacks.proposers import Vocabulary
-from cmai_core.attacks.schedules import SGA, Scales
-from cmai_core.attacks.seeds import sample_generators
-from cmai_core.attacks.text_search import BeamSearch
-from cmai_core.attacks.text_threat import TextThreat
-from cmai_core.attacks.words import Words
+from cmai_core.attacks.joint_attack import JointAttack
+from cmai_core.attacks.joint_schedules.schedules import SGA, Scales
+from cmai_core.attacks.text_searches.proposers import Vocabulary
+from cmai_core.attacks.text_searches.search import BeamSearch
+from cmai_core.attacks.threats.text import TextThreat
 from cmai_core.data.pair import Batch
+from cmai_core.data.words import Words
+from cmai_core.seeds import sample_generators
 
 EPSILON, STEPS, RATIOS, NOISE = 2 / 255, 10, (0.5, 0.75, 1.0, 1.25, 1.5), 0.05
 SUBSTITUTES = ("red", "green", "cube", "ball", "cone", "large", "small", "metal", "left", "two")

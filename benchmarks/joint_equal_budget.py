@@ -18,16 +18,16 @@ import numpy as np
 import torch
 
 from cmai_core.attacks import ThreatModel
-from cmai_core.attacks.best_response import BestResponse
-from cmai_core.attacks.joint import JointAttack
-from cmai_core.attacks.masked_lm import MaskedLMProposer
-from cmai_core.attacks.proposers import Vocabulary
+from cmai_core.attacks.joint_attack import JointAttack
+from cmai_core.attacks.joint_schedules.best_response import BestResponse
+from cmai_core.attacks.joint_schedules.schedules import SGA, Scales, Sequential
+from cmai_core.attacks.objectives.text import Divergence, Misretrieved
 from cmai_core.attacks.result import round_to_8bit
-from cmai_core.attacks.schedules import SGA, Scales, Sequential
-from cmai_core.attacks.text_objectives import Divergence, Misretrieved
 from cmai_core.attacks.text_result import JointResult
-from cmai_core.attacks.text_search import BeamSearch, ImportanceSearch
-from cmai_core.attacks.text_threat import TextThreat
+from cmai_core.attacks.text_searches.masked_lm import MaskedLMProposer
+from cmai_core.attacks.text_searches.proposers import Vocabulary
+from cmai_core.attacks.text_searches.search import BeamSearch, ImportanceSearch
+from cmai_core.attacks.threats.text import TextThreat
 from cmai_core.data import load_dataset
 from cmai_core.data.pair import Batch
 from cmai_core.models import load_model

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from cmai_core.attacks.class_objectives import Misclassified
+from cmai_core.attacks.objectives.classes import Misclassified
 from cmai_core.data import load_dataset
 from cmai_core.data.pair import Batch, PairDataset
 from cmai_core.data.subset import Subset

@@ -75,7 +75,7 @@ _ALL = (
     ),
 )
 NORMS = {norm.name: norm for norm in _ALL}
-"""Norm → what is known of it; `attacks.threat` has the regions."""
+"""Norm → what is known of it; `attacks.threats.image` has the regions."""
 
 
 @dataclass(frozen=True, order=True)

@@ -85,7 +85,7 @@ def _command(
 
 
 def _add_app(commands: Any) -> None:
-    from cmai_core.app_command import add_options, execute
+    from cmai_core.commands.app import add_options, execute
 
     add_options(_command(commands, "app", execute, "start the web lab, until Ctrl+C"))
 
@@ -166,7 +166,7 @@ def _add_recipes(commands: Any) -> None:
 
 
 def _recipes(args: argparse.Namespace) -> None:
-    from cmai_core.attacks.recipes import RECIPES
+    from cmai_core.attacks.recipes.registry import RECIPES
 
     if args.json:
         print(json.dumps([recipe.describe() for recipe in RECIPES.values()], indent=2))
@@ -184,7 +184,7 @@ def _recipes(args: argparse.Namespace) -> None:
 
 
 def _recipes_markdown() -> list[str]:
-    from cmai_core.attacks.recipes import RECIPES
+    from cmai_core.attacks.recipes.registry import RECIPES
 
     lines = ["| name | what | threat | knowledge | paper |", "|---|---|---|---|---|"]
     for r in RECIPES.values():
@@ -253,7 +253,7 @@ def _limit(text: str) -> int | str:
 
 
 def _option(text: str) -> tuple[str, Any]:
-    from cmai_core.evaluation.entries import key_value
+    from cmai_core.evaluation.runs.entries import key_value
 
     try:
         return key_value(text)
@@ -262,7 +262,7 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def _attack(args: argparse.Namespace) -> int:
-    from cmai_core.attacks.experiment import AttackExperiment, run_experiment
+    from cmai_core.evaluation.runs.experiment import AttackExperiment, run_experiment
 
     values = read_object(args.spec, "experiment", "Give a file that cmai attack --json wrote.") if args.spec else {}
     for field in fields(AttackExperiment):
@@ -297,7 +297,7 @@ def _attack(args: argparse.Namespace) -> int:
 
 
 def _add_evaluate(commands: Any) -> None:
-    from cmai_core.evaluation.command import add_options, execute
+    from cmai_core.commands.evaluate import add_options, execute
 
     words = "measure models under a grid of attacks; goes on where it stopped"
     add_options(_command(commands, "evaluate", execute, words))
@@ -334,14 +334,14 @@ def _evaluate_clean(args: argparse.Namespace) -> None:
 
 
 def _add_check(commands: Any) -> None:
-    from cmai_core.evaluation.check_command import add_options
+    from cmai_core.commands.check import add_options
 
     title = "self-checks: does an attack, or a finished evaluation, measure the model or its own weakness"
     add_options(_command(commands, "check", _check, title))
 
 
 def _check(args: argparse.Namespace) -> int:
-    from cmai_core.evaluation.check_command import document, run
+    from cmai_core.commands.check import document, run
     from cmai_core.evaluation.checks import report
 
     check_outputs({"--json": args.json})
@@ -357,7 +357,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _add_cmcv(commands: Any) -> None:
-    from cmai_core.evaluation.cmcv_command import add_options, execute
+    from cmai_core.commands.cmcv import add_options, execute
 
     words = "set consistency verification to false-positive rates, and say what it flags of other clean pairs"
     add_options(_command(commands, "cmcv", execute, words))

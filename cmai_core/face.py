@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from PIL import Image
 
-    from cmai_core.attacks.experiment import AttackReport
     from cmai_core.data.pair import PairDataset
+    from cmai_core.evaluation.runs.experiment import AttackReport
     from cmai_core.explanations.result import Explanation
     from cmai_core.models.wrapper import VisionLanguageModel
 
@@ -70,7 +70,7 @@ def attack(
     Raises:
         CmaiError: something that cannot be used or does not fit; the hint says what to do.
     """
-    from cmai_core.attacks.experiment import AttackExperiment, run_experiment
+    from cmai_core.evaluation.runs.experiment import AttackExperiment, run_experiment
 
     models = _models([model, *targets], device)
     names, dataset = list(models), _dataset(data, limit)
@@ -119,12 +119,13 @@ def evaluate(
     Raises:
         CmaiError: as for `attack`.
     """
-    from cmai_core.evaluation import readings, tables
-    from cmai_core.evaluation.grid import Grid
-    from cmai_core.evaluation.outcomes import Outcomes
-    from cmai_core.evaluation.runner import run
-    from cmai_core.evaluation.setting import Setting
-    from cmai_core.evaluation.store import Store
+    from cmai_core.evaluation.figures import tables
+    from cmai_core.evaluation.figures.outcomes import Outcomes
+    from cmai_core.evaluation.runs import predictions as readings
+    from cmai_core.evaluation.runs.grid import Grid
+    from cmai_core.evaluation.runs.runner import run
+    from cmai_core.evaluation.runs.setting import Setting
+    from cmai_core.evaluation.store.store import Store
 
     several = models if isinstance(models, (list, tuple)) else [models]
     if not several:

@@ -122,7 +122,7 @@ def save_showcase(bundle: Showcase, folder: Path) -> None:
 def stale_reasons(bundle: Showcase) -> list[str]:
     """Why the example no longer shows the bundled models; empty while it does. Loads the models to hash them."""
     from cmai_core.defenses.basis import TABLETOP
-    from cmai_core.evaluation.calibration import calibration_for
+    from cmai_core.evaluation.verification.calibration import calibration_for
     from cmai_core.models import load_model
 
     reasons = []
@@ -161,7 +161,7 @@ def build_showcase(
     """
     from cmai_core.data import load_dataset
     from cmai_core.defenses.basis import TABLETOP
-    from cmai_core.evaluation.calibration import calibration_for
+    from cmai_core.evaluation.verification.calibration import calibration_for
     from cmai_core.lab.distribution import histogram_counts, score_distribution
     from cmai_core.lab.run import run_attack
     from cmai_core.models import bundled_models, load_model

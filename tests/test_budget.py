@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmai_core.attacks.threat import NORMS as THREATS
-from cmai_core.attacks.threat import ThreatModel
+from cmai_core.attacks.threats.image import NORMS as THREATS
+from cmai_core.attacks.threats.image import ThreatModel
 from cmai_core.budget import NORMS, Budget
 from cmai_core.errors import OptionError
 

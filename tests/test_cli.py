@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from cmai_core import cli
-from cmai_core.attacks.experiment import AttackExperiment, summarise
 from cmai_core.errors import OptionError
+from cmai_core.evaluation.runs.experiment import AttackExperiment, summarise
 
 
 def run(*arguments, **options):
@@ -215,7 +215,7 @@ def test_attack_writes_a_report_that_replays(tmp_path, capsys, model_folder, pai
 
 
 def test_recipes_are_listed(capsys):
-    from cmai_core.attacks.recipes import RECIPES
+    from cmai_core.attacks.recipes.registry import RECIPES
 
     assert cli.main(["recipes"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()

@@ -58,8 +58,8 @@ def test_the_defaults_of_the_download_agree():
 
 
 def test_the_example_command_is_one():
-    from cmai_core.app_command import settings
     from cmai_core.cli import parser
+    from cmai_core.commands.app import settings
 
     (line,) = re.findall(r"^    cmai (app .+)$", PAGE, re.MULTILINE)
     variables, options = settings(parser().parse_args(line.split()))

@@ -14,7 +14,7 @@ from app.components.visitor_words import plain_reason, said
 from app.threshold_desk import bundled_basis
 from cmai_core.defenses.basis import TABLETOP
 from cmai_core.errors import CmaiError
-from cmai_core.lab.benchmark import (
+from cmai_core.lab.benchmark.choices import (
     COUNTS,
     EFFORTS,
     MAX_MODELS,

@@ -16,11 +16,11 @@ from app.components.theme import escape, mark, number, show, signed
 from app.components.visitor_words import said
 from app.navigation import go
 from cmai_core.errors import CmaiError
-from cmai_core.lab.benchmark import recipe_words
+from cmai_core.lab.benchmark.choices import recipe_words
 from cmai_core.lab.images import data_url, thumbnail
 
 if TYPE_CHECKING:
-    from cmai_core.lab.bench_results import Results
+    from cmai_core.lab.benchmark.results import Results
 
 PAGE_SIZE = 6
 SIDE = 160
@@ -33,7 +33,7 @@ def pairs_dialog(desk: Desk, made: Results, wanted: str) -> None:
 
 def pairs_body(desk: Desk, made: Results, wanted: str) -> None:
     """Counts, a filter, and the pairs, a page at a time."""
-    from cmai_core.lab.bench_results import FOOLED, HELD, OPEN, WRONG, pairs_behind
+    from cmai_core.lab.benchmark.results import FOOLED, HELD, OPEN, WRONG, pairs_behind
 
     with guard():
         figure = next((row for row in made.figures.to_dict("records") if figure_id(row) == wanted), None)
@@ -150,8 +150,8 @@ def _opened(folder: Any, row: Any) -> dict[str, str]:
 def _kept(
     folder: str, source: str, dataset: str, split: str, item: str, place: int, recipe: str, example: str | None
 ) -> dict[str, str]:
-    from cmai_core.evaluation.store import Store
-    from cmai_core.lab.bench_results import open_pair
+    from cmai_core.evaluation.store.store import Store
+    from cmai_core.lab.benchmark.results import open_pair
 
     pair = pair_of(dataset, split, item)
     clean = as_seen(source.partition(" · ")[0], pair.image)
@@ -167,7 +167,7 @@ def _url(picture: np.ndarray) -> str:
 
 def _lab_button(figure: Any, row: Any, caption: str) -> None:
     """Opens the pair in the attack lab by its permalink; says why where that is not possible."""
-    from cmai_core.lab.bench_link import experiment_of
+    from cmai_core.lab.benchmark.link import experiment_of
 
     cards = {card.name: card.defended for card in services.catalogue()}
     others = (services.default_model(False), services.default_model(True))

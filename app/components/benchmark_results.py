@@ -16,12 +16,12 @@ from app.components.benchmark_plots import curve_figure, looks, score_figure
 from app.components.fields import among
 from app.components.theme import ROLES, escape, number, show
 from app.components.visitor_words import plain_reason
-from cmai_core.lab.benchmark import recipe_words
+from cmai_core.lab.benchmark.choices import recipe_words
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cmai_core.lab.bench_results import Results
+    from cmai_core.lab.benchmark.results import Results
 
 WORST_WORD = "worst case"
 MODALITY_WORDS = {"clean": "clean", "image": "picture", "text": "words", "joint": "both"}
@@ -33,7 +33,7 @@ CHECK_WORDS = {"pass": "pass", "warn": "look", "fail": "fail", "skipped": "not m
 
 def figure_id(row: Any) -> str:
     """A name of a row of `Results.figures` that stays the same while the store grows."""
-    from cmai_core.evaluation.metrics import CELL
+    from cmai_core.evaluation.figures.metrics import CELL
 
     return "|".join(str(row[name]) for name in CELL)
 
@@ -363,7 +363,7 @@ def transfer_view(made: Results) -> None:
         return
     keys = ["task", "recipe", "norm", "epsilon", "seed"]
     attacks = list(table[keys].drop_duplicates().itertuples(index=False, name=None))
-    from cmai_core.lab.bench_results import budget
+    from cmai_core.lab.benchmark.results import budget
 
     words = [
         " · ".join(filter(None, (recipe_words(recipe), budget(norm, epsilon), TASK_WORDS.get(task))))
@@ -477,7 +477,7 @@ def checks_view(made: Results) -> None:
 
 def export_view(made: Results) -> None:
     """The long table and the readings as files."""
-    from cmai_core.lab.bench_export import as_bytes
+    from cmai_core.lab.benchmark.export import as_bytes
 
     st.markdown("**The table**: one row a figure with its interval, hits and total; worst cases last.")
     row = st.container(horizontal=True, gap="small")

@@ -11,8 +11,8 @@ from app.components.benchmark_results import model_word
 from app.components.guard import guard, show_error
 from app.components.visitor_words import plain_reason
 from cmai_core.errors import CmaiError
-from cmai_core.lab.bench_runs import LiveCell
-from cmai_core.lab.benchmark import OFFERS, GridChoice, recipe_words
+from cmai_core.lab.benchmark.choices import OFFERS, GridChoice, recipe_words
+from cmai_core.lab.benchmark.runs import LiveCell
 
 REFRESH_SECONDS = 0.8
 

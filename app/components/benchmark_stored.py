@@ -13,7 +13,7 @@ from app.components.benchmark_run import go_on
 from app.components.guard import show_error
 from app.components.theme import show
 from cmai_core.errors import CmaiError
-from cmai_core.lab.bench_runs import RunInfo
+from cmai_core.lab.benchmark.runs import RunInfo
 
 MOST_TOGETHER = 4
 

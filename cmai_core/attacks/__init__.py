@@ -4,12 +4,12 @@ For example `pgd(-Consistency(), epsilon=4 / 255, steps=20)(model, batch, seed=0
 """
 
 from cmai_core.attacks.attack import Attack
-from cmai_core.attacks.gradient import GradientSearch
-from cmai_core.attacks.objectives import Consistency, Objective, TaskObjective
-from cmai_core.attacks.presets import fgsm, pgd, task_pgd
+from cmai_core.attacks.objectives.objective import Consistency, Objective, TaskObjective
+from cmai_core.attacks.objectives.success import Criterion, Flagged, Raised, Untargeted
+from cmai_core.attacks.recipes.presets import fgsm, pgd, task_pgd
 from cmai_core.attacks.result import AttackResult, Rate
-from cmai_core.attacks.success import Criterion, Flagged, Raised, Untargeted
-from cmai_core.attacks.threat import ThreatModel
+from cmai_core.attacks.searches.gradient import GradientSearch
+from cmai_core.attacks.threats.image import ThreatModel
 
 __all__ = [
     "Attack",

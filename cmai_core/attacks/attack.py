@@ -8,20 +8,20 @@ from typing import Any, Protocol
 
 import torch
 
-from cmai_core.attacks.detectors import Decided
-from cmai_core.attacks.evaluator import Evaluation, Evaluator, at_rest
-from cmai_core.attacks.fit import check_fit
-from cmai_core.attacks.gradient import Outcome, Problem
-from cmai_core.attacks.objectives import Consistency, Objective
-from cmai_core.attacks.options import strict_options
+from cmai_core.attacks.compatibility import check_fit
+from cmai_core.attacks.engine.evaluator import Evaluation, Evaluator, at_rest
+from cmai_core.attacks.objectives.detectors import Decided
+from cmai_core.attacks.objectives.objective import Consistency, Objective
+from cmai_core.attacks.objectives.success import Criterion, Raised
 from cmai_core.attacks.result import AttackResult
-from cmai_core.attacks.seeds import resolve_seed
-from cmai_core.attacks.success import Criterion, Raised
-from cmai_core.attacks.threat import ThreatModel, changed_positions
-from cmai_core.attacks.watch import Watch
+from cmai_core.attacks.searches.gradient import Outcome, Problem
+from cmai_core.attacks.threats.image import ThreatModel, changed_positions
 from cmai_core.data.pair import Batch
 from cmai_core.errors import DataError, OptionError
+from cmai_core.options import strict_options
 from cmai_core.progress import CancelToken, ProgressCallback
+from cmai_core.reporting import Watch
+from cmai_core.seeds import resolve_seed
 
 
 class Search(Protocol):

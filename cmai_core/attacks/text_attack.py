@@ -8,21 +8,21 @@ from typing import Any
 
 import torch
 
-from cmai_core.attacks.evaluator import at_rest
-from cmai_core.attacks.fit import check_text_fit
-from cmai_core.attacks.objectives import Objective
-from cmai_core.attacks.options import strict_options
-from cmai_core.attacks.pair_evaluator import PairEvaluator
-from cmai_core.attacks.seeds import resolve_seed
-from cmai_core.attacks.success import Criterion, Raised
-from cmai_core.attacks.text_objectives import PairConsistency, follows_text
+from cmai_core.attacks.compatibility import check_text_fit
+from cmai_core.attacks.engine.evaluator import at_rest
+from cmai_core.attacks.engine.pair_evaluator import PairEvaluator
+from cmai_core.attacks.objectives.objective import Objective
+from cmai_core.attacks.objectives.success import Criterion, Raised
+from cmai_core.attacks.objectives.text import PairConsistency, follows_text
 from cmai_core.attacks.text_result import TextAttackResult
-from cmai_core.attacks.text_search import BeamSearch, TextOutcome, TextProblem
-from cmai_core.attacks.text_threat import TextRegion, TextThreat
-from cmai_core.attacks.watch import Watch
+from cmai_core.attacks.text_searches.search import BeamSearch, TextOutcome, TextProblem
+from cmai_core.attacks.threats.text import TextRegion, TextThreat
 from cmai_core.data.pair import Batch
 from cmai_core.errors import DataError, OptionError
+from cmai_core.options import strict_options
 from cmai_core.progress import CancelToken, ProgressCallback
+from cmai_core.reporting import Watch
+from cmai_core.seeds import resolve_seed
 
 
 @strict_options
@@ -110,7 +110,7 @@ def check_parts(objective: Any, success: Any, search: Any, threat: Any) -> None:
     if not follows_text(objective):
         raise OptionError(
             f"The objective {objective.describe()} does not depend on the text as it is edited.",
-            "Accepted: objectives of cmai_core.attacks.text_objectives, such as PairConsistency(), or sums with them.",
+            "Accepted: objectives of cmai_core.attacks.objectives.text, such as PairConsistency(), or sums with them.",
         )
     check_text_fit(getattr(search, "text", search), objective)  # a joint attack's schedule has a text search inside
 

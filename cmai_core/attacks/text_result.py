@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from cmai_core.attacks.result import Rate, round_to_8bit, save_images, to_uint8
-from cmai_core.attacks.words import Edit, distance, edits, word_distance
+from cmai_core.data.words import Edit, distance, edits, word_distance
 from cmai_core.errors import DataError
 
 

@@ -135,8 +135,8 @@ def measure(
     Raises:
         OptionError: nothing was published at this ε. Cancelled.
     """
-    from cmai_core.attacks.reading import make_batch
-    from cmai_core.evaluation.grid import Grid
+    from cmai_core.evaluation.runs.grid import Grid
+    from cmai_core.evaluation.runs.predictor import make_batch
     from cmai_core.tasks.retrieval import Retrieval
 
     published = result.verdict(_MAIN, epsilon)

@@ -14,7 +14,7 @@ from cmai_core.comparison.protocol import DRIFTING, FAMILIES, PROTOCOL, Protocol
 from cmai_core.comparison.verdicts import proportion
 from cmai_core.data.pair import Pair, PairDataset
 from cmai_core.defenses.misaligned import misaligned_captions
-from cmai_core.evaluation.detection import auroc_interval, threshold_at_fpr
+from cmai_core.evaluation.figures.detection import auroc_interval, threshold_at_fpr
 
 ALL = "all"
 _SEED = PROTOCOL.instruments.seed
@@ -129,9 +129,9 @@ def worst_pictures(
 
 
 def _pictures(store: Path, examples: Sequence[str], pairs: Sequence[Any], model: Any) -> list[np.ndarray]:
-    from cmai_core.attacks.reading import make_batch, pictures
-    from cmai_core.evaluation.readings import adversarial
-    from cmai_core.evaluation.store import Store
+    from cmai_core.evaluation.runs.predictions import adversarial
+    from cmai_core.evaluation.runs.predictor import make_batch, pictures
+    from cmai_core.evaluation.store.store import Store
 
     with Store.read(store) as opened:
         out = []

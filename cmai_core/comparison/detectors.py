@@ -24,10 +24,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from cmai_core.attacks.evaluator import at_rest
-from cmai_core.attacks.reading import make_batch
+from cmai_core.attacks.engine.evaluator import at_rest
 from cmai_core.comparison.protocol import PROTOCOL
 from cmai_core.data.pair import Pair, PairDataset
+from cmai_core.evaluation.runs.predictor import make_batch
 from cmai_core.models.scoring import has_heads
 from cmai_core.tasks.consistency import answer_scores, answer_texts, answered
 

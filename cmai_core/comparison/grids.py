@@ -7,7 +7,7 @@ from typing import Any
 
 from cmai_core.comparison.protocol import Part, Protocol
 from cmai_core.comparison.verdicts import Verdict, verdicts
-from cmai_core.evaluation.grid import Grid
+from cmai_core.evaluation.runs.grid import Grid
 from cmai_core.progress import CancelToken, ProgressCallback
 
 
@@ -53,9 +53,9 @@ def measured(
         CmaiError: a cell that failed, or that cannot be measured. Cancelled: stopped before its end.
     """
     from cmai_core.errors import Cancelled, CmaiError
-    from cmai_core.evaluation import readings
-    from cmai_core.evaluation.runner import run
-    from cmai_core.evaluation.store import Store
+    from cmai_core.evaluation.runs import predictions as readings
+    from cmai_core.evaluation.runs.runner import run
+    from cmai_core.evaluation.store.store import Store
 
     with Store.write(store) as opened:
         grid = grid_of(protocol, part, model)

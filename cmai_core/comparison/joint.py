@@ -7,17 +7,17 @@ from typing import Any
 import torch
 
 from cmai_core.attacks import ThreatModel
-from cmai_core.attacks.best_response import BestResponse
-from cmai_core.attacks.joint import JointAttack
-from cmai_core.attacks.masked_lm import MaskedLMProposer
-from cmai_core.attacks.reading import make_batch
-from cmai_core.attacks.schedules import SGA, Scales
-from cmai_core.attacks.text_objectives import Mismatch, Misretrieved, PairConsistency
-from cmai_core.attacks.text_search import BeamSearch
-from cmai_core.attacks.text_threat import TextThreat
+from cmai_core.attacks.joint_attack import JointAttack
+from cmai_core.attacks.joint_schedules.best_response import BestResponse
+from cmai_core.attacks.joint_schedules.schedules import SGA, Scales
+from cmai_core.attacks.objectives.text import Mismatch, Misretrieved, PairConsistency
+from cmai_core.attacks.text_searches.masked_lm import MaskedLMProposer
+from cmai_core.attacks.text_searches.search import BeamSearch
+from cmai_core.attacks.threats.text import TextThreat
 from cmai_core.comparison.protocol import Joint
 from cmai_core.comparison.verdicts import marks
 from cmai_core.data.pair import PairDataset
+from cmai_core.evaluation.runs.predictor import make_batch
 from cmai_core.progress import CancelToken, ProgressCallback
 
 OURS = "best-response"

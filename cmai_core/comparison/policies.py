@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cmai_core.attacks.reading import make_batch
-from cmai_core.comparison.aimed import pathways
+from cmai_core.comparison.adaptive import pathways
 from cmai_core.comparison.detection import worst_pictures
 from cmai_core.comparison.protocol import Protocol
 from cmai_core.comparison.verdicts import marks
@@ -17,6 +16,7 @@ from cmai_core.defenses.calibration import Calibration
 from cmai_core.defenses.detector import AnyDetector, ConsistencyDetector
 from cmai_core.defenses.pathways import Ensemble
 from cmai_core.defenses.system import System
+from cmai_core.evaluation.runs.predictor import make_batch
 from cmai_core.tasks import get_task
 from cmai_core.tasks.retrieval import Retrieval
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cmai_core.comparison import tables
-from cmai_core.comparison.aims import NO_RIVALS, aims, rivals
 from cmai_core.comparison.correction import correction_table, correction_words, with_corrections
+from cmai_core.comparison.goals import NO_RIVALS, aims, rivals
 from cmai_core.comparison.protocol import PROTOCOL, Protocol
 from cmai_core.comparison.results import Result, read_results, stale
 from cmai_core.comparison.run import results_dir

@@ -162,7 +162,7 @@ class Comparison:
 
             return joint_verdicts(model, test, protocol.joint, seed=protocol.seed, **tools)
         if part == AIMED:
-            from cmai_core.comparison.aimed import aimed_verdicts
+            from cmai_core.comparison.adaptive import aimed_verdicts
 
             calibration, held_out = self._calibration(model)
             options = {"gallery": protocol.gallery, "seed": protocol.seed, "tower": self._robust_tower()}
@@ -198,7 +198,7 @@ class Comparison:
         """The card's calibration where it is as the protocol asks, else a new one; and the pairs it was set on."""
         from cmai_core.data.subset import Subset
         from cmai_core.defenses.calibration import calibration_of
-        from cmai_core.evaluation.cmcv import calibrate_cmcv
+        from cmai_core.evaluation.verification.cmcv import calibrate_cmcv
 
         whole = self.data("validation")
         held_out = Subset(whole, range(min(self.protocol.thresholds, len(whole))))

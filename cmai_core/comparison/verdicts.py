@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cmai_core.errors import DataError
-from cmai_core.evaluation.compare import paired_test
-from cmai_core.evaluation.intervals import share_interval
+from cmai_core.evaluation.figures.compare import paired_test
+from cmai_core.evaluation.figures.intervals import share_interval
 
 if TYPE_CHECKING:
     import pandas as pd

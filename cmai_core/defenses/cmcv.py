@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cmai_core.attacks.evaluator import at_rest
+from cmai_core.attacks.engine.evaluator import at_rest
 from cmai_core.defenses.calibration import Calibration, Thresholds
 from cmai_core.defenses.disagreement import Disagreement, disagreement
 from cmai_core.defenses.temperature import Scaling

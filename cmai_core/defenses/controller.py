@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cmai_core.attacks.options import number, whole
 from cmai_core.errors import OptionError
+from cmai_core.options import number, whole
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from cmai_core.attacks.detectors import AnswerConsistency, AnswerVerification, Detector, Slack, Verification
-from cmai_core.attacks.evaluator import at_rest
-from cmai_core.attacks.objectives import Consistency, Objective
-from cmai_core.attacks.options import number
+from cmai_core.attacks.engine.evaluator import at_rest
+from cmai_core.attacks.objectives.detectors import AnswerConsistency, AnswerVerification, Detector, Slack, Verification
+from cmai_core.attacks.objectives.objective import Consistency, Objective
 from cmai_core.attacks.result import round_to_8bit
 from cmai_core.data.pair import Batch, PairDataset
 from cmai_core.errors import DataError, OptionError
+from cmai_core.options import number
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from cmai_core.attacks.words import Words
+from cmai_core.data.words import Words
 from cmai_core.explanations.fills import fill_image
 from cmai_core.models.scoring import has_heads
 

@@ -18,9 +18,9 @@ from typing import Any, Protocol
 
 import torch
 
-from cmai_core.attacks.options import number, strict_options, whole
-from cmai_core.attacks.transforms import InputTransform, Noise
+from cmai_core.attacks.engine.transforms import InputTransform, Noise
 from cmai_core.errors import OptionError
+from cmai_core.options import number, strict_options, whole
 
 
 class Pathway(Protocol):

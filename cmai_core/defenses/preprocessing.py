@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
-from cmai_core.attacks.options import number, strict_options, whole
+from cmai_core.options import number, strict_options, whole
 
 BLOCK = 8
 

@@ -19,17 +19,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from cmai_core.attacks.detectors import KNOWLEDGE, Accepted, Detector
-from cmai_core.attacks.evaluator import at_rest
-from cmai_core.attacks.objectives import Objective
-from cmai_core.attacks.options import flag, one_of, strict_options, whole
-from cmai_core.attacks.seeds import sample_generators
-from cmai_core.attacks.success import Criterion, Untargeted
+from cmai_core.attacks.engine.evaluator import at_rest
+from cmai_core.attacks.objectives.detectors import KNOWLEDGE, Accepted, Detector
+from cmai_core.attacks.objectives.objective import Objective
+from cmai_core.attacks.objectives.success import Criterion, Untargeted
 from cmai_core.data.pair import Batch
 from cmai_core.defenses.pathways import Pathway, Smoothing
 from cmai_core.defenses.preprocessing import Preprocessing
 from cmai_core.defenses.review import ReviewQueue
 from cmai_core.errors import OptionError
+from cmai_core.options import flag, one_of, strict_options, whole
+from cmai_core.seeds import sample_generators
 from cmai_core.tasks.base import Prediction
 
 POLICIES = ("reject", "robust pathway", "flag")

@@ -11,10 +11,10 @@ from cmai_core.lab.experiment import Experiment
 def image_objective(experiment: Experiment, task: Any, prepared: Any) -> Any:
     """What is raised on pictures; `task` and what it prepared may be None where the objective has none."""
     from cmai_core.attacks import Consistency, TaskObjective, Untargeted
-    from cmai_core.attacks.class_objectives import DLR, Divergence, Margin
-    from cmai_core.attacks.detector_objectives import DetectorAware
-    from cmai_core.attacks.detectors import Slack
-    from cmai_core.attacks.embedding_objectives import EmbeddingDeviation
+    from cmai_core.attacks.objectives.classes import DLR, Divergence, Margin
+    from cmai_core.attacks.objectives.detection import DetectorAware
+    from cmai_core.attacks.objectives.detectors import Slack
+    from cmai_core.attacks.objectives.embedding import EmbeddingDeviation
 
     consistency = Consistency([experiment.caption])
     return {
@@ -37,7 +37,7 @@ def success_of(experiment: Experiment, task: Any, prepared: Any) -> Any:
     Against a detector (the attacked `System`'s own), a wrong answer counts only where it is accepted.
     """
     from cmai_core.attacks import Untargeted
-    from cmai_core.attacks.detectors import Accepted
+    from cmai_core.attacks.objectives.detectors import Accepted
 
     if experiment.objective in TASKLESS:
         return {"accept": Accepted(), "reject": ~Accepted()}.get(experiment.objective)
@@ -60,7 +60,7 @@ def attack_for(
         OptionError: a number that the search does not accept.
     """
     from cmai_core.attacks import Raised
-    from cmai_core.attacks.recipes import get_recipe
+    from cmai_core.attacks.recipes.registry import get_recipe
 
     search, recipe = SEARCHES[experiment.recipe], get_recipe(experiment.recipe)
     unit = {"l0": 1.0, "patch": 0.01}.get(experiment.norm, 1 / 255)
@@ -100,7 +100,7 @@ def words_attack_for(experiment: Experiment, true_of_scene: bool) -> Any:
     Raises:
         OptionError: a number that the search does not accept.
     """
-    from cmai_core.attacks.recipes import get_recipe
+    from cmai_core.attacks.recipes.registry import get_recipe
 
     search, recipe = SEARCHES[experiment.recipe], get_recipe(experiment.recipe)
     truth = "none" if experiment.truth == "free" else "scene" if true_of_scene else "similarity"

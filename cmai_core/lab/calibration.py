@@ -59,7 +59,7 @@ def lab_basis(
     Raises:
         Cancelled: when told to stop. DataError: too few pairs for a threshold.
     """
-    from cmai_core.evaluation.calibration import calibration_for
+    from cmai_core.evaluation.verification.calibration import calibration_for
 
     def watched() -> _Watched:
         return _Watched(pairs(), f"Calibrating {model.name}", progress, cancel)

@@ -1,7 +1,7 @@
 """What the lab offers as threat model, objective and search, the recipes as presets over the three, and what combines.
 
 Plain data, so that the first screen need not import the attacks: a search is named by the recipe of
-`cmai_core.attacks.recipes` that is built from it, and tests hold every fact given here against that registry.
+`cmai_core.attacks.recipes.registry` that is built from it, and tests hold every fact given here against that registry.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cmai_core.data.pair import Batch, Pair, PairDataset
-from cmai_core.evaluation import detection
+from cmai_core.evaluation.figures import detection
 from cmai_core.lab.experiment import Experiment
 from cmai_core.lab.run import attack_for, clean_pixels
 from cmai_core.progress import CancelToken, Progress, ProgressCallback

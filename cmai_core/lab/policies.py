@@ -54,11 +54,11 @@ def pathway_answer(
     """
     import torch
 
-    from cmai_core.attacks.evaluator import at_rest
-    from cmai_core.attacks.seeds import sample_generators
+    from cmai_core.attacks.engine.evaluator import at_rest
     from cmai_core.defenses.pathways import Smoothing
-    from cmai_core.lab.among import PairAmong
+    from cmai_core.lab.pair_in_context import PairAmong
     from cmai_core.lab.run import Setting, answer_of, with_sentence
+    from cmai_core.seeds import sample_generators
 
     pair = with_sentence(pair, caption)
     setting = Setting(pair, PairAmong(pair, dataset))

@@ -12,11 +12,11 @@ import numpy as np
 
 from cmai_core.data.pair import Batch, Pair, PairDataset
 from cmai_core.errors import OptionError
-from cmai_core.lab.among import PairAmong
 from cmai_core.lab.build import attack_for, image_objective, success_of, words_attack_for
 from cmai_core.lab.choices import FALSE_POSITIVE_RATE, SEARCHES, TASKLESS
 from cmai_core.lab.experiment import TASKS, Experiment
 from cmai_core.lab.images import perturbation_numbers, round_trip
+from cmai_core.lab.pair_in_context import PairAmong
 from cmai_core.lab.result import Answer, Craft, LabResult, Reading, SecondPicture
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 from cmai_core.versions import library_versions

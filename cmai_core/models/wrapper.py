@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from cmai_core.errors import DataError, ModelError, OptionError
-from cmai_core.models import fast, text_tower, tokenizer
+from cmai_core.models import fused_forward as fast
+from cmai_core.models import text_tower, tokenizer
 from cmai_core.models.generation import generate_ids
 from cmai_core.models.heads import ConsistencyHeads, HeadSizes, TextStates, log_verified, word_evidence
 from cmai_core.models.integrity import file_hash

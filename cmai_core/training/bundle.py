@@ -129,9 +129,9 @@ def _with_heads(card: dict[str, Any], building: Path, heads: Path) -> dict[str, 
 
 def _calibrate(model: VisionLanguageModel, target: Path, count: int) -> None:
     """Thresholds from the first validation pairs, and what they flag of others: fresh, held-out and shifted ones."""
+    from cmai_core.commands.cmcv import OTHERS, calibrated
     from cmai_core.data import load_dataset
     from cmai_core.defenses.calibration import store_calibration
-    from cmai_core.evaluation.cmcv_command import OTHERS, calibrated
 
     others = [load_dataset("tabletop", split=split, limit=min(count, SHIFTED)) for split in OTHERS]
     store_calibration(calibrated(model, load_dataset("tabletop", split="validation"), others, limit=count), target)
@@ -139,7 +139,7 @@ def _calibrate(model: VisionLanguageModel, target: Path, count: int) -> None:
 
 def record_all() -> None:
     """Write down the hashes of every bundled model's files, the masked language model's included, as they are now."""
-    from cmai_core.attacks import masked_lm
+    from cmai_core.attacks.text_searches import masked_lm
     from cmai_core.models.integrity import record
     from cmai_core.models.registry import bundled_dir
 

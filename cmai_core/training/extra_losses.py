@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmai_core.models import fast
+from cmai_core.models import fused_forward as fast
 from cmai_core.models.heads import ConsistencyHeads, log_verified, verification_loss
 from cmai_core.training.inner import feature_distance
 from cmai_core.training.losses import (

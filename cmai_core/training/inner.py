@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmai_core.models import fast
+from cmai_core.models import fused_forward as fast
 from cmai_core.models.heads import log_verified
 from cmai_core.training.batches import TrainingBatch
 from cmai_core.training.losses import Parts, class_losses, encode_classes, pairs_consistency, unit, word_odds

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmai_core.data.tabletop.scene import COLOURS, MATERIALS, MAX_OBJECTS, SHAPES, SIZES
-from cmai_core.models import fast
+from cmai_core.models import fused_forward as fast
 from cmai_core.models.heads import word_evidence
 from cmai_core.training import packed
 from cmai_core.training.batches import TrainingBatch

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmai_core.models.fast import _mlp, _norm, _sdpa, _split, stream
+from cmai_core.models.fused_forward import _mlp, _norm, _sdpa, _split, stream
 
 
 class _Scatter(torch.autograd.Function):

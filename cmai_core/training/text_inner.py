@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmai_core.models import fast
+from cmai_core.models import fused_forward as fast
 from cmai_core.training.batches import TrainingBatch
 from cmai_core.training.edits import TrueEdits
 from cmai_core.training.inner import allotted

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmai_core.data.tabletop.language import FAMILIES
-from cmai_core.models import fast
+from cmai_core.models import fused_forward as fast
 from cmai_core.training.batches import Arrays, TrainingBatch, draw, to_pixels
 from cmai_core.training.inner import InnerProblem, perturb
 from cmai_core.training.losses import Parts, contrastive_logits, pairs_consistency

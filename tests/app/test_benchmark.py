@@ -11,9 +11,10 @@ import pytest
 
 from cmai_core.errors import CmaiError, OptionError
 from cmai_core.jobs import JobQueue, Owner
-from cmai_core.lab import bench_runs, sweep
-from cmai_core.lab.bench_link import experiment_of
-from cmai_core.lab.benchmark import EFFORTS, OFFERS, GridChoice, command, duration, presets
+from cmai_core.lab.benchmark import runs as bench_runs
+from cmai_core.lab.benchmark import sweep
+from cmai_core.lab.benchmark.choices import EFFORTS, OFFERS, GridChoice, command, duration, presets
+from cmai_core.lab.benchmark.link import experiment_of
 
 DEFENDED = {"tabletop": False, "tabletop-cmai": True}
 OTHERS = ("tabletop", "tabletop-cmai")
@@ -37,7 +38,7 @@ def small():
 
 @pytest.fixture
 def settle(small):
-    from cmai_core.evaluation.setting import Setting
+    from cmai_core.evaluation.runs.setting import Setting
 
     return lambda grid, tell: Setting(grid, models=small[0], dataset=small[1])
 
@@ -59,9 +60,9 @@ def queue():
 
 
 def test_every_recipe_offered_builds_at_every_effort():
-    from cmai_core.attacks.recipes import get_recipe
-    from cmai_core.evaluation.entries import MINIMUM_NORM
-    from cmai_core.evaluation.grid import Grid
+    from cmai_core.attacks.recipes.registry import get_recipe
+    from cmai_core.evaluation.runs.entries import MINIMUM_NORM
+    from cmai_core.evaluation.runs.grid import Grid
 
     for effort in EFFORTS:
         entries = [offer.entry(effort, 0.1) for offer in OFFERS.values()]
@@ -75,9 +76,9 @@ def test_every_recipe_offered_builds_at_every_effort():
 
 
 def test_a_choice_counts_the_cells_that_are_planned(small):
-    from cmai_core.evaluation.grid import Grid
-    from cmai_core.evaluation.plan import plan
-    from cmai_core.evaluation.setting import Setting
+    from cmai_core.evaluation.runs.grid import Grid
+    from cmai_core.evaluation.runs.plan import plan
+    from cmai_core.evaluation.runs.setting import Setting
 
     chosen = GridChoice(
         models=("small-0", "small-1"), tasks=("zero-shot", "vqa"), epsilons=(2.0, 8.0), count=4,
@@ -112,8 +113,8 @@ def test_presets_are_grids_and_a_command_says_the_same():
     import dataclasses
     import shlex
 
-    from cmai_core.evaluation.command import add_options, grid_of
-    from cmai_core.evaluation.grid import Grid
+    from cmai_core.commands.evaluate import add_options, grid_of
+    from cmai_core.evaluation.runs.grid import Grid
 
     for preset in presets():
         chosen = dataclasses.replace(preset.choice, models=OTHERS[: preset.models], tau=0.2)
@@ -130,10 +131,10 @@ def test_presets_are_grids_and_a_command_says_the_same():
 
 
 def test_a_sweep_in_turns_makes_way_and_measures_the_same(tmp_path, queue, settle, small, monkeypatch):
-    from cmai_core.evaluation import readings
-    from cmai_core.evaluation.grid import Grid
-    from cmai_core.evaluation.runner import run
-    from cmai_core.evaluation.store import Store
+    from cmai_core.evaluation.runs import predictions as readings
+    from cmai_core.evaluation.runs.grid import Grid
+    from cmai_core.evaluation.runs.runner import run
+    from cmai_core.evaluation.store.store import Store
 
     monkeypatch.setattr(sweep, "SHORT_TURN", 0.0)
     turns = []
@@ -194,7 +195,7 @@ def test_a_sweep_ends_when_its_visitor_has_left(tmp_path, settle):
 
 
 def test_what_a_sweep_cannot_do_is_said(tmp_path, queue, settle):
-    from cmai_core.evaluation.store import DATABASE, Store
+    from cmai_core.evaluation.store.store import DATABASE, Store
 
     with Store.write(tmp_path):
         end = sweep.Sweep(queue, tmp_path, values(), settle).start().wait(60)
@@ -213,9 +214,9 @@ def test_what_a_sweep_cannot_do_is_said(tmp_path, queue, settle):
 @pytest.fixture(scope="module")
 def stored(small, tmp_path_factory):
     """A store with three runs: eight pairs, the first four of them with other recipes, and other options."""
-    from cmai_core.evaluation.grid import Grid
-    from cmai_core.evaluation.runner import run
-    from cmai_core.evaluation.store import Store
+    from cmai_core.evaluation.runs.grid import Grid
+    from cmai_core.evaluation.runs.runner import run
+    from cmai_core.evaluation.store.store import Store
 
     folder = tmp_path_factory.mktemp("bench")
     quick = ["fgsm", "deepfool:steps=4", "char:candidates=5,rounds=1", "sep:steps=2"]
@@ -229,7 +230,7 @@ def stored(small, tmp_path_factory):
 
 
 def test_every_figure_counts_the_pairs_behind_it(stored):
-    from cmai_core.lab.bench_results import FOOLED, HELD, pairs_behind, results
+    from cmai_core.lab.benchmark.results import FOOLED, HELD, pairs_behind, results
 
     folder, runs = stored
     made = results(folder, runs[:1])
@@ -249,7 +250,7 @@ def test_every_figure_counts_the_pairs_behind_it(stored):
 
 
 def test_runs_are_compared_on_the_pairs_they_share(stored):
-    from cmai_core.lab.bench_results import results
+    from cmai_core.lab.benchmark.results import results
 
     folder, runs = stored
     made = results(folder, runs)
@@ -261,8 +262,8 @@ def test_runs_are_compared_on_the_pairs_they_share(stored):
 
 
 def test_a_pair_behind_a_figure_is_shown(stored, small):
-    from cmai_core.evaluation.store import Store
-    from cmai_core.lab.bench_results import open_pair, pairs_behind, results
+    from cmai_core.evaluation.store.store import Store
+    from cmai_core.lab.benchmark.results import open_pair, pairs_behind, results
 
     folder, runs = stored
     made = results(folder, runs[:1])
@@ -283,8 +284,8 @@ def test_files_hold_the_table(stored):
 
     import pandas as pd
 
-    from cmai_core.lab.bench_export import as_bytes
-    from cmai_core.lab.bench_results import results
+    from cmai_core.lab.benchmark.export import as_bytes
+    from cmai_core.lab.benchmark.results import results
 
     made = results(stored[0], stored[1][:1])
     again = pd.read_csv(io.BytesIO(as_bytes(made.summary, "csv")))

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from cmai_core.evaluation.store import DATABASE, Store, default_folder
+from cmai_core.evaluation.store.store import DATABASE, Store, default_folder
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_a_grid_runs_and_its_numbers_open_their_pairs(bench, texts):
     from app import state
     from app.benchmark_desk import desk
     from app.components.benchmark_results import figure_id
-    from cmai_core.lab.bench_results import pairs_behind
+    from cmai_core.lab.benchmark.results import pairs_behind
 
     at = tiny(bench())
     at.button(key="start_bench").click().run()

@@ -41,7 +41,7 @@ def setting(tiny_models):
     """A random model, and its batch of one pair with what the task prepared."""
     from cmai_core.data import load_dataset
     from cmai_core.data.pair import Batch
-    from cmai_core.lab.among import PairAmong
+    from cmai_core.lab.pair_in_context import PairAmong
     from cmai_core.lab.run import clean_pixels
     from cmai_core.models import load_model
     from cmai_core.tasks import get_task
@@ -60,7 +60,7 @@ def masked_lm(tmp_path, monkeypatch):
     """A masked language model with random weights in the place of the bundled one."""
     import torch
 
-    from cmai_core.attacks import masked_lm as module
+    from cmai_core.attacks.text_searches import masked_lm as module
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -73,7 +73,7 @@ def masked_lm(tmp_path, monkeypatch):
 
 
 def test_the_lab_shows_every_recipe():
-    from cmai_core.attacks.recipes import RECIPES
+    from cmai_core.attacks.recipes.registry import RECIPES
 
     assert set(SEARCHES) | set(PRESETS) == set(RECIPES)
     assert set(SEARCHES) <= set(RECIPES)
@@ -81,7 +81,7 @@ def test_the_lab_shows_every_recipe():
 
 @pytest.mark.parametrize("slug", [s for s in SEARCHES if not SEARCHES[s].absent])
 def test_facts_of_a_search_are_those_of_its_recipe(slug):
-    from cmai_core.attacks.recipes import get_recipe
+    from cmai_core.attacks.recipes.registry import get_recipe
 
     search, recipe = SEARCHES[slug], get_recipe(slug)
     counts = {name: name in recipe.options and recipe.constants.get(name) != 1 for name in ("steps", "queries")}
@@ -116,7 +116,7 @@ def test_facts_of_a_search_are_those_of_its_recipe(slug):
 
 
 def test_tasks_with_class_scores():
-    from cmai_core.attacks.class_objectives import exposes_logits
+    from cmai_core.attacks.objectives.classes import exposes_logits
     from cmai_core.tasks import get_task
 
     assert {task for task in TASKS if exposes_logits(get_task(task))} == set(TASKS_WITH_CLASSES)
@@ -219,7 +219,7 @@ def test_what_is_not_offered_has_a_reason_in_a_sentence(masked_lm):
 
 @pytest.mark.parametrize("threat", PIXELS)
 def test_a_threat_that_is_not_offered_is_refused_by_the_recipe(threat):
-    from cmai_core.attacks.recipes import get_recipe
+    from cmai_core.attacks.recipes.registry import get_recipe
 
     for slug, search in SEARCHES.items():
         if set(search.threats) <= set(PIXELS) and threat not in search.threats and not search.absent:
@@ -229,7 +229,7 @@ def test_a_threat_that_is_not_offered_is_refused_by_the_recipe(threat):
 
 
 def test_what_needs_class_scores_is_refused_without_them(setting):
-    from cmai_core.attacks.recipes import get_recipe
+    from cmai_core.attacks.recipes.registry import get_recipe
     from cmai_core.tasks import get_task
 
     model, _, batch, _, _ = setting
@@ -276,7 +276,7 @@ def test_an_experiment_that_does_not_combine_is_refused_with_the_reason():
 
 
 def test_the_fewest_steps_are_those_of_the_recipe():
-    from cmai_core.attacks.recipes import get_recipe
+    from cmai_core.attacks.recipes.registry import get_recipe
 
     for slug, search in SEARCHES.items():
         if not search.absent and search.steps:
@@ -314,7 +314,7 @@ def test_a_recipe_against_a_detector_is_what_its_parts_make(slug, setting):
     """Bit for bit what the recipe itself makes, with the same numbers against the same threshold."""
     import torch
 
-    from cmai_core.attacks.recipes import get_recipe
+    from cmai_core.attacks.recipes.registry import get_recipe
     from cmai_core.defenses.detector import ConsistencyDetector
     from cmai_core.defenses.system import System
 

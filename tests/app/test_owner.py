@@ -62,7 +62,7 @@ def test_a_folder_is_named_by_its_last_part_wherever_it_is_shown(monkeypatch):
     from app.components.belongs import belongs_to, changed
     from app.components.benchmark_stored import _title
     from cmai_core.lab.belonging import Difference
-    from cmai_core.lab.bench_runs import RunInfo
+    from cmai_core.lab.benchmark.runs import RunInfo
     from cmai_core.lab.experiment import Experiment
 
     spec = "local-dir:/srv/models/mine"
@@ -273,8 +273,8 @@ def test_a_slow_hub_holds_up_only_who_asked_for_it(strict, monkeypatch, tmp_path
 
 
 def settings(*words: str):
-    from cmai_core.app_command import settings as made
     from cmai_core.cli import parser
+    from cmai_core.commands.app import settings as made
 
     return made(parser().parse_args(["app", *words]))
 

@@ -21,9 +21,9 @@ from cmai_core.defenses import Cmcv, ReviewQueue, Smoothing, store_calibration
 from cmai_core.defenses.basis import Basis, kind_of
 from cmai_core.defenses.disagreement import LEAVE_ONE_OUT, VERIFIER, Disagreement
 from cmai_core.errors import Cancelled, DataError
-from cmai_core.evaluation.cmcv import calibrate_cmcv
+from cmai_core.evaluation.verification.cmcv import calibrate_cmcv
+from cmai_core.lab.cached_dataset import KeptItems
 from cmai_core.lab.experiment import Experiment
-from cmai_core.lab.kept import KeptItems
 from cmai_core.lab.policies import pathway_answer
 from cmai_core.lab.run import run_attack
 from cmai_core.lab.verdict import content_key, judge_result
@@ -167,7 +167,7 @@ def test_the_edited_sentence_is_judged_with_the_attacked_picture(attacked, loade
 
 
 def test_the_pathway_s_answer_is_that_of_the_averaged_copies(loaded, pairs):
-    from cmai_core.attacks.seeds import sample_generators
+    from cmai_core.seeds import sample_generators
     from cmai_core.tasks import get_task
 
     model, pair = loaded["undefended"], pairs[3]

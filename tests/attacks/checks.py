@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from cmai_core.attacks.evaluator import Evaluator, at_rest
-from cmai_core.attacks.objectives import Consistency
+from cmai_core.attacks.engine.evaluator import Evaluator, at_rest
+from cmai_core.attacks.objectives.objective import Consistency
 from cmai_core.attacks.result import round_to_8bit
 from cmai_core.progress import CancelToken
 

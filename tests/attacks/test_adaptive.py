@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from cmai_core.attacks import Attack, GradientSearch, TaskObjective, ThreatModel, Untargeted, pgd
-from cmai_core.attacks.adaptive import accept_false, adaptive, detector_pgd, reject_true
-from cmai_core.attacks.class_objectives import Margin
-from cmai_core.attacks.detector_objectives import MULTIPLIER_RANGE, DetectorAware
-from cmai_core.attacks.detectors import Accepted, Decided, Guard, Slack, Verification
-from cmai_core.attacks.ensemble import Cascade
-from cmai_core.attacks.evaluator import jacobian
-from cmai_core.attacks.hopskipjump import HopSkipJump
-from cmai_core.attacks.square import Square
-from cmai_core.attacks.transforms import InputTransform, Noise
+from cmai_core.attacks.adaptive_attack import accept_false, adaptive, detector_pgd, reject_true
+from cmai_core.attacks.engine.evaluator import jacobian
+from cmai_core.attacks.engine.transforms import InputTransform, Noise
+from cmai_core.attacks.objectives.classes import Margin
+from cmai_core.attacks.objectives.detection import MULTIPLIER_RANGE, DetectorAware
+from cmai_core.attacks.objectives.detectors import Accepted, Decided, Guard, Slack, Verification
+from cmai_core.attacks.searches.ensemble import Cascade
+from cmai_core.attacks.searches.hopskipjump import HopSkipJump
+from cmai_core.attacks.searches.square import Square
 from cmai_core.data.pair import Batch, Pair
 from cmai_core.defenses.detector import ConsistencyDetector
 from cmai_core.defenses.pathways import Smoothing

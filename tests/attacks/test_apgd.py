@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cmai_core.attacks import Attack, Consistency, Objective, ThreatModel
-from cmai_core.attacks.apgd import APGD
-from cmai_core.attacks.class_objectives import DLR, ClassLoss, Margin, Misclassified
+from cmai_core.attacks.objectives.classes import DLR, ClassLoss, Margin, Misclassified
+from cmai_core.attacks.searches.apgd import APGD
 from cmai_core.errors import OptionError
 
 EPSILON = 8 / 255

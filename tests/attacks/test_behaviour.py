@@ -22,12 +22,12 @@ from cmai_core.attacks import (
     pgd,
     task_pgd,
 )
-from cmai_core.attacks.memory import is_out_of_memory
 from cmai_core.attacks.result import round_to_8bit
-from cmai_core.attacks.seeds import sample_seed
 from cmai_core.data.pair import Batch
 from cmai_core.errors import CmaiError, DataError, OptionError
+from cmai_core.models.oom import is_out_of_memory
 from cmai_core.progress import CancelToken
+from cmai_core.seeds import sample_seed
 
 EPSILON = 8 / 255
 
@@ -430,7 +430,7 @@ def test_threat_options_are_checked_at_construction(norm, epsilon, words):
 
 
 def test_a_region_without_a_distance_is_not_made():
-    from cmai_core.attacks.threat import Region
+    from cmai_core.attacks.threats.image import Region
 
     class Nowhere(Region):
         """Everything but `distance`."""

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from cmai_core.attacks import Attack, Consistency, ThreatModel
-from cmai_core.attacks.class_objectives import Margin, Misclassified
-from cmai_core.attacks.genetic import Genetic
-from cmai_core.attacks.hopskipjump import HopSkipJump
-from cmai_core.attacks.score_gradient import ScoreGradient
+from cmai_core.attacks.objectives.classes import Margin, Misclassified
+from cmai_core.attacks.searches.genetic import Genetic
+from cmai_core.attacks.searches.hopskipjump import HopSkipJump
+from cmai_core.attacks.searches.score_gradient import ScoreGradient
 from cmai_core.errors import OptionError
 
 EPSILON = 8 / 255

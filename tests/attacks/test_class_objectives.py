@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from cmai_core.attacks import Attack, Consistency, GradientSearch, ThreatModel, pgd
-from cmai_core.attacks.class_objectives import DLR, ClassLoss, Divergence, Margin, Misclassified
-from cmai_core.attacks.clean import clean_features
-from cmai_core.attacks.embedding_objectives import Constant, EmbeddingDeviation, EmbeddingTarget
-from cmai_core.attacks.evaluator import jacobian
+from cmai_core.attacks.engine.clean_features import clean_features
+from cmai_core.attacks.engine.evaluator import jacobian
+from cmai_core.attacks.objectives.classes import DLR, ClassLoss, Divergence, Margin, Misclassified
+from cmai_core.attacks.objectives.embedding import Constant, EmbeddingDeviation, EmbeddingTarget
 from cmai_core.data.pair import Batch
 from cmai_core.errors import OptionError
 
@@ -180,7 +180,7 @@ def test_clean_features_are_made_once_and_in_pieces(kit, monkeypatch):
     model = kit.conv_model()
     batch = kit.make_batch(model, 5, size=8, texts=False)
     whole = clean_features(model, batch)
-    monkeypatch.setattr("cmai_core.attacks.clean.PIECE", 2)
+    monkeypatch.setattr("cmai_core.attacks.engine.clean_features.PIECE", 2)
     shared = {}
     pieces = clean_features(model, batch, shared)
     assert torch.allclose(pieces.embedding, whole.embedding) and pieces.tokens is None

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from cmai_core.attacks.recipes import RECIPES
+from cmai_core.attacks.recipes.registry import RECIPES
 from cmai_core.attacks.result import LEVELS, to_uint8
-from cmai_core.attacks.threat import ThreatModel
+from cmai_core.attacks.threats.image import ThreatModel
 
 SIZE = 8
 VALUES = 3 * SIZE * SIZE

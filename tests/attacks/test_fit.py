@@ -6,18 +6,18 @@ import pytest
 import torch
 
 from cmai_core.attacks import Attack, Consistency, GradientSearch, TaskObjective, ThreatModel
-from cmai_core.attacks.apgd import APGD
-from cmai_core.attacks.carlini_wagner import CarliniWagner
-from cmai_core.attacks.class_objectives import DLR, ClassLoss, Divergence, Margin, Misclassified
-from cmai_core.attacks.deepfool import DeepFool
-from cmai_core.attacks.ensemble import Cascade, EachTarget, Member
-from cmai_core.attacks.fab import FAB
-from cmai_core.attacks.hopskipjump import HopSkipJump
-from cmai_core.attacks.jsma import JSMA, Saliency
-from cmai_core.attacks.recipes import get_recipe
-from cmai_core.attacks.square import Square
-from cmai_core.attacks.threat import RANGES
-from cmai_core.attacks.transfer import Transfer
+from cmai_core.attacks.objectives.classes import DLR, ClassLoss, Divergence, Margin, Misclassified
+from cmai_core.attacks.recipes.registry import get_recipe
+from cmai_core.attacks.searches.apgd import APGD
+from cmai_core.attacks.searches.carlini_wagner import CarliniWagner
+from cmai_core.attacks.searches.deepfool import DeepFool
+from cmai_core.attacks.searches.ensemble import Cascade, EachTarget, Member
+from cmai_core.attacks.searches.fab import FAB
+from cmai_core.attacks.searches.hopskipjump import HopSkipJump
+from cmai_core.attacks.searches.jsma import JSMA, Saliency
+from cmai_core.attacks.searches.square import Square
+from cmai_core.attacks.searches.transfer import Transfer
+from cmai_core.attacks.threats.image import RANGES
 from cmai_core.errors import OptionError
 
 BUDGET = {"linf": 4 / 255, "l2": 1.0, "l0": 10, "patch": 0.05}

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from cmai_core.attacks import Attack, Consistency, GradientSearch, TaskObjective, ThreatModel, Untargeted, pgd
-from cmai_core.attacks.objectives import TaskRows
-from cmai_core.attacks.seeds import sample_generators
-from cmai_core.attacks.threat import changed_positions
-from cmai_core.attacks.transforms import Diversity, Noise, Pose
+from cmai_core.attacks.engine.transforms import Diversity, Noise, Pose
+from cmai_core.attacks.objectives.objective import TaskRows
+from cmai_core.attacks.threats.image import changed_positions
 from cmai_core.errors import OptionError
+from cmai_core.seeds import sample_generators
 
 EPSILON = 8 / 255
 

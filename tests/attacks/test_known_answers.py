@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cmai_core.attacks import Attack, Consistency, GradientSearch, TaskObjective, ThreatModel, fgsm, pgd
-from cmai_core.attacks.threat import LinfRegion
+from cmai_core.attacks.threats.image import LinfRegion
 
 EPSILON = 8 / 255
 

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from cmai_core.attacks import Attack, Consistency, Flagged, ThreatModel
-from cmai_core.attacks.carlini_wagner import CarliniWagner
-from cmai_core.attacks.class_objectives import ClassLoss, Margin, Misclassified
-from cmai_core.attacks.deepfool import DeepFool
-from cmai_core.attacks.embedding_objectives import Constant
-from cmai_core.attacks.fab import FAB
-from cmai_core.attacks.halfspace import step_across
+from cmai_core.attacks.objectives.classes import ClassLoss, Margin, Misclassified
+from cmai_core.attacks.objectives.embedding import Constant
+from cmai_core.attacks.searches.carlini_wagner import CarliniWagner
+from cmai_core.attacks.searches.deepfool import DeepFool
+from cmai_core.attacks.searches.fab import FAB
+from cmai_core.attacks.searches.halfspace import step_across
 from cmai_core.errors import DataError, OptionError
 
 FAR = {"linf": 1.0, "l2": 1e3}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from cmai_core.attacks.recipes import RECIPES
+from cmai_core.attacks.recipes.registry import RECIPES
 
 EPSILON = 8 / 255
 PEERS = ("torchattacks", "foolbox", "art")

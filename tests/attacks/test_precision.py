@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from cmai_core.attacks import Attack, GradientSearch, TaskObjective, ThreatModel
-from cmai_core.attacks.apgd import APGD
-from cmai_core.attacks.recipes import get_recipe
-from cmai_core.attacks.success import Criterion, Untargeted
+from cmai_core.attacks.objectives.success import Criterion, Untargeted
+from cmai_core.attacks.recipes.registry import get_recipe
+from cmai_core.attacks.searches.apgd import APGD
 from cmai_core.data import load_dataset
 from cmai_core.data.pair import Batch
 from cmai_core.errors import OptionError

@@ -74,7 +74,7 @@ def test_every_setting_keeps_the_promises(kit, subject, data, norm, common, kind
 @settings(max_examples=30, deadline=None)
 @given(norm=st.sampled_from(["linf", "l2"]), epsilon=st.floats(1e-4, 0.5), seed=st.integers(0, 2**40))
 def test_random_starts_are_two_sided_and_inside(subject, norm, epsilon, seed):
-    from cmai_core.attacks.seeds import sample_generators
+    from cmai_core.seeds import sample_generators
 
     _, batch = subject
     region = ThreatModel(norm, epsilon).around(batch.pixels)

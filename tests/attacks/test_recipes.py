@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from cmai_core.attacks import Attack, Consistency, GradientSearch
-from cmai_core.attacks.class_objectives import Margin, Misclassified
-from cmai_core.attacks.recipe import MODALITIES
-from cmai_core.attacks.recipes import RECIPES, get_recipe
-from cmai_core.attacks.success import Raised
+from cmai_core.attacks.objectives.classes import Margin, Misclassified
+from cmai_core.attacks.objectives.success import Raised
+from cmai_core.attacks.recipes.recipe import MODALITIES
+from cmai_core.attacks.recipes.registry import RECIPES, get_recipe
 from cmai_core.data.pair import Batch
 from cmai_core.errors import OptionError
 
@@ -214,10 +214,10 @@ def test_autoattack_is_a_cascade_and_its_worst_case_exact(kit):
 
 
 def test_each_target_is_tried_in_order_of_likelihood(kit):
-    from cmai_core.attacks.apgd import APGD
-    from cmai_core.attacks.class_objectives import DLR
-    from cmai_core.attacks.ensemble import EachTarget
-    from cmai_core.attacks.threat import ThreatModel
+    from cmai_core.attacks.objectives.classes import DLR
+    from cmai_core.attacks.searches.apgd import APGD
+    from cmai_core.attacks.searches.ensemble import EachTarget
+    from cmai_core.attacks.threats.image import ThreatModel
 
     model = kit.conv_model(seed=1)
     batch = kit.make_batch(model, 6, size=8)
@@ -272,8 +272,8 @@ def test_targets_are_aimed_at_by_the_margin_whatever_the_number_of_options(kit, 
 
 
 def test_texts_are_encoded_once_for_all_targets():
-    from cmai_core.attacks.reading import make_batch
     from cmai_core.data import load_dataset
+    from cmai_core.evaluation.runs.predictor import make_batch
     from cmai_core.models import load_model
     from cmai_core.tasks.retrieval import Retrieval
 
@@ -289,8 +289,8 @@ def test_texts_are_encoded_once_for_all_targets():
 
 def test_who_is_won_back_by_rounding_is_left_to_the_next_target(kit):
     """The first two targets are reached by pictures that rounding undoes; the third stays."""
-    from cmai_core.attacks.ensemble import EachTarget
-    from cmai_core.attacks.threat import ThreatModel
+    from cmai_core.attacks.searches.ensemble import EachTarget
+    from cmai_core.attacks.threats.image import ThreatModel
 
     class Reaching:
         """Hands back what it was told to, target by target."""
@@ -302,7 +302,7 @@ def test_who_is_won_back_by_rounding_is_left_to_the_next_target(kit):
             return {}
 
         def run(self, problem, *, seed, watch):
-            from cmai_core.attacks.ledger import Ledger
+            from cmai_core.attacks.engine.ledger import Ledger
 
             ledger = Ledger(problem, watch, 1)
             ledger.score(self.left.pop(0).expand_as(problem.region.centre), ledger.rows(), 1)
@@ -349,7 +349,7 @@ class SameSeed:
         return {}
 
     def run(self, problem, *, seed, watch):
-        from cmai_core.attacks.seeds import sample_seed
+        from cmai_core.seeds import sample_seed
 
         return self.inner.run(problem, seed=sample_seed(seed, f"target {self.rank - 1}", 0), watch=watch)
 
@@ -409,8 +409,8 @@ def test_a_surrogate_of_another_size_sees_resized_pictures(kit, subject):
 
 @pytest.mark.parametrize("slug", [slug for slug, recipe in RECIPES.items() if recipe.norm])
 def test_norms_that_a_recipe_does_not_go_with_are_refused_at_every_entrance(kit, slug):
-    from cmai_core.attacks.experiment import AttackExperiment
-    from cmai_core.evaluation.grid import Grid
+    from cmai_core.evaluation.runs.experiment import AttackExperiment
+    from cmai_core.evaluation.runs.grid import Grid
 
     recipe = RECIPES[slug]
     small = {"surrogate": kit.conv_model()} if slug == "transfer" else {}
@@ -436,7 +436,7 @@ def test_norms_that_a_recipe_does_not_go_with_are_refused_at_every_entrance(kit,
 
 
 def test_a_part_of_a_position_is_no_budget():
-    from cmai_core.attacks.experiment import AttackExperiment
+    from cmai_core.evaluation.runs.experiment import AttackExperiment
 
     for epsilon in (0.5, 4 / 255, -1, float("nan")):
         with pytest.raises(OptionError, match="epsilon"):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from cmai_core.attacks.clean import encode
-from cmai_core.attacks.recipes import RECIPES
+from cmai_core.attacks.engine.clean_features import encode
+from cmai_core.attacks.recipes.registry import RECIPES
 from cmai_core.errors import CmaiError
 
 SMALL = {

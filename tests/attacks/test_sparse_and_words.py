@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from cmai_core.attacks import Attack, Consistency, ThreatModel
-from cmai_core.attacks.class_objectives import Margin, Misclassified
-from cmai_core.attacks.jsma import JSMA, Saliency
-from cmai_core.attacks.typographic import Typographic, letters, words_of
+from cmai_core.attacks.objectives.classes import Margin, Misclassified
+from cmai_core.attacks.searches.jsma import JSMA, Saliency
+from cmai_core.attacks.searches.typographic import Typographic, letters, words_of
 from cmai_core.errors import OptionError
 
 

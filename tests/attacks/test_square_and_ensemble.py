@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from cmai_core.attacks import Attack, Consistency, GradientSearch, ThreatModel
-from cmai_core.attacks.apgd import APGD
-from cmai_core.attacks.class_objectives import DLR, ClassLoss, Margin, Misclassified
-from cmai_core.attacks.deepfool import DeepFool
-from cmai_core.attacks.ensemble import Cascade, Member
-from cmai_core.attacks.external import External
-from cmai_core.attacks.square import HALVINGS, Square, _wave
+from cmai_core.attacks.objectives.classes import DLR, ClassLoss, Margin, Misclassified
+from cmai_core.attacks.searches.apgd import APGD
+from cmai_core.attacks.searches.deepfool import DeepFool
+from cmai_core.attacks.searches.ensemble import Cascade, Member
+from cmai_core.attacks.searches.external import External
+from cmai_core.attacks.searches.square import HALVINGS, Square, _wave
 from cmai_core.errors import OptionError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cmai_core.comparison.aims import NO_RIVALS, aims
+from cmai_core.comparison.goals import NO_RIVALS, aims
 from cmai_core.comparison.protocol import PROTOCOL
 from cmai_core.comparison.report import report
 from cmai_core.comparison.results import Result

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from cmai_core.comparison import correction
-from cmai_core.comparison.aims import aims
 from cmai_core.comparison.correction import correct, correction_table, correction_words, taken, with_corrections
+from cmai_core.comparison.goals import aims
 from cmai_core.comparison.protocol import NEXT, PROTOCOL, TARGETED
 from cmai_core.comparison.report import report
 from cmai_core.comparison.results import Result, read_results
@@ -17,7 +17,7 @@ from cmai_core.comparison.tables import BEST
 from cmai_core.comparison.verdicts import Verdict, rights
 from cmai_core.data import load_dataset
 from cmai_core.errors import CmaiError, DataError, OptionError
-from cmai_core.evaluation.grid import Grid
+from cmai_core.evaluation.runs.grid import Grid
 from cmai_core.files import write_json
 from cmai_core.models import load_model
 

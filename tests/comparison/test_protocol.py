@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cmai_core.comparison.protocol import PROTOCOL, markdown
-from cmai_core.evaluation.grid import Grid
+from cmai_core.evaluation.runs.grid import Grid
 from cmai_core.training.recipes import RECIPES
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"

@@ -9,10 +9,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cmai_core.attacks.reading import make_batch
 from cmai_core.comparison import report as page
 from cmai_core.comparison import results as published
-from cmai_core.comparison.aims import aims
+from cmai_core.comparison.goals import aims
 from cmai_core.comparison.policies import flagging
 from cmai_core.comparison.protocol import DRIFTING, PROTOCOL, Aimed, Joint
 from cmai_core.comparison.results import read_results
@@ -22,6 +21,7 @@ from cmai_core.comparison.verdicts import rights
 from cmai_core.data import load_dataset
 from cmai_core.defenses import ConsistencyDetector, Smoothing, System
 from cmai_core.errors import CmaiError, DataError
+from cmai_core.evaluation.runs.predictor import make_batch
 from cmai_core.files import write_json
 from cmai_core.models import load_model
 from cmai_core.models.heads import ConsistencyHeads

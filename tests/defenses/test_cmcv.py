@@ -19,8 +19,8 @@ from cmai_core.defenses.disagreement import LEAVE_ONE_OUT, VERIFIER, disagreemen
 from cmai_core.defenses.misaligned import misaligned_captions
 from cmai_core.defenses.temperature import fit_scaling
 from cmai_core.errors import DataError, ModelError, OptionError
-from cmai_core.evaluation.calibration import calibrated_detector
-from cmai_core.evaluation.cmcv import by_vagueness, calibrate_cmcv, equal_ranks, pair_scores, rates
+from cmai_core.evaluation.verification.calibration import calibrated_detector
+from cmai_core.evaluation.verification.cmcv import by_vagueness, calibrate_cmcv, equal_ranks, pair_scores, rates
 from cmai_core.models import load_model, save_local_dir
 from cmai_core.models.heads import ConsistencyHeads, log_verified, verification_loss, word_evidence
 
@@ -283,7 +283,7 @@ def test_verdicts_of_an_untrained_model(base, scenes):
     assert verdict.consistent == (s_c >= calibration.at(0.1).tau) and 0 < verdict.probability < 1
     parts = verdict.parts
     assert parts.words_by == parts.patches_by == LEAVE_ONE_OUT and parts.patches.shape == (8, 8)
-    from cmai_core.attacks.words import Words
+    from cmai_core.data.words import Words
 
     split = Words.split(text)
     with torch.no_grad():

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from cmai_core.attacks import pgd
-from cmai_core.attacks.objectives import Consistency
-from cmai_core.attacks.reading import make_batch
-from cmai_core.attacks.transforms import Noise
+from cmai_core.attacks.engine.transforms import Noise
+from cmai_core.attacks.objectives.objective import Consistency
 from cmai_core.data import load_dataset
 from cmai_core.defenses import ConsistencyDetector, Ensemble, Regime, ReviewQueue, Smoothing, System, shifted
 from cmai_core.errors import OptionError
+from cmai_core.evaluation.runs.predictor import make_batch
 from cmai_core.models import load_model
 from cmai_core.tasks import get_task
 

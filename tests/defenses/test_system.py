@@ -12,11 +12,10 @@ import torch
 from PIL import Image
 
 from cmai_core.attacks import pgd, task_pgd
-from cmai_core.attacks.attention_objective import AttentionDiversion, looked_at
-from cmai_core.attacks.detectors import AnswerConsistency, AnswerVerification
-from cmai_core.attacks.objectives import Consistency
-from cmai_core.attacks.seeds import sample_generators
-from cmai_core.attacks.transforms import Noise
+from cmai_core.attacks.engine.transforms import Noise
+from cmai_core.attacks.objectives.attention import AttentionDiversion, looked_at
+from cmai_core.attacks.objectives.detectors import AnswerConsistency, AnswerVerification
+from cmai_core.attacks.objectives.objective import Consistency
 from cmai_core.data.pair import Pair, Question
 from cmai_core.data.tabletop.dataset import CLASSES, captions_of, questions_of, scene_of
 from cmai_core.data.tabletop.language import parse
@@ -25,12 +24,13 @@ from cmai_core.defenses.pathways import Smoothing
 from cmai_core.defenses.preprocessing import BlockCompression, Quantise
 from cmai_core.defenses.system import System
 from cmai_core.errors import OptionError
-from cmai_core.evaluation.calibration import calibrated_detector
+from cmai_core.evaluation.verification.calibration import calibrated_detector
 from cmai_core.explanations import last_layer_attention
 from cmai_core.models import VisionLanguageModel
 from cmai_core.models.architectures import build_from_config
 from cmai_core.models.heads import ConsistencyHeads
 from cmai_core.models.registry import bundled_tokenizer
+from cmai_core.seeds import sample_generators
 from cmai_core.tasks import get_task
 from cmai_core.tasks.captioning import Captioning
 from cmai_core.tasks.consistency import _statements, answer_texts

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from cmai_core.attacks.gradient import GradientSearch
-from cmai_core.attacks.objectives import Objective
+from cmai_core.attacks.objectives.objective import Objective
+from cmai_core.attacks.searches.gradient import GradientSearch
 from cmai_core.data.pair import Pair
 
 _KIT = Path(__file__).resolve().parent.parent / "attacks" / "conftest.py"

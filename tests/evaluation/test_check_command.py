@@ -8,10 +8,10 @@ import pytest
 from cmai_core import cli
 from cmai_core.data import load_dataset
 from cmai_core.evaluation.checks.probing import CHECKS
-from cmai_core.evaluation.grid import Grid
-from cmai_core.evaluation.runner import run
-from cmai_core.evaluation.setting import Setting
-from cmai_core.evaluation.store import DATABASE, Store
+from cmai_core.evaluation.runs.grid import Grid
+from cmai_core.evaluation.runs.runner import run
+from cmai_core.evaluation.runs.setting import Setting
+from cmai_core.evaluation.store.store import DATABASE, Store
 
 SMALL = ["--model", "tabletop", "--task", "zero-shot", "--samples", "2", "--quiet"]
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from cmai_core.errors import DataError
-from cmai_core.evaluation.checks import Check, checks_from_readings, frame, report, worst
+from cmai_core.evaluation.checks import Check, checks_from_readings, report, worst
+from cmai_core.evaluation.checks import from_predictions as frame
 from cmai_core.evaluation.checks.check import Lead
 
 BEFORE = "1111111110"

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from cmai_core.attacks.attack import Attack
-from cmai_core.attacks.class_objectives import Margin
-from cmai_core.attacks.gradient import GradientSearch
-from cmai_core.attacks.objectives import TaskObjective
-from cmai_core.attacks.success import Untargeted
-from cmai_core.attacks.threat import ThreatModel
-from cmai_core.attacks.transforms import Noise
+from cmai_core.attacks.engine.transforms import Noise
+from cmai_core.attacks.objectives.classes import Margin
+from cmai_core.attacks.objectives.objective import TaskObjective
+from cmai_core.attacks.objectives.success import Untargeted
+from cmai_core.attacks.searches.gradient import GradientSearch
+from cmai_core.attacks.threats.image import ThreatModel
 from cmai_core.defenses.pathways import Smoothing
 from cmai_core.defenses.preprocessing import Quantise
 from cmai_core.defenses.system import System

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 from cmai_core import cli
+from cmai_core.commands.cmcv import OTHERS, TABLETOP
 from cmai_core.data import load_dataset
 from cmai_core.data.registry import DATASETS
 from cmai_core.data.subset import Subset
 from cmai_core.defenses import calibration_of
-from cmai_core.evaluation.cmcv import by_vagueness, calibrate_cmcv, pair_scores
-from cmai_core.evaluation.cmcv_command import OTHERS, TABLETOP
+from cmai_core.evaluation.verification.cmcv import by_vagueness, calibrate_cmcv, pair_scores
 from cmai_core.models import load_model, save_local_dir
 from cmai_core.models.heads import ConsistencyHeads
 
@@ -86,7 +86,7 @@ def test_pairs_of_ones_own_without_heads_and_without_further_pairs(tmp_path, cap
 
 
 def test_progress_counts_every_pair(folder):
-    from cmai_core.evaluation.cmcv_command import calibrated
+    from cmai_core.commands.cmcv import calibrated
 
     seen = []
     validation = load_dataset("tabletop", split="validation", limit=15)

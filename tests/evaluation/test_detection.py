@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn import metrics
 
 from cmai_core.errors import DataError, OptionError
-from cmai_core.evaluation import detection
+from cmai_core.evaluation.figures import detection
 
 SCORES = hnp.arrays(np.float64, st.integers(1, 40), elements=st.integers(-5, 5).map(lambda k: k / 5))
 

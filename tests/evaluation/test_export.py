@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from cmai_core.errors import DataError, OptionError
-from cmai_core.evaluation.export import escape, to_csv, to_json, to_latex
-from cmai_core.evaluation.tables import SUMMARY, summary_table
+from cmai_core.evaluation.figures.export import escape, to_csv, to_json, to_latex
+from cmai_core.evaluation.figures.tables import SUMMARY, summary_table
 
 
 @pytest.fixture

@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmai_core.errors import DataError, OptionError
-from cmai_core.evaluation import image_quality
-from cmai_core.evaluation.compare import compare_models, holm, paired_test
-from cmai_core.evaluation.curves import accuracy_curves
-from cmai_core.evaluation.detection import auroc
-from cmai_core.evaluation.effort import minimal_epsilon, queries
-from cmai_core.evaluation.modalities import consistency_by_modality, modalities, word_budget
-from cmai_core.evaluation.perturbation import picture_sizes, word_edits
-from cmai_core.evaluation.scores import auroc_bounds, consistency, detection, distribution
-from cmai_core.evaluation.transfer import architecture_of, transfer_matrix
+from cmai_core.evaluation.figures.compare import compare_models, holm, paired_test
+from cmai_core.evaluation.figures.curves import accuracy_curves
+from cmai_core.evaluation.figures.detection import auroc
+from cmai_core.evaluation.figures.effort import minimal_epsilon, queries
+from cmai_core.evaluation.figures.modalities import consistency_by_modality, modalities, word_budget
+from cmai_core.evaluation.figures.perturbation import picture_sizes, word_edits
+from cmai_core.evaluation.figures.scores import auroc_bounds, consistency, detection, distribution
+from cmai_core.evaluation.figures.transfer import architecture_of, transfer_matrix
+from cmai_core.evaluation.runs import image_quality
 
 
 def one(table: pd.DataFrame, **where) -> pd.Series:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmai_core.errors import DataError, OptionError
-from cmai_core.evaluation.intervals import mean_interval, median_interval, ratio_interval, share_interval
-from cmai_core.evaluation.metrics import (
+from cmai_core.evaluation.figures.intervals import mean_interval, median_interval, ratio_interval, share_interval
+from cmai_core.evaluation.figures.metrics import (
     accuracy,
     clean_accuracy,
     float_gap,
@@ -20,7 +20,7 @@ from cmai_core.evaluation.metrics import (
     worst_case,
     worst_case_units,
 )
-from cmai_core.evaluation.outcomes import Outcomes
+from cmai_core.evaluation.figures.outcomes import Outcomes
 from cmai_core.tasks.metrics import bootstrap_interval
 
 

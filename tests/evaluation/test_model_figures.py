@@ -10,10 +10,10 @@ from cmai_core.data import load_dataset
 from cmai_core.data.subset import Subset
 from cmai_core.data.tabletop.scene import Scene, SceneObject
 from cmai_core.errors import DataError, OptionError
-from cmai_core.evaluation.intervals import share_interval
-from cmai_core.evaluation.latency import latency, training_overhead
-from cmai_core.evaluation.probe import few_shot_probe, label_of
-from cmai_core.evaluation.shift import shift_accuracy
+from cmai_core.evaluation.figures.intervals import share_interval
+from cmai_core.evaluation.figures.latency import latency, training_overhead
+from cmai_core.evaluation.figures.probe import few_shot_probe, label_of
+from cmai_core.evaluation.figures.shift import shift_accuracy
 from cmai_core.models import load_model
 from cmai_core.models.registry import ModelCard
 from cmai_core.tasks import evaluate_clean, get_task

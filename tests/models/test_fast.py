@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import MultiheadAttention
 
-from cmai_core.models import fast, new_model
+from cmai_core.models import fused_forward as fast
+from cmai_core.models import new_model
 from cmai_core.models.recording import recorded_attention
 
 

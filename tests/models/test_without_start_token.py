@@ -10,11 +10,11 @@ import torch
 from open_clip.model import CustomTextCLIP, set_model_preprocess_cfg
 
 from cmai_core.attacks.text_attack import TextAttack
-from cmai_core.attacks.text_threat import TextThreat
-from cmai_core.attacks.token_search import HotFlip, RelaxedPGD
-from cmai_core.attacks.token_words import align, token_words
-from cmai_core.attacks.words import Words
+from cmai_core.attacks.text_searches.token_words import align, token_words
+from cmai_core.attacks.text_searches.tokens import HotFlip, RelaxedPGD
+from cmai_core.attacks.threats.text import TextThreat
 from cmai_core.data.pair import Batch, Pair
+from cmai_core.data.words import Words
 from cmai_core.errors import DataError
 from cmai_core.explanations import token_attribution
 from cmai_core.models import VisionLanguageModel, load_model, save_local_dir

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from cmai_core.commands import cmcv as cmcv_command
 from cmai_core.defenses.calibration import calibration_of
 from cmai_core.errors import ModelError
-from cmai_core.evaluation import cmcv_command
 from cmai_core.models import load_model, registry
 from cmai_core.models.heads import ConsistencyHeads
 from cmai_core.models.save import save_local_dir

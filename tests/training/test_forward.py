@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cmai_core.models import fast
+from cmai_core.models import fused_forward as fast
 from cmai_core.training import packed
 from cmai_core.training.batches import draw, to_pixels
 from cmai_core.training.losses import PatchHead, contrastive_logits, contrastive_loss, step_losses

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from cmai_core.errors import OptionError
-from cmai_core.models import fast
+from cmai_core.models import fused_forward as fast
 from cmai_core.models.heads import ConsistencyHeads, HeadSizes
 from cmai_core.training.batches import draw, to_pixels
 from cmai_core.training.inner import InnerProblem, allotted, perturb

@@ -9,7 +9,7 @@ AutoAttack (Croce and Hein 2020) raises. Each check is a `Check`: pass, warn, fa
 """
 
 from cmai_core.evaluation.checks.check import STATUSES, Check, report, worst
-from cmai_core.evaluation.checks.frame import checks_from_readings
+from cmai_core.evaluation.checks.from_predictions import checks_from_readings
 
 __all__ = ["STATUSES", "Check", "checks_from_readings", "probe", "report", "worst"]
 

@@ -13,18 +13,18 @@ from typing import Any
 import torch
 
 from cmai_core.attacks.attack import Attack
-from cmai_core.attacks.external import External
-from cmai_core.attacks.gradient import Outcome, Problem
-from cmai_core.attacks.ledger import Ledger
-from cmai_core.attacks.objectives import TaskObjective
-from cmai_core.attacks.options import one_of, strict_options, whole
-from cmai_core.attacks.recipe import Recipe
-from cmai_core.attacks.seeds import sample_generators
-from cmai_core.attacks.success import Untargeted
-from cmai_core.attacks.threat import LinfRegion, ThreatModel
-from cmai_core.attacks.watch import Watch
+from cmai_core.attacks.engine.ledger import Ledger
+from cmai_core.attacks.objectives.objective import TaskObjective
+from cmai_core.attacks.objectives.success import Untargeted
+from cmai_core.attacks.recipes.recipe import Recipe
+from cmai_core.attacks.searches.external import External
+from cmai_core.attacks.searches.gradient import Outcome, Problem
+from cmai_core.attacks.threats.image import LinfRegion, ThreatModel
 from cmai_core.budget import Budget
 from cmai_core.errors import OptionError
+from cmai_core.options import one_of, strict_options, whole
+from cmai_core.reporting import Watch
+from cmai_core.seeds import sample_generators
 
 # Half of the range a pixel has: any picture can be turned into mid-grey (Carlini et al. 2019, sanity tests).
 LARGE = 128 / 255
@@ -128,9 +128,9 @@ def _budget(attack: Attack, epsilon: float) -> Attack:
 
 
 def _recipe(recipe: str | Recipe, task: Any, dataset: Any, norm: str, epsilon: float, values: int) -> Attack:
-    from cmai_core.attacks.experiment import AttackExperiment
-    from cmai_core.attacks.recipes import get_recipe
-    from cmai_core.evaluation.entries import ATTRIBUTES, parse_entry
+    from cmai_core.attacks.recipes.registry import get_recipe
+    from cmai_core.evaluation.runs.entries import ATTRIBUTES, parse_entry
+    from cmai_core.evaluation.runs.experiment import AttackExperiment
 
     entry = parse_entry(recipe.slug if isinstance(recipe, Recipe) else recipe, {})
     if entry.where or get_recipe(entry.slug).modality != "image":
@@ -146,7 +146,7 @@ def _outside(attack: Any, task: Any, dataset: Any, norm: str, epsilon: float, va
     name = getattr(attack, "__name__", type(attack).__name__)
     kinds = {kind.__module__.partition(".")[0] for kind in type(attack).__mro__}
     if kinds & {"foolbox", "torchattacks"}:
-        from cmai_core.evaluation.outside import attack_of
+        from cmai_core.evaluation.runs.external import attack_of
 
         def library(budget: float) -> Attack:
             amount = Budget.of_pixels(norm, budget, values).amount

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from cmai_core.attacks.apgd import APGD
-from cmai_core.attacks.class_objectives import Margin, exposes_logits
-from cmai_core.attacks.ensemble import EachTarget
-from cmai_core.attacks.gradient import GradientSearch
-from cmai_core.attacks.objectives import Objective, TaskObjective
-from cmai_core.attacks.score_gradient import ScoreGradient
-from cmai_core.attacks.square import Square
-from cmai_core.attacks.transfer import Transfer
+from cmai_core.attacks.objectives.classes import Margin, exposes_logits
+from cmai_core.attacks.objectives.objective import Objective, TaskObjective
+from cmai_core.attacks.searches.apgd import APGD
+from cmai_core.attacks.searches.ensemble import EachTarget
+from cmai_core.attacks.searches.gradient import GradientSearch
+from cmai_core.attacks.searches.score_gradient import ScoreGradient
+from cmai_core.attacks.searches.square import Square
+from cmai_core.attacks.searches.transfer import Transfer
 from cmai_core.errors import OptionError
 from cmai_core.evaluation.checks.attacker import RandomNoise
-from cmai_core.evaluation.checks.bench import Bench
 from cmai_core.evaluation.checks.check import SOME_SHARE, Check, lead, share, skipped, worst
+from cmai_core.evaluation.checks.context import Bench
 
 NOISE = "random noise is far weaker than the attack"
 STANDARD = "a standard attack finds no more"

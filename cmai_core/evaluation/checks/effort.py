@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cmai_core.evaluation.checks.bench import Bench
 from cmai_core.evaluation.checks.check import BARELY, LAZY_SHARE, SOME_SHARE, Check, share, skipped
+from cmai_core.evaluation.checks.context import Bench
 
 BUDGET = "the attack uses its budget on what it does not fool"
 STEPS = "the attack takes the steps it declares"

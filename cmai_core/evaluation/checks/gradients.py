@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from cmai_core.attacks.evaluator import Evaluator, at_rest
-from cmai_core.attacks.seeds import sample_generators
+from cmai_core.attacks.engine.evaluator import Evaluator, at_rest
 from cmai_core.errors import OptionError
-from cmai_core.evaluation.checks.bench import SAME, Bench
 from cmai_core.evaluation.checks.check import Check, share, skipped
+from cmai_core.evaluation.checks.context import SAME, Bench
+from cmai_core.seeds import sample_generators
 
 # AutoAttack warns of a single point without gradient. Where it is every tenth, robust accuracy is off by so much.
 ZERO_SHARE = 0.1

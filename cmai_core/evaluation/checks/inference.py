@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch.autograd.variable import Variable
 
-from cmai_core.attacks.evaluator import at_rest
-from cmai_core.attacks.reading import read_images
-from cmai_core.evaluation.checks.bench import PASSES, SAME, Bench
+from cmai_core.attacks.engine.evaluator import at_rest
 from cmai_core.evaluation.checks.check import Check, share
+from cmai_core.evaluation.checks.context import PASSES, SAME, Bench
+from cmai_core.evaluation.runs.predictor import read_images
 
 # Two averaged gradients whose cosine is below one half hold more of the model's randomness than of its slope.
 STEADY = 0.5

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from cmai_core.attacks.options import whole
-from cmai_core.attacks.reading import make_batch
 from cmai_core.errors import Cancelled, OptionError
 from cmai_core.evaluation.checks import comparison, effort, gradients, inference, sameness, strength, verdict
 from cmai_core.evaluation.checks.attacker import attacker_of
-from cmai_core.evaluation.checks.bench import Bench
 from cmai_core.evaluation.checks.check import Check, skipped
-from cmai_core.evaluation.setting import RememberingTask
+from cmai_core.evaluation.checks.context import Bench
+from cmai_core.evaluation.runs.predictor import make_batch
+from cmai_core.evaluation.runs.setting import RememberingTask
+from cmai_core.options import whole
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 
 # What the attack is not needed for comes first, cheap ones before dear ones.

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from cmai_core.attacks.evaluator import at_rest
+from cmai_core.attacks.engine.evaluator import at_rest
 from cmai_core.attacks.result import LEVELS, round_to_8bit
-from cmai_core.attacks.seeds import sample_generators
 from cmai_core.errors import OptionError
-from cmai_core.evaluation.checks.bench import SAME, Bench
 from cmai_core.evaluation.checks.check import Check, share, skipped
+from cmai_core.evaluation.checks.context import SAME, Bench
+from cmai_core.seeds import sample_generators
 
 LATTICE = "pictures of 8 bits are answered like those between the levels"
 WATCHED = "the model answers the same with gradients as without"

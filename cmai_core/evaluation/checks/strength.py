@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 
-from cmai_core.attacks.gradient import GradientSearch
 from cmai_core.attacks.result import AttackResult
+from cmai_core.attacks.searches.gradient import GradientSearch
 from cmai_core.errors import OptionError
 from cmai_core.evaluation.checks.attacker import large_epsilon
-from cmai_core.evaluation.checks.bench import Bench
 from cmai_core.evaluation.checks.check import (
     LARGE_SHARE,
     SOME_SHARE,
@@ -26,6 +25,7 @@ from cmai_core.evaluation.checks.check import (
     skipped,
     worst,
 )
+from cmai_core.evaluation.checks.context import Bench
 
 RISES = "the loss rises with the steps"
 CONVERGED = "twice the steps change little"

@@ -9,8 +9,8 @@ from typing import Any
 from scipy.stats import binomtest
 
 from cmai_core.evaluation.checks import comparison, effort, gradients, inference, strength
-from cmai_core.evaluation.checks.bench import Bench
 from cmai_core.evaluation.checks.check import SIGNIFICANCE, Check, skipped
+from cmai_core.evaluation.checks.context import Bench
 
 TOGETHER = "warnings about the attack's strength stay single"
 ENOUGH = "the samples are enough to decide"

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from cmai_core.attacks.words import Words
 from cmai_core.data.pair import Batch, Pair
+from cmai_core.data.words import Words
 from cmai_core.models.tokenizer import word_list
 
 WORDS = word_list("tabletop")[:200]

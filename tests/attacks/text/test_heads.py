@@ -6,24 +6,24 @@ import pytest
 import torch
 
 from cmai_core.attacks import pgd
-from cmai_core.attacks.best_response import BestResponse
-from cmai_core.attacks.detectors import Guard, Slack, Verification
-from cmai_core.attacks.joint import JointAttack
-from cmai_core.attacks.objectives import Consistency
-from cmai_core.attacks.pair_evaluator import PairEvaluator
-from cmai_core.attacks.proposers import Vocabulary
-from cmai_core.attacks.reading import read_images, read_pairs
-from cmai_core.attacks.schedules import SGA
-from cmai_core.attacks.success import Raised
+from cmai_core.attacks.engine.pair_evaluator import PairEvaluator
+from cmai_core.attacks.joint_attack import JointAttack
+from cmai_core.attacks.joint_schedules.best_response import BestResponse
+from cmai_core.attacks.joint_schedules.schedules import SGA
+from cmai_core.attacks.objectives.detectors import Guard, Slack, Verification
+from cmai_core.attacks.objectives.objective import Consistency
+from cmai_core.attacks.objectives.success import Raised
+from cmai_core.attacks.objectives.text import Mismatch, PairConsistency, PairFlagged
 from cmai_core.attacks.text_attack import TextAttack
-from cmai_core.attacks.text_objectives import Mismatch, PairConsistency, PairFlagged
-from cmai_core.attacks.text_search import BeamSearch
-from cmai_core.attacks.text_threat import TextThreat
-from cmai_core.attacks.threat import ThreatModel
-from cmai_core.attacks.token_search import HotFlip
+from cmai_core.attacks.text_searches.proposers import Vocabulary
+from cmai_core.attacks.text_searches.search import BeamSearch
+from cmai_core.attacks.text_searches.tokens import HotFlip
+from cmai_core.attacks.threats.image import ThreatModel
+from cmai_core.attacks.threats.text import TextThreat
 from cmai_core.data import load_dataset
 from cmai_core.defenses import AnyDetector, ConsistencyDetector, System, VerificationDetector
 from cmai_core.errors import OptionError
+from cmai_core.evaluation.runs.predictor import read_images, read_pairs
 from cmai_core.models.heads import ConsistencyHeads
 from cmai_core.tasks import get_task
 from cmai_core.tasks.zero_shot import prompt

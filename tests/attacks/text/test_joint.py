@@ -8,19 +8,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cmai_core.attacks.best_response import BestResponse
-from cmai_core.attacks.joint import JointAttack
-from cmai_core.attacks.proposers import Eda, Synonyms, Vocabulary
-from cmai_core.attacks.schedules import SGA, Alternating, Scales, Separate, Sequential
-from cmai_core.attacks.seeds import sample_generators
-from cmai_core.attacks.text_objectives import Divergence, Mismatch, Misretrieved, PairConsistency
+from cmai_core.attacks.joint_attack import JointAttack
+from cmai_core.attacks.joint_schedules.best_response import BestResponse
+from cmai_core.attacks.joint_schedules.schedules import SGA, Alternating, Scales, Separate, Sequential
+from cmai_core.attacks.objectives.text import Divergence, Mismatch, Misretrieved, PairConsistency
 from cmai_core.attacks.text_result import concatenate
-from cmai_core.attacks.text_search import BeamSearch
-from cmai_core.attacks.text_threat import TextThreat
-from cmai_core.attacks.threat import ThreatModel
-from cmai_core.attacks.words import Words
+from cmai_core.attacks.text_searches.proposers import Eda, Synonyms, Vocabulary
+from cmai_core.attacks.text_searches.search import BeamSearch
+from cmai_core.attacks.threats.image import ThreatModel
+from cmai_core.attacks.threats.text import TextThreat
+from cmai_core.data.words import Words
 from cmai_core.errors import DataError, OptionError
 from cmai_core.progress import CancelToken
+from cmai_core.seeds import sample_generators
 
 TEXTS = ["a red cube and a ball", "two large rings", "the small cone", "blue things"]
 EPSILON = 16 / 255
@@ -285,7 +285,7 @@ def test_refusals(tools):
 
 
 def test_recipes_are_built_and_cited(tools):
-    from cmai_core.attacks.text_recipes import TEXT_RECIPES
+    from cmai_core.attacks.recipes.text import TEXT_RECIPES
 
     wanted = "bert-attack eda synonym hotflip char homoglyph relaxed-pgd injection sep seq co-attack sga alternating"
     assert list(TEXT_RECIPES) == [*wanted.split(), "joint-cmai"]

@@ -10,8 +10,8 @@ import random
 import pytest
 import torch
 
-from cmai_core.attacks.lexicon import Lexicon
-from cmai_core.attacks.masked_lm import (
+from cmai_core.attacks.text_searches.lexicon import Lexicon
+from cmai_core.attacks.text_searches.masked_lm import (
     HuggingFaceMaskedLM,
     MaskedLMProposer,
     TabletopMaskedLM,
@@ -20,7 +20,7 @@ from cmai_core.attacks.masked_lm import (
     save_masked_lm,
     train_masked_lm,
 )
-from cmai_core.attacks.words import Words
+from cmai_core.data.words import Words
 from cmai_core.errors import ModelError, OptionError
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "cube", "##s", "ball", "big", "green", "left"]
@@ -170,7 +170,8 @@ def test_masking_is_berts():
 def test_training_learns_and_can_be_repeated(monkeypatch):
     captions = [f"a {c} {s} on the table" for c in ("red", "blue") for s in ("cube", "ball", "ring")] * 8
     monkeypatch.setattr(
-        "cmai_core.attacks.masked_lm.caption_ids", lambda scenes, seed: TabletopMaskedLM().tokenize(captions)
+        "cmai_core.attacks.text_searches.masked_lm.caption_ids",
+        lambda scenes, seed: TabletopMaskedLM().tokenize(captions),
     )
     seen = []
     options = {"batch_size": 8, "scenes": 1, "learning_rate": 5e-3}
@@ -200,7 +201,7 @@ def test_code_beside_a_masked_lm_is_not_run(bert, tmp_path, monkeypatch):
 def test_a_damaged_masked_lm_is_found(tmp_path):
     import shutil
 
-    from cmai_core.attacks import masked_lm
+    from cmai_core.attacks.text_searches import masked_lm
     from cmai_core.models.integrity import verify
 
     assert set(verify(masked_lm.folder())) == {"config.json", "model.safetensors"}

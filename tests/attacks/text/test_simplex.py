@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cmai_core.attacks.simplex import gini, project_entropy, project_simplex
+from cmai_core.attacks.text_searches.simplex import gini, project_entropy, project_simplex
 from cmai_core.errors import OptionError
 
 

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from cmai_core.attacks.proposers import Eda
-from cmai_core.attacks.recipes import RECIPES
-from cmai_core.attacks.text_recipes import TEXT_RECIPES
+from cmai_core.attacks.recipes.registry import RECIPES
+from cmai_core.attacks.recipes.text import TEXT_RECIPES
+from cmai_core.attacks.text_searches.proposers import Eda
 from cmai_core.errors import OptionError
 from cmai_core.progress import CancelToken
 

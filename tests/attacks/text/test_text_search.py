@@ -10,12 +10,9 @@ import pytest
 import torch
 
 from cmai_core.attacks import Consistency, TaskObjective, Untargeted
-from cmai_core.attacks.lexicon import Lexicon
-from cmai_core.attacks.objectives import Objective
-from cmai_core.attacks.proposers import Characters, Eda, Homoglyphs, Injection, Synonyms, Vocabulary, end_literal
-from cmai_core.attacks.success import Criterion, Raised
-from cmai_core.attacks.text_attack import TextAttack
-from cmai_core.attacks.text_objectives import (
+from cmai_core.attacks.objectives.objective import Objective
+from cmai_core.attacks.objectives.success import Criterion, Raised
+from cmai_core.attacks.objectives.text import (
     Mismatch,
     Misretrieved,
     PairConsistency,
@@ -24,11 +21,22 @@ from cmai_core.attacks.text_objectives import (
     TextTaskWrong,
     pair_batch,
 )
-from cmai_core.attacks.text_search import BeamSearch, ImportanceSearch
-from cmai_core.attacks.text_threat import TextThreat
-from cmai_core.attacks.token_search import HotFlip, RelaxedPGD
-from cmai_core.attacks.words import Words, word_distance
+from cmai_core.attacks.text_attack import TextAttack
+from cmai_core.attacks.text_searches.lexicon import Lexicon
+from cmai_core.attacks.text_searches.proposers import (
+    Characters,
+    Eda,
+    Homoglyphs,
+    Injection,
+    Synonyms,
+    Vocabulary,
+    end_literal,
+)
+from cmai_core.attacks.text_searches.search import BeamSearch, ImportanceSearch
+from cmai_core.attacks.text_searches.tokens import HotFlip, RelaxedPGD
+from cmai_core.attacks.threats.text import TextThreat
 from cmai_core.data.pair import Batch
+from cmai_core.data.words import Words, word_distance
 from cmai_core.errors import DataError, OptionError
 from cmai_core.progress import CancelToken
 

@@ -9,10 +9,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmai_core.attacks.lexicon import Lexicon, bundled_lexicon
-from cmai_core.attacks.proposers import Characters, Eda, Homoglyphs, Injection, Paraphrases, Several, Synonyms
-from cmai_core.attacks.text_threat import TextThreat, plain_letters, read_as, truth_of
-from cmai_core.attacks.words import Words, distance, edits, match_case, word_distance
+from cmai_core.attacks.text_searches.lexicon import Lexicon, bundled_lexicon
+from cmai_core.attacks.text_searches.proposers import (
+    Characters,
+    Eda,
+    Homoglyphs,
+    Injection,
+    Paraphrases,
+    Several,
+    Synonyms,
+)
+from cmai_core.attacks.threats.text import TextThreat, plain_letters, read_as, truth_of
+from cmai_core.data.words import Words, distance, edits, match_case, word_distance
 from cmai_core.errors import DataError, OptionError
 
 HOSTILE = [

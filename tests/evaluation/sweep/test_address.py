@@ -5,11 +5,11 @@ import dataclasses
 
 import pytest
 
-from cmai_core.attacks.recipes import RECIPES
-from cmai_core.evaluation.address import digest, item_version, plain
-from cmai_core.evaluation.grid import Grid
-from cmai_core.evaluation.plan import plan
-from cmai_core.evaluation.setting import Setting
+from cmai_core.attacks.recipes.registry import RECIPES
+from cmai_core.evaluation.runs.grid import Grid
+from cmai_core.evaluation.runs.plan import plan
+from cmai_core.evaluation.runs.setting import Setting
+from cmai_core.evaluation.store.address import digest, item_version, plain
 
 BASE = {"recipes": ["pgd:steps=2"], "tasks": ["zero-shot"], "limit": 4, "models": ["small-0"]}
 

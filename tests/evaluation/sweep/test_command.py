@@ -84,7 +84,7 @@ def test_interrupted(command, tmp_path):
     options = ["--recipes", "fgsm", "pgd:steps=100000", "--epsilons", "2"]
     arguments = [sys.executable, "-m", "cmai_core", *command, *options]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    from cmai_core.evaluation.store import Store
+    from cmai_core.evaluation.store.store import Store
 
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:

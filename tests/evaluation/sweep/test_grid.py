@@ -2,12 +2,12 @@
 
 import pytest
 
-from cmai_core.attacks.recipes import RECIPES
+from cmai_core.attacks.recipes.registry import RECIPES
 from cmai_core.errors import OptionError
-from cmai_core.evaluation.entries import key_value, parse_entry
-from cmai_core.evaluation.grid import Grid
-from cmai_core.evaluation.plan import Plan, plan
-from cmai_core.evaluation.setting import Setting
+from cmai_core.evaluation.runs.entries import key_value, parse_entry
+from cmai_core.evaluation.runs.grid import Grid
+from cmai_core.evaluation.runs.plan import Plan, plan
+from cmai_core.evaluation.runs.setting import Setting
 
 REFUSED = {
     "unknown recipe": ({"recipes": ["magic"]}, "fgsm, r-fgsm, pgd"),

@@ -17,9 +17,9 @@ SCRIPT = """
     kit = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(kit)
     from cmai_core.evaluation import readings
-    from cmai_core.evaluation.grid import Grid
-    from cmai_core.evaluation.runner import run
-    from cmai_core.evaluation.store import Store
+    from cmai_core.evaluation.runs.grid import Grid
+    from cmai_core.evaluation.runs.runner import run
+    from cmai_core.evaluation.store.store import Store
 
     models, pairs = kit.make_models(2), kit.Coloured()
     recipes = ["fgsm", "pgd:steps=6", "char:candidates=4,rounds=1", "deepfool:steps=3"]

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from cmai_core.errors import OptionError
-from cmai_core.evaluation import readings
-from cmai_core.evaluation.grid import Grid
-from cmai_core.evaluation.outside import Classifier
-from cmai_core.evaluation.runner import run
-from cmai_core.evaluation.setting import Setting
-from cmai_core.evaluation.store import Store
+from cmai_core.evaluation.runs import predictions as readings
+from cmai_core.evaluation.runs.external import Classifier
+from cmai_core.evaluation.runs.grid import Grid
+from cmai_core.evaluation.runs.runner import run
+from cmai_core.evaluation.runs.setting import Setting
+from cmai_core.evaluation.store.store import Store
 
 
 def sweep(folder, models, pairs, outside, recipes, **changes):
@@ -50,7 +50,7 @@ def test_a_function_by_its_place(tmp_path, models, pairs, monkeypatch):
 
 def test_the_code_is_part_of_the_address(models, pairs):
     values = {"models": ["small-0"], "tasks": ["zero-shot"], "recipes": ["mine@"], "limit": 4}
-    from cmai_core.evaluation.plan import plan
+    from cmai_core.evaluation.runs.plan import plan
 
     def craft(function):
         setting = Setting(Grid.from_dict(values), models=models, dataset=pairs, outside={"mine": function})
@@ -93,7 +93,7 @@ def test_foolbox_and_torchattacks_are_as_strong_as_ours(tmp_path, models, pairs)
 
 def test_they_need_class_scores(models, pairs):
     foolbox = pytest.importorskip("foolbox")
-    from cmai_core.evaluation.plan import plan
+    from cmai_core.evaluation.runs.plan import plan
 
     grid = Grid.from_dict({"models": ["small-0"], "tasks": ["captioning"], "recipes": ["fb@"], "limit": 4})
     setting = Setting(grid, models=models, dataset=pairs, outside={"fb": foolbox.attacks.LinfPGD()})
@@ -101,7 +101,7 @@ def test_they_need_class_scores(models, pairs):
 
 
 def test_the_classifiers_view(models, pairs):
-    from cmai_core.attacks.reading import make_batch
+    from cmai_core.evaluation.runs.predictor import make_batch
     from cmai_core.tasks.retrieval import Retrieval
 
     model, task = models["small-0"], Retrieval()

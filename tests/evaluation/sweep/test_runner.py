@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from cmai_core.evaluation import readings
-from cmai_core.evaluation.cost import cost
-from cmai_core.evaluation.grid import Grid
-from cmai_core.evaluation.runner import run
-from cmai_core.evaluation.setting import Setting
-from cmai_core.evaluation.store import Store
+from cmai_core.evaluation.runs import predictions as readings
+from cmai_core.evaluation.runs.cost import cost
+from cmai_core.evaluation.runs.grid import Grid
+from cmai_core.evaluation.runs.runner import run
+from cmai_core.evaluation.runs.setting import Setting
+from cmai_core.evaluation.store.store import Store
 from cmai_core.progress import CancelToken
 
 RECIPES = ("fgsm", "pgd:steps=3", "deepfool:steps=4", "char:candidates=5,rounds=1", "seq:steps=2", "universal:steps=2")

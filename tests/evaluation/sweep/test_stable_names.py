@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 import cmai_core
-from cmai_core.attacks.recipes import RECIPES
+from cmai_core.attacks.recipes.registry import RECIPES
 from cmai_core.comparison.protocol import PROTOCOL
 from cmai_core.data import load_dataset
-from cmai_core.evaluation.address import dataset_identity, digest, item_version, plain, task_identity
-from cmai_core.evaluation.stable_names import AmbiguousName, first_modules, stable_name
+from cmai_core.evaluation.store.address import dataset_identity, digest, item_version, plain, task_identity
+from cmai_core.evaluation.store.stable_names import AmbiguousName, first_modules, stable_name
 from cmai_core.tasks import TASKS, get_task
 
 FROZEN = Path(__file__).with_name("addresses.json")
@@ -71,7 +71,7 @@ def test_a_class_keeps_its_name_when_it_moves(monkeypatch):
         pass
 
     Moved.__qualname__, Moved.__module__ = "APGD", "cmai_core.attacks.searches.apgd"
-    assert stable_name(Moved) == "cmai_core.attacks.apgd.APGD"
+    assert stable_name(Moved) == "cmai_core.attacks.searches.apgd.APGD"
 
 
 def test_new_and_foreign_classes():
@@ -88,11 +88,11 @@ def test_a_name_that_several_had_must_be_declared():
     class Moved:
         pass
 
-    Moved.__qualname__, Moved.__module__ = "Divergence", "cmai_core.attacks.objectives.divergence"
+    Moved.__qualname__, Moved.__module__ = "Divergence", "cmai_core.attacks.objectives.objective.divergence"
     with pytest.raises(AmbiguousName):
         stable_name(Moved)
-    Moved.stable_name = "cmai_core.attacks.text_objectives.Divergence"
-    assert stable_name(Moved) == "cmai_core.attacks.text_objectives.Divergence"
+    Moved.stable_name = "cmai_core.attacks.objectives.text.Divergence"
+    assert stable_name(Moved) == "cmai_core.attacks.objectives.text.Divergence"
 
 
 def test_no_two_classes_share_a_name():

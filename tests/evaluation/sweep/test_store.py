@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cmai_core.errors import StoreError
-from cmai_core.evaluation.store import DATABASE, EXAMPLES, FORMAT, Store
+from cmai_core.evaluation.store.store import DATABASE, EXAMPLES, FORMAT, Store
 
 
 def example(item, value=3):
@@ -77,7 +77,7 @@ def test_missing(tmp_path):
 def test_locked_by_a_live_writer_and_taken_over_from_a_dead_one(filled):
     code = f"""
         import sys, time
-        from cmai_core.evaluation.store import Store
+        from cmai_core.evaluation.store.store import Store
         store = Store.write({str(filled)!r})
         print("open", flush=True)
         time.sleep(60)
@@ -188,7 +188,7 @@ def test_full_disk_for_examples(filled):
         sys.path.insert(0, {str(os.path.dirname(__file__))!r})
         import numpy as np
         from cmai_core.errors import StoreError
-        from cmai_core.evaluation.store import Store
+        from cmai_core.evaluation.store.store import Store
         from test_store import example, reading
         store = Store.write({str(filled)!r})
         resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
@@ -220,7 +220,7 @@ def test_read_only_folder(filled, monkeypatch):
         path.chmod(0o555 if path.is_dir() else 0o444)
     code = f"""
         from cmai_core.errors import StoreError
-        from cmai_core.evaluation.store import Store
+        from cmai_core.evaluation.store.store import Store
         with Store.read({str(filled)!r}) as store:
             print(len(store.crafted("c0")))
         try:

@@ -5,14 +5,15 @@ import sqlite3
 import pytest
 import torch
 
-from cmai_core.attacks.evaluator import at_rest
-from cmai_core.evaluation import readings, setting
-from cmai_core.evaluation.address import model_identity
-from cmai_core.evaluation.grid import Grid
-from cmai_core.evaluation.outcomes import Outcomes
-from cmai_core.evaluation.runner import run
-from cmai_core.evaluation.scores import consistency, detection
-from cmai_core.evaluation.store import DATABASE, SINCE_2, Store
+from cmai_core.attacks.engine.evaluator import at_rest
+from cmai_core.evaluation.figures.outcomes import Outcomes
+from cmai_core.evaluation.figures.scores import consistency, detection
+from cmai_core.evaluation.runs import predictions as readings
+from cmai_core.evaluation.runs import setting
+from cmai_core.evaluation.runs.grid import Grid
+from cmai_core.evaluation.runs.runner import run
+from cmai_core.evaluation.store.address import model_identity
+from cmai_core.evaluation.store.store import DATABASE, SINCE_2, Store
 from cmai_core.models.heads import ConsistencyHeads
 from cmai_core.tasks import get_task
 from cmai_core.tasks.consistency import _statements

@@ -1,0 +1,241 @@
+"""`cmai cmcv`: calibrates a model's consistency verification on clean pairs, and says what it realises on others."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cmai_core.errors import ModelError, OptionError
+from cmai_core.files import write_json
+from cmai_core.progress import Progress, ProgressCallback
+from cmai_core.terminal import check_outputs, deliver, progress_bar
+
+if TYPE_CHECKING:
+    from cmai_core.data.pair import Pair, PairDataset
+    from cmai_core.defenses.calibration import Calibration
+
+FORMAT = "cmai-cmcv/1"
+TABLETOP = "tabletop"
+OTHERS = ("holdout", "test-light", "test-table", "test-viewpoint", "test-style", "test-corruption")
+FPRS = (0.01, 0.05)
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    add = command.add_argument
+    add("model", metavar="MODEL", help="a bundled name or an open_clip specification")
+    add(
+        "--fpr",
+        dest="fprs",
+        nargs="+",
+        type=float,
+        default=list(FPRS),
+        metavar="F",
+        help="share of clean pairs that may be flagged (default: 0.01 0.05)",
+    )
+    add(
+        "--limit",
+        type=int,
+        default=1000,
+        help="pairs calibrated on, and at most reported on of each set; default: 1000",
+    )
+    add(
+        "--guarantee",
+        default="calibration",
+        help="calibration: the rate holds on the pairs calibrated on; new: in expectation on further ones (conformal)",
+    )
+    add("--dataset", default=TABLETOP, help="a dataset's name or a path (default: tabletop)")
+    add(
+        "--split",
+        default="validation",
+        help="calibrated on its first pairs, its next are reported (default: validation)",
+    )
+    add(
+        "--splits",
+        nargs="*",
+        metavar="SPLIT",
+        help=f"reported besides; default, on Tabletop: {' '.join(OTHERS)}",
+    )
+    add("--store", action="store_true", help="write thresholds and rates into the model's card")
+    add("--device", help="cpu or cuda (default: cuda if there is one)")
+    add("--json", type=Path, metavar="FILE", help="write the calibration here (-: to stdout)")
+    add("--quiet", action="store_true", help="no progress bar")
+
+
+class _Read:
+    """A dataset whose pairs are read once, each telling when it is asked for."""
+
+    def __init__(self, dataset: PairDataset, tell: Any):
+        self.dataset, self._tell = dataset, tell
+        self.name, self.split, self.classes = dataset.name, dataset.split, dataset.classes
+        self._pairs: dict[int, Pair] = {}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Pair:
+        self._tell()
+        if index not in self._pairs:
+            self._pairs[index] = self.dataset[index]
+        return self._pairs[index]
+
+
+def calibrated(
+    model: Any,
+    dataset: PairDataset,
+    others: Sequence[PairDataset],
+    fprs: Sequence[float] = FPRS,
+    *,
+    limit: int = 1000,
+    guarantee: str = "calibration",
+    progress: ProgressCallback | None = None,
+) -> Calibration:
+    """Thresholds from the first pairs of a dataset, with the rates that they realise on pairs that had no part in them.
+
+    Args:
+        dataset: consistent pairs: the first `limit` are calibrated on, the next `limit` reported on under the dataset's
+            split; Tabletop's of these also in two halves, "vague" and "specific" (`cmcv.by_vagueness`).
+        others: further sets, whose first `limit` pairs are reported on under their split.
+        fprs, guarantee: as for `calibrate_cmcv`.
+        progress: told of pairs read.
+
+    Raises:
+        DataError: too few pairs.
+    """
+    from cmai_core.data.subset import Subset, first
+    from cmai_core.evaluation.verification.cmcv import by_vagueness, calibrate_cmcv, pair_scores, shares
+
+    known = first(dataset, limit)
+    fresh = Subset(dataset, range(len(known), min(2 * len(known), len(dataset))))
+    halved = dataset.name == TABLETOP and len(fresh) > 1
+    sets = [*([fresh] if len(fresh) else []), *(first(other, limit) for other in others)]
+    # Calibration reads every pair for its own caption, for a false one, and to find that.
+    total = 3 * len(known) + sum(map(len, sets)) + halved * len(fresh)
+    done = 0
+
+    def reading(part: PairDataset, words: str) -> _Read:
+        def tell() -> None:
+            nonlocal done
+            done += 1
+            if progress is not None:
+                progress(Progress(done, total, words))
+
+        return _Read(part, tell)
+
+    found = calibrate_cmcv(model, reading(known, "calibrating"), fprs, guarantee=guarantee)
+    for part in sets:
+        pairs = reading(part, part.split)
+        s_c, log_v = pair_scores(model, pairs)
+        found = found.with_rates({part.split: shares(found, s_c, log_v)})
+        if part is fresh and halved:
+            for name, half in by_vagueness(pairs).items():
+                rows = list(half.indices)
+                if rows:
+                    found = found.with_rates({name: shares(found, s_c[rows], None if log_v is None else log_v[rows])})
+    return found
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Runs the command.
+
+    Raises:
+        CmaiError: a model, dataset or option that cannot be used.
+    """
+    fprs = sorted(set(args.fprs))
+    if not all(0 < fpr < 1 for fpr in fprs):
+        raise OptionError(f"--fpr is {' '.join(f'{f:g}' for f in args.fprs)}.", "Accepted: numbers between 0 and 1.")
+    if args.limit < 2:
+        raise OptionError(f"--limit is {args.limit}.", "Accepted: whole numbers from 2.")
+    from cmai_core.evaluation.figures.detection import GUARANTEES
+
+    if args.guarantee not in GUARANTEES:
+        raise OptionError(f"--guarantee is {args.guarantee}.", f"Accepted: {', '.join(GUARANTEES)}.")
+    splits = (OTHERS if args.dataset == TABLETOP else ()) if args.splits is None else tuple(dict.fromkeys(args.splits))
+    if args.split in splits:
+        raise OptionError(f"--splits names {args.split}, which is calibrated on.", "Leave it out: its next pairs are.")
+    folder = _folder_of(args.model) if args.store else None
+    check_outputs({"--json": args.json})
+    from cmai_core.data import load_dataset
+    from cmai_core.defenses.basis import kind_of
+    from cmai_core.defenses.calibration import store_calibration
+    from cmai_core.evaluation.verification.calibration import calibration_for
+    from cmai_core.models import load_model
+    from cmai_core.models.truncation import warn_truncated
+
+    dataset = load_dataset(args.dataset, split=args.split)
+    others = [load_dataset(args.dataset, split=split, limit=args.limit) for split in splits]
+    model = load_model(args.model, device=args.device)
+    warn_truncated(model, dataset, 2 * args.limit)
+    with progress_bar(args.quiet, unit="pairs") as show:
+        found = calibrated(model, dataset, others, fprs, limit=args.limit, guarantee=args.guarantee, progress=show)
+    names = ("dataset", "split", "limit", "guarantee")
+    setting = {name: getattr(args, name) for name in names} | {"splits": list(splits), "fpr": fprs}
+    document = {"format": FORMAT, "model": args.model, "setting": setting, "calibration": found.to_dict()}
+    stored = (folder, lambda path: store_calibration(found, path))
+    deliver("\n".join(_lines(args.model, found)), [stored, (args.json, lambda path: write_json(path, document))])
+    basis = calibration_for(model, kind_of(args.dataset))
+    if basis.stored and folder is None:
+        for rate in basis.rates:
+            print(f"In use: {basis.said(rate)}", file=sys.stderr)
+    if args.split not in found.rates:
+        print(f"{args.dataset}/{args.split} has no further pairs: take a smaller --limit.", file=sys.stderr)
+    if folder is not None:
+        print(f"Stored in the card of {folder}.", file=sys.stderr)
+    return 0
+
+
+def _folder_of(spec: str) -> Path:
+    """Where a model's card lies.
+
+    Raises:
+        OptionError: it lies in no folder of this machine. ModelError: it may not be written.
+    """
+    from cmai_core.models import bundled_models
+
+    folder = next((card.path for card in bundled_models() if card.name == spec), None)
+    if spec.startswith("local-dir:"):
+        folder = Path(spec.removeprefix("local-dir:"))
+    if folder is None:
+        raise OptionError(f"{spec} has no card to --store in.", "Name a bundled model, or local-dir:FOLDER.")
+    if folder.is_dir() and not os.access(folder, os.W_OK):
+        raise ModelError(f"{folder} cannot be written.", "Copy the model to a folder you may write to.")
+    return folder
+
+
+def _lines(name: str, found: Calibration) -> Iterator[str]:
+    """The calibration in words and a table."""
+    yield f"{name}: thresholds from {found.count} clean pairs of {found.dataset}, guarantee: {found.guarantee}"
+    for known in found.thresholds:
+        words = [f"S_c < {known.tau:.4g}"]
+        if known.log_tau_v is not None:
+            words.append(f"V < {known.tau_v:.4g}")
+            words.append(f"either: S_c < {known.both_tau:.4g} or log V < {known.both_log_tau_v:.4g}")
+        yield f"  at {100 * known.fpr:g} %: " + "; ".join(words)
+    fit = found.scaling
+    yield (
+        f"  probability from {fit.score}: slope {fit.slope:.4g}, offset {fit.offset:.4g}, "
+        f"calibration error {100 * fit.ece_plain:.1f} → {100 * fit.ece:.1f} %"
+    )
+    yield ""
+    rows = [("pairs", "flagged where", "stated %", "realised % [95 %]", "of"), *_rows(found)]
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _rows(found: Calibration) -> Iterator[tuple[str, ...]]:
+    from cmai_core.evaluation.figures.export import figure_text
+
+    for known in found.thresholds:
+        for rule, rate in known.realised.items():
+            hits = f"{round(rate * found.count)}/{found.count}"
+            yield "calibrated on", rule, f"{100 * known.fpr:g}", f"{100 * rate:.1f}", hits
+    for name, rules in found.rates.items():
+        for rule, at in rules.items():
+            for stated, share in at.items():
+                text = figure_text(share["rate"], share["low"], share["high"], True)
+                yield name, rule, f"{100 * float(stated):g}", text, f"{share['flagged']}/{share['count']}"
