@@ -18,10 +18,11 @@ from app.components.models_choice import chosen_models
 from app.components.svg import histogram, histogram_table
 from app.components.theme import label, number, show
 from app.threshold_desk import basis_of
+from cmai_core.attacks.specs import LENGTHS
 from cmai_core.defenses.basis import kind_of
 from cmai_core.errors import CmaiError, OptionError
 from cmai_core.lab.belonging import Difference, differences
-from cmai_core.lab.experiment import EPSILON_LADDER, NORMS, Experiment
+from cmai_core.lab.experiment import EPSILON_LADDER, Experiment
 
 SETS = {
     "tabletop/test": "Tabletop, test",
@@ -52,7 +53,7 @@ def form() -> None:
     )
     d.segmented_control(
         "Norm",
-        NORMS,
+        LENGTHS,
         default="linf",
         key="distribution_norm",
         format_func=NORM_WORDS.get,

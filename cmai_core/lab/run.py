@@ -12,8 +12,7 @@ import numpy as np
 
 from cmai_core.data.pair import Batch, Pair, PairDataset
 from cmai_core.errors import OptionError
-from cmai_core.lab.build import attack_for, image_objective, success_of, words_attack_for
-from cmai_core.lab.choices import FALSE_POSITIVE_RATE, SEARCHES, TASKLESS
+from cmai_core.lab.choices import FALSE_POSITIVE_RATE, SEARCHES
 from cmai_core.lab.experiment import TASKS, Experiment
 from cmai_core.lab.images import perturbation_numbers, round_trip
 from cmai_core.lab.pair_in_context import PairAmong
@@ -126,21 +125,29 @@ class Setting:
         return Setting(pair, PairAmong(pair, self.dataset.dataset))
 
     def prepare(self, name: str, model: VisionLanguageModel, rows: int = 1) -> tuple[Any, Any]:
-        """A task, and what it prepared for `rows` pictures of this one pair.
+        """Return a task, and what it prepared for `rows` pictures of this one pair.
 
         Raises:
             OptionError: it does not apply; the message says why.
         """
         import torch
 
+        task = self.task(name, model)
+        with torch.no_grad():
+            return task, task.prepare(model, [self.pair] * rows, self.dataset)
+
+    def task(self, name: str, model: VisionLanguageModel) -> Any:
+        """Find a task that applies to this pair and model.
+
+        Raises:
+            OptionError: it does not apply; the message says why.
+        """
         from cmai_core.tasks import get_task
 
         task = get_task(name)
-        reason = task.applies_to(self.dataset, model)
-        if reason:
+        if reason := task.applies_to(self.dataset, model):
             raise OptionError(reason)
-        with torch.no_grad():
-            return task, task.prepare(model, [self.pair] * rows, self.dataset)
+        return task
 
 
 def clean_pixels(model: VisionLanguageModel, images: Sequence[np.ndarray]) -> torch.Tensor:
@@ -166,30 +173,20 @@ def _craft(
         return Craft(**_pictures(role, pixels, pixels), cancelled=True, begun=False)
     batch = Batch((setting.pair.id,), pixels, (experiment.caption,), (0,), (setting.pair,))
     listener = course.attacking(role)
-    if experiment.edits_words:
-        attack = words_attack_for(experiment, _is_true(experiment.caption, setting.pair))
-        result = attack(model, batch, progress=listener, cancel=cancel, seed=experiment.seed)
-        return _craft_of_words(experiment, role, pixels, result)
-    task = prepared = None
-    if experiment.objective not in TASKLESS:
-        task, prepared = setting.prepare(experiment.task, model)
-    success = success_of(experiment, task, prepared)
-    attack = attack_for(
-        experiment,
-        image_objective(experiment, task, prepared),
-        success,
-        pixels[0].numel(),
-        task=task,
-        dataset=setting.dataset,
-    )
+    task = setting.task(experiment.task, model) if experiment.task_of_attack else None
+    spec = experiment.spec(_is_true(experiment.caption, setting.pair))
+    attack = spec.build(task, setting.dataset, value_count=pixels[0].numel())
     attacked = model if tau is None else _guarded(model, tau)
     result = attack(attacked, batch, progress=listener, cancel=cancel, seed=experiment.seed)
+    if experiment.edits_words:
+        return _craft_of_words(experiment, role, pixels, result)
+    judged = task is not None or experiment.has_detector
     return _begun(
         Craft(
             **_pictures(role, pixels, result.pixels_8bit),
             **_course_of(result),
-            success=None if success is None else bool(result.success_8bit[0]),
-            success_float=None if success is None else bool(result.success[0]),
+            success=bool(result.success_8bit[0]) if judged else None,
+            success_float=bool(result.success[0]) if judged else None,
             forwards=int(result.forwards[0]),
             backwards=int(result.backwards[0]),
         )
@@ -282,9 +279,9 @@ class _Course:
     """How far the whole run is, as plain data for drawing: every attack, then every model's answers."""
 
     def __init__(self, progress: ProgressCallback | None, experiment: Experiment, models: int):
-        search = SEARCHES[experiment.recipe]
+        counts = SEARCHES[experiment.recipe].counts
         self._progress = progress
-        self._steps = experiment.queries if search.queries else experiment.steps if search.steps else 1
+        self._steps = getattr(experiment, counts) if counts else 1
         self._each = max(experiment.units, LEAST_UNITS)
         self._total = self._each * len(experiment.crafted_models()) + READING_STEPS * models
         self._done = 0  # of parts that are finished
