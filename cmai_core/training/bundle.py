@@ -159,10 +159,10 @@ def measure(model: VisionLanguageModel, limit: int, attacked: int) -> dict[str, 
 
     from cmai_core.attacks import task_pgd
     from cmai_core.attacks.result import AttackResult
+    from cmai_core.bootstrap import bootstrap_interval
     from cmai_core.data import load_dataset
     from cmai_core.data.pair import Batch
     from cmai_core.tasks import evaluate_clean
-    from cmai_core.tasks.metrics import bootstrap_interval
     from cmai_core.tasks.retrieval import Retrieval
 
     dataset = load_dataset("tabletop", split="test", limit=limit)
