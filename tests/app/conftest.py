@@ -35,11 +35,11 @@ def app(tiny_models, monkeypatch):
     import streamlit as st
     from streamlit.testing.v1 import AppTest
 
-    import cmai_core.models.registry as registry
+    import cmai_core.models.families.bundled as bundled
     from app import services
     from app.threshold_desk import threshold_shelf
 
-    monkeypatch.setattr(registry, "bundled_dir", lambda: tiny_models)
+    monkeypatch.setattr(bundled, "bundled_dir", lambda: tiny_models)
     monkeypatch.setenv("CMAI_ALLOW_ANY", "1")  # what is refused without is tested in test_owner.py
     monkeypatch.setenv("CMAI_OPEN_REVIEW", "1")
     monkeypatch.setenv("CMAI_WARM_UP", "0")  # a thread would go on into the next test
