@@ -116,6 +116,12 @@ def resnet():
     return make_clip(vision={"image_size": SIZE, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None})
 
 
+@pytest.fixture(scope="session")
+def timm():
+    """A CLIP with one of timm's image towers."""
+    return make_clip(vision={"timm_model_name": "test_vit", "timm_model_pretrained": False, "image_size": SIZE})
+
+
 @pytest.fixture
 def pixels(generator):
     import torch

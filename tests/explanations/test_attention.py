@@ -151,17 +151,10 @@ def test_custom_blocks_are_refused(coca, pixels):
         attention_flow(coca(qk_norm=True), pixels)
 
 
-def test_timm_towers_are_refused(pixels):
-    from types import SimpleNamespace
-
-    from open_clip.timm_model import TimmModel
-
-    class Stub:
-        name, has_decoder = "with timm", False
-        clip = SimpleNamespace(visual=TimmModel("test_vit", 16, image_size=32, pretrained=False))
-
+def test_timm_towers_are_refused(timm, pixels):
     with pytest.raises(ModelError, match="TimmModel"):
-        attention_flow(Stub(), pixels)
+        attention_flow(timm, pixels)
+    assert not timm.capabilities.image_attention and timm.capabilities.text_attention
 
 
 def test_plain_clip_has_no_decoder(resnet, pixels):
