@@ -138,7 +138,7 @@ def cards() -> None:
     from cmai_core.comparison.cards import write_cards
     from cmai_core.comparison.results import read_results, stale
     from cmai_core.comparison.run import results_dir
-    from cmai_core.models.registry import bundled_dir
+    from cmai_core.models.families.bundled import bundled_dir
 
     results = read_results(results_dir())
     if old := stale(results):

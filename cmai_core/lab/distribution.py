@@ -19,7 +19,7 @@ from cmai_core.progress import CancelToken, Progress, ProgressCallback
 from cmai_core.versions import library_versions
 
 if TYPE_CHECKING:
-    from cmai_core.models.wrapper import VisionLanguageModel
+    from cmai_core.models.protocol import VisionLanguageModel
 
 BATCH = 32
 

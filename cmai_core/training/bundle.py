@@ -19,7 +19,7 @@ from cmai_core.errors import ModelError
 from cmai_core.progress import Progress
 
 if TYPE_CHECKING:
-    from cmai_core.models.wrapper import VisionLanguageModel
+    from cmai_core.models.protocol import VisionLanguageModel
 
 SIZE_LIMIT = 4_500_000
 """Bytes of a bundled model's weights; consistency heads and tokenizer lie beside them."""
@@ -63,8 +63,8 @@ def bundle(
         ModelError: no model there, one over the size limit, or heads of other towers.
     """
     from cmai_core.models import load_model
+    from cmai_core.models.families.bundled import bundled_dir
     from cmai_core.models.integrity import record
-    from cmai_core.models.registry import bundled_dir
     from cmai_core.models.save import CARD_FILE, WEIGHTS_FILE, swap, write_card
 
     if not (source / "open_clip_config.json").is_file():
@@ -138,8 +138,8 @@ def _calibrate(model: VisionLanguageModel, target: Path, count: int) -> None:
 def record_all() -> None:
     """Write down the hashes of every bundled model's files, the masked language model's included, as they are now."""
     from cmai_core.attacks.text_searches import masked_lm
+    from cmai_core.models.families.bundled import bundled_dir
     from cmai_core.models.integrity import record
-    from cmai_core.models.registry import bundled_dir
 
     for folder in sorted(bundled_dir().iterdir()):
         if folder.is_dir() and not folder.name.startswith("."):
