@@ -139,6 +139,7 @@ def _add_models(commands: Any) -> None:
 
 def _models(args: argparse.Namespace) -> None:
     from cmai_core.models import bundled_models
+    from cmai_core.models.families.family import FAMILIES
 
     cards = bundled_models()
     if args.json:
@@ -151,8 +152,11 @@ def _models(args: argparse.Namespace) -> None:
         print(f"{card.name:<{width}}  {kind:<10}  {card.problem or card.description}".rstrip())
     if not cards:
         print("No model is bundled (make models trains them).")
-    print("\nBesides these, whatever open_clip loads: ViT-B-32/laion2b_s34b_b79k, hf-hub:organisation/repository,")
-    print("local-dir:/path/to/folder; and ViT-B-32/random for a real architecture with random weights.")
+    print("\nBesides these:")
+    others = [family for name, family in FAMILIES.items() if name != "bundled"]
+    width = max(len(family.example) for family in others)
+    for family in others:
+        print(f"{family.example:<{width}}  {family.note}")
 
 
 # --- recipes ----------------------------------------------------------------------------------------------------------
