@@ -100,7 +100,7 @@ class ConsistencyHeads(nn.Module):
             self.evidence.weight.copy_(torch.tensor([[0.0, 2.0]]))
 
     def image(self, pooled: Tensor, tokens: Tensor) -> Tensor:
-        """Compute P_v(h_v): N×D pooled embeddings (before normalisation) and N×P×W patch tokens → N×inner, unit length."""
+        """Compute P_v(h_v), N×inner of unit length, from pooled embeddings N×D (not normalised) and tokens N×P×W."""
         keys, values = self.image_keys(tokens).chunk(2, dim=-1)
         weights = (keys @ self.image_query * self.sizes.inner**-0.5).softmax(dim=-1)
         seen = (weights.unsqueeze(-1) * values).sum(dim=1)
