@@ -1,4 +1,4 @@
-"""Imports within the lab go one way: services draw nothing, common parts know no page, no page's parts know another's."""
+"""Imports within the lab go one way: services draw nothing, and no page's parts import another page's."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "app":
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
-                is_module = (ROOT / f"{full.replace('.', '/')}.py").is_file() or (ROOT / full.replace(".", "/")).is_dir()
-                found.add(full if is_module else node.module)
+                place = ROOT / full.replace(".", "/")
+                found.add(full if place.is_dir() or place.with_suffix(".py").is_file() else node.module)
     return found
 
 
