@@ -168,7 +168,7 @@ def canonical(name: str) -> str:
 def test_everything_declared_is_locked_within_its_range():
     pins = locked()
     extras = PROJECT["project"]["optional-dependencies"]
-    for text in [*PROJECT["project"]["dependencies"], *extras["test"], *extras["dev"]]:
+    for text in [*PROJECT["project"]["dependencies"], *extras["test"], *extras["docs"], *extras["dev"]]:
         requirement = Requirement(text)
         versions = pins.get(canonical(requirement.name))
         assert versions, f"{requirement.name} is not in the lock: make lock"
@@ -215,7 +215,7 @@ def imported_by(folder: str) -> dict[str, set[str]]:
 def test_every_import_is_declared(folder):
     declared = {canonical(Requirement(text).name) for text in PROJECT["project"]["dependencies"]}
     # Extras may be imported by the folder they are for, where a missing one is an error that says what to install.
-    places = {"cmai_core/training/": "train", "cmai_core/comparison/external.py": "peers"}
+    places = {"cmai_core/training/": "train", "cmai_core/comparison/outsiders.py": "peers"}
     extras = {place: {canonical(Requirement(t).name) for t in OPTIONAL[name]} for place, name in places.items()}
     owners = importlib.metadata.packages_distributions()
     missing = {

@@ -67,11 +67,9 @@ def rules() -> Rules:
 
 def bundled(spec: str) -> bool:
     """Whether a specification names a model that came with the lab."""
-    from cmai_core.models import registry
+    from cmai_core.models.families.bundled import bundled_folder
 
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", spec) is None:
-        return False
-    return (registry.bundled_dir() / spec / "open_clip_config.json").is_file()
+    return bundled_folder(spec) is not None
 
 
 def allowed(spec: str) -> bool:

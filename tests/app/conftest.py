@@ -47,11 +47,11 @@ def app(tiny_models, monkeypatch, switch):
     import streamlit as st
     from streamlit.testing.v1 import AppTest
 
-    import cmai_core.models.registry as registry
+    import cmai_core.models.families.bundled as bundled
     from app.services.models import model_cards
     from app.services.thresholds import threshold_cache
 
-    monkeypatch.setattr(registry, "bundled_dir", lambda: tiny_models)
+    monkeypatch.setattr(bundled, "bundled_dir", lambda: tiny_models)
     monkeypatch.setenv("CMAI_ALLOW_ANY", "1")  # what is refused without is tested in test_owner.py
     monkeypatch.setenv("CMAI_OPEN_REVIEW", "1")
     monkeypatch.setenv("CMAI_WARM_UP", "0")  # a thread would go on into the next test

@@ -1,4 +1,4 @@
-"""Imports within the lab go one way: services draw nothing, and no page's parts import another page's."""
+"""Imports within the lab go one way: services draw nothing, and no page's parts know another's."""
 
 from __future__ import annotations
 
@@ -45,8 +45,9 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "app":
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
-                place = ROOT / full.replace(".", "/")
-                found.add(full if place.is_dir() or place.with_suffix(".py").is_file() else node.module)
+                path = ROOT / full.replace(".", "/")
+                is_module = path.with_suffix(".py").is_file() or path.is_dir()
+                found.add(full if is_module else node.module)
     return found
 
 

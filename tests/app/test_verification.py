@@ -88,9 +88,9 @@ def made(attacked, loaded, pairs):
 @pytest.fixture
 def lab(app, models, pairs, monkeypatch, tmp_path):
     """`app` with these models, few calibration pairs, and a review queue of its own."""
-    import cmai_core.models.registry as registry
+    import cmai_core.models.families.bundled as bundled
 
-    monkeypatch.setattr(registry, "bundled_dir", lambda: models)
+    monkeypatch.setattr(bundled, "bundled_dir", lambda: models)
     monkeypatch.setattr(thresholds, "calibration_pairs", lambda: pairs)
     monkeypatch.setenv("CMAI_DATA", str(tmp_path))
     model_cache.clear()

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from cmai_core.errors import ModelError
-from cmai_core.models import bundled_models, load_model, registry, save_local_dir
+from cmai_core.models import bundled_models, load_model, save_local_dir
+from cmai_core.models.families import bundled
 from cmai_core.models.integrity import record, verify
 from cmai_core.models.save import WEIGHTS_FILE
 from cmai_core.paths import assets_dir
@@ -40,7 +41,7 @@ def assets(folder, tmp_path, monkeypatch):
         card = {"name": name, "defended": defended, "description": f"About {name}.", "domain": "tabletop"}
         (root / "models" / name / "card.json").write_text(json.dumps(card | {"training": {"seed": 3}}))
     (root / "models" / "_tokenizer").mkdir()
-    monkeypatch.setattr(registry, "assets_dir", lambda: root)
+    monkeypatch.setattr(bundled, "assets_dir", lambda: root)
     return root
 
 
@@ -298,34 +299,34 @@ def test_incomplete_folders(copy, tmp_path):
 
 
 @pytest.fixture
-def bundled(assets):
+def one_bundled(assets):
     """One of the bundled models of `assets`, with the hashes of its files written down."""
     record(assets / "models" / "tabletop-a")
     return assets / "models" / "tabletop-a"
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, "open_clip_config.json", "tokenizer.json"])
-def test_a_flipped_bit_of_a_bundled_model_is_found(bundled, name):
-    content = bytearray((bundled / name).read_bytes())
+def test_a_flipped_bit_of_a_bundled_model_is_found(one_bundled, name):
+    content = bytearray((one_bundled / name).read_bytes())
     content[-20] ^= 1  # among the last weight's digits, or in white space's place: the file still loads or does not
-    (bundled / name).write_bytes(content)
+    (one_bundled / name).write_bytes(content)
     with pytest.raises(ModelError, match=f"tabletop-a is damaged: {name}"):
         load_model("tabletop-a", device="cpu")
 
 
-def test_files_that_are_missing_or_were_put_there_are_found(bundled):
-    (bundled / "special_tokens_map.json").rename(bundled / "map.json")
+def test_files_that_are_missing_or_were_put_there_are_found(one_bundled):
+    (one_bundled / "special_tokens_map.json").rename(one_bundled / "map.json")
     with pytest.raises(ModelError, match="tabletop-a is damaged"):
         load_model("tabletop-a", device="cpu")
 
 
-def test_the_card_may_be_written_later_and_other_models_have_no_hashes(bundled):
-    (bundled / "card.json").write_text(json.dumps({"name": "tabletop-a", "description": "Written later."}))
+def test_the_card_may_be_written_later_and_other_models_have_no_hashes(one_bundled):
+    (one_bundled / "card.json").write_text(json.dumps({"name": "tabletop-a", "description": "Written later."}))
     assert load_model("tabletop-a", device="cpu").card["description"] == "Written later."
     assert load_model("tabletop-z", device="cpu").name == "tabletop-z"
 
 
 def test_every_bundled_model_of_this_checkout_is_as_it_was_bundled():
-    folders = [path for path in registry.bundled_dir().iterdir() if path.is_dir() and path.name[0] != "."]
+    folders = [path for path in bundled.bundled_dir().iterdir() if path.is_dir() and path.name[0] != "."]
     assert len(folders) > 1 and all(WEIGHTS in verify(f) for f in folders if f.name != "_tokenizer")
-    assert set(verify(registry.bundled_dir() / "_tokenizer")) >= {"tokenizer.json"}
+    assert set(verify(bundled.bundled_dir() / "_tokenizer")) >= {"tokenizer.json"}
