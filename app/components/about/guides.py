@@ -8,7 +8,7 @@ from app.access import permissions
 
 
 def own_model() -> None:
-    """Which other models there are: those that the owner allows, or any."""
+    """Draw which other models may be used: those that the owner allows, or any."""
     now = permissions.rules()
     if not now.any:
         offered = ", ".join(f"`{permissions.display_name(spec)}`" for spec in now.allow)
@@ -60,6 +60,7 @@ print(result.readings["undefended"].clean, result.readings["undefended"].adversa
 
 
 def data() -> None:
+    """Draw what the datasets are."""
     from cmai_core.paths import assets_dir
 
     st.markdown(
@@ -86,6 +87,7 @@ photograph.
 
 
 def words() -> None:
+    """Draw the glossary."""
     st.markdown(
         """
 | word | meaning |
