@@ -74,14 +74,15 @@ class Registry(Mapping[str, T], Generic[T]):
         return self[name]
 
     def __getitem__(self, name: str) -> T:
-        part = self._discovered()[name]
+        # Reading what is installed takes time, which a built-in part need not wait for: nobody can take its name.
+        part = self._parts[name] if name in self._parts else self._discovered()[name]
         if isinstance(part, str):
             module, _, attribute = part.partition(":")
             part = self._parts[name] = getattr(import_module(module), attribute)
         return part
 
     def __contains__(self, name: object) -> bool:
-        return name in self._discovered()
+        return name in self._parts or name in self._discovered()
 
     def __iter__(self) -> Iterator[str]:
         return iter(tuple(self._discovered()))
