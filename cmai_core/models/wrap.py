@@ -65,11 +65,11 @@ def wrap(
             "Give classes=[...] for a classifier, or text= and tokenizer= for a pair of encoders.",
         )
     _check(image_size, mean, std, temperature, context_length)
-    if classes is not None:
-        known = ClassTokenizer(classes)
-        count = len(known.classes)
+    words: ClassTokenizer | _Tokenizer
+    if text is None:
+        words, longest = ClassTokenizer(classes or ()), _EOS + 1
+        count = len(words.classes)
         network = _Towers(_Lifted(image, count), _ClassVectors(count), 1 / RADIUS)
-        words, longest = known, _EOS + 1
     else:
         if tokenizer is None:
             raise OptionError("A text encoder without a tokenizer.", "Give tokenizer=: texts to ids T×L.")
@@ -89,7 +89,16 @@ class WrappedModel(BaseModel):
         context_length: the longest text in tokens. others: as for `BaseModel`.
     """
 
-    def __init__(self, network: _Towers, tokenizer: Any, settings: dict[str, Any], context_length: int, **others: Any):
+    _network: _Towers
+
+    def __init__(
+        self,
+        network: _Towers,
+        tokenizer: ClassTokenizer | _Tokenizer,
+        settings: dict[str, Any],
+        context_length: int,
+        **others: Any,
+    ):
         self._settings, self._context_length = settings, context_length
         super().__init__(network, tokenizer, Preprocessing.of(settings), **others)
 
@@ -205,6 +214,10 @@ def _probe(model: WrappedModel, size: int) -> None:
 class _Towers(nn.Module):
     """Both encoders with the logarithm of the inverse temperature."""
 
+    visual: _Holder
+    text: nn.Module
+    logit_scale: nn.Parameter
+
     def __init__(self, visual: nn.Module, text: nn.Module, temperature: float):
         super().__init__()
         self.visual, self.text = _Holder(visual), text
@@ -246,6 +259,8 @@ class _Lifted(nn.Module):
 
 class _ClassVectors(nn.Module):
     """The coordinate vectors of classes, by ids of `ClassTokenizer`."""
+
+    vectors: Tensor
 
     def __init__(self, count: int):
         super().__init__()
