@@ -105,7 +105,7 @@ def _probed(
 
 
 def _of_store(folder: Path) -> list[Check]:
-    from cmai_core.evaluation.checks import checks_from_readings
+    from cmai_core.evaluation.checks import check_predictions
     from cmai_core.evaluation.runs import predictions as readings
     from cmai_core.evaluation.store.store import Store
 
@@ -115,7 +115,7 @@ def _of_store(folder: Path) -> list[Check]:
         frame = readings.frame(store, plan)
     finally:
         store.close()
-    return checks_from_readings(frame, [(cell.source, cell.task, cell.recipe) for cell in plan.cells if cell.skipped])
+    return check_predictions(frame, [(cell.source, cell.task, cell.recipe) for cell in plan.cells if cell.skipped])
 
 
 def document(setting: Mapping[str, Any], checks: Sequence[Check]) -> dict[str, Any]:

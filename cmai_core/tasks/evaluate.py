@@ -10,20 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from cmai_core.bootstrap import Interval, bootstrap_interval
 from cmai_core.data.pair import Pair, PairDataset, Question
 from cmai_core.errors import OptionError
 from cmai_core.models.evaluation_mode import evaluation_mode
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 from cmai_core.tasks.base import Prediction, true_of
-from cmai_core.tasks.metrics import (
-    Interval,
-    bleu4,
-    bootstrap_interval,
-    cider,
-    normalise_answer,
-    recall_at,
-    vqa_accuracy,
-)
+from cmai_core.tasks.metrics import bleu4, cider, normalise_answer, recall_at, vqa_accuracy
 from cmai_core.tasks.vqa import Vqa
 
 if TYPE_CHECKING:

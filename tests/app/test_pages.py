@@ -6,9 +6,9 @@ import time
 from dataclasses import fields, replace
 
 import pytest
-from app.components.attention.words import changed_words
 
 from app.components.attack_lab.detector import outcome
+from app.components.attention.words import changed_words
 from app.components.common.caption_diff import caption_diff
 from app.components.common.theme import escape
 from app.services import thresholds
