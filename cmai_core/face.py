@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -130,7 +130,7 @@ def evaluate(
     from cmai_core.evaluation.runs.setting import Setting
     from cmai_core.evaluation.store.store import Store
 
-    several = models if isinstance(models, (list, tuple)) else [models]
+    several: Sequence[Model] = models if isinstance(models, (list, tuple)) else [cast("Model", models)]
     if not several:
         raise OptionError("No model named.", "Give one or several.")
     loaded = _models(several, device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -180,7 +180,7 @@ def run_grid(grid: Grid, folder: Path, device: str | None, quiet: bool, files: M
             report = run(setting, store, progress=show, cancel=cancel)
         frame = readings.frame(store, report.plan)
     table = tables.summary_table(Outcomes.of(frame, frame.attrs["epsilons"]))
-    write = {"json": export.to_json, "csv": export.to_csv, "latex": export.to_latex}
+    write: dict[str, Callable[..., Any]] = {"json": export.to_json, "csv": export.to_csv, "latex": export.to_latex}
     try:
         deliver(_table(table), [(path, partial(write[form], table)) for form, path in files.items()])
     finally:

@@ -26,7 +26,7 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="the cards as JS
     rows = [(card.name, _kind(card), card.problem or card.description) for card in cards]
     listed = Table(rows, head=False) if rows else "No model is bundled (make models trains them)."
     others = [(family.example, family.note) for name, family in FAMILIES.items() if name != "bundled"]
-    deliver([listed, "", "Besides these:", Table(others, head=False)])
+    deliver([listed, "\nBesides these:", Table(others, head=False)])
 
 
 def _kind(card: ModelCard) -> str:
