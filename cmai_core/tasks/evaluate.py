@@ -10,23 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from cmai_core.bootstrap import Interval, bootstrap_interval
 from cmai_core.data.pair import Pair, PairDataset, Question
 from cmai_core.errors import OptionError
+from cmai_core.models.evaluation_mode import evaluation_mode
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 from cmai_core.tasks.base import Prediction, true_of
-from cmai_core.tasks.metrics import (
-    Interval,
-    bleu4,
-    bootstrap_interval,
-    cider,
-    normalise_answer,
-    recall_at,
-    vqa_accuracy,
-)
+from cmai_core.tasks.metrics import bleu4, cider, normalise_answer, recall_at, vqa_accuracy
 from cmai_core.tasks.vqa import Vqa
 
 if TYPE_CHECKING:
-    from cmai_core.models.wrapper import ImageFeatures, VisionLanguageModel
+    from cmai_core.models.features import ImageFeatures
+    from cmai_core.models.protocol import VisionLanguageModel
 
 QUESTIONS_PER_PAIR = 4
 RECALLS = (1, 5, 10)
@@ -84,14 +79,8 @@ def evaluate_clean(
     if count < 1:
         raise OptionError(f"limit={limit} leaves no pair.", "Give a positive number.")
 
-    modes = [(module, module.training) for module in model.clip.modules()]
-    model.clip.eval()
-    try:
-        with torch.no_grad():
-            rows = _ask(model, dataset, chosen, count, batch, progress, cancel)
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with torch.no_grad(), evaluation_mode(model):
+        rows = _ask(model, dataset, chosen, count, batch, progress, cancel)
     figures: dict[str, dict[str, Any]] = {}
     for name, measure in _MEASURES.items():
         if name in chosen:

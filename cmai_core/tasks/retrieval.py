@@ -20,7 +20,8 @@ from cmai_core.tasks.base import Choices, ChoiceTask, true_of
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Pair, PairDataset
-    from cmai_core.models.wrapper import ImageFeatures, VisionLanguageModel
+    from cmai_core.models.features import ImageFeatures
+    from cmai_core.models.protocol import VisionLanguageModel
 
 GALLERY = 200
 

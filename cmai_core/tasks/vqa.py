@@ -21,7 +21,8 @@ from cmai_core.tasks.base import Choices, ChoiceTask
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Pair, PairDataset, Question
-    from cmai_core.models.wrapper import ImageFeatures, VisionLanguageModel
+    from cmai_core.models.features import ImageFeatures
+    from cmai_core.models.protocol import VisionLanguageModel
 
 _CHUNK = 64
 

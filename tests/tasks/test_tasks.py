@@ -15,7 +15,7 @@ from cmai_core.data.tabletop.dataset import CLASSES, captions_of, questions_of, 
 from cmai_core.data.text import question_with_answer, statement_prompt, statement_with_truth
 from cmai_core.errors import OptionError
 from cmai_core.models import new_model
-from cmai_core.models.wrapper import ImageFeatures
+from cmai_core.models.features import ImageFeatures
 from cmai_core.tasks import NAMES, TASKS, evaluate_clean, get_task
 from cmai_core.tasks.base import true_of
 from cmai_core.tasks.nlvr import Nlvr

@@ -3,7 +3,7 @@
 `MaskedLMProposer` works with any backend: `HuggingFaceMaskedLM` for whatever masked LM is on this machine, and
 `TabletopMaskedLM`, a two-layer bidirectional transformer on the bundled vocabulary, trained on Tabletop's captions by
 
-    python -m cmai_core.attacks.text_searches.masked_lm
+    cmai masked-lm
 
 `mode="as_published"` repeats an error of the code published with Co-Attack and SGA, which most later work shares: the
 spans of words are counted without the start token, so that the substitutes for a word are the predictions for the token
@@ -30,7 +30,7 @@ from cmai_core.data.words import Words
 from cmai_core.errors import ModelError
 from cmai_core.files import write_text
 from cmai_core.models.building import refuse_non_finite
-from cmai_core.models.integrity import record, verify
+from cmai_core.models.integrity import verify
 from cmai_core.options import flag, number, one_of, strict_options, whole
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 
@@ -260,7 +260,7 @@ class TabletopMaskedLM(nn.Module):
     @property
     def tokenizer(self) -> Any:
         if self._tokenizer is None:
-            from cmai_core.models.registry import bundled_tokenizer
+            from cmai_core.models.families.bundled import bundled_tokenizer
 
             self._tokenizer = bundled_tokenizer()
         return self._tokenizer
@@ -418,33 +418,9 @@ def train_masked_lm(
     return model, {"held_out_loss": round(loss, 4), "held_out_accuracy": round(accuracy, 4)}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m cmai_core.attacks.text_searches.masked_lm [--steps N] [--scenes N] [--seed N] [--output DIR]`"""
-    import argparse
-    import time
-
-    parser = argparse.ArgumentParser(
-        prog="python -m cmai_core.attacks.text_searches.masked_lm", description=main.__doc__
-    )
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--scenes", type=int, default=4000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=None)
-    options = parser.parse_args(arguments)
-    start = time.perf_counter()
-
-    def show(update: Progress) -> None:
-        print(f"\r{update.done}/{update.total} loss {update.data['loss']:.3f}", end="", flush=True)
-
-    model, report = train_masked_lm(steps=options.steps, scenes=options.scenes, seed=options.seed, progress=show)
-    card = {"steps": options.steps, "scenes": options.scenes, "seed": options.seed, **report}
-    path = save_masked_lm(model, options.output or folder(), card)
-    if options.output is None:
-        record(path)
-    size = (path / "model.safetensors").stat().st_size
-    print(f"\n{report} in {time.perf_counter() - start:.0f} s; {size / 1e6:.2f} MB written to {path}")
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    import sys
+
+    from cmai_core.cli import main
+
+    raise SystemExit(main(["masked-lm", *sys.argv[1:]]))
