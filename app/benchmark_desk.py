@@ -176,11 +176,10 @@ def desk() -> Desk:
 def items_of(name: str, split: str) -> dict[str, int]:
     """id → place of a dataset's items."""
     from cmai_core.data import load_dataset
+    from cmai_core.data.pair import item_id
 
-    if name == "tabletop":
-        return {f"tabletop/{split}/{k}": k for k in range(len(load_dataset(name, split=split)))}
     items = load_dataset(name, split=split)
-    return {items[k].id: k for k in range(len(items))}
+    return {item_id(items, k): k for k in range(len(items))}
 
 
 @st.cache_resource(show_spinner=False, max_entries=512)

@@ -18,7 +18,9 @@ import streamlit as st
 
 from app import fetching, owner, presence, state
 from app.pictures import picture_url
+from cmai_core.data.registry import COMPOSED, DATASETS, DEFAULT_DATASET, PHOTOGRAPHS
 from cmai_core.errors import CmaiError, DataError, ModelError
+from cmai_core.lab.collections import place_of
 from cmai_core.lab.experiment import DEFENDED, UNDEFENDED, Experiment, parse_pair_id
 from cmai_core.lab.images import data_url, decode, thumbnail
 from cmai_core.progress import Progress
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from app.fetching import Errand
     from app.threshold_desk import ThresholdShelf
     from app.uploads import Upload
+    from cmai_core.data.composer import Composer
     from cmai_core.data.pair import Pair, PairDataset
     from cmai_core.jobs import Job, JobQueue, JobSnapshot
     from cmai_core.lab.distribution import ScoreDistribution
@@ -112,13 +115,20 @@ def shelf() -> ModelShelf:
 
 
 @st.cache_resource(show_spinner=False)
-def calibration_pairs() -> PairDataset:
-    """The clean pairs that thresholds are calibrated on; none of them can be attacked in the lab."""
-    from cmai_core.data import load_dataset
+def calibration_pairs(kind: str) -> PairDataset:
+    """The clean pairs that thresholds for a kind of pictures are calibrated on.
+
+    Raises:
+        DataError: no dataset of this kind has pairs to spare.
+    """
+    from cmai_core.data.registry import calibrating_dataset, load_dataset
     from cmai_core.lab.cached_dataset import KeptItems
     from cmai_core.lab.choices import CALIBRATION_PAIRS
 
-    return KeptItems(load_dataset("tabletop", split="validation", limit=CALIBRATION_PAIRS))
+    info = calibrating_dataset(kind)
+    if info is None:
+        raise DataError(f"There are no pairs to set a threshold for {kind} on.", "Choose another pair.")
+    return KeptItems(load_dataset(info.name, split=info.calibration, limit=CALIBRATION_PAIRS))
 
 
 @st.cache_resource(show_spinner=False)
@@ -161,37 +171,32 @@ def default_model(defended: bool) -> str:
 
 
 @st.cache_resource(show_spinner=False, max_entries=4)
-def dataset(name: str, split: str = "test") -> PairDataset:
-    """A dataset of the lab: the bundled part of Tabletop's test split, or the photographs."""
-    from cmai_core.data import load_dataset
+def dataset(place: str) -> PairDataset:
+    """A place ("<dataset>/<split>") of the lab, as far as the lab shows it."""
+    from cmai_core.data.subset import first
     from cmai_core.lab.cached_dataset import KeptItems
 
-    limit = 1000 if name == "tabletop" else None
-    return KeptItems(load_dataset(name, split=split, limit=limit))
+    name, _, split = place.partition("/")
+    info = DATASETS.find(name)
+    return KeptItems(first(info.dataset(split), info.most))
 
 
 @st.cache_data(show_spinner=False, max_entries=4)
-def captions_of(name: str) -> list[tuple[str, ...]]:
+def captions_of(place: str) -> list[tuple[str, ...]]:
     """All captions of every item."""
-    if name == "tabletop":
-        from cmai_core.data.tabletop.dataset import stored_file
+    from cmai_core.data.pair import item_captions
 
-        if stored_file().is_file():
-            import pyarrow.parquet
-
-            column = pyarrow.parquet.read_table(stored_file(), columns=["captions"])["captions"]
-            return [tuple(captions) for captions in column.to_pylist()]
-    items = dataset(name)
-    return [items[i].captions for i in range(len(items))]
+    items = dataset(place)
+    return [item_captions(items, k) for k in range(len(items))]
 
 
 @st.cache_data(show_spinner=False, max_entries=4)
-def ids_of(name: str) -> list[str]:
-    """The ids of a dataset's items."""
-    if name == "tabletop":
-        return [f"tabletop/test/{k}" for k in range(len(captions_of(name)))]
-    items = dataset(name)
-    return [items[k].id for k in range(len(items))]
+def ids_of(place: str) -> list[str]:
+    """The ids of a place's items."""
+    from cmai_core.data.pair import item_id
+
+    items = dataset(place)
+    return [item_id(items, k) for k in range(len(items))]
 
 
 def index_of(pair_id: str) -> int:
@@ -200,26 +205,25 @@ def index_of(pair_id: str) -> int:
     Raises:
         CmaiError: where there is no such item.
     """
-    name, _, _ = parse_pair_id(pair_id)
     try:
-        return ids_of(name).index(pair_id)
+        return ids_of(place_of(pair_id)).index(pair_id)
     except ValueError:
         raise DataError(f"There is no picture {pair_id[:80]!r}.", "Choose one in the browser of examples.") from None
 
 
 @st.cache_data(show_spinner=False, max_entries=2048)
-def thumbnail_url(name: str, index: int) -> str:
+def thumbnail_url(place: str, index: int) -> str:
     """A small lossy picture for lists (never for comparing)."""
-    return data_url(thumbnail(dataset(name)[index].image, 128), "WEBP", 85)
+    return data_url(thumbnail(dataset(place)[index].image, 128), "WEBP", 85)
 
 
-def search(name: str, query: str) -> list[tuple[int, str]]:
+def search(place: str, query: str) -> list[tuple[int, str]]:
     """(index, caption) of the items with a caption that holds every word of the query; the best-fitting caption is
     given.
     """
     words = query.casefold().split()
     found = []
-    for index, captions in enumerate(captions_of(name)):
+    for index, captions in enumerate(captions_of(place)):
         for caption in captions:
             if all(word in caption.casefold() for word in words):
                 found.append((index, caption))
@@ -227,30 +231,25 @@ def search(name: str, query: str) -> list[tuple[int, str]]:
     return found
 
 
-@st.cache_data(show_spinner=False)
-def table_names() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the tables and of the backdrops."""
-    from cmai_core.data.tabletop.render import BACKDROPS, TABLES
+@st.cache_resource(show_spinner=False)
+def composer() -> Composer | None:
+    """What makes scenes to order; None where no dataset can."""
+    from cmai_core.data.registry import composing_dataset
 
-    return tuple(TABLES), tuple(BACKDROPS)
+    info = composing_dataset()
+    return None if info is None else info.make_composer()
 
 
 @st.cache_resource(show_spinner="Rendering …", max_entries=64)
 def composed(scene_json: str) -> Pair:
     """A composed scene as a pair: rendered, with its true captions."""
-    from cmai_core.data.tabletop.scene import Scene
-    from cmai_core.lab.compose import scene_pair
-
-    return scene_pair(Scene.from_json(scene_json))
+    return composer().pair(composer().read(scene_json))
 
 
 @st.cache_data(show_spinner="Rendering …", max_entries=64)
 def preview_url(scene_json: str) -> str:
     """A composed scene rendered three times as fine as the models see it, for the composer."""
-    from cmai_core.data.tabletop.render import render
-    from cmai_core.data.tabletop.scene import Scene
-
-    return data_url(render([Scene.from_json(scene_json)], 384)[0])
+    return data_url(composer().picture(composer().read(scene_json), 384))
 
 
 @st.cache_resource(show_spinner=False)
@@ -272,12 +271,12 @@ def chosen_thumbnail(pair_id: str, upload: Upload | None, scene_json: str) -> tu
     bundle = showcase()
     if bundle and pair_id == bundle.result.experiment.pair:
         return picture_url(bundle.result.first_craft.clean, side=160), pair_id
-    if pair_id == "scene":
+    if pair_id == COMPOSED:
         return picture_url(composed(scene_json).image), "composed here"
     if pair_id.startswith("upload/"):
         return own_upload(pair_id, upload).small, "your picture"
     name, split, item = parse_pair_id(pair_id)
-    return thumbnail_url(name, index_of(pair_id)), f"{name} · {split} · {item}"
+    return thumbnail_url(f"{name}/{split}", index_of(pair_id)), f"{name} · {split} · {item}"
 
 
 def truth_note(pair_id: str, caption: str, scene_json: str) -> tuple[bool | None, str] | None:
@@ -290,14 +289,11 @@ def truth_note(pair_id: str, caption: str, scene_json: str) -> tuple[bool | None
 
 @st.cache_data(show_spinner=False, max_entries=256)
 def _judged(pair_id: str, caption: str, scene_json: str) -> tuple[bool | None, str] | None:
-    from cmai_core.lab.compose import judge
+    from cmai_core.lab.judgement import judge
 
-    if pair_id == "scene":
-        scene = composed(scene_json).scene
-    elif pair_id.startswith("tabletop/"):
-        scene = the_pair(pair_id, "", None, "").scene
-    else:
+    if pair_id.startswith("upload/"):
         return None
+    scene = composed(scene_json).scene if pair_id == COMPOSED else the_pair(pair_id, "", None, "").scene
     return None if scene is None else judge(caption, scene)
 
 
@@ -311,16 +307,12 @@ def the_pair(pair_id: str, caption: str, upload: Upload | None, scene_json: str)
 
     from cmai_core.data.pair import Pair
 
-    if pair_id == "scene":
-        from cmai_core.data.tabletop.scene import Scene
-        from cmai_core.lab.compose import scene_pair
-
-        return scene_pair(Scene.from_json(scene_json), caption)
+    if pair_id == COMPOSED:
+        return composer().pair(composer().read(scene_json), caption)
     if pair_id.startswith("upload/"):
         picture = decode(own_upload(pair_id, upload).png)
         return Pair(pair_id, picture, (caption,), meta={"source": "uploaded"})
-    name, _, _ = parse_pair_id(pair_id)
-    pair = dataset(name)[index_of(pair_id)]
+    pair = dataset(place_of(pair_id))[index_of(pair_id)]
     if not caption:
         return pair
     return dataclasses.replace(pair, captions=(caption, *(c for c in pair.captions if c != caption)))
@@ -341,9 +333,9 @@ def own_upload(pair_id: str, upload: Upload | None) -> Upload:
 
 
 def domain_of(spec: str) -> str:
-    """ "tabletop" for the bundled models, "photographs" for anything else; no model is loaded for it."""
+    """The kind of pictures that a model was trained on, as far as its card tells; no model is loaded for it."""
     found = cards().get(spec)
-    return "photographs" if found is None else str(found.card.get("domain", "tabletop"))
+    return PHOTOGRAPHS if found is None else str(found.card.get("domain", DATASETS[DEFAULT_DATASET].kind))
 
 
 def submit(label: str, work: Callable[..., Any], models: Iterable[str] = ()) -> Job | Errand:
@@ -420,12 +412,12 @@ def attack_work(
     cancel: Any,
 ) -> Any:
     """The attack itself; runs in the worker thread."""
-    from cmai_core.defenses.basis import kind_of
+    from cmai_core.data.registry import kind_of
     from cmai_core.lab.run import run_attack
 
     with quiet_thread():
         pair = the_pair(experiment.pair, experiment.caption, upload, experiment.scene)
-        items = dataset("photos" if experiment.pair.startswith(("upload/", "photos/")) else "tabletop")
+        items = dataset(place_of(experiment.pair))
         models = load_models(experiment_models(experiment), store, progress)
         kind, bases = kind_of(experiment.pair), {}
         for role, model in models.items():

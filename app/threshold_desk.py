@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -45,7 +46,8 @@ class ThresholdShelf:
 
         found = self.find(model.hash, kind)
         if found is None or found.calibration is None:
-            found = lab_basis(model, kind, services.calibration_pairs, progress=progress, cancel=cancel)
+            pairs = partial(services.calibration_pairs, kind)
+            found = lab_basis(model, kind, pairs, progress=progress, cancel=cancel)
             self._keep(model.hash, found)
         return found
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from app import owner, presence, services, state
-from cmai_core.defenses.basis import PHOTOGRAPHS, kind_of
+from cmai_core.data.registry import kind_of
 from cmai_core.errors import CmaiError, DataError
+from cmai_core.lab.collections import place_of
 from cmai_core.lab.verdict import LabVerdict, judge_result
 
 if TYPE_CHECKING:
@@ -94,10 +95,6 @@ def is_reviewer() -> bool:
     return owner.rules().reviewer(st.session_state.get(state.REVIEWER) or "")
 
 
-def photograph(pair_id: str) -> bool:
-    return kind_of(pair_id) == PHOTOGRAPHS
-
-
 def verdict_work(
     result: LabResult,
     upload: Upload | None,
@@ -116,7 +113,7 @@ def verdict_work(
         bases = {role: thresholds.get(model, kind, progress, cancel) for role, model in models.items()}
         try:
             pair = services.the_pair(experiment.pair, experiment.caption, upload, experiment.scene)
-            items = services.dataset("photos" if photograph(experiment.pair) else "tabletop")
+            items = services.dataset(place_of(experiment.pair))
         except CmaiError:  # somebody else's upload: the policies cannot be tried, all else can be said
             pair = items = None
         made = judge_result(result, models, bases, pair=pair, dataset=items, progress=progress, cancel=cancel)

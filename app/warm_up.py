@@ -64,12 +64,14 @@ def models() -> None:
 
 def _load(names: list[str], shelf: services.ModelShelf) -> None:
     """The models, and the pictures and sentences that every attack's gallery is made of."""
+    from cmai_core.lab.collections import place_of
+    from cmai_core.lab.experiment import Experiment
     from cmai_core.lab.pair_in_context import OTHERS
 
     for name in names:
         shelf.get(name)
     with services.quiet_thread():
-        items = services.dataset("tabletop")
+        items = services.dataset(place_of(Experiment.pair))
     for k in range(min(len(items), OTHERS + 1)):
         items[k]
 

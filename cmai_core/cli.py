@@ -198,6 +198,9 @@ def _recipes_markdown() -> list[str]:
 
 
 def _add_attack(commands: Any) -> None:
+    from cmai_core.data.registry import dataset_words
+    from cmai_core.tasks import DEFAULT_TASK, TASKS
+
     command = _command(
         commands, "attack", _attack, "attack the pairs of a dataset, by PGD or a recipe, and report per-sample results"
     )
@@ -207,7 +210,7 @@ def _add_attack(commands: Any) -> None:
     )
     add("--model", help="crafted on: a bundled name or an open_clip specification (default: tabletop)")
     add("--target-model", dest="targets", action="append", help="shown the same pictures (transfer); may be repeated")
-    add("--dataset", help="a dataset's name, or the path of a folder, CSV or JSONL file (default: tabletop)")
+    add("--dataset", help=dataset_words())
     add("--split", help="default: test")
     add("--limit", type=_limit, help="only the first so many pairs (default: 64); all: every pair")
     add("--captions", type=int, help="texts taken of each pair (default: 1)")
@@ -220,7 +223,7 @@ def _add_attack(commands: Any) -> None:
         metavar="KEY=VALUE",
         help="of the recipe, in its own units (VALUE as JSON, a fraction such as 1/255, or a word); may be repeated",
     )
-    add("--task", help="judged, and attacked: zero-shot, retrieval, vqa, captioning, nlvr (default: retrieval)")
+    add("--task", help=f"judged, and attacked: {', '.join(TASKS)} (default: {DEFAULT_TASK})")
     add(
         "--objective",
         help="task: its loss; margin, kl, embedding: others of images; consistency: -S_c; both: alpha*loss - beta*S_c "
@@ -304,10 +307,12 @@ def _add_evaluate(commands: Any) -> None:
 
 
 def _add_evaluate_clean(commands: Any) -> None:
+    from cmai_core.data.registry import DEFAULT_DATASET, dataset_words
+
     command = _command(commands, "evaluate-clean", _evaluate_clean, "measure the tasks on unattacked pairs")
     add = command.add_argument
     add("--model", default="tabletop", help="a bundled name or an open_clip specification")
-    add("--dataset", default="tabletop", help="a dataset's name or a path")
+    add("--dataset", default=DEFAULT_DATASET, help=dataset_words())
     add("--split", default="test")
     add("--limit", type=_limit, default=1000, help="only the first so many pairs (default: 1000); all: every pair")
     add("--task", dest="tasks", action="append", help="only this one; may be repeated")
@@ -367,6 +372,8 @@ def _add_cmcv(commands: Any) -> None:
 
 
 def _add_data(commands: Any) -> None:
+    from cmai_core.data.registry import DEFAULT_DATASET, dataset_words
+
     command = _command(commands, "data", _data_build, "make Tabletop's training data (build), or look at it (sheet)")
     parts = command.add_subparsers(metavar="PART")
     build = _command(parts, "build", _data_build, "generate and cache the training split; goes on where it stopped")
@@ -376,7 +383,7 @@ def _add_data(commands: Any) -> None:
         default = argparse.SUPPRESS if target is build else None
         target.add_argument("--scenes", type=int, default=default, help="only the first so many (default: all)")
         target.add_argument("--workers", type=int, default=default, help="processes (default: the number of cores)")
-    sheet.add_argument("--dataset", default="tabletop", help="a dataset's name or a path")
+    sheet.add_argument("--dataset", default=DEFAULT_DATASET, help=dataset_words())
     sheet.add_argument("--split", default="test")
     sheet.add_argument("--count", type=int, default=24)
     sheet.add_argument("--columns", type=int, default=6)
@@ -388,18 +395,13 @@ def _data_build(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise OptionError(f"--{name} is {value}.", "Accepted: whole numbers from 1.")
-    from cmai_core.data.tabletop.arrays import training_arrays
-    from cmai_core.models.tokenizer import bundled_tokenizer_dir
+    from cmai_core.training.runs import build_training_data
 
     with progress_bar(quiet=False, unit="scenes") as show:
-        arrays = training_arrays(
-            bundled_tokenizer_dir() / "tokenizer.json",
-            "train",
-            args.scenes,
-            workers=args.workers,
-            report=lambda done, total: show(Progress(done, total)),
+        count = build_training_data(
+            args.scenes, workers=args.workers, report=lambda done, total: show(Progress(done, total))
         )
-    print(f"{len(arrays)} training scenes are in the cache.")
+    print(f"{count} training scenes are in the cache.")
 
 
 def _data_sheet(args: argparse.Namespace) -> None:

@@ -88,7 +88,7 @@ def show_notice() -> None:
 
 def thresholds(result: LabResult) -> dict[str, Basis]:
     """Role → the thresholds of its model for pairs of this kind."""
-    from cmai_core.defenses.basis import kind_of
+    from cmai_core.data.registry import kind_of
 
     return bases_of(result, kind_of(result.experiment.pair))
 

@@ -9,19 +9,15 @@ import streamlit as st
 from app import owner, services, state
 from app.components.attack_parts import needs_task, parts_panel
 from app.components.fields import number_field
-from app.components.theme import ROLES, show
+from app.components.theme import ROLES, escape, show
+from cmai_core.data.registry import PHOTOGRAPHS, kind_of
 from cmai_core.errors import OptionError
 from cmai_core.lab.choices import LENGTHS, SEARCHES
-from cmai_core.lab.experiment import CRAFT_ON, TASKS, Experiment
+from cmai_core.lab.experiment import CRAFT_ON, Experiment
+from cmai_core.tasks import TASKS
 
+TASK_WORDS = {name: info.word for name, info in TASKS.items()}
 NORM_WORDS = {"linf": "L∞", "l2": "L2"}
-TASK_WORDS = {
-    "zero-shot": "zero-shot class",
-    "retrieval": "retrieval",
-    "vqa": "question answering",
-    "captioning": "captioning",
-    "nlvr": "two-picture statement",
-}
 
 
 def _model_widget(role: str, key: str, spec_key: str, defended: bool) -> None:
@@ -69,12 +65,12 @@ def model_panel() -> None:
     with two:
         _model_widget("defended", state.DEFENDED, state.DEFENDED_SPEC, True)
     specs = [services.domain_of(s) for s in chosen_specs() if s]
-    photograph = not (state.get(state.PAIR) == "scene" or state.get(state.PAIR).startswith("tabletop/"))
-    if photograph and state.get(state.PAIR) and "tabletop" in specs:
+    pair = state.get(state.PAIR)
+    foreign = {domain for domain in specs if pair and domain not in (kind_of(pair), PHOTOGRAPHS)}
+    if foreign:
         st.warning(
-            "This is a photograph, and the bundled models have only ever seen Tabletop scenes: the attack runs, "
-            "but their "
-            f"answers mean little.{_for_photographs()}",
+            f"A chosen model has only ever seen pictures of the kind {escape(', '.join(sorted(foreign)))}, and this is "
+            f"another: the attack runs, but its answers mean little.{_for_photographs()}",
             icon="⚠️",
         )
 
@@ -100,7 +96,7 @@ def attack_panel() -> None:
     show('<div class="cm-step">3 · Attack</div>')
     parts_panel()
     if needs_task():
-        st.selectbox("Attacked task", TASKS, key=state.TASK, format_func=TASK_WORDS.get)
+        st.selectbox("Attacked task", list(TASKS), key=state.TASK, format_func=TASK_WORDS.get)
     st.radio(
         "Craft on",
         CRAFT_ON,

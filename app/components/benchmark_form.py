@@ -12,7 +12,7 @@ from app.components.guard import plain
 from app.components.theme import escape, show
 from app.components.visitor_words import plain_reason, said
 from app.threshold_desk import bundled_basis
-from cmai_core.defenses.basis import TABLETOP
+from cmai_core.data.registry import kind_of, split_title
 from cmai_core.errors import CmaiError
 from cmai_core.lab.benchmark.choices import (
     COUNTS,
@@ -22,21 +22,17 @@ from cmai_core.lab.benchmark.choices import (
     OFFERS,
     QUICK_QUERIES,
     QUICK_STEPS,
-    SETS,
     GridChoice,
     Preset,
     command,
     duration,
     presets,
     recipe_words,
+    sets,
 )
-from cmai_core.lab.experiment import EPSILON_LADDER, TASKS
+from cmai_core.lab.experiment import EPSILON_LADDER
+from cmai_core.tasks import TASKS
 
-SET_WORDS = {
-    "tabletop/test": "Tabletop, test",
-    "tabletop/holdout": "Tabletop, new combinations",
-    "photos/test": "Photographs",
-}
 KINDS = {"full": "every cell in full", "cascade": "worst case only"}
 EFFORT_WORDS = {"quick": "quick", "usual": "as in the attack lab", "published": "as published"}
 _HELP = {
@@ -101,8 +97,8 @@ def of_preset(preset: Preset) -> GridChoice:
 
 
 def bundled_tau(spec: str) -> float:
-    """τ of a bundled model's card, for Tabletop's scenes; 0 where there is none."""
-    return round(bundled_basis(spec, TABLETOP).tau() or 0.0, 4)
+    """Return τ of a bundled model's card, for pairs of the chosen set's kind; 0 where there is none."""
+    return round(bundled_basis(spec, kind_of(state.get(state.BENCH_SET))).tau() or 0.0, 4)
 
 
 def preset_cards(start) -> None:
@@ -150,7 +146,9 @@ def form() -> None:
         help="Each is attacked itself, and shown what was crafted on the others."
         + (" For others type `ViT-B-32/laion2b_s34b_b79k`, `hf-hub:…` or `ViT-B-32/random`." if now.any else ""),
     )  # fmt: skip
-    two.pills("Tasks", TASKS, selection_mode="multi", key=state.BENCH_TASKS, format_func=TASK_WORDS.get, wrap=True)
+    two.pills(
+        "Tasks", list(TASKS), selection_mode="multi", key=state.BENCH_TASKS, format_func=TASK_WORDS.get, wrap=True
+    )
     for modality, key in _CHIPS.items():
         slugs = [slug for slug, offer in OFFERS.items() if offer.modality == modality]
         st.pills(
@@ -177,14 +175,14 @@ def form() -> None:
     )  # fmt: skip
     if any(OFFERS[slug].detector for key in _CHIPS.values() for slug in state.get(key) if slug in OFFERS):
         name = services.default_model(True) or services.default_model(False)
-        basis = bundled_basis(name, TABLETOP).said() if name else ""
+        basis = bundled_basis(name, kind_of(state.get(state.BENCH_SET))).said() if name else ""
         st.number_input(
             "τ, the detector's threshold on S_c that attacks marked (τ) evade", -1.0, 1.0, key=state.BENCH_TAU,
             step=0.01, format="%.4f", help=f"Of {name}: {basis}" if basis else None,
         )  # fmt: skip
     with st.expander("More settings"):
         one, two, three = st.columns(3, vertical_alignment="bottom")
-        one.selectbox("Pairs from", SETS, key=state.BENCH_SET, format_func=SET_WORDS.get)
+        one.selectbox("Pairs from", sets(), key=state.BENCH_SET, format_func=split_title)
         two.number_input("Seed of random starts", 0, 2**31 - 1, key=state.BENCH_SEED)
         with three:
             st.toggle("Show each model the others' examples", key=state.BENCH_TRANSFER)

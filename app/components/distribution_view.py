@@ -18,21 +18,13 @@ from app.components.models_choice import chosen_models
 from app.components.svg import histogram, histogram_table
 from app.components.theme import label, number, show
 from app.threshold_desk import basis_of
-from cmai_core.defenses.basis import kind_of
+from cmai_core.data.registry import kind_of, split_title
 from cmai_core.errors import CmaiError, OptionError
 from cmai_core.lab.belonging import Difference, differences
+from cmai_core.lab.collections import surveyed_places
 from cmai_core.lab.experiment import EPSILON_LADDER, NORMS, Experiment
 
-SETS = {
-    "tabletop/test": "Tabletop, test",
-    "tabletop/holdout": "Tabletop, new combinations",
-    "tabletop/test-light": "Tabletop, other light",
-    "tabletop/test-table": "Tabletop, other tables",
-    "tabletop/test-viewpoint": "Tabletop, other viewpoints",
-    "tabletop/test-style": "Tabletop, drawn",
-    "tabletop/test-corruption": "Tabletop, corrupted",
-    "photos/test": "Photographs",
-}
+SETS = surveyed_places()
 COUNTS = (16, 64, 128, 256, 512, 1000)
 MOST_STEPS = 100
 
@@ -147,7 +139,8 @@ def bundled() -> None:
         st.info("Nothing measured yet. Choose a split and press Measure.", icon="ℹ️")
         return
     st.caption(
-        f"Bundled: {bundle.pairs} pairs of Tabletop's test split, L∞ ε = {bundle.result.experiment.epsilon:g}/255. "
+        f"Bundled: {bundle.pairs} pairs of {split_title(bundle.result.experiment.pair)}, "
+        f"L∞ ε = {bundle.result.experiment.epsilon:g}/255. "
         "Press Measure for your own."
     )
     columns = st.columns(max(1, len(bundle.histograms)))

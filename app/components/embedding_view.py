@@ -12,6 +12,7 @@ from app.components.fields import among, number_field
 from app.components.theme import escape, label, mark, number, show, signed
 from app.navigation import go
 from cmai_core.errors import CmaiError, OptionError
+from cmai_core.lab.collections import is_offered
 from cmai_core.lab.experiment import EPSILON_LADDER, Experiment
 
 COUNTS = (16, 32, 64, 128, 200)
@@ -167,10 +168,10 @@ def details(made, k: int) -> None:
         f"<table><thead><tr><th></th><th>{mark('clean')}S<sub>c</sub></th><th>{mark('adversarial')}S<sub>c</sub></th><th>Δ</th>"
         f"<th>cosine distance moved</th></tr></thead><tbody>{rows}</tbody></table>"
     )
-    offered = made.ids[k].startswith(("tabletop/test/", "photos/"))
+    offered = is_offered(made.ids[k])
     if st.button(
         "Open this pair in the attack lab", key="open_pair", icon=":material/experiment:", width="stretch",
-        disabled=not offered, help=None if offered else "The attack lab has the test split and the photographs.",
+        disabled=not offered, help=None if offered else "The attack lab does not have this split.",
     ):  # fmt: skip
         from app.components.pair_picker import choose
 

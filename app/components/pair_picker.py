@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import streamlit as st
 
 from app import services, state
@@ -12,11 +15,17 @@ from app.components.theme import escape, show
 from app.sentence_limits import limit_note
 from app.uploads import taken
 from cmai_core.data.plain import plain_line
+from cmai_core.data.registry import COMPOSED
 from cmai_core.errors import CmaiError
+from cmai_core.lab.collections import shown_places
 from cmai_core.lab.experiment import MAX_CAPTION
+from cmai_core.lab.judgement import judge
+
+if TYPE_CHECKING:
+    from cmai_core.data.composer import Choice
+    from cmai_core.data.truth import Scene
 
 PAGE_SIZE = 24
-SETS = {"tabletop": "Tabletop scenes", "photos": "Photographs"}
 
 
 def choose(pair_id: str, caption: str) -> None:
@@ -33,11 +42,13 @@ def browse_dialog() -> None:
 def browse_body() -> None:
     """Search and thumbnails of the collections; a click chooses and closes."""
     with guard():
+        places = shown_places()
+        usual = next(iter(places))
         top, find = st.columns([1, 2])
         name = top.segmented_control(
-            "Collection", list(SETS), default="tabletop", format_func=SETS.get, key=state.BROWSE_SET, required=True
+            "Collection", list(places), default=usual, format_func=places.get, key=state.BROWSE_SET, required=True
         )
-        name = name if name in SETS else "tabletop"
+        name = name if name in places else usual
         query = find.text_input("Search the captions", key=state.BROWSE_QUERY, placeholder="red cube", max_chars=100)
         with st.spinner("Reading the captions …", show_time=False):
             found = services.search(name, plain_line(query))
@@ -99,90 +110,66 @@ def compose_dialog() -> None:
 
 def compose_body() -> None:
     """A scene from a few choices, rendered as they change, with sentences known to be true of it."""
+    composer = services.composer()
+    if composer is None:
+        st.info("No dataset here makes scenes to order.", icon="ℹ️")
+        return
     with guard():
-        from cmai_core.data.tabletop.scene import COLOURS, MATERIALS, MAX_OBJECTS, SHAPES, SIZES
-        from cmai_core.lab import compose as core
-
         controls, view = st.columns([3, 2], gap="large")
         with controls:
+            counts = list(range(1, composer.most + 1))
             count = st.segmented_control(
-                "Objects", list(range(1, MAX_OBJECTS + 1)), default=2, key=state.COMPOSE_COUNT, required=True
+                "Objects", counts, default=composer.first, key=state.COMPOSE_COUNT, required=True
             )
-            choices = []
+            objects = []
             for k in range(count or 1):
                 with st.container(border=True):
-                    choices.append(_object_widgets(k, core, SHAPES, COLOURS, MATERIALS, SIZES))
+                    objects.append(_choices(composer.object_choices(k), f"{state.COMPOSE}_{k}", 3))
             with st.container(border=True):
                 st.markdown("**Light, camera, table**")
-                a, b, c, d = st.columns(4)
-                key = state.COMPOSE
-                light = a.selectbox("Light from", list(core.LIGHT_FROM), index=3, key=f"{key}_light")
-                height = b.selectbox("Light height", list(core.LIGHT_HEIGHT), index=1, key=f"{key}_height")
-                tone = c.selectbox("Tone", list(core.LIGHT_TONE), index=1, key=f"{key}_tone")
-                camera = d.selectbox("Camera", list(core.CAMERA_HEIGHT), index=1, key=f"{key}_camera")
-                tables, backdrops = services.table_names()
-                e, f = st.columns(2)
-                table = e.selectbox("Table", range(len(tables)), format_func=lambda i: tables[i], key=f"{key}_table")
-                back = f.selectbox(
-                    "Backdrop", range(len(backdrops)), format_func=lambda i: backdrops[i], key=f"{key}_back"
-                )
+                chosen = _choices(composer.scene_choices(), state.COMPOSE, 4)
         with view, guard():
-            scene, moved = core.compose(
-                choices,
-                light_from=light,
-                light_height=height,
-                light_tone=tone,
-                camera_height=camera,
-                table=table,
-                background=back,
-            )
-            pair = services.composed(scene.to_json())
-            show(
-                f'<img src="{services.preview_url(scene.to_json())}" alt="The composed scene: '
-                f'{escape(pair.captions[0])}" '
-                'style="width:100%;border-radius:8px;display:block">'
-            )
-            st.caption("Drawn finer than the models see it: they get 128×128 pixels.")
-            if moved:
-                st.caption("Objects were moved a little, so that none touches, hides or lines up with another.")
-            suggestion = st.selectbox(
-                "A true sentence about it", [*pair.captions, _OWN], key=f"{key}_suggestion_{pair.id}"
-            )
-            caption = suggestion
-            if suggestion == _OWN:
-                caption = plain_line(st.text_input("Your sentence", key=state.COMPOSE_CAPTION, max_chars=MAX_CAPTION))
-            truth, words = core.judge(caption, scene)
-            _truth_line(truth, words)
-            if st.button(
-                "Use this scene", type="primary", key="compose_use", disabled=not caption.strip(), width="stretch"
-            ):
-                state.put(state.SCENE, scene.to_json())
-                choose("scene", caption)
-                st.rerun()
+            scene, note = composer.compose(objects, chosen)
+            _composed_view(scene, composer.note, note)
+
+
+def _choices(offered: Sequence[Choice], key: str, columns: int) -> dict[str, str]:
+    """The widgets of some choices, so many in a row; what is chosen, by name."""
+    chosen = {}
+    for start in range(0, len(offered), columns):
+        row = offered[start : start + columns]
+        for column, one in zip(st.columns(len(row)), row, strict=True):
+            where = f"{key}_{one.name}"
+            if one.ordered:
+                chosen[one.name] = column.select_slider(one.title, list(one.values), value=one.default, key=where)
+            else:
+                usual = one.values.index(one.default)
+                chosen[one.name] = column.selectbox(one.title, one.values, index=usual, key=where)
+    return chosen
+
+
+def _composed_view(scene: Scene, *notes: str) -> None:
+    """The scene, a sentence about it, and the button that takes both."""
+    pair = services.composed(scene.to_json())
+    show(
+        f'<img src="{services.preview_url(scene.to_json())}" alt="The composed scene: {escape(pair.captions[0])}" '
+        'style="width:100%;border-radius:8px;display:block">'
+    )
+    for note in filter(None, notes):
+        st.caption(note)
+    caption = st.selectbox(
+        "A true sentence about it", [*pair.captions, _OWN], key=f"{state.COMPOSE}_suggestion_{pair.id}"
+    )
+    if caption == _OWN:
+        caption = plain_line(st.text_input("Your sentence", key=state.COMPOSE_CAPTION, max_chars=MAX_CAPTION))
+    _truth_line(*judge(caption, scene))
+    if st.button("Use this scene", type="primary", key="compose_use", disabled=not caption.strip(), width="stretch"):
+        state.put(state.SCENE, scene.to_json())
+        choose(COMPOSED, caption)
+        st.rerun()
 
 
 _OWN = "Write my own …"
-_FIRST = (
-    ("cube", "red", "matte", "large", "left", "middle"),
-    ("sphere", "blue", "shiny", "small", "right", "towards front"),
-    ("cone", "yellow", "matte", "small", "far right", "back"),
-    ("cylinder", "green", "shiny", "small", "far left", "front"),
-)
-
-
-def _object_widgets(k: int, core, shapes, colours, materials, sizes):
-    """Six selections of one object."""
-    first = _FIRST[k]
-    key = f"{state.COMPOSE}_{k}"
-    a, b, c = st.columns(3)
-    shape = a.selectbox(f"Object {k + 1}", shapes, index=shapes.index(first[0]), key=f"{key}_shape")
-    colour = b.selectbox("Colour", colours, index=colours.index(first[1]), key=f"{key}_colour")
-    material = c.selectbox("Material", materials, index=materials.index(first[2]), key=f"{key}_material")
-    d, e, f = st.columns(3)
-    size = d.selectbox("Size", sizes, index=sizes.index(first[3]), key=f"{key}_size")
-    across = e.select_slider("Left – right", list(core.ACROSS), value=first[4], key=f"{key}_across")
-    depth = f.select_slider("Front – back", list(core.DEPTH), value=first[5], key=f"{key}_depth")
-    return core.ObjectChoice(shape, colour, material, size, across, depth)
 
 
 def _truth_line(truth: bool | None, words: str) -> None:
@@ -211,7 +198,7 @@ sentence no longer agree. A pair can fool a model and stay above τ; then there 
 **Verification** says of each pair whether sentence and picture belong together, and which words and patches do not. A
 pair can be sent to **Review**, where a person judges it.
 
-**✓ and ✗** compare an answer with the truth. For Tabletop scenes the truth is known from the scene itself, also for
+**✓ and ✗** compare an answer with the truth. For rendered scenes the truth is known from the scene itself, also for
 sentences you type; for photographs it is known from the pairing only.
 """
     )
@@ -244,7 +231,7 @@ def pair_panel() -> None:
             max_chars=MAX_CAPTION,
             height=92,
             on_change=_clean_sentence,
-            help="Edit it freely. For Tabletop scenes its truth is checked against the scene.",
+            help="Edit it freely. For rendered scenes its truth is checked against the scene.",
         )
         if pair_id and state.get(state.CAPTION).strip():
             try:

@@ -18,16 +18,19 @@ FORMAT = "cmai-check/1"
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
-    """The options of the command."""
+    """Add the options of the command."""
+    from cmai_core.data.registry import DEFAULT_DATASET, dataset_words
+    from cmai_core.tasks import DEFAULT_TASK, TASKS
+
     add = command.add_argument
     add("--model", default="tabletop", help="a bundled name or an open_clip specification (default: tabletop)")
-    add("--task", default="retrieval", help="zero-shot, retrieval, vqa, captioning, nlvr (default: retrieval)")
+    add("--task", default=DEFAULT_TASK, help=f"{', '.join(TASKS)} (default: {DEFAULT_TASK})")
     add("--epsilon", type=float, default=4.0, help="budget in units of 1/255 (l2: root mean square; default: 4)")
     add("--norm", default="linf", help="linf or l2 (default: linf)")
     add(
         "--attack", default="pgd", metavar="RECIPE", help="what is checked, such as pgd or apgd:steps=50 (default: pgd)"
     )
-    add("--dataset", default="tabletop", help="a dataset's name or a path (default: tabletop)")
+    add("--dataset", default=DEFAULT_DATASET, help=dataset_words())
     add("--split", default="test", help="default: test")
     add("--samples", type=int, default=32, help="pairs used; more of them decide more (default: 32)")
     add("--surrogate", dest="surrogates", action="append", help="another model to make pictures on; may be repeated")
@@ -42,7 +45,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, progress: ProgressCallback, cancel: CancelToken) -> list[Check]:
-    """Loads what the options name, and checks it.
+    """Load what the options name, and check it.
 
     Raises:
         CmaiError: a model, dataset, task, store or option that cannot be used.

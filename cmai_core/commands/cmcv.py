@@ -1,4 +1,4 @@
-"""`cmai cmcv`: calibrates a model's consistency verification on clean pairs, and says what it realises on others."""
+"""`cmai cmcv`: calibrate a model's consistency verification on clean pairs, and say what it flags of others."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from cmai_core.defenses.calibration import Calibration
 
 FORMAT = "cmai-cmcv/1"
-TABLETOP = "tabletop"
-OTHERS = ("holdout", "test-light", "test-table", "test-viewpoint", "test-style", "test-corruption")
 FPRS = (0.01, 0.05)
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
-    """The options of the command."""
+    """Add the options of the command."""
+    from cmai_core.data.registry import DEFAULT_DATASET, dataset_words
+
     add = command.add_argument
     add("model", metavar="MODEL", help="a bundled name or an open_clip specification")
     add(
@@ -48,22 +48,29 @@ def add_options(command: argparse.ArgumentParser) -> None:
         default="calibration",
         help="calibration: the rate holds on the pairs calibrated on; new: in expectation on further ones (conformal)",
     )
-    add("--dataset", default=TABLETOP, help="a dataset's name or a path (default: tabletop)")
+    add("--dataset", default=DEFAULT_DATASET, help=dataset_words())
     add(
         "--split",
-        default="validation",
-        help="calibrated on its first pairs, its next are reported (default: validation)",
+        help="calibrated on its first pairs, its next are reported (default: the dataset's own for it, or validation)",
     )
     add(
         "--splits",
         nargs="*",
         metavar="SPLIT",
-        help=f"reported besides; default, on Tabletop: {' '.join(OTHERS)}",
+        help="reported besides; default: the held-out and shifted splits of a dataset that has such",
     )
     add("--store", action="store_true", help="write thresholds and rates into the model's card")
     add("--device", help="cpu or cuda (default: cuda if there is one)")
     add("--json", type=Path, metavar="FILE", help="write the calibration here (-: to stdout)")
     add("--quiet", action="store_true", help="no progress bar")
+
+
+def other_splits(dataset: str) -> tuple[str, ...]:
+    """Return the splits of a dataset that thresholds are tried on besides: held-out and shifted ones."""
+    from cmai_core.data.registry import DATASETS
+
+    info = DATASETS.get(dataset)
+    return () if info is None else (*info.held_out, *info.shifts)
 
 
 class _Read:
@@ -94,11 +101,11 @@ def calibrated(
     guarantee: str = "calibration",
     progress: ProgressCallback | None = None,
 ) -> Calibration:
-    """Thresholds from the first pairs of a dataset, with the rates that they realise on pairs that had no part in them.
+    """Set thresholds on the first pairs of a dataset, with the rates that they realise on fresh pairs.
 
     Args:
         dataset: consistent pairs: the first `limit` are calibrated on, the next `limit` reported on under the dataset's
-            split; Tabletop's of these also in two halves, "vague" and "specific" (`cmcv.by_vagueness`).
+            split; with ground truth these also in two halves, "vague" and "specific" (`cmcv.by_vagueness`).
         others: further sets, whose first `limit` pairs are reported on under their split.
         fprs, guarantee: as for `calibrate_cmcv`.
         progress: told of pairs read.
@@ -106,12 +113,13 @@ def calibrated(
     Raises:
         DataError: too few pairs.
     """
+    from cmai_core.data.pair import item_scene
     from cmai_core.data.subset import Subset, first
     from cmai_core.evaluation.verification.cmcv import by_vagueness, calibrate_cmcv, pair_scores, shares
 
     known = first(dataset, limit)
     fresh = Subset(dataset, range(len(known), min(2 * len(known), len(dataset))))
-    halved = dataset.name == TABLETOP and len(fresh) > 1
+    halved = len(fresh) > 1 and item_scene(fresh, 0) is not None
     sets = [*([fresh] if len(fresh) else []), *(first(other, limit) for other in others)]
     # Calibration reads every pair for its own caption, for a false one, and to find that.
     total = 3 * len(known) + sum(map(len, sets)) + halved * len(fresh)
@@ -140,7 +148,7 @@ def calibrated(
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Runs the command.
+    """Run the command.
 
     Raises:
         CmaiError: a model, dataset or option that cannot be used.
@@ -154,13 +162,17 @@ def execute(args: argparse.Namespace) -> int:
 
     if args.guarantee not in GUARANTEES:
         raise OptionError(f"--guarantee is {args.guarantee}.", f"Accepted: {', '.join(GUARANTEES)}.")
-    splits = (OTHERS if args.dataset == TABLETOP else ()) if args.splits is None else tuple(dict.fromkeys(args.splits))
+    from cmai_core.data.registry import DATASETS, kind_of
+
+    info = DATASETS.get(args.dataset)
+    if args.split is None:
+        args.split = (info and info.calibration) or "validation"
+    splits = other_splits(args.dataset) if args.splits is None else tuple(dict.fromkeys(args.splits))
     if args.split in splits:
         raise OptionError(f"--splits names {args.split}, which is calibrated on.", "Leave it out: its next pairs are.")
     folder = _folder_of(args.model) if args.store else None
     check_outputs({"--json": args.json})
     from cmai_core.data import load_dataset
-    from cmai_core.defenses.basis import kind_of
     from cmai_core.defenses.calibration import store_calibration
     from cmai_core.evaluation.verification.calibration import calibration_for
     from cmai_core.models import load_model

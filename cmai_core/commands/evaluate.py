@@ -19,12 +19,15 @@ _PLAIN = ("dataset", "split", "captions", "gallery", "batch_size", "validation",
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
-    """Adds the options of `cmai evaluate`; defaults are those of `Grid`."""
+    """Add the options of `cmai evaluate`; defaults are those of `Grid`."""
+    from cmai_core.data.registry import dataset_words
+    from cmai_core.tasks import DEFAULT_TASK, TASKS
+
     add = command.add_argument
     add("--spec", type=Path, metavar="FILE", help="read the grid from a JSON file; options add")
     add("--models", nargs="+", metavar="MODEL", help="attacked, and shown each other's examples (default: tabletop)")
     add("--sources", nargs="+", metavar="MODEL", help="attack only these of the models (default: all)")
-    add("--tasks", nargs="+", metavar="TASK", help="zero-shot, retrieval, vqa, captioning, nlvr (default: retrieval)")
+    add("--tasks", nargs="+", metavar="TASK", help=f"{', '.join(TASKS)} (default: {DEFAULT_TASK})")
     add(
         "--recipes",
         nargs="*",
@@ -32,7 +35,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
         help="of cmai recipes, also as pgd:steps=50,norm=l2, or name@module:function (default: pgd)",
     )
     add("--epsilons", nargs="+", type=float, metavar="E", help="in units of 1/255 (default: 4)")
-    add("--dataset", help="a dataset's name or a path (default: tabletop)")
+    add("--dataset", help=dataset_words())
     add("--split", help="default: test")
     add("--limit", metavar="N", help="only the first so many items (default: 64); all: every item")
     add("--seeds", nargs="+", type=int, metavar="SEED", help="of the random starts (default: 0)")

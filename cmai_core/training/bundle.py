@@ -16,8 +16,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmai_core.data.registry import DEFAULT_DATASET
 from cmai_core.errors import ModelError
 from cmai_core.progress import Progress
+from cmai_core.tasks import TASKS
 from cmai_core.terminal import exit_status
 
 if TYPE_CHECKING:
@@ -29,13 +31,6 @@ SHIFTED = 400
 """Pairs of each held-out or shifted split on which a bundled model's thresholds are tried."""
 EPSILONS = (1, 2, 4, 8)
 STEPS = 20
-SHOWN = {
-    "zero-shot": ("accuracy",),
-    "retrieval": ("image_to_text_r1", "text_to_image_r1"),
-    "vqa": ("accuracy",),
-    "captioning": ("fact_f1", "bleu4", "cider"),
-    "nlvr": ("accuracy",),
-}
 
 
 def bundle(
@@ -129,12 +124,14 @@ def _with_heads(card: dict[str, Any], building: Path, heads: Path) -> dict[str, 
 
 def _calibrate(model: VisionLanguageModel, target: Path, count: int) -> None:
     """Thresholds from the first validation pairs, and what they flag of others: fresh, held-out and shifted ones."""
-    from cmai_core.commands.cmcv import OTHERS, calibrated
+    from cmai_core.commands.cmcv import calibrated, other_splits
     from cmai_core.data import load_dataset
     from cmai_core.defenses.calibration import store_calibration
 
-    others = [load_dataset("tabletop", split=split, limit=min(count, SHIFTED)) for split in OTHERS]
-    store_calibration(calibrated(model, load_dataset("tabletop", split="validation"), others, limit=count), target)
+    tried = min(count, SHIFTED)
+    others = [load_dataset(DEFAULT_DATASET, split=split, limit=tried) for split in other_splits(DEFAULT_DATASET)]
+    validation = load_dataset(DEFAULT_DATASET, split="validation")
+    store_calibration(calibrated(model, validation, others, limit=count), target)
 
 
 def record_all() -> None:
@@ -165,7 +162,7 @@ def measure(model: VisionLanguageModel, limit: int, attacked: int) -> dict[str, 
     from cmai_core.tasks.metrics import bootstrap_interval
     from cmai_core.tasks.retrieval import Retrieval
 
-    dataset = load_dataset("tabletop", split="test", limit=limit)
+    dataset = load_dataset(DEFAULT_DATASET, split="test", limit=limit)
     clean = evaluate_clean(model, dataset, progress=_tell("clean"))
     task = Retrieval(gallery=limit)
     robust: dict[str, Any] = {}
@@ -243,8 +240,8 @@ def cards_markdown() -> str:
         if tasks:
             scenes = results["test"]["scenes"]
             out += ["", f"| clean, first {scenes:,} test scenes | value | chance |", "|---|---|---|"]
-            for task, measures in SHOWN.items():
-                for measure_name in measures:
+            for task, info in TASKS.items():
+                for measure_name in info.headline:
                     entry = tasks.get(task, {}).get(measure_name)
                     if entry:
                         chance = "" if entry.get("chance") is None else f"{entry['chance']:.3f}"

@@ -17,8 +17,9 @@ from app.components.verdict_view import basis_line, card_words, decision, percen
 from app.threshold_desk import ThresholdShelf, basis_of
 from app.verdict_desk import VerdictShelf, verdict_shelf
 from cmai_core.data import load_dataset
+from cmai_core.data.registry import kind_of
 from cmai_core.defenses import Cmcv, ReviewQueue, Smoothing, store_calibration
-from cmai_core.defenses.basis import Basis, kind_of
+from cmai_core.defenses.basis import Basis
 from cmai_core.defenses.disagreement import LEAVE_ONE_OUT, VERIFIER, Disagreement
 from cmai_core.errors import Cancelled, DataError
 from cmai_core.evaluation.verification.cmcv import calibrate_cmcv
@@ -193,7 +194,7 @@ def test_the_shelf_keeps_the_verdicts_that_were_used_last():
 
 def test_a_calibration_is_the_card_s_else_the_lab_s_and_photographs_have_none(loaded, pairs, monkeypatch):
     calls = []
-    monkeypatch.setattr(services, "calibration_pairs", lambda: calls.append(1) or pairs)
+    monkeypatch.setattr(services, "calibration_pairs", lambda kind: calls.append(1) or pairs)
     shelf = ThresholdShelf()
     assert [kind_of(n) for n in ("scene", "tabletop/test/1", "tabletop/holdout", "photos/test/coffee", "upload/0")] == [
         "tabletop", "tabletop", "tabletop", "photographs", "photographs"

@@ -14,12 +14,10 @@ import numpy as np
 
 from cmai_core.data.pair import Pair, Question, TwoImageStatement
 from cmai_core.data.tabletop.captions import captions
-from cmai_core.data.tabletop.language import StatementError, parse
-from cmai_core.data.tabletop.nlvr import items
 from cmai_core.data.tabletop.questions import questions
 from cmai_core.data.tabletop.sampling import sample_scene, scene_rng
 from cmai_core.data.tabletop.scene import COLOURS, SHAPES, Scene
-from cmai_core.data.tabletop.statements import encode_scenes, truth_matrix
+from cmai_core.data.tabletop.truth import TRUTH
 from cmai_core.errors import DataError
 from cmai_core.files import atomic, explained
 from cmai_core.paths import assets_dir, cache_dir
@@ -94,13 +92,32 @@ class Tabletop:
         scene = self.scene(index)
         single = scene.objects[0] if len(scene.objects) == 1 else None
         return Pair(
-            id=f"tabletop/{self.split}/{index}",
+            id=self.item_id(index),
             image=self.image(index),
             captions=captions_of(self.base, index),
             questions=tuple(Question(q, (a,), family) for q, a, family in questions_of(self.base, index)),
             label=f"{single.colour} {single.shape}" if single else None,
             scene=scene,
         )
+
+    def item_id(self, index: int) -> str:
+        """Return a scene's name without rendering it."""
+        return f"{self.name}/{self.split}/{index}"
+
+    def item_captions(self, index: int) -> tuple[str, ...]:
+        """Return a scene's captions without rendering it; those of the bundled part are read, the others written."""
+        stored = stored_captions() if self.split == "test" and index < STORED else ()
+        return stored[index] if stored else captions_of(self.base, index)
+
+    def item_scene(self, index: int) -> Scene:
+        """Return the ground truth without the picture."""
+        return scene_of(self.base, index)
+
+    def item_version(self, index: int) -> str:
+        """Return what the content of a scene depends on: the renderer's version and the seed."""
+        from cmai_core.data.tabletop.render import RENDERER_VERSION
+
+        return f"render-{RENDERER_VERSION}-{SEED}"
 
     def scene(self, index: int) -> Scene:
         """Ground truth without the picture."""
@@ -117,23 +134,13 @@ class Tabletop:
         """As many balanced two-image statements as there are scenes."""
         if len(self) < 2:
             return ()
-        objects, _ = encode_scenes([self.scene(k) for k in range(len(self))])
-        found = items(objects, len(self), scene_rng(SEED, self.base, 0, 3)) if len(self) >= 32 else []
-        return tuple(TwoImageStatement(i.left, i.right, i.text, i.truth, i.family) for i in found)
+        scenes = [self.scene(k) for k in range(len(self))]
+        rng = scene_rng(SEED, self.base, 0, 3)
+        return tuple(TRUTH.two_image_statements(scenes, len(self), rng)) if len(self) >= 32 else ()
 
     def truth(self, captions: Sequence[str], indices: Sequence[int]) -> np.ndarray:
         """Which caption is true of which scene: bool len(captions)×len(indices); unreadable ones are true of none."""
-        out = np.zeros((len(captions), len(indices)), bool)
-        readable, parsed = [], []
-        for k, text in enumerate(captions):
-            try:
-                parsed.append(parse(text))
-                readable.append(k)
-            except StatementError:
-                continue
-        if parsed:
-            out[readable] = truth_matrix(parsed, [self.scene(int(i)) for i in indices])
-        return out
+        return TRUTH.judge(captions, [self.scene(int(i)) for i in indices])[0]
 
     def _load_chunk(self, number: int) -> np.ndarray:
         from cmai_core.data.tabletop.render import RENDERER_VERSION, render
@@ -172,6 +179,17 @@ def _stored_table():
     import pyarrow.parquet
 
     return pyarrow.parquet.read_table(stored_file(), columns=["image"])["image"]
+
+
+@lru_cache(maxsize=1)
+def stored_captions() -> tuple[tuple[str, ...], ...]:
+    """Return the captions of the bundled scenes; () where they are not there."""
+    if not stored_file().is_file():
+        return ()
+    import pyarrow.parquet
+
+    column = pyarrow.parquet.read_table(stored_file(), columns=["captions"])["captions"]
+    return tuple(tuple(texts) for texts in column.to_pylist())
 
 
 @lru_cache(maxsize=256)

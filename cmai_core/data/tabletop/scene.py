@@ -10,8 +10,12 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from cmai_core.data.truth import GroundTruth
 
 SHAPES = ("sphere", "cube", "cylinder", "cone", "pyramid", "ring")
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "white")
@@ -86,6 +90,13 @@ class Scene:
 
     objects: tuple[SceneObject, ...]
     environment: Environment = Environment()
+
+    @property
+    def ground_truth(self) -> GroundTruth:
+        """What reads and judges sentences about such scenes (`data.truth`)."""
+        from cmai_core.data.tabletop.truth import TRUTH
+
+        return TRUTH
 
     def ground_frame(self) -> np.ndarray:
         """Positions as the viewer sees them: K×2, columns `right` and `depth` (larger is farther)."""
