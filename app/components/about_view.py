@@ -68,7 +68,7 @@ def _overview(cards: Sequence[Any]) -> str:
     for card in cards:
         role = "defended" if card.defended else "undefended"
         measured = card.results if "protocol" in card.results else {}
-        clean = measured.get("test", {}).get("tasks", {}).get("retrieval", {}).get("image_to_text_r1")
+        clean = measured.get("test", {}).get("tasks", {}).get(DEFAULT_TASK, {}).get(TASKS[DEFAULT_TASK].headline[0])
         robust = measured.get("robust", {})
         cells = [f"{mark(role)}<b>{escape(card.name)}</b>", escape(card.description)]
         cells += [_share(clean), _share(robust.get("2")), _share(robust.get("4")), "✓" if card.verifier else "–"]

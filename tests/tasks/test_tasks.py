@@ -316,7 +316,7 @@ def test_what_applies(model, scenes):
         assert bool(task.applies_to(scenes, clip)) == (name in ("vqa", "captioning", "nlvr"))
     assert "no questions" in get_task("vqa").applies_to(photos, model)
     assert "no statements" in get_task("nlvr").applies_to(photos, model)
-    with pytest.raises(OptionError, match="Unknown task"):
+    with pytest.raises(OptionError, match="segmentation"):
         get_task("segmentation")
     with pytest.raises(OptionError, match="no question"):
         get_task("vqa").prepare(model, photos.pairs)
