@@ -12,6 +12,7 @@ from app.components.fields import among
 from app.components.guard import plain
 from app.components.theme import escape, label, mark, show
 from cmai_core.lab.experiment import DEFENDED
+from cmai_core.tasks import DEFAULT_TASK, TASKS
 
 _LONG = ("recipe", "steering")
 """Of a training: what only the whole card shows, being long."""
@@ -64,11 +65,11 @@ def bundled(cards: Sequence[Any]) -> None:
 def _overview(cards: Sequence[Any]) -> str:
     """All models in one table."""
     head = ("model", "what", "clean", "2/255", "4/255", "verifier")
-    rows = []
+    rows, headline = [], TASKS[DEFAULT_TASK].headline[0]
     for card in cards:
         role = "defended" if card.defended else "undefended"
         measured = card.results if "protocol" in card.results else {}
-        clean = measured.get("test", {}).get("tasks", {}).get(DEFAULT_TASK, {}).get(TASKS[DEFAULT_TASK].headline[0])
+        clean = measured.get("test", {}).get("tasks", {}).get(DEFAULT_TASK, {}).get(headline)
         robust = measured.get("robust", {})
         cells = [f"{mark(role)}<b>{escape(card.name)}</b>", escape(card.description)]
         cells += [_share(clean), _share(robust.get("2")), _share(robust.get("4")), "✓" if card.verifier else "–"]
