@@ -20,9 +20,9 @@ from app import fetching, owner, presence, state
 from app.pictures import picture_url
 from cmai_core.data.registry import COMPOSED, DATASETS, DEFAULT_DATASET, PHOTOGRAPHS
 from cmai_core.errors import CmaiError, DataError, ModelError
-from cmai_core.lab.collections import place_of
 from cmai_core.lab.experiment import DEFENDED, UNDEFENDED, Experiment, parse_pair_id
 from cmai_core.lab.images import data_url, decode, thumbnail
+from cmai_core.lab.places import place_of
 from cmai_core.progress import Progress
 
 if TYPE_CHECKING:

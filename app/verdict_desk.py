@@ -16,7 +16,7 @@ import streamlit as st
 from app import owner, presence, services, state
 from cmai_core.data.registry import kind_of
 from cmai_core.errors import CmaiError, DataError
-from cmai_core.lab.collections import place_of
+from cmai_core.lab.places import place_of
 from cmai_core.lab.verdict import LabVerdict, judge_result
 
 if TYPE_CHECKING:

@@ -64,9 +64,9 @@ def models() -> None:
 
 def _load(names: list[str], shelf: services.ModelShelf) -> None:
     """The models, and the pictures and sentences that every attack's gallery is made of."""
-    from cmai_core.lab.collections import place_of
     from cmai_core.lab.experiment import Experiment
     from cmai_core.lab.pair_in_context import OTHERS
+    from cmai_core.lab.places import place_of
 
     for name in names:
         shelf.get(name)

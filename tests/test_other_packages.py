@@ -59,7 +59,7 @@ from app.components.attack_form import TASK_WORDS
 from app.components.distribution_view import SETS
 from app.services import captions_of, place_of, search
 from cmai_core.lab.benchmark.choices import GridChoice
-from cmai_core.lab.collections import shown_places
+from cmai_core.lab.places import shown_places
 from cmai_core.lab.experiment import Experiment
 
 wanted = GridChoice(models=("tabletop",), tasks=("best-class",), recipes=("fgsm",), dataset="swatches/plain", count=4)

@@ -21,8 +21,8 @@ from app.threshold_desk import basis_of
 from cmai_core.data.registry import kind_of, split_title
 from cmai_core.errors import CmaiError, OptionError
 from cmai_core.lab.belonging import Difference, differences
-from cmai_core.lab.collections import surveyed_places
 from cmai_core.lab.experiment import EPSILON_LADDER, NORMS, Experiment
+from cmai_core.lab.places import surveyed_places
 
 SETS = surveyed_places()
 COUNTS = (16, 64, 128, 256, 512, 1000)

@@ -12,8 +12,8 @@ from app.components.fields import among, number_field
 from app.components.theme import escape, label, mark, number, show, signed
 from app.navigation import go
 from cmai_core.errors import CmaiError, OptionError
-from cmai_core.lab.collections import is_offered
 from cmai_core.lab.experiment import EPSILON_LADDER, Experiment
+from cmai_core.lab.places import is_offered
 
 COUNTS = (16, 32, 64, 128, 200)
 METHOD_WORDS = {"umap": "UMAP (neighbourhoods)", "pca": "PCA (linear)"}

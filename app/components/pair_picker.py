@@ -17,9 +17,9 @@ from app.uploads import taken
 from cmai_core.data.plain import plain_line
 from cmai_core.data.registry import COMPOSED
 from cmai_core.errors import CmaiError
-from cmai_core.lab.collections import shown_places
 from cmai_core.lab.experiment import MAX_CAPTION
 from cmai_core.lab.judgement import judge
+from cmai_core.lab.places import shown_places
 
 if TYPE_CHECKING:
     from cmai_core.data.composer import Choice

@@ -91,7 +91,7 @@ class PairDataset(Protocol):
         ...
 
     def truth(self, captions: Sequence[str], indices: Sequence[int]) -> np.ndarray | None:
-        """Which caption is true of which item: bool, len(captions)×len(indices). None where only pairings are known."""
+        """Return which caption is true of which item: bool, len(captions)×len(indices); None without ground truth."""
         ...
 
 

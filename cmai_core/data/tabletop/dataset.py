@@ -36,25 +36,25 @@ _KEPT_CHUNKS = 24
 
 @lru_cache(maxsize=4096)
 def scene_of(split: str, index: int) -> Scene:
-    """Scene `index` of a base split (shifted splits share the test split's scenes)."""
+    """Return scene `index` of a base split (shifted splits share the test split's scenes)."""
     return sample_scene(scene_rng(SEED, split, index), split)
 
 
 @lru_cache(maxsize=4096)
 def captions_of(split: str, index: int) -> tuple[str, ...]:
-    """The scene's captions; the first is the one that stands for it in galleries."""
+    """Return the scene's captions; the first is the one that stands for it in galleries."""
     found = captions(scene_of(split, index), scene_rng(SEED, split, index, 1), CAPTIONS_PER_SCENE)
     return tuple(text for text, _ in found)
 
 
 @lru_cache(maxsize=4096)
 def questions_of(split: str, index: int) -> tuple[tuple[str, str, str], ...]:
-    """(question, answer, family) triples of the scene."""
+    """Return the (question, answer, family) triples of the scene."""
     return tuple(questions(scene_of(split, index), scene_rng(SEED, split, index, 2)))
 
 
 def stored_file() -> Path:
-    """The bundled part of the test split."""
+    """Return where the bundled part of the test split lies."""
     return assets_dir() / "tabletop" / "test.parquet"
 
 
@@ -120,11 +120,11 @@ class Tabletop:
         return f"render-{RENDERER_VERSION}-{SEED}"
 
     def scene(self, index: int) -> Scene:
-        """Ground truth without the picture."""
+        """Return the scene without its picture."""
         return scene_of(self.base, index)
 
     def image(self, index: int) -> np.ndarray:
-        """uint8 128×128×3."""
+        """Return the picture: uint8 128×128×3."""
         if self.split == "test" and index < STORED and stored_file().is_file():
             return _stored_image(index)
         return self._chunk(index // CHUNK)[index % CHUNK]
@@ -139,7 +139,7 @@ class Tabletop:
         return tuple(TRUTH.two_image_statements(scenes, len(self), rng)) if len(self) >= 32 else ()
 
     def truth(self, captions: Sequence[str], indices: Sequence[int]) -> np.ndarray:
-        """Which caption is true of which scene: bool len(captions)×len(indices); unreadable ones are true of none."""
+        """Return which caption is true of which scene: bool; unreadable ones are true of none."""
         return TRUTH.judge(captions, [self.scene(int(i)) for i in indices])[0]
 
     def _load_chunk(self, number: int) -> np.ndarray:
@@ -163,7 +163,7 @@ class Tabletop:
 
 
 def save_atomically(path: Path, array: np.ndarray) -> None:
-    """Writes a .npy file that is either whole or absent.
+    """Write a .npy file that is either whole or absent.
 
     Raises:
         DataError: it cannot be written.
@@ -205,7 +205,7 @@ def _stored_image(index: int) -> np.ndarray:
 
 
 def write_stored(path: Path | None = None, number: int = STORED) -> Path:
-    """Renders and writes the bundled part of the test split (lossless WebP inside Parquet, with all of its texts)."""
+    """Render and write the bundled part of the test split (lossless WebP inside Parquet, with all of its texts)."""
     import io
 
     import pyarrow

@@ -99,7 +99,7 @@ class Scene:
         return TRUTH
 
     def ground_frame(self) -> np.ndarray:
-        """Positions as the viewer sees them: K×2, columns `right` and `depth` (larger is farther)."""
+        """Return positions as the viewer sees them: K×2, columns `right` and `depth` (larger is farther)."""
         azimuth = self.environment.camera_azimuth
         # The camera stands at (cos a, sin a)·d, so "away" is −(cos a, sin a) and "right" is (−sin a, cos a).
         right = np.array([-math.sin(azimuth), math.cos(azimuth)])
@@ -108,18 +108,19 @@ class Scene:
         return positions @ np.stack([right, away], axis=1)
 
     def satisfies(self, statement) -> bool:
-        """Whether a `statements.Statement` (or a sentence that parses to one) is true of this scene."""
+        """Tell whether a `statements.Statement` (or a sentence that parses to one) is true of this scene."""
         from cmai_core.data.tabletop.language import parse
         from cmai_core.data.tabletop.statements import holds
 
         return holds(parse(statement) if isinstance(statement, str) else statement, self)
 
     def to_json(self) -> str:
+        """Write the scene as JSON."""
         return json.dumps(asdict(self), separators=(",", ":"))
 
     @staticmethod
     def from_json(text: str) -> Scene:
-        """The inverse of `to_json`.
+        """Read what `to_json` wrote.
 
         Raises:
             DataError: any other text.
