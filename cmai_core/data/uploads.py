@@ -132,7 +132,7 @@ def clean_caption(text: str, max_chars: int = 300) -> str:
 
 
 def sha256_of(array: np.ndarray) -> str:
-    """Return a key for an array that no other array shares: SHA-256 over its type, shape and bytes (64 hexadecimal digits)."""
+    """Return a key that no other array shares: SHA-256 over type, shape and bytes (64 hexadecimal digits)."""
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
     digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

@@ -101,7 +101,7 @@ def same_case(old: str, new: str) -> bool:
 
 
 def distance(left: Sequence, right: Sequence) -> int:
-    """Count the fewest insertions, deletions, substitutions and swaps of neighbours (each 1) that turn one into the other.
+    """Count the fewest insertions, deletions, substitutions and swaps of neighbours that turn one into the other.
 
     Optimal string alignment: no item is edited twice. Works on strings and on lists of words.
     """
@@ -149,7 +149,7 @@ class Edit:
 
 
 def edits(clean: str, edited: str) -> tuple[Edit, ...]:
-    """List what was done to a text, word by word, as a shortest alignment tells it (swaps show as two substitutions)."""
+    """List what was done to a text, word by word, by a shortest alignment (swaps show as two substitutions)."""
     a, b = Words.split(clean).words, Words.split(edited).words
     cost = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
     for i in range(len(a), -1, -1):
