@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cmai_core.data.pair import PairDataset
     from cmai_core.evaluation.runs.experiment import AttackReport
     from cmai_core.explanations.result import Explanation
-    from cmai_core.models.wrapper import VisionLanguageModel
+    from cmai_core.models.protocol import VisionLanguageModel
 
     Model = str | VisionLanguageModel
     Data = str | Path | PairDataset
@@ -233,10 +233,9 @@ def _dataset(data: Data, limit: int | None) -> PairDataset:
 
 def _fitting_task(dataset: PairDataset, model: VisionLanguageModel) -> str:
     """The task that is asked where none is named: the usual one, or where the model knows only its classes, those."""
-    from cmai_core.models.wrap import ClassTokenizer
     from cmai_core.tasks import get_task
 
-    order = ("zero-shot", "retrieval") if isinstance(model.tokenizer, ClassTokenizer) else ("retrieval", "zero-shot")
+    order = ("zero-shot", "retrieval") if model.classes else ("retrieval", "zero-shot")
     reasons = []
     for name in order:
         reason = get_task(name).applies_to(dataset, model)

@@ -43,7 +43,7 @@ class Registry(Mapping[str, T], Generic[T]):
         self._parts: dict[str, Any] = dict(parts)
         self._refuse = refuse
         self._lock = threading.RLock()
-        self._complete = False
+        self._complete = self._discovering = False
 
     def add(self, name: str, part: T) -> None:
         """Add a part in this process.
@@ -92,7 +92,8 @@ class Registry(Mapping[str, T], Generic[T]):
     def _discovered(self) -> dict[str, Any]:
         if not self._complete:
             with self._lock:
-                if not self._complete:
+                if not self._complete and not self._discovering:
+                    self._discovering = True  # a package's module may read the registry: it gets the parts so far
                     for entry in sorted(entry_points(group=self.group), key=lambda entry: entry.name):
                         self._take(entry)
                     self._complete = True

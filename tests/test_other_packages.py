@@ -55,18 +55,18 @@ codes = [
           str(out / "store"), "--json", str(out / "table.json")]),
 ]
 
-from app.components.attack_form import TASK_WORDS
-from app.components.distribution_view import SETS
-from app.services import captions_of, place_of, search
+from app.components.common.survey import SETS
+from app.components.common.words import TASK_WORDS
+from app.services.datasets import search_captions
 from cmai_core.lab.benchmark.choices import GridChoice
-from cmai_core.lab.places import shown_places
+from cmai_core.lab.places import place_of, shown_places
 from cmai_core.lab.experiment import Experiment
 
 wanted = GridChoice(models=("tabletop",), tasks=("best-class",), recipes=("fgsm",), dataset="swatches/plain", count=4)
 pair = Experiment(pair="swatches/plain/1", caption="a picture", task="best-class", recipe="fgsm", objective="task")
 print(json.dumps({
     "codes": codes, "places": shown_places(), "word": TASK_WORDS["best-class"], "surveyed": SETS["swatches/plain"],
-    "found": search("swatches/plain", "number 3"), "place": place_of(pair.checked().pair),
+    "found": search_captions("swatches/plain", "number 3"), "place": place_of(pair.checked().pair),
     "grid": wanted.checked().values()["dataset"],
 }))
 '''

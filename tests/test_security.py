@@ -38,7 +38,7 @@ def test_the_options_it_names_are_those_of_the_command():
 
 
 def test_the_headers_it_names_are_sent():
-    from app.gate import headers
+    from app.access.gate import headers
 
     sent = headers()
     for name in sent:
@@ -51,7 +51,7 @@ def test_the_readme_leads_there():
 
 
 def test_the_defaults_of_the_download_agree():
-    from app import owner
+    from app.access import permissions as owner
     from cmai_core.models.download import MAX_BYTES
 
     assert owner.DEFAULT_DOWNLOAD_GB * 1e9 == owner.Rules().download_bytes == MAX_BYTES

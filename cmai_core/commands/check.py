@@ -80,7 +80,7 @@ def run(args: argparse.Namespace, progress: ProgressCallback, cancel: CancelToke
 
 
 def _of_store(folder: Path) -> list[Check]:
-    from cmai_core.evaluation.checks import checks_from_readings
+    from cmai_core.evaluation.checks import check_predictions
     from cmai_core.evaluation.runs import predictions as readings
     from cmai_core.evaluation.store.store import Store
 
@@ -90,7 +90,7 @@ def _of_store(folder: Path) -> list[Check]:
         frame = readings.frame(store, plan)
     finally:
         store.close()
-    return checks_from_readings(frame, [(cell.source, cell.task, cell.recipe) for cell in plan.cells if cell.skipped])
+    return check_predictions(frame, [(cell.source, cell.task, cell.recipe) for cell in plan.cells if cell.skipped])
 
 
 def document(args: argparse.Namespace, checks: Sequence[Check]) -> dict[str, Any]:

@@ -184,13 +184,13 @@ def _say_end(report: Any, folder: Path) -> None:
 
 def _say_checks(report: Any, frame: Any) -> None:
     """What the self-checks of the readings find amiss, on stderr beside the table; `cmai check` shows all of them."""
-    from cmai_core.evaluation.checks import checks_from_readings
+    from cmai_core.evaluation.checks import check_predictions
     from cmai_core.evaluation.checks import report as written
 
     if not len(frame):
         return
     cells = [cell for cell in report.plan.cells if cell.skipped]
-    found = checks_from_readings(frame, [(cell.source, cell.task, cell.recipe) for cell in cells])
+    found = check_predictions(frame, [(cell.source, cell.task, cell.recipe) for cell in cells])
     amiss = [check for check in found if check.status in ("warn", "fail")]
     made = [check for check in found if check.status != "skipped"]
     print(f"self-checks: {len(made) - len(amiss)} of {len(made)} pass", file=sys.stderr)

@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _write() -> None:
-    from cmai_core.models.registry import bundled_dir
+    from cmai_core.models.families.bundled import bundled_dir
 
     results = read_results(results_dir())
     if old := stale(results):

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from cmai_core.attacks.engine.evaluator import at_rest
 from cmai_core.attacks.objectives.detectors import KNOWLEDGE, Accepted, Detector
@@ -120,11 +119,6 @@ class System:
 
     def __repr__(self) -> str:
         return f"System({self.model!r}, {self.options!r})"
-
-    @property
-    def clip(self) -> nn.Module:
-        """The modules inside, whose mode and gradients an attack leaves as found."""
-        return self.model if isinstance(self.model, nn.Module) else self.model.clip
 
     @property
     def rejects(self) -> bool:

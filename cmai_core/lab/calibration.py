@@ -12,7 +12,7 @@ from cmai_core.defenses.basis import Basis
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 
 if TYPE_CHECKING:
-    from cmai_core.models.wrapper import VisionLanguageModel
+    from cmai_core.models.protocol import VisionLanguageModel
 
 
 @dataclass(frozen=True)

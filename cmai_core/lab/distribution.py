@@ -13,13 +13,14 @@ import numpy as np
 
 from cmai_core.data.pair import Batch, Pair, PairDataset
 from cmai_core.evaluation.figures import detection
+from cmai_core.evaluation.figures.histogram import histogram
 from cmai_core.lab.experiment import Experiment
 from cmai_core.lab.run import attack_for, clean_pixels
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 from cmai_core.versions import library_versions
 
 if TYPE_CHECKING:
-    from cmai_core.models.wrapper import VisionLanguageModel
+    from cmai_core.models.protocol import VisionLanguageModel
 
 BATCH = 32
 
@@ -178,7 +179,7 @@ def histogram_counts(
         low, high = min(*clean, *adversarial), max(*clean, *adversarial)
         margin = max(0.02, 0.03 * (high - low))
         limits = (max(-1.0, low - margin), min(1.0, high + margin))
-    found = detection.histogram({"clean": clean, "adversarial": adversarial}, bins, limits)
+    found = histogram({"clean": clean, "adversarial": adversarial}, bins, limits)
     return (
         tuple(round(float(e), 5) for e in found.edges),
         tuple(int(c) for c in found.counts["clean"]),

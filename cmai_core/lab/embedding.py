@@ -17,7 +17,7 @@ from cmai_core.lab.run import attack_for, clean_pixels
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 
 if TYPE_CHECKING:
-    from cmai_core.models.wrapper import VisionLanguageModel
+    from cmai_core.models.protocol import VisionLanguageModel
 
 METHODS = ("pca", "umap")
 BATCH = 32

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cmai_core.data.pair import Pair, PairDataset
-    from cmai_core.models.wrapper import VisionLanguageModel
+    from cmai_core.models.protocol import VisionLanguageModel
 
 RUNS = 2  # the faster one counts: the first may find its memory cold
 

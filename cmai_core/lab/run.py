@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from cmai_core.defenses.basis import Basis
-    from cmai_core.models.wrapper import VisionLanguageModel
+    from cmai_core.models.protocol import VisionLanguageModel
 
 READING_STEPS = 20
 """What reading one model's answers counts for in the progress, in attack steps: about as long on the bundled models."""

@@ -15,16 +15,16 @@ from cmai_core.errors import DataError, ModelError
 from cmai_core.files import explained, write_text
 from cmai_core.models.cards import CARD_FILE
 from cmai_core.models.configuration import CONFIG_FILE
+from cmai_core.models.open_clip_model import OpenClipModel
 from cmai_core.models.sidecar import write_heads
 from cmai_core.models.tokenizer import FILES
 from cmai_core.models.weights import HEADS_FILE
-from cmai_core.models.wrapper import VisionLanguageModel
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
 
 
 def save_local_dir(
-    model: VisionLanguageModel,
+    model: OpenClipModel,
     path: str | Path,
     card: dict[str, Any] | None = None,
     *,
@@ -98,7 +98,7 @@ def _stored(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor
     return stored.clone()
 
 
-def _save_tokenizer(model: VisionLanguageModel, folder: Path) -> None:
+def _save_tokenizer(model: OpenClipModel, folder: Path) -> None:
     """Bundled vocabulary: copied; another Hugging Face one: saved; open_clip's own BPE: nothing to store."""
     inner = getattr(model.tokenizer, "tokenizer", None)
     if inner is None:

@@ -56,7 +56,7 @@ def truncation_of(model: Any, caption: str) -> Truncation | None:
         used = (ids != ids[-1]).nonzero()  # the last place of so long a row is padding
         return int(used[-1]) + 1 if len(used) else 0
 
-    with getattr(model, "_tokenizer_lock", nullcontext()):
+    with getattr(model, "tokenizer_lock", nullcontext()):
         return _cut(count, int(model.context_length), caption)
 
 
@@ -117,7 +117,7 @@ def truncated_captions(model: Any, captions: Sequence[str]) -> list[int]:
     cut: list[int] = []
     for start in range(0, len(captions), _CHUNK):
         texts = list(captions[start : start + _CHUNK])
-        with getattr(model, "_tokenizer_lock", nullcontext()):
+        with getattr(model, "tokenizer_lock", nullcontext()):
             ids = tokenizer.ids_of(model.tokenizer, texts, context + 1)
         if ids.shape[1] < context:  # a tokenizer that pads to the longest text alone
             continue

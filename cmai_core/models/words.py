@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from cmai_core.models.wrapper import VisionLanguageModel
+    from cmai_core.models.protocol import VisionLanguageModel
 
 _STARTS = ("Ġ", "▁")  # byte-level BPE and SentencePiece mark a word's first token,
 _END = "</w>"  # open_clip's own BPE marks its last,
@@ -24,7 +24,7 @@ def _pieces(model: VisionLanguageModel, ids: Sequence[int]) -> list[str]:
     inner = getattr(tokenizer, "tokenizer", None)
     if inner is None:
         return [tokenizer.decoder[int(i)] for i in ids]
-    with getattr(model, "_tokenizer_lock", nullcontext()):
+    with getattr(model, "tokenizer_lock", nullcontext()):
         return [str(piece) for piece in inner.convert_ids_to_tokens([int(i) for i in ids])]
 
 

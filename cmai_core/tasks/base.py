@@ -21,7 +21,8 @@ from cmai_core.tasks.measuring import AnswerMeasurement, Measurement, Measuremen
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Pair, PairDataset
-    from cmai_core.models.wrapper import ImageFeatures, VisionLanguageModel
+    from cmai_core.models.features import ImageFeatures
+    from cmai_core.models.protocol import VisionLanguageModel
     from cmai_core.tasks.consistency import AnswerTexts
 
 TOP = 5

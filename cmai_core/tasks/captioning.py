@@ -16,7 +16,8 @@ from cmai_core.tasks.consistency import AnswerTexts
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Pair, PairDataset
-    from cmai_core.models.wrapper import ImageFeatures, VisionLanguageModel
+    from cmai_core.models.features import ImageFeatures
+    from cmai_core.models.protocol import VisionLanguageModel
 
 
 @dataclass(frozen=True)

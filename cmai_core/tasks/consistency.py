@@ -19,7 +19,8 @@ from torch import Tensor
 from cmai_core.models.scoring import has_heads, image_vectors, text_vectors
 
 if TYPE_CHECKING:
-    from cmai_core.models.wrapper import ImageFeatures, VisionLanguageModel
+    from cmai_core.models.features import ImageFeatures
+    from cmai_core.models.protocol import VisionLanguageModel
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cmai_core.errors import OptionError
+from cmai_core.models.evaluation_mode import evaluation_mode
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 from cmai_core.tasks.measuring import Measurement, MeasurementSetting
 from cmai_core.tasks.registry import TASKS, get_task
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import PairDataset
-    from cmai_core.models.wrapper import VisionLanguageModel
+    from cmai_core.models.protocol import VisionLanguageModel
 
 
 def evaluate_clean(
@@ -68,14 +69,8 @@ def evaluate_clean(
     setting = MeasurementSetting(dataset, count, batch, gallery, seed)
     asked = {name: task.measurement(setting) for name, task in chosen.items() if name not in skipped}
 
-    modes = [(module, module.training) for module in model.clip.modules()]
-    model.clip.eval()
-    try:
-        with torch.no_grad():
-            _ask(model, setting, list(asked.values()), progress, cancel)
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with torch.no_grad(), evaluation_mode(model):
+        _ask(model, setting, list(asked.values()), progress, cancel)
     return {
         "model": model.spec,
         "hash": model.hash,

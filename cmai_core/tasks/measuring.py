@@ -13,7 +13,8 @@ from cmai_core.tasks.metrics import METRICS, Interval, Records
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Pair, PairDataset
-    from cmai_core.models.wrapper import ImageFeatures, VisionLanguageModel
+    from cmai_core.models.features import ImageFeatures
+    from cmai_core.models.protocol import VisionLanguageModel
     from cmai_core.tasks.base import Prediction, Task
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cmai_core.bootstrap import Interval, bootstrap_interval
 from cmai_core.errors import DataError
 from cmai_core.registry import Registry
 
@@ -28,54 +29,6 @@ _NUMBERS = {
     word: str(k)
     for k, word in enumerate(("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"))
 } | {"none": "0"}
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A figure over n samples with the bounds of its 95 % percentile bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def to_dict(self) -> dict[str, float]:
-        """Return the figure as JSON values."""
-        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
-
-
-def bootstrap_interval(
-    values: Sequence[float] | np.ndarray,
-    statistic: Callable[[np.ndarray], float] | None = None,
-    *,
-    resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """Bootstrap a percentile interval (Efron 1979) over the rows of `values`.
-
-    Args:
-        values: n samples (or rows of sufficient statistics, n×k).
-        statistic: of resampled rows; the mean of the values if None.
-        resamples, level, seed: number of resamples, coverage, and seed of their generator.
-
-    Raises:
-        DataError: no sample.
-    """
-    rows = np.asarray(values, dtype=float)
-    n = len(rows)
-    if n == 0:
-        raise DataError("There is nothing to average.", "Give at least one sample.")
-    rng = np.random.default_rng(seed)
-    if statistic is None:
-        counts = rng.multinomial(n, np.full(n, 1 / n), size=resamples)
-        found = counts @ rows / n
-        value = float(rows.mean())
-    else:
-        found = np.array([statistic(rows[rng.integers(0, n, n)]) for _ in range(resamples)])
-        value = float(statistic(rows))
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high), n)
 
 
 def recall_at(similarity: np.ndarray, truth: np.ndarray, k: int) -> np.ndarray:

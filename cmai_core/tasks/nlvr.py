@@ -22,7 +22,8 @@ from cmai_core.tasks.vqa import answer_tokens
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Pair, PairDataset, TwoImageStatement
-    from cmai_core.models.wrapper import ImageFeatures, VisionLanguageModel
+    from cmai_core.models.features import ImageFeatures
+    from cmai_core.models.protocol import VisionLanguageModel
 
 
 @dataclass(frozen=True)

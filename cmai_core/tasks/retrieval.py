@@ -26,7 +26,8 @@ from cmai_core.tasks.metrics import Records, bootstrap_interval, recall_at
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Pair, PairDataset
-    from cmai_core.models.wrapper import ImageFeatures, VisionLanguageModel
+    from cmai_core.models.features import ImageFeatures
+    from cmai_core.models.protocol import VisionLanguageModel
 
 GALLERY = 200
 RECALLS = (1, 5, 10)

@@ -27,7 +27,8 @@ from cmai_core.tasks.metrics import Records, bootstrap_interval, normalise_answe
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Pair, PairDataset, Question
-    from cmai_core.models.wrapper import ImageFeatures, VisionLanguageModel
+    from cmai_core.models.features import ImageFeatures
+    from cmai_core.models.protocol import VisionLanguageModel
     from cmai_core.tasks.base import Prediction
 
 QUESTIONS_PER_PAIR = 4

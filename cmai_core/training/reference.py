@@ -43,7 +43,6 @@ def reference_figures(spec: str, recipe: str = "cmai") -> dict[str, Any]:
     vocabulary = bundled_tokenizer_dir() / "tokenizer.json"
     arrays = training_arrays(vocabulary, "validation", max(500, settings.pairs), false_captions=True)
     batch = reference_batch(chosen, arrays, settings.pairs).to(model.device)
-    model.clip.eval()
     scores = reference_scores(take_apart(model), model.heads, batch, settings)
     mean = float(scores.mean())
     return {

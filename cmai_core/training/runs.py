@@ -18,7 +18,7 @@ from cmai_core.training.trainer import RunOptions, TrainingResult, train
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cmai_core.models.wrapper import VisionLanguageModel
+    from cmai_core.models.protocol import VisionLanguageModel
 
 
 def start_model(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from app import state
-from app.components import attack_parts
-from app.components.fields import among
-from app.components.sentence import marked, verdict
+from app.components.attack_lab import parts as attack_parts
+from app.components.common.caption_diff import caption_diff, truth_words
+from app.components.common.fields import one_of
 from cmai_core.lab.choices import OBJECTIVES, PRESETS, SEARCHES, THREATS, WORDS, why_not, why_not_search
 from cmai_core.lab.experiment import Experiment
 from cmai_core.lab.result import LabResult
@@ -92,17 +92,17 @@ def test_a_word_that_is_no_option_any_more_is_not_taken_for_one(monkeypatch):
     monkeypatch.setattr(state, "put", kept.__setitem__)
     attack_parts._take_preset()
     assert kept == {"preset": "own combination"}
-    assert among("own combination", ["a", "b"]) == "a" and among("b", ["a", "b"]) == "b"
-    assert among("3", range(4)) == 0
+    assert one_of("own combination", ["a", "b"]) == "a" and one_of("b", ["a", "b"]) == "b"
+    assert one_of("3", range(4)) == 0
 
 
 def test_changed_words_are_marked():
-    said = marked("a red <b> cube left of a ball", "a crimson <b> cube of a ball")
+    said = caption_diff("a red <b> cube left of a ball", "a crimson <b> cube of a ball")
     assert "<del>red</del>" in said and '<ins class="cm-changed">crimson</ins>' in said
     assert "&lt;b&gt;" in said and "left</del>" in said
-    assert marked("a cube", "a cube") == "a cube"
-    assert "still true" in verdict("a", "b", True) and "false" in verdict("a", "b", False)
-    assert "nobody can say" in verdict("a", "b", None) and "stays as it is" in verdict("a", "a", True)
+    assert caption_diff("a cube", "a cube") == "a cube"
+    assert "still true" in truth_words("a", "b", True) and "false" in truth_words("a", "b", False)
+    assert "nobody can say" in truth_words("a", "b", None) and "stays as it is" in truth_words("a", "a", True)
 
 
 def test_an_attack_on_words_is_shown_with_its_sentence(app, texts, finished):
@@ -110,9 +110,9 @@ def test_an_attack_on_words_is_shown_with_its_sentence(app, texts, finished):
         pair="tabletop/test/3", caption="", norm="text", objective="consistency", recipe="char", defended="none",
         words=2, truth="free",
     )  # fmt: skip
-    from app import services
+    from app.services.pairs import lab_pair
 
-    caption = services.the_pair("tabletop/test/3", "", None, "").captions[0]
+    caption = lab_pair("tabletop/test/3", "", None, "").captions[0]
     at.session_state["caption"] = caption
     at.run()
     button(at, "start_attack").click().run()
@@ -122,6 +122,6 @@ def test_an_attack_on_words_is_shown_with_its_sentence(app, texts, finished):
     craft, reading = made.first_craft, made.readings["undefended"]
     assert np.array_equal(craft.clean, craft.adversarial) and craft.caption != caption and craft.queries > 0
     assert reading.adversarial < reading.clean and abs(reading.adversarial - craft.score_float) < 1e-4
-    assert "cm-changed" in texts(at) and verdict(caption, craft.caption, craft.true) in texts(at)
+    assert "cm-changed" in texts(at) and truth_words(caption, craft.caption, craft.true) in texts(at)
     again = LabResult.from_dict(made.to_dict(), {"undefended": (craft.clean, craft.adversarial)})
     assert again.first_craft.caption == craft.caption and again.experiment == made.experiment

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.components.visitor_words import OWNER, for_visitors, plain_reason
+from app.components.common.visitor_words import OWNER, for_visitors, plain_reason
 from cmai_core.errors import CmaiError, StoreError
 from cmai_core.evaluation.store.store import DATABASE, Store
 from cmai_core.lab.benchmark.runs import existing, known_runs, live_cells

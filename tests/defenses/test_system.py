@@ -24,12 +24,11 @@ from cmai_core.defenses.pathways import Smoothing
 from cmai_core.defenses.preprocessing import BlockCompression, Quantise
 from cmai_core.defenses.system import System
 from cmai_core.errors import OptionError
-from cmai_core.evaluation.verification.calibration import calibrated_detector
 from cmai_core.explanations import last_layer_attention
-from cmai_core.models import VisionLanguageModel
+from cmai_core.models import OpenClipModel
 from cmai_core.models.architectures import build_from_config
+from cmai_core.models.families.bundled import bundled_tokenizer
 from cmai_core.models.heads import ConsistencyHeads
-from cmai_core.models.registry import bundled_tokenizer
 from cmai_core.seeds import sample_generators
 from cmai_core.tasks import get_task
 from cmai_core.tasks.captioning import Captioning
@@ -71,13 +70,13 @@ def model():
     config = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": text, "multimodal_cfg": decoder, "custom_text": True}
     preprocess = {"size": [32, 32], "mode": "RGB", "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
     clip = build_from_config(config, preprocess, torch.Generator().manual_seed(0))
-    return VisionLanguageModel(clip, bundled_tokenizer(), spec="small", card={"domain": "tabletop"})
+    return OpenClipModel(clip, bundled_tokenizer(), spec="small", card={"domain": "tabletop"})
 
 
 @pytest.fixture(scope="module")
 def headed(model):
     """The same model with consistency heads, whose verifier has doubts."""
-    found = VisionLanguageModel(model.clip, model.tokenizer, spec="small", card={"domain": "tabletop"})
+    found = OpenClipModel(model.clip, model.tokenizer, spec="small", card={"domain": "tabletop"})
     found.heads = ConsistencyHeads(found.head_sizes(8), torch.Generator().manual_seed(3))
     with torch.no_grad():
         found.heads.word_mlp[-1].weight.mul_(30)
@@ -310,16 +309,13 @@ def test_heads_score_and_verify_the_text_of_the_answer(headed, batch, data, name
 # Calibration
 
 
-def test_calibration_flags_at_most_the_stated_share(model, data):
+def test_clean_scores_go_through_smoothing_and_the_answer(model, data):
     scores = clean_scores(model, data)
-    detector, threshold = calibrated_detector(model, data, 0.4, size=2)
-    assert threshold.count == COUNT and (scores < detector.tau - 1e-6).sum() <= 2
     assert np.allclose(clean_scores(model, data, size=2), scores, atol=1e-6)
     smooth = System(model, smoothing=Smoothing(Noise(sigma=0.3), copies=1))
     assert not np.allclose(clean_scores(smooth, data), scores, atol=1e-3)
     answer = clean_scores(model, data, task=get_task("zero-shot"))
     assert answer.shape == (COUNT,) and not np.allclose(answer, scores)
-    assert calibrated_detector(model, data, 0.4, task=get_task("zero-shot"))[0].task.name == "zero-shot"
     with pytest.raises(OptionError):
         ConsistencyDetector(1.5)
 

@@ -15,7 +15,7 @@ from cmai_core.evaluation.figures.latency import latency, training_overhead
 from cmai_core.evaluation.figures.probe import few_shot_probe, label_of
 from cmai_core.evaluation.figures.shift import shift_accuracy
 from cmai_core.models import load_model
-from cmai_core.models.registry import ModelCard
+from cmai_core.models.cards import ModelCard
 from cmai_core.tasks import evaluate_clean, get_task
 
 
@@ -66,7 +66,7 @@ class Told:
         return torch.tensor(np.stack([image.mean(axis=(0, 1)) for image in images]))
 
     def image_features(self, pixels):
-        from cmai_core.models.wrapper import ImageFeatures
+        from cmai_core.models.features import ImageFeatures
 
         return ImageFeatures(pixels, pixels, None)
 

@@ -60,7 +60,7 @@ def test_the_network_is_left_as_it_was(network):
     before = {name: value.clone() for name, value in network.state_dict().items()}
     flags = [p.requires_grad for p in network.parameters()]
     model = wrap(network, classes=CLASSES, image_size=32)
-    assert not any(part.training for part in model.clip.modules())
+    assert not any(part.training for part in model.modules())
     assert [p.requires_grad for p in network.parameters()] == flags
     assert not hasattr(network, "preprocess_cfg")
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())

@@ -17,7 +17,7 @@ from cmai_core.data.text import question_with_answer, statement_prompt, statemen
 from cmai_core.data.truth import true_texts
 from cmai_core.errors import OptionError
 from cmai_core.models import new_model
-from cmai_core.models.wrapper import ImageFeatures
+from cmai_core.models.features import ImageFeatures
 from cmai_core.tasks import TASKS, evaluate_clean, get_task
 from cmai_core.tasks.nlvr import Nlvr
 from cmai_core.tasks.retrieval import Retrieval

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from cmai_core.attacks.objectives.objective import Objective, needs_gradient
 from cmai_core.attacks.objectives.success import Criterion, Scored
 from cmai_core.data.pair import Batch
+from cmai_core.models.evaluation_mode import evaluation_mode
 from cmai_core.models.oom import is_out_of_memory, smaller
 
 
@@ -274,22 +274,5 @@ def at_rest(model: Any) -> Iterator[None]:
     Consistency heads beside the model's towers are part of it. With `requires_grad` off, the forward pass keeps nothing
     for parameter gradients, which nobody asks for.
     """
-    root = model if isinstance(model, nn.Module) else getattr(model, "clip", None)
-    if not isinstance(root, nn.Module):
+    with evaluation_mode(model):
         yield
-        return
-    heads = getattr(model, "heads", None)
-    roots = [root, heads] if isinstance(heads, nn.Module) else [root]
-    training = [module for part in roots for module in part.modules() if module.training]
-    trainable = [parameter for part in roots for parameter in part.parameters() if parameter.requires_grad]
-    try:
-        for module in training:
-            module.training = False
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for module in training:
-            module.training = True
-        for parameter in trainable:
-            parameter.requires_grad_(True)

@@ -259,7 +259,7 @@ class TabletopMaskedLM(nn.Module):
     @property
     def tokenizer(self) -> Any:
         if self._tokenizer is None:
-            from cmai_core.models.registry import bundled_tokenizer
+            from cmai_core.models.families.bundled import bundled_tokenizer
 
             self._tokenizer = bundled_tokenizer()
         return self._tokenizer

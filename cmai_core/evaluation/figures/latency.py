@@ -12,7 +12,7 @@ import torch
 
 from cmai_core.attacks.engine.evaluator import at_rest
 from cmai_core.errors import OptionError
-from cmai_core.models.registry import ModelCard, bundled_models
+from cmai_core.models import ModelCard, bundled_models
 
 LATENCY = (
     *("target", "task", "device", "threads", "batch", "milliseconds", "low_quartile", "high_quartile"),

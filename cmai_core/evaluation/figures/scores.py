@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from cmai_core.evaluation.figures.detection import Histogram, auroc, histogram, threshold_at_fpr
-from cmai_core.evaluation.figures.intervals import mean_interval, percentiles, share_interval, weights
+from cmai_core.bootstrap import percentiles, resampled_counts
+from cmai_core.evaluation.figures.detection import auroc, resampled_areas, threshold_at_fpr
+from cmai_core.evaluation.figures.intervals import mean_interval, share_interval
 from cmai_core.evaluation.figures.metrics import FIGURE, Readings
 from cmai_core.evaluation.figures.outcomes import CELL, UNKNOWN, VALIDATION, Outcomes
 
@@ -57,25 +58,6 @@ def consistency(readings: Readings) -> pd.DataFrame:
                 out.append(key | figure | {"total": len(values), "note": "", "score": score, "sd": sd} | spread)
     spread = [f"q{round(100 * q):02d}" for q in QUANTILES]
     return pd.DataFrame(out, columns=[*CELL, *FIGURE, "score", "sd", *spread])
-
-
-def distribution(readings: Readings, score: str = "pair", bins: int = 40) -> Histogram:
-    """Counts of a score clean, attacked, and of successes, over shared bins; of the cells of the frame that is given.
-
-    Raises:
-        DataError: no score is known.
-    """
-    outcomes = Outcomes.of(readings)
-    rows, column = outcomes.rows, SCORES[score]
-    after = rows[column].to_numpy()
-    known = ~np.isnan(after)
-    clean = outcomes.units[f"{column}_clean"].to_numpy()[np.unique(rows["unit"].to_numpy())]
-    sets = {
-        "clean": clean[~np.isnan(clean)],
-        "attacked": after[known],
-        "successful": after[known & (rows["fooled"].to_numpy() == 1)],
-    }
-    return histogram(sets, bins)
 
 
 @dataclass(frozen=True)
@@ -205,22 +187,13 @@ def _auroc_figure(metric: str, clean: _Clean, attacked: np.ndarray, unit: np.nda
 def auroc_bounds(
     clean: np.ndarray, clean_unit: np.ndarray, attacked: np.ndarray, attacked_unit: np.ndarray
 ) -> tuple[float, float]:
-    """Bootstrap bounds of `detection.auroc`, drawing each unit's clean and attacked score together.
+    """Return the bootstrap bounds of `detection.auroc`, drawing each unit's clean and attacked score together.
 
     Args:
         clean, attacked: N and M scores. clean_unit, attacked_unit: which unit each belongs to.
     """
     number, place = np.unique(np.concatenate([clean_unit, attacked_unit]), return_inverse=True)
-    order = np.argsort(clean, kind="stable")
-    ordered, clean_place, attacked_place = clean[order], place[: len(clean)][order], place[len(clean) :]
-    below = np.searchsorted(ordered, attacked, side="left")
-    up_to = np.searchsorted(ordered, attacked, side="right")
-    found = []
-    for block in weights(len(number)):
-        up = np.concatenate([np.zeros((len(block), 1)), np.cumsum(block[:, clean_place], axis=1)], axis=1)
-        taken, total = block[:, attacked_place], up[:, -1:]
-        # clean scores above the attacked one, equal ones counting half
-        above = total - (up[:, below] + up[:, up_to]) / 2
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found.append((above * taken).sum(axis=1) / (total[:, 0] * taken.sum(axis=1)))
-    return percentiles(np.concatenate(found))
+    blocks = (
+        (counts[:, place[: len(clean)]], counts[:, place[len(clean) :]]) for counts in resampled_counts(len(number))
+    )
+    return percentiles(resampled_areas(clean, attacked, blocks))

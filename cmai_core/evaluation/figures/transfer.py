@@ -95,7 +95,7 @@ def _asked(outcomes: Outcomes, place: np.ndarray, every: np.ndarray, matrix: np.
 def architecture_of(model: str) -> str:
     """The architecture that a specification names: of a bundled model its card's, of open_clip's the part before the
     tag; "" where only loading it would tell."""
-    from cmai_core.models.registry import bundled_models
+    from cmai_core.models.families.bundled import bundled_models
 
     for card in bundled_models():
         if card.name == model:

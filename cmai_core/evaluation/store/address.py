@@ -31,11 +31,10 @@ def model_identity(model: Any) -> dict[str, Any]:
     """Describe weights, preprocessing, and what stands around the model where it is a defended system."""
     from cmai_core.models.scoring import has_heads
 
-    visual = getattr(getattr(model, "clip", None), "visual", None)
     describe = getattr(model, "describe", None)
     identity = {
         "weights": model.hash,
-        "preprocessing": plain(dict(getattr(visual, "preprocess_cfg", None) or {})),
+        "preprocessing": plain(dict(getattr(model, "preprocess_config", None) or {})),
         "system": plain(describe()) if callable(describe) else None,
     }
     # What stores of format 1 hold of such models lacks V_verify: under another address it is not taken for complete.

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cmai_core.errors import DataError
-from cmai_core.evaluation.checks import Check, checks_from_readings
+from cmai_core.evaluation.checks import Check, check_predictions
 from cmai_core.evaluation.figures.curves import accuracy_curves
 from cmai_core.evaluation.figures.metrics import CELL, WORST, accuracy, clean_accuracy, worst_case
 from cmai_core.evaluation.figures.modalities import modalities
@@ -88,7 +88,7 @@ def results(folder: str | Path, runs: Sequence[str]) -> Results:
         transfer_matrix(outcomes),
         sides,
         contests,
-        tuple(checks_from_readings(frame, {cell[:3] for cell in left_out})),
+        tuple(check_predictions(frame, {cell[:3] for cell in left_out})),
         tuple(left_out),
         note,
     )
