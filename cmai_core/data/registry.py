@@ -190,6 +190,11 @@ def kinds() -> tuple[str, ...]:
     return tuple(dict.fromkeys((*(info.kind for info in DATASETS.values()), PHOTOGRAPHS)))
 
 
+def kind_title(kind: str) -> str:
+    """Return what people read for a kind of pictures: the titles of its datasets, or "photographs"."""
+    return kind if kind == PHOTOGRAPHS else " or ".join(i.title for i in DATASETS.values() if i.kind == kind) or kind
+
+
 def calibrating_dataset(kind: str) -> DatasetInfo | None:
     """Return the dataset on whose clean pairs thresholds for a kind of pictures are set; None where there is none."""
     return next((info for info in DATASETS.values() if info.calibration and info.kind == kind), None)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cmai_core.data.registry import PHOTOGRAPHS, kind_of
+from cmai_core.data.registry import PHOTOGRAPHS, kind_of, kind_title
 from cmai_core.defenses.calibration import CARD_KEY, Calibration, Thresholds
 from cmai_core.errors import CmaiError
 
@@ -71,7 +71,7 @@ def no_threshold(kind: str) -> str:
     """Say in a sentence why there is no threshold for a kind of pairs."""
     if kind == PHOTOGRAPHS:
         return "No threshold is known for photographs: one that was set on pictures of another kind does not hold."
-    return f"No threshold of this model is known for pictures of the kind {kind}."
+    return f"No threshold of this model is known for {kind_title(kind)} pictures."
 
 
 def stored_basis(card: Mapping[str, Any], weights: str, kind: str) -> Basis | None:

@@ -280,7 +280,7 @@ def _read(name: str, text: str, kind: type) -> Any:
     return kind(text)
 
 
-_ITEM = re.compile(r"([A-Za-z0-9_-]{1,80})/([A-Za-z0-9_-]{1,80})/([A-Za-z0-9_.-]{1,80})")
+_ITEM = re.compile(r"([A-Za-z0-9_-]{1,80})/([A-Za-z0-9_-]{1,80})/([A-Za-z0-9_][A-Za-z0-9_.-]{0,79})")
 
 
 def parse_pair_id(pair: str) -> tuple[str, str, str] | None:

@@ -6,10 +6,11 @@ import streamlit as st
 
 from app import state
 from app.access import permissions
+from app.components.common.guard import plain
 from app.components.common.theme import ROLES, escape, label, show
 from app.services.models import catalogue, domain_of
 from app.subject import chosen_specs
-from cmai_core.data.registry import PHOTOGRAPHS, kind_of
+from cmai_core.data.registry import PHOTOGRAPHS, kind_of, kind_title
 
 
 def model_panel() -> None:
@@ -25,8 +26,8 @@ def model_panel() -> None:
     foreign = {domain for domain in specs if pair and domain not in (kind_of(pair), PHOTOGRAPHS)}
     if foreign:
         st.warning(
-            f"A chosen model has only ever seen pictures of the kind {escape(', '.join(sorted(foreign)))}, and this is "
-            f"another: the attack runs, but its answers mean little.{_for_photographs()}",
+            f"A chosen model has only ever seen {plain(' and '.join(map(kind_title, sorted(foreign))))} pictures, and "
+            f"this is another kind: the attack runs, but its answers mean little.{_for_photographs()}",
             icon="⚠️",
         )
 
