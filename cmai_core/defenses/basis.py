@@ -71,7 +71,7 @@ def no_threshold(kind: str) -> str:
     """Say in a sentence why there is no threshold for a kind of pairs."""
     if kind == PHOTOGRAPHS:
         return "No threshold is known for photographs: one that was set on pictures of another kind does not hold."
-    return f"No threshold of this model is known for {kind_title(kind)} pictures."
+    return f"No threshold is known for this model on {kind_title(kind)} pictures."
 
 
 def stored_basis(card: Mapping[str, Any], weights: str, kind: str) -> Basis | None:
