@@ -49,7 +49,7 @@ class DatasetInfo:
         prompt: a class as a sentence; {} is the class with its article ("a red cube").
         questions: whether there are questions about its pictures.
         truth: its `GroundTruth`, where it knows what is in a picture. composer: its `Composer`, where its pictures can
-            be made to order.
+            be made to order. statistics: measures the figures of its card and gives them as Markdown.
     """
 
     name: str
@@ -70,6 +70,7 @@ class DatasetInfo:
     questions: bool = False
     truth: GroundTruth | str | None = None
     composer: Callable[[], Composer] | str | None = None
+    statistics: Callable[[], str] | str | None = None
 
     def __post_init__(self) -> None:
         if not self.splits:
@@ -102,6 +103,10 @@ class DatasetInfo:
     def make_composer(self) -> Composer | None:
         """Return what makes its pictures to order; None where they are what they are."""
         return None if self.composer is None else _part(self.composer)()
+
+    def card_figures(self) -> str | None:
+        """Measure the figures of its card, as Markdown (which may take minutes); None where none are measured."""
+        return None if self.statistics is None else _part(self.statistics)()
 
 
 def _part(part: Any) -> Any:
@@ -156,6 +161,7 @@ _DATASETS = (
         questions=True,
         truth="cmai_core.data.tabletop.truth:TRUTH",
         composer="cmai_core.data.tabletop.compose:TabletopComposer",
+        statistics="cmai_core.data.tabletop.statistics:markdown",
     ),
     DatasetInfo(
         name="photos",
@@ -211,7 +217,7 @@ def composing_dataset() -> DatasetInfo | None:
 
 def dataset_words() -> str:
     """Return what a command's option says of the datasets there are."""
-    return f"{', '.join(DATASETS)}, or a folder, CSV or JSONL file of pairs (default: {DEFAULT_DATASET})"
+    return f"{', '.join(DATASETS)}, or the path of a folder, CSV or JSONL file of pairs"
 
 
 def split_title(place: str) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from cmai_core.data.pair import Pair, PairDataset, TwoImageStatement, item_captions, item_id, item_scene
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from cmai_core.data.truth import Scene
 
 

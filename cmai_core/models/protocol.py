@@ -176,6 +176,11 @@ class Tokenizing(Protocol):
         """Number of tokens."""
         ...
 
+    @property
+    def reads_distributions(self) -> bool:
+        """Whether texts may be distributions over tokens, so that gradients reach the words."""
+        ...
+
     def token_ids(self) -> tuple[int, int, int]:
         """Return (pad, bos, eos); bos is −1 where there is none."""
         ...

@@ -1,14 +1,13 @@
 """From a finished training to a bundled model with a card.
 
-python -m cmai_core.training.bundle runs/base/model tabletop --measure    # with figures on the test split
-python -m cmai_core.training.bundle runs/tecoa/model tabletop-tecoa --heads runs/tecoa-heads/model
-python -m cmai_core.training.bundle --cards                     # print the cards of all bundled models as Markdown
-python -m cmai_core.training.bundle --hashes                    # of the bundled models as they are, written anew
+cmai bundle runs/base/model tabletop --measure    # with figures on the test split
+cmai bundle runs/tecoa/model tabletop-tecoa --heads runs/tecoa-heads/model
+cmai bundle --cards                     # print the cards of all bundled models as Markdown
+cmai bundle --hashes                    # of the bundled models as they are, written anew
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -21,7 +20,6 @@ from cmai_core.errors import ModelError
 from cmai_core.progress import Progress
 from cmai_core.tasks import TASKS
 from cmai_core.templates import render_markdown
-from cmai_core.terminal import exit_status
 
 if TYPE_CHECKING:
     from cmai_core.models.protocol import VisionLanguageModel
@@ -233,31 +231,7 @@ def cards_markdown() -> str:
     )
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m cmai_core.training.bundle", description=__doc__.splitlines()[0])
-    parser.add_argument("source", nargs="?", type=Path, help="model folder of a finished training")
-    parser.add_argument("name", nargs="?", help="name of the bundled model")
-    parser.add_argument("--limit", type=int, default=1000, help="test scenes for the clean figures and the gallery")
-    parser.add_argument("--attacked", type=int, default=200, help="how many of them are attacked")
-    parser.add_argument("--heads", type=Path, help="model folder of a training of heads alone on the same towers")
-    parser.add_argument("--measure", action="store_true", help="on the test split (bases, not what is compared)")
-    parser.add_argument("--cards", action="store_true", help="print all cards as Markdown")
-    parser.add_argument("--hashes", action="store_true", help="write down the hashes of the bundled models' files")
-    args = parser.parse_args(argv)
-    if not (args.cards or args.hashes) and (args.source is None or args.name is None):
-        parser.error("give a model folder and a name, --cards or --hashes")
-
-    def command() -> None:
-        if args.source is not None:
-            options = {"heads": args.heads, "measured": args.measure}
-            bundle(args.source, args.name, limit=args.limit, attacked=args.attacked, **options)
-        if args.hashes:
-            record_all()
-        if args.cards:
-            print(cards_markdown(), end="")
-
-    return exit_status(command)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from cmai_core.cli import main
+
+    raise SystemExit(main(["bundle", *sys.argv[1:]]))

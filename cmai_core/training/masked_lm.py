@@ -1,20 +1,16 @@
 """Training of Tabletop's masked language model, which proposes substitutes for words.
 
-    python -m cmai_core.training.masked_lm
+    cmai masked-lm
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import torch
 from torch import nn
 
-from cmai_core.attacks.text_searches.masked_lm import TabletopMaskedLM, folder, save_masked_lm
+from cmai_core.attacks.text_searches.masked_lm import TabletopMaskedLM
 from cmai_core.data.tabletop.captions import captions
 from cmai_core.data.tabletop.sampling import sample_scene, scene_rng
-from cmai_core.models.integrity import record
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 
 
@@ -90,31 +86,9 @@ def train_masked_lm(
     return model, {"held_out_loss": round(loss, 4), "held_out_accuracy": round(accuracy, 4)}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `python -m cmai_core.training.masked_lm [--steps N] [--scenes N] [--seed N] [--output DIR]`"""
-    import argparse
-    import time
-
-    parser = argparse.ArgumentParser(prog="python -m cmai_core.training.masked_lm", description=main.__doc__)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--scenes", type=int, default=4000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=None)
-    options = parser.parse_args(arguments)
-    start = time.perf_counter()
-
-    def show(update: Progress) -> None:
-        print(f"\r{update.done}/{update.total} loss {update.data['loss']:.3f}", end="", flush=True)
-
-    model, report = train_masked_lm(steps=options.steps, scenes=options.scenes, seed=options.seed, progress=show)
-    card = {"steps": options.steps, "scenes": options.scenes, "seed": options.seed, **report}
-    path = save_masked_lm(model, options.output or folder(), card)
-    if options.output is None:
-        record(path)
-    size = (path / "model.safetensors").stat().st_size
-    print(f"\n{report} in {time.perf_counter() - start:.0f} s; {size / 1e6:.2f} MB written to {path}")
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    import sys
+
+    from cmai_core.cli import main
+
+    raise SystemExit(main(["masked-lm", *sys.argv[1:]]))

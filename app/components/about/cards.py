@@ -17,7 +17,7 @@ _LONG = ("recipe", "steering")
 
 
 def bundled(cards: Sequence[Any]) -> None:
-    """One card a model."""
+    """Draw all models in a table, and one model's card."""
     if not cards:
         st.info(
             "No bundled model is here yet: whoever runs this lab can add them. Until then choose “OpenCLIP model …” in "
@@ -37,7 +37,7 @@ def bundled(cards: Sequence[Any]) -> None:
 
 
 def _overview(cards: Sequence[Any]) -> str:
-    """All models in one table."""
+    """Return all models as one table."""
     head = ("model", "what", "clean", "2/255", "4/255", "verifier")
     rows, headline = [], TASKS[DEFAULT_TASK].headline[0]
     for card in cards:
@@ -61,7 +61,7 @@ def _interval(entry: Mapping[str, float]) -> str:
 
 
 def _card(card: Any) -> None:
-    """Everything that one model's card says."""
+    """Draw everything that one model's card says."""
     role = "defended" if card.defended else "undefended"
     with st.container(border=True, key="card_model"):
         show(
@@ -84,7 +84,7 @@ def _card(card: Any) -> None:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested card values as (name, text) rows."""
+    """Return nested card values as (name, text) rows."""
     rows = []
     for key, value in values.items():
         name = f"{prefix}{key}".replace("_", " ")

@@ -9,7 +9,7 @@ from app.components.common.guard import plain
 
 
 def own_model() -> None:
-    """Which other models there are: those that the owner allows, or any."""
+    """Draw which other models may be used: those that the owner allows, or any."""
     now = permissions.rules()
     if not now.any:
         offered = ", ".join(f"`{permissions.display_name(spec)}`" for spec in now.allow)
@@ -61,7 +61,7 @@ print(result.readings["undefended"].clean, result.readings["undefended"].adversa
 
 
 def data() -> None:
-    """Draw what each dataset is."""
+    """Draw what the datasets are."""
     from cmai_core.data.registry import available_datasets
     from cmai_core.paths import assets_dir
 
@@ -76,6 +76,7 @@ def data() -> None:
 
 
 def words() -> None:
+    """Draw the glossary."""
     st.markdown(
         """
 | word | meaning |

@@ -14,7 +14,7 @@ from cmai_core.tasks import TASKS
 
 
 def sign(correct: bool | None) -> str:
-    """✓, ✗ or · (truth unknown), with words for who does not see them."""
+    """Return ✓, ✗ or · (truth unknown), with words for people who do not see them."""
     if correct is None:
         return '<span class="cm-muted" title="truth unknown">·</span>'
     return '<span role="img" aria-label="right">✓</span>' if correct else '<span role="img" aria-label="wrong">✗</span>'
@@ -38,7 +38,7 @@ def _say(answer: Answer, role: str, changed: bool) -> str:
 
 
 def _two_pictures(own: np.ndarray, second: SecondPicture) -> str:
-    """Both pictures of a statement, each in its place: this pair's, which is attacked, and the other, which is not."""
+    """Return both pictures of a statement: this pair's, which is attacked, and the other, which is not."""
     sides = [("this picture, attacked", own), ("the second picture, stays clean", second.image)]
     if second.left:
         sides.reverse()
@@ -55,7 +55,7 @@ def answers_view(
     pictures: Mapping[str, np.ndarray] | None = None,
     second: SecondPicture | None = None,
 ) -> None:
-    """One card a model, one row a task: clean → adversarial. Changed answers are underlined.
+    """Draw one card a model, one row a task: clean → adversarial, changed answers underlined.
 
     Args:
         pictures: role → the clean picture that model was shown. second: the other one of a statement about two.
@@ -100,7 +100,7 @@ def answers_view(
 
 
 def answers_table(readings: Mapping[str, Reading]) -> list[dict[str, object]]:
-    """The same as rows, for a table and CSV."""
+    """Return the answers as rows, for a table and CSV."""
     return [
         {
             "model": reading.name,

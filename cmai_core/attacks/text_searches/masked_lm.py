@@ -3,7 +3,7 @@
 `MaskedLMProposer` works with any backend: `HuggingFaceMaskedLM` for whatever masked LM is on this machine, and
 `TabletopMaskedLM`, a two-layer bidirectional transformer on the bundled vocabulary, trained on Tabletop's captions by
 
-    python -m cmai_core.training.masked_lm
+    cmai masked-lm
 
 `mode="as_published"` repeats an error of the code published with Co-Attack and SGA, which most later work shares: the
 spans of words are counted without the start token, so that the substitutes for a word are the predictions for the token
@@ -335,7 +335,7 @@ def load_masked_lm(path: str | Path | None = None) -> TabletopMaskedLM:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"Tabletop's masked language model cannot be read from {path.name}.",
-            "Train it with `python -m cmai_core.training.masked_lm`, or choose another proposer, such as Synonyms().",
+            "Train it with `cmai masked-lm`, or choose another proposer, such as Synonyms().",
         ) from error
     refuse_non_finite(model, "Tabletop's masked language model")
     return model.eval().requires_grad_(False)

@@ -29,7 +29,7 @@ class _Vocabulary:
 
     def __init__(self, problem: TextProblem, words: tuple[str, ...] | None):
         model = problem.evaluator.model
-        if not hasattr(model, "vocabulary_size"):
+        if not getattr(model, "reads_distributions", False):
             raise OptionError(
                 "Gradient searches over tokens need a model that takes distributions over tokens.",
                 "Choose a search by candidates, such as greedy.",

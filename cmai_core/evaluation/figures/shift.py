@@ -38,9 +38,9 @@ def shift_accuracy(
 ) -> pd.DataFrame:
     """Measure `acc_clean` on each variant, and what it loses against the plain split.
 
-    The same answers count as right as in the evaluation's clean readings (`Task.predict`). The variants show the plain
-    split's scenes, so that `change` (variant − plain) is paired, with McNemar's exact `p`; a held-out split has scenes
-    of its own, recombining attributes never seen together, and no paired change.
+    The same answers count as right as in the evaluation's clean predictions (`Task.predict`). The variants show the
+    plain split's scenes, so that `change` (variant − plain) is paired, with McNemar's exact `p`; a held-out split has
+    scenes of its own, recombining attributes never seen together, and no paired change.
 
     Args:
         model: a model, or a System; left as found.
