@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cmai_core.data.registry import DATASETS, kind_of
 from cmai_core.paths import assets_dir
+from cmai_core.tasks import TASKS
 
 THREATS = {
     "linf": "L∞",
@@ -66,7 +68,6 @@ UNJUDGED = ("consistency", "deviation", "both")
 """Objectives that are raised as far as they go, whether or not something has become wrong."""
 FLAT_AT_CLEAN = ("kl", "deviation")
 """Objectives whose gradient is zero at the clean picture."""
-TASKS_WITH_CLASSES = ("zero-shot", "retrieval", "vqa", "nlvr")
 
 LENGTHS = ("linf", "l2")
 CONVEX = ("linf", "l2", "patch")
@@ -176,8 +177,6 @@ FALSE_POSITIVE_RATE = 0.05
 """Share of clean pairs that a detector in the lab may flag; τ is calibrated to it."""
 CALIBRATION_PAIRS = 200
 """Clean pairs of the validation split that τ is calibrated on."""
-PHOTOGRAPHS = 17
-"""Photographs that come with the lab: too few for a threshold at that rate, which takes 20."""
 
 BUDGETS = {
     "linf": (0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
@@ -246,14 +245,18 @@ def preset_of(threat: str, objective: str, search: str) -> str:
 
 
 def why_no_detector(pair: str) -> str:
-    """Why there is no threshold for pairs like this one (`Experiment.pair`); "" where there is."""
-    if pair.startswith(("upload/", "photos/")):
-        least = round(1 / FALSE_POSITIVE_RATE)
-        return (
-            f"A threshold at {FALSE_POSITIVE_RATE:.0%} false alarms takes {least} clean pairs, "
-            f"and the photographs here are {PHOTOGRAPHS}: choose a Tabletop pair."
-        )
-    return ""
+    """Say why there is no threshold for pairs like this one (`Experiment.pair`); "" where there is."""
+    kind = kind_of(pair) if pair else ""
+    with_pairs = [info for info in DATASETS.values() if info.calibration]
+    if not pair or any(info.kind == kind for info in with_pairs):
+        return ""
+    least = round(1 / FALSE_POSITIVE_RATE)
+    titles = " or ".join(info.title for info in with_pairs)
+    few = sum(info.sizes.get(split, 0) for info in DATASETS.values() if info.kind == kind for split in info.shown)
+    return (
+        f"A threshold at {FALSE_POSITIVE_RATE:.0%} false alarms takes {least} clean pairs to spare, "
+        f"and the {kind} here are {few}: choose a pair of {titles}."
+    )
 
 
 def why_not_objective(threat: str, objective: str, task: str, pair: str = "") -> str:
@@ -262,10 +265,10 @@ def why_not_objective(threat: str, objective: str, task: str, pair: str = "") ->
         return "Where words change, the lab raises −S_c; the command line has objectives on tasks, too."
     if objective in DETECTOR_OBJECTIVES and (reason := why_no_detector(pair)):
         return reason
-    if objective in CLASS_OBJECTIVES and task not in TASKS_WITH_CLASSES:
+    if objective in CLASS_OBJECTIVES and not TASKS[task].has_classes:
         return f"The task {task} has no class scores, which this objective compares."
-    if objective == "dlr" and task == "nlvr":
-        return "DLR compares three answers, and a statement about two pictures has two: choose the margin."
+    if objective == "dlr" and (options := TASKS[task].options or 3) < 3:
+        return f"DLR compares three answers, and the task {task} has {options}: choose the margin."
     return ""
 
 
@@ -284,7 +287,7 @@ def why_not_search(threat: str, objective: str, search: str, task: str) -> str:
         return f"{chosen.name} looks for what is wrong and accepted: choose “{OBJECTIVES['aware']}”."
     if chosen.own and not chosen.detector and objective != "task":
         return f"{chosen.name} brings an objective of its own for a wrong answer: choose the task loss."
-    if chosen.classes and task not in TASKS_WITH_CLASSES:
+    if chosen.classes and not TASKS[task].has_classes:
         return f"The task {task} has no class scores, which {chosen.word} needs."
     if chosen.from_clean and objective in FLAT_AT_CLEAN:
         return f"{chosen.name} starts at the clean picture, where this objective is flat."

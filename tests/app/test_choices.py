@@ -17,7 +17,6 @@ from cmai_core.lab.choices import (
     PRESETS,
     SEARCHES,
     TASKLESS,
-    TASKS_WITH_CLASSES,
     THREATS,
     USUAL_BUDGET,
     preset_of,
@@ -119,7 +118,8 @@ def test_tasks_with_class_scores():
     from cmai_core.attacks.objectives.classes import exposes_logits
     from cmai_core.tasks import get_task
 
-    assert {task for task in TASKS if exposes_logits(get_task(task))} == set(TASKS_WITH_CLASSES)
+    for name, info in TASKS.items():
+        assert exposes_logits(get_task(name)) == info.has_classes
 
 
 def test_the_default_is_what_it_was():
@@ -296,9 +296,9 @@ def test_too_few_steps_are_refused_before_anything_runs(masked_lm):
 
 
 def test_a_detector_needs_pairs_of_the_picture_s_kind():
-    from cmai_core.data import load_dataset
+    from cmai_core.data.registry import DATASETS, load_dataset
 
-    assert len(load_dataset("photos")) == choices.PHOTOGRAPHS < 1 / choices.FALSE_POSITIVE_RATE
+    assert len(load_dataset("photos")) == DATASETS["photos"].sizes["test"] < 1 / choices.FALSE_POSITIVE_RATE
     for objective in choices.DETECTOR_OBJECTIVES:
         for pair in ("photos/test/cat", "upload/abc"):
             assert "photographs here are 17" in why_not("linf", objective, "pgd", "retrieval", pair)

@@ -28,6 +28,7 @@ from cmai_core.lab.choices import (
     why_not_objective,
     why_not_search,
 )
+from cmai_core.tasks import DEFAULT_TASK
 
 BUDGET_LABELS = {"l0": "Pixels that may change", "patch": "Area of the patch"}
 TRUTH_WORDS = {"kept": "stays true", "free": "anything goes"}
@@ -84,7 +85,7 @@ def _take_preset() -> None:
     state.put(state.OBJECTIVE, preset.objective)
     _take_search(preset.search)
     if why_not(*preset.parts, state.get(state.TASK), state.get(state.PAIR)):
-        state.put(state.TASK, "retrieval")  # every recipe goes with it
+        state.put(state.TASK, DEFAULT_TASK)  # every recipe goes with it
     if preset.epsilon:
         state.put(state.EPSILON, preset.epsilon)
     if SEARCHES[preset.search].step_size:
@@ -126,7 +127,7 @@ def parts_panel() -> None:
     replaced = settle_parts()
     threat, objective, _ = parts()
     task, preset, pair = state.get(state.TASK), state.get(state.PRESET), state.get(state.PAIR)
-    offered = [slug for slug, p in PRESETS.items() if not why_not(*p.parts, "retrieval", pair)]
+    offered = [slug for slug, p in PRESETS.items() if not why_not(*p.parts, DEFAULT_TASK, pair)]
     st.selectbox(
         "Recipe",
         offered if preset else ["", *offered],

@@ -5,7 +5,7 @@
 
 Every `build` takes
 
-- `task`, an object or a name ("retrieval" where none is given), and `dataset`, which goes to its `prepare`;
+- `task`, an object or a name (`tasks.DEFAULT_TASK` where none is given), and `dataset`, which goes to its `prepare`;
 - `norm` and `epsilon` as in `ThreatModel` (`place` and `mask` for a patch);
 - `objective` and `success` in place of the recipe's own (success: the task's prediction is wrong); or `target` (a
   class, or one per sample) or `rank` (the rank-th likeliest false class) for a targeted attack on a task with classes;
@@ -176,11 +176,11 @@ def _recipe(
 
 
 def resolve_task(task: Any) -> Any:
-    """The task itself, the one of a name, or retrieval."""
+    """Return the task itself, the one of a name, or the usual one."""
     if task is None or isinstance(task, str):
-        from cmai_core.tasks import get_task
+        from cmai_core.tasks import DEFAULT_TASK, get_task
 
-        return get_task(task or "retrieval")
+        return get_task(task or DEFAULT_TASK)
     return task
 
 

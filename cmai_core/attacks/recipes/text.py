@@ -83,10 +83,10 @@ def _goal(options: dict[str, Any]) -> dict[str, Any]:
         from cmai_core.tasks import get_task
 
         task = get_task(task)
-    if task.name == "retrieval":
+    if task.text_field == "query":
         return {"objective": Mismatch("image"), "success": Misretrieved("image")}
-    field = "question" if task.name == "vqa" else "caption"
-    return {"objective": TextTask(task, field, dataset), "success": TextTaskWrong(task, field, dataset)}
+    goal = (task, task.text_field, dataset)
+    return {"objective": TextTask(*goal), "success": TextTaskWrong(*goal)}
 
 
 def _text(slug: str, make: Callable[..., Any], threat: Mapping[str, Any], names: tuple[str, ...]) -> Builder:

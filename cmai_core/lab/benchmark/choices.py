@@ -11,15 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cmai_core.data.registry import DATASETS, DEFAULT_DATASET
 from cmai_core.errors import OptionError
 from cmai_core.lab.choices import PRESETS as ATTACKS
 from cmai_core.lab.choices import SEARCHES, Search
-from cmai_core.lab.experiment import EPSILON_LADDER, TASKS
+from cmai_core.lab.experiment import EPSILON_LADDER
 from cmai_core.paths import assets_dir
+from cmai_core.tasks import DEFAULT_TASK, TASKS
 
 MODALITIES = {"image": "pictures", "text": "words", "joint": "pictures and words"}
 COUNTS = (4, 8, 16, 32, 64, 128, 256, 512, 1000)
-SETS = ("tabletop/test", "tabletop/holdout", "photos/test")
 MAX_MODELS, MAX_CELLS = 6, 400
 EFFORTS = ("quick", "usual", "published")
 QUICK_STEPS, QUICK_QUERIES = 10, 200
@@ -79,6 +80,11 @@ class Offer:
         return 3.0 * steps + queries or _UNKNOWN_UNITS
 
 
+def sets() -> tuple[str, ...]:
+    """Return the splits that can be measured, as "<dataset>/<split>": those shown in the lab and held-out ones."""
+    return tuple(f"{info.name}/{split}" for info in DATASETS.values() for split in (*info.shown, *info.held_out))
+
+
 def _offers() -> dict[str, Offer]:
     own = [(slug, s.word, s, s.detector) for slug, s in SEARCHES.items() if slug not in NOT_OFFERED]
     named = ("apgd-dlr", "mbat-pgd", "detector-pgd", "accept-false", "reject-true")
@@ -110,7 +116,8 @@ class GridChoice:
     """A grid as a person chooses it.
 
     Attributes:
-        models: specifications. tasks, recipes: names. epsilons: of EPSILON_LADDER. dataset: one of SETS. count: pairs.
+        models: specifications. tasks, recipes: names. epsilons: of EPSILON_LADDER. dataset: one of `sets`.
+            count: pairs.
         cascade: worst case only. transfer: show each model the others' examples. seed: of random starts.
         effort: "quick" (at most QUICK_STEPS steps and QUICK_QUERIES queries), "usual" (as in the attack lab) or
             "published". detection: also read VALIDATION clean pairs that the detector's thresholds are set on.
@@ -118,10 +125,10 @@ class GridChoice:
     """
 
     models: Sequence[str] = ()
-    tasks: Sequence[str] = ("retrieval",)
+    tasks: Sequence[str] = (DEFAULT_TASK,)
     recipes: Sequence[str] = ()
     epsilons: Sequence[float] = (4.0,)
-    dataset: str = "tabletop/test"
+    dataset: str = f"{DEFAULT_DATASET}/{DATASETS[DEFAULT_DATASET].usual}"
     count: int = 32
     cascade: bool = False
     transfer: bool = True
@@ -146,8 +153,8 @@ class GridChoice:
         if any(not 0 < len(model) <= 200 for model in self.models):
             raise OptionError("A model's specification is too long.", "Up to 200 characters are accepted.")
         accepted = (
-            ("task", self.tasks, TASKS), ("recipe", self.recipes, OFFERS), ("ε", self.epsilons, EPSILON_LADDER),
-            ("set", (self.dataset,), SETS), ("number of pairs", (self.count,), COUNTS),
+            ("task", self.tasks, tuple(TASKS)), ("recipe", self.recipes, OFFERS), ("ε", self.epsilons, EPSILON_LADDER),
+            ("set", (self.dataset,), sets()), ("number of pairs", (self.count,), COUNTS),
             ("effort", (self.effort,), EFFORTS),
         )  # fmt: skip
         for name, values, known in accepted:
@@ -211,7 +218,7 @@ class GridChoice:
             "cascade": self.cascade,
             "transfer": self.transfer,
             "batch_size": BATCH,
-            "validation": VALIDATION if self.detection and dataset == "tabletop" else 0,
+            "validation": VALIDATION if self.detection and DATASETS[dataset].calibration else 0,
         }
 
 
