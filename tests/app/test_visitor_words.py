@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from app.components.common.visitor_words import OWNER, for_visitors, plain_reason
+from cmai_core.attacks.objectives.registry import OBJECTIVES
 from cmai_core.errors import CmaiError, StoreError
 from cmai_core.evaluation.store.store import DATABASE, Store
 from cmai_core.lab.benchmark.runs import existing, known_runs, live_cells
-from cmai_core.lab.choices import OBJECTIVES, SEARCHES, THREATS, why_not
+from cmai_core.lab.choices import SEARCHES, THREATS, why_not
 from cmai_core.tasks import DEFAULT_TASK
 
 BAD = re.compile(r"(^|\s)~?/\w|cmai [a-z]+ |python -m|--[a-z]|HOST=|`make ")
