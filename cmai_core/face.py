@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from cmai_core.data.registry import DEFAULT_DATASET
 from cmai_core.errors import OptionError
 from cmai_core.progress import CancelToken, ProgressCallback
 
@@ -39,7 +40,7 @@ METHODS = ("integrated-gradients", "relevance", "grad-cam", "attention-flow")
 
 def attack(
     model: Model,
-    data: Data = "tabletop",
+    data: Data = DEFAULT_DATASET,
     *,
     recipe: str = "pgd",
     epsilon: float | None = None,
@@ -93,7 +94,7 @@ def attack(
 
 def evaluate(
     models: Model | Sequence[Model],
-    data: Data = "tabletop",
+    data: Data = DEFAULT_DATASET,
     *,
     recipes: str | Sequence[str] = ("pgd",),
     epsilons: Sequence[float] = (4.0,),
@@ -236,7 +237,7 @@ def _dataset(data: Data, limit: int | None) -> PairDataset:
 
 
 def _fitting_task(dataset: PairDataset, model: VisionLanguageModel) -> str:
-    """The task that is asked where none is named: retrieval, unless the model knows only its classes."""
+    """The task that is asked where none is named: the usual one, or where the model knows only its classes, those."""
     from cmai_core.tasks import get_task
 
     order = ("zero-shot", "retrieval") if model.classes else ("retrieval", "zero-shot")

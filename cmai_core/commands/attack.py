@@ -13,8 +13,10 @@ import typer
 from cmai_core.attacks.objectives.registry import OBJECTIVES
 from cmai_core.budget import NORMS
 from cmai_core.commands.parameters import Device, Json, Quiet, pair_limit
+from cmai_core.data.registry import DEFAULT_DATASET, dataset_words
 from cmai_core.errors import OptionError
 from cmai_core.files import check_folder, write_json
+from cmai_core.tasks import DEFAULT_TASK, TASKS
 from cmai_core.terminal import SHARE_AND_TIME, check_outputs, deliver, interruptible, progress_bar, read_object
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ def attack(
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help="a dataset's name, or the path of a folder, CSV or JSONL file (default: tabletop)"),
+        typer.Option(help=f"{dataset_words()} (default: {DEFAULT_DATASET})"),
     ] = None,
     split: Annotated[str | None, typer.Option(help="default: test")] = None,
     limit: Annotated[
@@ -58,7 +60,7 @@ def attack(
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option(help="judged, and attacked: zero-shot, retrieval, vqa, captioning, nlvr (default: retrieval)"),
+        typer.Option(help=f"judged, and attacked: {', '.join(TASKS)} (default: {DEFAULT_TASK})"),
     ] = None,
     objective: Annotated[
         str | None,

@@ -9,7 +9,9 @@ from cmai_core.attacks.objectives.registry import OBJECTIVES
 from cmai_core.attacks.recipes.registry import RECIPES
 from cmai_core.attacks.specs import LENGTHS, Recipe
 from cmai_core.budget import NORMS, Budget
+from cmai_core.data.registry import DATASETS, kind_of
 from cmai_core.paths import assets_dir
+from cmai_core.tasks import TASKS
 
 _BESIDES = {
     "text": ("words", "The picture stays; at most so many words of the sentence change."),
@@ -22,14 +24,11 @@ THREAT_NOTES = {name: norm.note for name, norm in NORMS.items()} | {name: note f
 SEARCHES: dict[str, Recipe] = {slug: recipe for slug, recipe in RECIPES.items() if not recipe.variant_of}
 """Every search that the lab shows, by the recipe that it is; other recipes are one of these with another objective."""
 
-TASKS_WITH_CLASSES = ("zero-shot", "retrieval", "vqa", "nlvr")
 
 FALSE_POSITIVE_RATE = 0.05
 """Share of clean pairs that a detector in the lab may flag; τ is calibrated to it."""
 CALIBRATION_PAIRS = 200
 """Clean pairs of the validation split that τ is calibrated on."""
-PHOTOGRAPHS = 17
-"""Photographs that come with the lab: too few for a threshold at that rate, which takes 20."""
 
 
 def threats_of(recipe: Recipe) -> tuple[str, ...]:
@@ -86,13 +85,17 @@ def preset_of(threat: str, objective: str, search: str) -> str:
 
 def why_no_detector(pair: str) -> str:
     """Say why there is no threshold for pairs like this one (`Experiment.pair`); "" where there is."""
-    if pair.startswith(("upload/", "photos/")):
-        least = round(1 / FALSE_POSITIVE_RATE)
-        return (
-            f"A threshold at {FALSE_POSITIVE_RATE:.0%} false alarms takes {least} clean pairs, "
-            f"and the photographs here are {PHOTOGRAPHS}: choose a Tabletop pair."
-        )
-    return ""
+    kind = kind_of(pair) if pair else ""
+    with_pairs = [info for info in DATASETS.values() if info.calibration]
+    if not pair or any(info.kind == kind for info in with_pairs):
+        return ""
+    least = round(1 / FALSE_POSITIVE_RATE)
+    titles = " or ".join(info.title for info in with_pairs)
+    few = sum(info.sizes.get(split, 0) for info in DATASETS.values() if info.kind == kind for split in info.shown)
+    return (
+        f"A threshold at {FALSE_POSITIVE_RATE:.0%} false alarms takes {least} clean pairs to spare, "
+        f"and the {kind} here are {few}: choose a pair of {titles}."
+    )
 
 
 def why_not_objective(threat: str, objective: str, task: str, pair: str = "") -> str:
@@ -101,10 +104,10 @@ def why_not_objective(threat: str, objective: str, task: str, pair: str = "") ->
         return "Where words change, the lab raises −S_c; the command line has objectives on tasks, too."
     if of_detector(objective) and (reason := why_no_detector(pair)):
         return reason
-    if "classes" in OBJECTIVES[objective].needs and task not in TASKS_WITH_CLASSES:
+    if "classes" in OBJECTIVES[objective].needs and not TASKS[task].has_classes:
         return f"The task {task} has no class scores, which this objective compares."
-    if objective == "dlr" and task == "nlvr":
-        return "DLR compares three answers, and a statement about two pictures has two: choose the margin."
+    if objective == "dlr" and (options := TASKS[task].options or 3) < 3:
+        return f"DLR compares three answers, and the task {task} has {options}: choose the margin."
     return ""
 
 
@@ -124,7 +127,7 @@ def _wrong_objective(search: Recipe, objective: str, task: str) -> str:
     if search.minimum_norm and not search.own_objective:
         if objective not in ("margin", "accept", "reject"):
             return f"{search.name} looks for the nearest boundary, where the margin is zero: choose the margin."
-    elif "classes" in search.needs and task not in TASKS_WITH_CLASSES:
+    elif "classes" in search.needs and not TASKS[task].has_classes:
         return f"The task {task} has no class scores, which {search.word} needs."
     if "detector" in search.needs and objective != search.objective:
         word = OBJECTIVES[search.objective].word

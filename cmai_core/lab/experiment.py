@@ -15,6 +15,7 @@ from cmai_core.attacks.attack_spec import AttackSpec
 from cmai_core.attacks.objectives.registry import OBJECTIVES, present_name
 from cmai_core.budget import NORMS, Budget
 from cmai_core.data.plain import plain_line
+from cmai_core.data.registry import COMPOSED, DATASETS, DEFAULT_DATASET, composing_dataset
 from cmai_core.errors import CmaiError, OptionError
 from cmai_core.lab.choices import (
     SEARCHES,
@@ -27,12 +28,12 @@ from cmai_core.lab.choices import (
     usual_epsilon,
     why_not,
 )
+from cmai_core.tasks import DEFAULT_TASK, TASKS
 
 EPSILON_LADDER = NORMS["linf"].ladder
 """Budgets offered for many pairs, in units of 1/255."""
 TRUTHS = ("kept", "free")
 CRAFT_ON = ("undefended", "defended", "each")
-TASKS = ("zero-shot", "retrieval", "vqa", "captioning", "nlvr")
 MAX_STEPS = 200
 MAX_RESTARTS = 10
 MIN_QUERIES, MAX_QUERIES = 10, 10_000
@@ -86,7 +87,7 @@ class Experiment:
             embedding); "free": anything goes.
     """
 
-    pair: str = "tabletop/test/0"
+    pair: str = f"{DEFAULT_DATASET}/{DATASETS[DEFAULT_DATASET].usual}/0"
     scene: str = ""
     caption: str = ""
     undefended: str = UNDEFENDED
@@ -99,7 +100,7 @@ class Experiment:
     restarts: int = 1
     seed: int = 0
     objective: str = "both"
-    task: str = "retrieval"
+    task: str = DEFAULT_TASK
     alpha: float = 1.0
     beta: float = 1.0
     recipe: str = "pgd"
@@ -126,7 +127,7 @@ class Experiment:
             "norm": tuple(THREATS),
             "objective": tuple(OBJECTIVES),
             "craft_on": CRAFT_ON,
-            "task": TASKS,
+            "task": tuple(TASKS),
             "recipe": tuple(SEARCHES),
             "truth": TRUTHS,
         }
@@ -164,14 +165,15 @@ class Experiment:
                 raise OptionError(f"{name} is {_shown(value)}.", f"At most {MAX_NAME} visible characters are accepted.")
         if self.craft_on == "defended" and not self.defended:
             raise OptionError("The attack is crafted on the defended model, but there is none.", "Choose one.")
-        if self.pair == "scene" and not self.scene:
+        if self.pair == COMPOSED and not self.scene:
             raise OptionError("The composed scene is missing.", "Compose it again.")
         if self.scene:
-            if self.pair != "scene":
+            if self.pair != COMPOSED:
                 raise OptionError("There is a composed scene, but the pair is another one.", "Leave one of them out.")
-            from cmai_core.data.tabletop.scene import Scene
-
-            Scene.from_json(self.scene)
+            composing = composing_dataset()
+            if composing is None:
+                raise OptionError("There is no dataset here whose scenes are composed.", "Choose another pair.")
+            composing.make_composer().read(self.scene)
         return self
 
     @property
@@ -339,18 +341,18 @@ def _read(name: str, text: str, kind: type) -> Any:
     return kind(text)
 
 
-_ITEM = re.compile(r"(tabletop|photos)/(test)/([A-Za-z0-9_]{1,80})")
+_ITEM = re.compile(r"([A-Za-z0-9_-]{1,80})/([A-Za-z0-9_-]{1,80})/([A-Za-z0-9_][A-Za-z0-9_.-]{0,79})")
 
 
 def parse_pair_id(pair: str) -> tuple[str, str, str] | None:
-    """(dataset, split, item) of a dataset item's id; None for uploads and composed scenes.
+    """Take a pair's id apart: (dataset, split, item) of an item that the lab offers; None for uploads and scenes.
 
     Raises:
         CmaiError: for anything else.
     """
-    if pair == "scene" or pair.startswith("upload/"):
+    if pair == COMPOSED or pair.startswith("upload/"):
         return None
     found = _ITEM.fullmatch(pair)
-    if found:
+    if found and found[1] in DATASETS and found[2] in DATASETS[found[1]].shown:
         return found[1], found[2], found[3]
-    raise CmaiError(f"There is no pair {_shown(pair)}.", "Pairs are named like tabletop/test/17.")
+    raise CmaiError(f"There is no pair {_shown(pair)}.", f"Pairs are named like {Experiment.pair}.")

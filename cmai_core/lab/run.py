@@ -16,11 +16,13 @@ from cmai_core.evaluation.runs.attacked import attack_batch
 from cmai_core.evaluation.runs.predictor import Encoded, encode, read_images, read_pairs
 from cmai_core.evaluation.runs.predictor import Reading as Read
 from cmai_core.lab.choices import FALSE_POSITIVE_RATE, SEARCHES
-from cmai_core.lab.experiment import TASKS, Experiment
+from cmai_core.lab.experiment import Experiment
 from cmai_core.lab.images import perturbation_numbers, round_trip
+from cmai_core.lab.judgement import judge
 from cmai_core.lab.pair_in_context import PairAmong
 from cmai_core.lab.result import Answer, Craft, LabResult, Reading, SecondPicture
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
+from cmai_core.tasks import TASKS, get_task
 from cmai_core.versions import library_versions
 
 if TYPE_CHECKING:
@@ -89,25 +91,22 @@ def run_attack(
         str(next(iter(models.values())).device),
         datetime.now(UTC).isoformat(timespec="seconds"),
         library_versions(),
-        _second(setting) if any("nlvr" in reading.answers for reading in readings.values()) else None,
+        _second(setting, {task for reading in readings.values() for task in reading.answers}),
     )
 
 
-def _second(setting: Setting) -> SecondPicture | None:
-    """The other picture of the statement that the task "nlvr" asks about; None where there is no statement."""
-    from cmai_core.tasks import get_task
-
-    items = setting.dataset
-    (statement,) = get_task("nlvr").statements([setting.pair], items)
-    if statement is None:
-        return None
-    left = items[statement.left].id != setting.pair.id
-    other = items[statement.left if left else statement.right]
-    return SecondPicture(other.image, other.id, left)
+def _second(setting: Setting, answered: set[str]) -> SecondPicture | None:
+    """The other picture of the task that asks about two; None where no such task was answered."""
+    for name, info in TASKS.items():
+        if info.pictures == 2 and name in answered:
+            found = get_task(name).second_picture(setting.pair, setting.dataset)
+            if found is not None:
+                return SecondPicture(found.pair.image, found.pair.id, found.left)
+    return None
 
 
 def with_sentence(pair: Pair, caption: str) -> Pair:
-    """The pair as the tasks see it: a sentence that is false of the scene (or not understood) is no caption of it."""
+    """Return the pair as the tasks see it: a sentence that is false of the scene, or not understood, is no caption."""
     true = tuple(c for c in pair.captions if c != caption)
     if pair.scene is not None and true and not _is_true(caption, pair):
         return dataclasses.replace(pair, captions=true)
@@ -122,7 +121,7 @@ class Setting:
     dataset: PairDataset
 
     def saying(self, caption: str) -> Setting:
-        """The same pair with another sentence in the place of its first one."""
+        """Return the same pair with another sentence instead of its first one."""
         rest = self.pair.captions[1:]
         pair = dataclasses.replace(self.pair, captions=(caption, *(c for c in rest if c != caption)))
         return Setting(pair, PairAmong(pair, self.dataset.dataset))
@@ -143,8 +142,6 @@ class Setting:
         Raises:
             OptionError: it does not apply; the message says why.
         """
-        from cmai_core.tasks import get_task
-
         task = get_task(name)
         if reason := task.applies_to(self.dataset, model):
             raise OptionError(reason)
@@ -266,8 +263,6 @@ def _course_of(result: Any) -> dict[str, Any]:
 
 def _is_true(caption: str, pair: Pair) -> bool:
     """Whether a sentence is known to be true of the pair's scene."""
-    from cmai_core.lab.compose import judge
-
     return pair.scene is not None and judge(caption, pair.scene)[0] is True
 
 

@@ -15,7 +15,6 @@ from cmai_core.lab import choices
 from cmai_core.lab.choices import (
     PRESETS,
     SEARCHES,
-    TASKS_WITH_CLASSES,
     THREATS,
     budget_of,
     home_of,
@@ -85,7 +84,8 @@ def test_tasks_with_class_scores():
     from cmai_core.attacks.objectives.classes import exposes_logits
     from cmai_core.tasks import get_task
 
-    assert {task for task in TASKS if exposes_logits(get_task(task))} == set(TASKS_WITH_CLASSES)
+    for name, info in TASKS.items():
+        assert exposes_logits(get_task(name)) == info.has_classes
 
 
 def test_the_default_is_what_it_was():
@@ -249,9 +249,9 @@ def test_too_few_steps_are_refused_before_anything_runs(masked_lm):
 
 
 def test_a_detector_needs_pairs_of_the_picture_s_kind():
-    from cmai_core.data import load_dataset
+    from cmai_core.data.registry import DATASETS, load_dataset
 
-    assert len(load_dataset("photos")) == choices.PHOTOGRAPHS < 1 / choices.FALSE_POSITIVE_RATE
+    assert len(load_dataset("photos")) == DATASETS["photos"].sizes["test"] < 1 / choices.FALSE_POSITIVE_RATE
     for objective in [slug for slug, known in OBJECTIVES.items() if "detector" in known.needs]:
         for pair in ("photos/test/cat", "upload/abc"):
             assert "photographs here are 17" in why_not("linf", objective, "pgd", "retrieval", pair)

@@ -40,7 +40,7 @@ experiments = st.builds(
     queries=st.integers(10, 10_000),
     words=st.integers(1, 5),
     truth=st.sampled_from(TRUTHS),
-    task=st.sampled_from(TASKS),
+    task=st.sampled_from(list(TASKS)),
     alpha=st.sampled_from([0.5, 1.0, 3.0]),
     beta=st.sampled_from([0.5, 1.0, 3.0]),
 ).map(combining)

@@ -10,6 +10,7 @@ import streamlit as st
 from app.components.common.fields import one_of
 from app.components.common.theme import escape, label, mark, show
 from cmai_core.lab.experiment import DEFENDED
+from cmai_core.tasks import DEFAULT_TASK, TASKS
 
 _LONG = ("recipe", "steering")
 """Of a training: what only the whole card shows, being long."""
@@ -38,11 +39,11 @@ def bundled(cards: Sequence[Any]) -> None:
 def _overview(cards: Sequence[Any]) -> str:
     """Return all models as one table."""
     head = ("model", "what", "clean", "2/255", "4/255", "verifier")
-    rows = []
+    rows, headline = [], TASKS[DEFAULT_TASK].headline[0]
     for card in cards:
         role = "defended" if card.defended else "undefended"
         measured = card.results if "protocol" in card.results else {}
-        clean = measured.get("test", {}).get("tasks", {}).get("retrieval", {}).get("image_to_text_r1")
+        clean = measured.get("test", {}).get("tasks", {}).get(DEFAULT_TASK, {}).get(headline)
         robust = measured.get("robust", {})
         cells = [f"{mark(role)}<b>{escape(card.name)}</b>", escape(card.description)]
         cells += [_share(clean), _share(robust.get("2")), _share(robust.get("4")), "✓" if card.verifier else "–"]

@@ -10,14 +10,7 @@ from app.components.common.theme import escape, label, mark, show
 from app.components.common.visitor_words import plain_reason
 from app.services.pictures import picture_url
 from cmai_core.lab.result import Answer, Reading, SecondPicture
-
-TASK_TITLES = {
-    "zero-shot": "Zero-shot: what is in the picture?",
-    "retrieval": "Retrieval: which sentence of the gallery fits?",
-    "vqa": "Question answering",
-    "captioning": "Captioning: the model's own sentence",
-    "nlvr": "Statement about two pictures",
-}
+from cmai_core.tasks import TASKS
 
 
 def sign(correct: bool | None) -> str:
@@ -70,21 +63,21 @@ def answers_view(
     cards = []
     for role, reading in readings.items():
         rows = []
-        for task, title in TASK_TITLES.items():
+        for task, info in TASKS.items():
             if task in reading.answers:
                 clean, adversarial = reading.answers[task]
                 prompt = f'<div class="cm-small">“{escape(clean.prompt)}”</div>' if clean.prompt else ""
-                if task == "nlvr" and second is not None and second.image is not None and role in (pictures or {}):
+                if info.pictures == 2 and second is not None and second.image is not None and role in (pictures or {}):
                     prompt += _two_pictures(pictures[role], second)
                 rows.append(
-                    f'<div class="cm-answer"><div class="cm-small cm-muted">{escape(title)}</div>{prompt}<div '
+                    f'<div class="cm-answer"><div class="cm-small cm-muted">{escape(info.title)}</div>{prompt}<div '
                     'class="cm-two">'
                     f'{_say(clean, "clean", False)}<div class="arrow" aria-label="after the attack">→</div>'
                     f"{_say(adversarial, 'adversarial', clean.text != adversarial.text)}</div></div>"
                 )
             elif task in reading.skipped:
                 rows.append(
-                    f'<div class="cm-answer"><div class="cm-small cm-muted">{escape(title)}</div>'
+                    f'<div class="cm-answer"><div class="cm-small cm-muted">{escape(info.title)}</div>'
                     f'<div class="cm-small">Not asked: {escape(plain_reason(reading.skipped[task]))}</div></div>'
                 )
         broken, right = reading.broken_tasks()

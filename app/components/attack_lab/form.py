@@ -12,7 +12,8 @@ from app.components.common.fields import number_field
 from app.components.common.theme import show
 from app.components.common.words import TASK_WORDS
 from cmai_core.lab.choices import SEARCHES, free_step
-from cmai_core.lab.experiment import CRAFT_ON, TASKS
+from cmai_core.lab.experiment import CRAFT_ON
+from cmai_core.tasks import TASKS
 
 
 def attack_panel() -> None:
@@ -20,7 +21,7 @@ def attack_panel() -> None:
     show('<div class="cm-step">3 · Attack</div>')
     parts_panel()
     if needs_task():
-        st.selectbox("Attacked task", TASKS, key=state.TASK, format_func=TASK_WORDS.get)
+        st.selectbox("Attacked task", list(TASKS), key=state.TASK, format_func=TASK_WORDS.get)
     st.radio(
         "Craft on",
         CRAFT_ON,

@@ -26,6 +26,7 @@ from cmai_core.lab.choices import (
     why_not_objective,
     why_not_search,
 )
+from cmai_core.tasks import DEFAULT_TASK
 
 BUDGET_LABELS = {"l0": "Pixels that may change", "patch": "Area of the patch"}
 TRUTH_WORDS = {"kept": "stays true", "free": "anything goes"}
@@ -83,7 +84,7 @@ def _take_preset() -> None:
     state.put(state.OBJECTIVE, objective)
     _take_search(search)
     if why_not(threat, objective, search, state.get(state.TASK), state.get(state.PAIR)):
-        state.put(state.TASK, "retrieval")  # every recipe goes with it
+        state.put(state.TASK, DEFAULT_TASK)  # every recipe goes with it
     usual = preset.budget()
     if usual is not None:
         state.put(state.EPSILON, usual.amount)
@@ -122,7 +123,7 @@ def parts_panel() -> None:
     replaced = settle_parts()
     threat, objective, _ = parts()
     task, preset, pair = state.get(state.TASK), state.get(state.PRESET), state.get(state.PAIR)
-    offered = [slug for slug, p in PRESETS.items() if not why_not(*parts_of(p), "retrieval", pair)]
+    offered = [slug for slug, p in PRESETS.items() if not why_not(*parts_of(p), DEFAULT_TASK, pair)]
     st.selectbox(
         "Recipe",
         offered if preset else ["", *offered],

@@ -17,17 +17,9 @@ from cmai_core.budget import Budget
 from cmai_core.errors import CmaiError, OptionError
 from cmai_core.lab.belonging import Difference, differences
 from cmai_core.lab.experiment import EPSILON_LADDER, Experiment
+from cmai_core.lab.places import surveyed_places
 
-SETS = {
-    "tabletop/test": "Tabletop, test",
-    "tabletop/holdout": "Tabletop, new combinations",
-    "tabletop/test-light": "Tabletop, other light",
-    "tabletop/test-table": "Tabletop, other tables",
-    "tabletop/test-viewpoint": "Tabletop, other viewpoints",
-    "tabletop/test-style": "Tabletop, drawn",
-    "tabletop/test-corruption": "Tabletop, corrupted",
-    "photos/test": "Photographs",
-}
+SETS = surveyed_places()
 MOST_STEPS = 100
 
 

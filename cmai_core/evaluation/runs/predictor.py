@@ -123,10 +123,9 @@ def read_images(
 def _answer_texts(task: Any, model: Any, batch: Batch, prepared: Any) -> Any:
     from cmai_core.errors import OptionError
     from cmai_core.models.scoring import has_heads
-    from cmai_core.tasks.consistency import answer_texts
 
     try:
-        return answer_texts(task, model, list(batch.pairs), prepared, encode=not has_heads(model))
+        return task.answer_texts(model, list(batch.pairs), prepared, encode=not has_heads(model))
     except OptionError:  # a task whose answers are no texts
         return None
 

@@ -13,13 +13,14 @@ from typing import Any
 
 from cmai_core.attacks.recipes.registry import RECIPES
 from cmai_core.attacks.specs import LENGTHS, Recipe
+from cmai_core.data.registry import DATASETS, DEFAULT_DATASET
 from cmai_core.errors import OptionError
-from cmai_core.lab.experiment import EPSILON_LADDER, TASKS
+from cmai_core.lab.experiment import EPSILON_LADDER
 from cmai_core.paths import assets_dir
+from cmai_core.tasks import DEFAULT_TASK, TASKS
 
 MODALITIES = {"image": "pictures", "text": "words", "joint": "pictures and words"}
 COUNTS = (4, 8, 16, 32, 64, 128, 256, 512, 1000)
-SETS = ("tabletop/test", "tabletop/holdout", "photos/test")
 MAX_MODELS, MAX_CELLS = 6, 400
 EFFORTS = ("quick", "usual", "published")
 QUICK_STEPS, QUICK_QUERIES = 10, 200
@@ -84,6 +85,11 @@ class Offer:
         return self.recipe.passes(self.number(effort))
 
 
+def sets() -> tuple[str, ...]:
+    """Return the splits that can be measured, as "<dataset>/<split>": those shown in the lab and held-out ones."""
+    return tuple(f"{info.name}/{split}" for info in DATASETS.values() for split in (*info.shown, *info.held_out))
+
+
 OFFERS = {slug: Offer(recipe) for slug, recipe in RECIPES.items() if "surrogate" not in recipe.needs}
 """Recipes by slug, but for those that need another model to craft on: here every model is shown every example."""
 
@@ -104,7 +110,8 @@ class GridChoice:
     """A grid as a person chooses it.
 
     Attributes:
-        models: specifications. tasks, recipes: names. epsilons: of EPSILON_LADDER. dataset: one of SETS. count: pairs.
+        models: specifications. tasks, recipes: names. epsilons: of EPSILON_LADDER. dataset: one of `sets`.
+            count: pairs.
         cascade: worst case only. transfer: show each model the others' examples. seed: of random starts.
         effort: "quick" (at most QUICK_STEPS steps and QUICK_QUERIES queries), "usual" (as in the attack lab) or
             "published". detection: also read VALIDATION clean pairs that the detector's thresholds are set on.
@@ -112,10 +119,10 @@ class GridChoice:
     """
 
     models: Sequence[str] = ()
-    tasks: Sequence[str] = ("retrieval",)
+    tasks: Sequence[str] = (DEFAULT_TASK,)
     recipes: Sequence[str] = ()
     epsilons: Sequence[float] = (4.0,)
-    dataset: str = "tabletop/test"
+    dataset: str = f"{DEFAULT_DATASET}/{DATASETS[DEFAULT_DATASET].usual}"
     count: int = 32
     cascade: bool = False
     transfer: bool = True
@@ -140,8 +147,8 @@ class GridChoice:
         if any(not 0 < len(model) <= 200 for model in self.models):
             raise OptionError("A model's specification is too long.", "Up to 200 characters are accepted.")
         accepted = (
-            ("task", self.tasks, TASKS), ("recipe", self.recipes, OFFERS), ("ε", self.epsilons, EPSILON_LADDER),
-            ("set", (self.dataset,), SETS), ("number of pairs", (self.count,), COUNTS),
+            ("task", self.tasks, tuple(TASKS)), ("recipe", self.recipes, OFFERS), ("ε", self.epsilons, EPSILON_LADDER),
+            ("set", (self.dataset,), sets()), ("number of pairs", (self.count,), COUNTS),
             ("effort", (self.effort,), EFFORTS),
         )  # fmt: skip
         for name, values, known in accepted:
@@ -205,7 +212,7 @@ class GridChoice:
             "cascade": self.cascade,
             "transfer": self.transfer,
             "batch_size": BATCH,
-            "validation": VALIDATION if self.detection and dataset == "tabletop" else 0,
+            "validation": VALIDATION if self.detection and DATASETS[dataset].calibration else 0,
         }
 
 

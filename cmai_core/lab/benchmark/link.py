@@ -9,6 +9,7 @@ from cmai_core.errors import OptionError
 from cmai_core.evaluation.runs.entries import key_value
 from cmai_core.lab.choices import PRESETS, parts_of, usual_epsilon, why_not
 from cmai_core.lab.experiment import MAX_QUERIES, MAX_STEPS, MIN_QUERIES, RANGES, Experiment, parse_pair_id
+from cmai_core.tasks import DEFAULT_TASK
 
 _STAND_IN = "pgd"
 
@@ -49,7 +50,7 @@ def experiment_of(
         "pair": row["item"],
         "caption": caption,
         **dict(zip(("norm", "objective", "recipe"), parts_of(preset), strict=True)),
-        "task": row["task"] or "retrieval",
+        "task": row["task"] or DEFAULT_TASK,
         "seed": int(row["seed"]) if row["seed"] == row["seed"] and row["seed"] is not None else 0,
         "epsilon": preset.budget().amount if preset.norms else usual_epsilon("linf"),
     }
@@ -67,7 +68,7 @@ def experiment_of(
         values["queries"] = _within("queries", int(queries), MIN_QUERIES, MAX_QUERIES, notes)
     if why_not(values["norm"], values["objective"], values["recipe"], values["task"], values["pair"]):
         notes.append(f"The lab attacks retrieval, not {values['task']}, by this recipe.")
-        values["task"] = "retrieval"  # every recipe goes with it
+        values["task"] = DEFAULT_TASK  # every recipe goes with it
     return Experiment(**values).checked(), " ".join(notes)
 
 
