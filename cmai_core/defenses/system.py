@@ -175,6 +175,28 @@ class System:
         features = self.image_features(pixels)
         return features.embedding if normalize else features.pooled
 
+    def consistency(self, pixels: Any, texts: Any, image_of_text: Any = None) -> torch.Tensor:
+        """Return S_c of each text with its image as the system sees it; arguments as for the model's."""
+        return self.model.consistency(self._seen_features(pixels), texts, image_of_text)
+
+    def verify(self, pixels: Any, texts: Any, image_of_text: Any = None, *, log: bool = False) -> torch.Tensor:
+        """Return V_verify of each text with its image as the system sees it; arguments as for the model's."""
+        return self.model.verify(self._seen_features(pixels), texts, image_of_text, log=log)
+
+    @torch.no_grad()
+    def verify_words(self, pixels: Any, texts: Any, image_of_text: Any = None) -> list[Any]:
+        """Return each text's words with how well the image that the system sees supports them."""
+        return self.model.verify_words(self._seen_features(pixels), texts, image_of_text)
+
+    @torch.no_grad()
+    def generate(self, pixels: Any, *arguments: Any, **options: Any) -> list[str]:
+        """Write a text about each image as the system sees it; arguments as for the model's."""
+        return self.model.generate(self._seen_features(pixels), *arguments, **options)
+
+    def _seen_features(self, pixels: Any) -> Any:
+        """Return features of pictures; features that are there already stay."""
+        return self.image_features(pixels) if isinstance(pixels, torch.Tensor) else pixels
+
     def respond(self, task: Any, batch: Batch, *, dataset: Any = None, prepared: Any = None) -> Response:
         """What the deployed system answers about a batch's pictures.
 
