@@ -1,6 +1,6 @@
 """The terms of the comparison, fixed and hashed before the test split is looked at.
 
-    python -m cmai_core.comparison.protocol > docs/protocol.md
+    cmai compare protocol > docs/protocol.md
 
 The hash covers every setting below: recipes, lengths, seeds, splits, attacks, budgets. Results carry it; results
 under one hash are made once.
@@ -291,10 +291,9 @@ def _attack_row(part: Part) -> str:
     return f"| {part.what}{made}{how} | {names} | {epsilons} | {', '.join(part.tasks)} | {part.limit} |"
 
 
-def main() -> None:
-    """Print the page."""
-    print(markdown(), end="")
-
-
 if __name__ == "__main__":
-    main()
+    import sys
+
+    from cmai_core.cli import main
+
+    raise SystemExit(main(["compare", "protocol", *sys.argv[1:]]))

@@ -1,12 +1,10 @@
-"""Prints the comparison from the published results: python -m cmai_core.comparison.report [--write]
+"""Prints the comparison from the published results: cmai compare report [--write]
 
 With `--write` it writes docs/results.md and its figures. Results of other weights than the shipped ones are refused.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -22,7 +20,6 @@ from cmai_core.comparison.seeds import read_seeds, seeds_table
 from cmai_core.errors import DataError
 from cmai_core.files import write_text
 from cmai_core.templates import render_markdown
-from cmai_core.terminal import exit_status
 from cmai_core.training.recipes import RECIPES
 
 COMPARED = (
@@ -110,30 +107,42 @@ def draw(results: Mapping[str, Result], folder: Path, protocol: Protocol = PROTO
     return made
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m cmai_core.comparison.report", description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, help="results (default: assets/results)")
-    parser.add_argument("--write", action="store_true", help="write docs/results.md and its figures")
-    args = parser.parse_args(argv)
-    return exit_status(lambda: _told(args))
+def published_report(folder: Path | None = None, figures: str = "") -> str:
+    """Write the report of the results in a folder as Markdown.
 
+    Args:
+        folder: None: the published results, which must be of the shipped weights.
+        figures: folder of the figures, as the page links to it.
 
-def _told(args: argparse.Namespace) -> None:
-    folder = args.folder or results_dir()
-    results = with_corrections(read_results(folder), folder)
-    if args.folder is None and (old := stale(results)):
-        raise DataError(f"The results of {', '.join(old)} are of other weights.", "Run the comparison again.")
+    Raises:
+        DataError: results that cannot be read, or are of other weights.
+    """
+    results, folder = _results(folder)
     notes = (folder / NOTES).read_text(encoding="utf-8") if (folder / NOTES).is_file() else ""
-    more = {"notes": notes, "seeds": read_seeds(folder)}
-    if not args.write:
-        print(report(results, **more), end="")
-        return
-    page = Path("docs") / "results.md"
-    write_text(page, report(results, figures="results", **more))
-    draw(results, page.with_suffix(""))
-    print(f"wrote {page}")
+    return report(results, figures=figures, notes=notes, seeds=read_seeds(folder))
+
+
+def write_report(page: Path, folder: Path | None = None) -> None:
+    """Write the report to a page, and its figures beside it.
+
+    Raises:
+        DataError: as for `published_report`, or nothing can be written there.
+    """
+    write_text(page, published_report(folder, figures=page.stem))
+    draw(_results(folder)[0], page.with_suffix(""))
+
+
+def _results(folder: Path | None) -> tuple[dict[str, Result], Path]:
+    found = folder or results_dir()
+    results = with_corrections(read_results(found), found)
+    if folder is None and (old := stale(results)):
+        raise DataError(f"The results of {', '.join(old)} are of other weights.", "Run the comparison again.")
+    return results, found
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    import sys
+
+    from cmai_core.cli import main
+
+    raise SystemExit(main(["compare", "report", *sys.argv[1:]]))

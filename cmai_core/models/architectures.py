@@ -35,7 +35,7 @@ PREPROCESS: dict[str, Any] = {
 
 
 def _coca(width: int, vision: dict[str, Any]) -> dict[str, Any]:
-    """Return the open_clip `model_cfg` of a CoCa whose text tower, decoder and shared space all have the given width."""
+    """Return the open_clip `model_cfg` of a CoCa whose towers and shared space all have the given width."""
     return {
         "embed_dim": width,
         "vision_cfg": {"image_size": IMAGE_SIZE, "patch_size": 16, "output_tokens": True, **vision},

@@ -43,6 +43,8 @@ class LiftedLogits(nn.Module):
 class ClassVectors(nn.Module):
     """The coordinate vectors of classes, by ids of `ClassTokenizer`."""
 
+    vectors: Tensor
+
     def __init__(self, count: int):
         super().__init__()
         self.register_buffer("vectors", torch.eye(count, count + 1))

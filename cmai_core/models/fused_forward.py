@@ -110,8 +110,11 @@ def pays(part: nn.Module, x: Tensor) -> bool:
     Args:
         part: an image tower or a multimodal decoder. x: its input.
     """
-    if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-        return False
+    return x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and is_plain(part)
+
+
+def is_plain(part: nn.Module) -> bool:
+    """Return whether an image tower or decoder is made of plain blocks, and nobody is recording it (`recording`)."""
     from open_clip.transformer import ResidualAttentionBlock
 
     stack = getattr(part, "transformer", part)

@@ -114,7 +114,7 @@ class ConsistencyHeads(nn.Module):
         """Judge how well the picture supports each word.
 
         Args:
-            tokens: T×P×W, patch tokens of each text's image.
+            tokens: N×P×W, patch tokens of the images; each has T/N texts in a row (usually one).
             states: T×L×W', token states of the texts.
             evidence: T×L×2 of `word_evidence`; None (no decoder): nothing is known.
 
@@ -123,8 +123,10 @@ class ConsistencyHeads(nn.Module):
         """
         queries = self.word_queries(states)
         keys, values = self.patch_keys(tokens).chunk(2, dim=-1)
-        weights = (queries @ keys.transpose(-1, -2) * self.sizes.inner**-0.5).softmax(dim=-1)
-        seen = weights @ values
+        asked = queries.reshape(len(tokens), -1, self.sizes.inner)  # the texts of one image share its keys and values
+        weights = (asked @ keys.transpose(-1, -2) * self.sizes.inner**-0.5).softmax(dim=-1)
+        seen = (weights @ values).reshape(queries.shape)
+        weights = weights.reshape(*queries.shape[:2], -1)
         known = queries.new_zeros(*queries.shape[:2], 2) if evidence is None else evidence.to(queries)
         odds = self.word_mlp(torch.cat([queries, seen, queries * seen, known], dim=-1)) + self.evidence(known)
         return _full(odds.squeeze(-1)), weights

@@ -242,6 +242,10 @@ class Verifier(Protocol):
         """Return V_verify of each text with its image, T values in [0, 1], or its logarithm."""
         ...
 
+    def verify_options(self, features: ImageFeatures, texts: TextStates) -> torch.Tensor:
+        """Return log V_verify of K texts for each image, N×K."""
+        ...
+
     def verify_words(
         self, pixels: torch.Tensor | ImageFeatures, texts: Texts, image_of_text: Rows = None
     ) -> list[VerifiedWords]:

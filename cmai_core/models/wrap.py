@@ -55,8 +55,9 @@ def wrap(
             "Give classes=[...] for a classifier, or text= and tokenizer= for a pair of encoders.",
         )
     _check(image_size, mean, std, temperature, context_length)
-    if classes is not None:
-        known = ClassTokenizer(classes)
+    words: ClassTokenizer | _Tokenizer
+    if text is None:
+        known = ClassTokenizer(classes or ())
         count = len(known.classes)
         network = _Towers(LiftedLogits(image, count), ClassVectors(count), 1 / RADIUS)
         words, longest = known, EOS + 1
@@ -79,7 +80,16 @@ class WrappedModel(BaseModel):
         context_length: the longest text in tokens. others: as for `BaseModel`.
     """
 
-    def __init__(self, network: _Towers, tokenizer: Any, settings: dict[str, Any], context_length: int, **others: Any):
+    _network: _Towers
+
+    def __init__(
+        self,
+        network: _Towers,
+        tokenizer: ClassTokenizer | _Tokenizer,
+        settings: dict[str, Any],
+        context_length: int,
+        **others: Any,
+    ):
         self._settings, self._context_length = settings, context_length
         super().__init__(network, tokenizer, Preprocessing.of(settings), **others)
 
@@ -194,6 +204,10 @@ def _probe(model: WrappedModel, size: int) -> None:
 
 class _Towers(nn.Module):
     """Both encoders with the logarithm of the inverse temperature."""
+
+    visual: _Holder
+    text: nn.Module
+    logit_scale: nn.Parameter
 
     def __init__(self, visual: nn.Module, text: nn.Module, temperature: float):
         super().__init__()

@@ -1,14 +1,13 @@
 """From a finished training to a bundled model with a card.
 
-python -m cmai_core.training.bundle runs/base/model tabletop --measure    # with figures on the test split
-python -m cmai_core.training.bundle runs/tecoa/model tabletop-tecoa --heads runs/tecoa-heads/model
-python -m cmai_core.training.bundle --cards                     # print the cards of all bundled models as Markdown
-python -m cmai_core.training.bundle --hashes                    # of the bundled models as they are, written anew
+cmai bundle runs/base/model tabletop --measure    # with figures on the test split
+cmai bundle runs/tecoa/model tabletop-tecoa --heads runs/tecoa-heads/model
+cmai bundle --cards                     # print the cards of all bundled models as Markdown
+cmai bundle --hashes                    # of the bundled models as they are, written anew
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -16,10 +15,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmai_core.data.registry import DEFAULT_DATASET
 from cmai_core.errors import ModelError
 from cmai_core.progress import Progress
+from cmai_core.tasks import TASKS
 from cmai_core.templates import render_markdown
-from cmai_core.terminal import exit_status
 
 if TYPE_CHECKING:
     from cmai_core.models.protocol import VisionLanguageModel
@@ -30,13 +30,6 @@ SHIFTED = 400
 """Pairs of each held-out or shifted split on which a bundled model's thresholds are tried."""
 EPSILONS = (1, 2, 4, 8)
 STEPS = 20
-SHOWN = {
-    "zero-shot": ("accuracy",),
-    "retrieval": ("image_to_text_r1", "text_to_image_r1"),
-    "vqa": ("accuracy",),
-    "captioning": ("fact_f1", "bleu4", "cider"),
-    "nlvr": ("accuracy",),
-}
 
 
 def bundle(
@@ -130,12 +123,14 @@ def _with_heads(card: dict[str, Any], building: Path, heads: Path) -> dict[str, 
 
 def _calibrate(model: VisionLanguageModel, target: Path, count: int) -> None:
     """Thresholds from the first validation pairs, and what they flag of others: fresh, held-out and shifted ones."""
-    from cmai_core.commands.cmcv import OTHERS, calibrated
+    from cmai_core.commands.cmcv import calibrated, other_splits
     from cmai_core.data import load_dataset
     from cmai_core.defenses.calibration import store_calibration
 
-    others = [load_dataset("tabletop", split=split, limit=min(count, SHIFTED)) for split in OTHERS]
-    store_calibration(calibrated(model, load_dataset("tabletop", split="validation"), others, limit=count), target)
+    tried = min(count, SHIFTED)
+    others = [load_dataset(DEFAULT_DATASET, split=split, limit=tried) for split in other_splits(DEFAULT_DATASET)]
+    validation = load_dataset(DEFAULT_DATASET, split="validation")
+    store_calibration(calibrated(model, validation, others, limit=count), target)
 
 
 def record_all() -> None:
@@ -166,7 +161,7 @@ def measure(model: VisionLanguageModel, limit: int, attacked: int) -> dict[str, 
     from cmai_core.tasks import evaluate_clean
     from cmai_core.tasks.retrieval import Retrieval
 
-    dataset = load_dataset("tabletop", split="test", limit=limit)
+    dataset = load_dataset(DEFAULT_DATASET, split="test", limit=limit)
     clean = evaluate_clean(model, dataset, progress=_tell("clean"))
     task = Retrieval(gallery=limit)
     robust: dict[str, Any] = {}
@@ -215,7 +210,7 @@ def _minutes(seconds: float | None) -> str:
 
 def _clean_rows(tasks: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Name the clean figures that a card shows, as far as they were measured."""
-    shown = [(task, measure) for task, measures in SHOWN.items() for measure in measures]
+    shown = [(task, measure) for task, info in TASKS.items() for measure in info.headline]
     found = [(f"{task}, {measure.replace('_', ' ')}", tasks.get(task, {}).get(measure)) for task, measure in shown]
     return [(name, {"chance": None} | entry) for name, entry in found if entry]
 
@@ -236,31 +231,7 @@ def cards_markdown() -> str:
     )
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m cmai_core.training.bundle", description=__doc__.splitlines()[0])
-    parser.add_argument("source", nargs="?", type=Path, help="model folder of a finished training")
-    parser.add_argument("name", nargs="?", help="name of the bundled model")
-    parser.add_argument("--limit", type=int, default=1000, help="test scenes for the clean figures and the gallery")
-    parser.add_argument("--attacked", type=int, default=200, help="how many of them are attacked")
-    parser.add_argument("--heads", type=Path, help="model folder of a training of heads alone on the same towers")
-    parser.add_argument("--measure", action="store_true", help="on the test split (bases, not what is compared)")
-    parser.add_argument("--cards", action="store_true", help="print all cards as Markdown")
-    parser.add_argument("--hashes", action="store_true", help="write down the hashes of the bundled models' files")
-    args = parser.parse_args(argv)
-    if not (args.cards or args.hashes) and (args.source is None or args.name is None):
-        parser.error("give a model folder and a name, --cards or --hashes")
-
-    def command() -> None:
-        if args.source is not None:
-            options = {"heads": args.heads, "measured": args.measure}
-            bundle(args.source, args.name, limit=args.limit, attacked=args.attacked, **options)
-        if args.hashes:
-            record_all()
-        if args.cards:
-            print(cards_markdown(), end="")
-
-    return exit_status(command)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from cmai_core.cli import main
+
+    raise SystemExit(main(["bundle", *sys.argv[1:]]))

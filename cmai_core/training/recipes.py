@@ -19,7 +19,7 @@ from cmai_core.training.settings import Inner, Recipe, Weights
 PAIRS = 40_000
 """Image-caption pairs that each defence of the comparison sees."""
 REFERENCE_S_C = 0.62
-"""What `python -m cmai_core.training.reference local-dir:runs/cmcv-mbat/model` prints: ARM's τ_c."""
+"""What `cmai reference local-dir:runs/cmcv-mbat/model` prints: ARM's τ_c."""
 
 _BASE = Recipe(
     name="base",

@@ -278,10 +278,10 @@ def test_a_slow_hub_holds_up_only_who_asked_for_it(strict, monkeypatch, tmp_path
 
 
 def settings(*words: str):
-    from cmai_core.cli import parser
+    from cmai_core.cli import parse
     from cmai_core.commands.app import settings as made
 
-    return made(parser().parse_args(["app", *words]))
+    return made(parse(["app", *words])[1])
 
 
 def test_the_command_hands_the_rules_over(monkeypatch):

@@ -1,4 +1,4 @@
-"""A page of another package: installed beside the lab, it stands in the navigation and works, and nothing else changes."""
+"""A page of another package: it stands in the navigation and works, and nothing else changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imports within the lab go one way: services draw nothing, common parts know no page, no page's parts know another's."""
+"""Imports within the lab go one way: services draw nothing, and no page's parts know another's."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "app":
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
-                is_module = (ROOT / f"{full.replace('.', '/')}.py").is_file() or (ROOT / full.replace(".", "/")).is_dir()
+                path = ROOT / full.replace(".", "/")
+                is_module = path.with_suffix(".py").is_file() or path.is_dir()
                 found.add(full if is_module else node.module)
     return found
 

@@ -361,9 +361,10 @@ def test_recipes_are_checked():
 
 
 def test_the_command_line_reports_mistakes_without_a_traceback(tmp_path, capsys):
-    from cmai_core.training.__main__ import main
+    from cmai_core import cli
 
-    assert main(["--recipe", "base", "--out", str(tmp_path), "--base", "tabletop", "--device", "cpu"]) == 2
+    options = ["--recipe", "base", "--out", str(tmp_path), "--base", "tabletop", "--device", "cpu"]
+    assert cli.main(["train", *options]) == 2
     assert "starts from nothing" in capsys.readouterr().err
 
 
