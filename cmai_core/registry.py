@@ -64,14 +64,14 @@ class Registry(Mapping[str, T], Generic[T]):
         Raises:
             OptionError: there is none; the message lists those there are.
         """
+        if isinstance(name, str) and name in self:
+            return self[name]
         parts = self._discovered()
-        if not isinstance(name, str) or name not in parts:
-            close = difflib.get_close_matches(str(name), parts, n=1)
-            raise OptionError(
-                f"There is no {self.kind} {str(name)[:200]!r}" + (f"; did you mean {close[0]!r}?" if close else "."),
-                f"Accepted: {', '.join(parts)}.",
-            )
-        return self[name]
+        close = difflib.get_close_matches(str(name), parts, n=1)
+        raise OptionError(
+            f"There is no {self.kind} {str(name)[:200]!r}" + (f"; did you mean {close[0]!r}?" if close else "."),
+            f"Accepted: {', '.join(parts)}.",
+        )
 
     def __getitem__(self, name: str) -> T:
         # Reading what is installed takes time, which a built-in part need not wait for: nobody can take its name.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cmai_core.commands.parameters import Device, Json, Quiet, pair_limit
+from cmai_core.data.registry import DEFAULT_DATASET, dataset_words
 from cmai_core.errors import CmaiWarning, OptionError
 from cmai_core.evaluation.figures.registry import FIGURES, SUMMARY, figure_table
 from cmai_core.files import write_json
 from cmai_core.progress import Progress
+from cmai_core.tasks import DEFAULT_TASK, TASKS
 from cmai_core.terminal import (
     SHARE_AND_WORDS,
     Table,
@@ -48,7 +50,7 @@ def evaluate(
     ] = None,
     tasks: Annotated[
         list[str] | None,
-        typer.Option(metavar="TASK...", help="zero-shot, retrieval, vqa, captioning, nlvr (default: retrieval)"),
+        typer.Option(metavar="TASK...", help=f"{', '.join(TASKS)} (default: {DEFAULT_TASK})"),
     ] = None,
     recipes: Annotated[
         list[str] | None,
@@ -58,7 +60,7 @@ def evaluate(
         ),
     ] = None,
     epsilons: Annotated[list[float] | None, typer.Option(metavar="E...", help="in units of 1/255 (default: 4)")] = None,
-    dataset: Annotated[str | None, typer.Option(help="a dataset's name or a path (default: tabletop)")] = None,
+    dataset: Annotated[str | None, typer.Option(help=f"{dataset_words()} (default: {DEFAULT_DATASET})")] = None,
     split: Annotated[str | None, typer.Option(help="default: test")] = None,
     limit: Annotated[
         str | None, typer.Option(metavar="N", help="only the first so many items (default: 64); all: every item")
@@ -195,7 +197,7 @@ def run_grid(
             report = run(setting, store, progress=show, cancel=cancel)
         frame = predictions.frame(store, report.plan)
     table = figure_table(frame, figures, frame.attrs["epsilons"])
-    write = {"json": export.to_json, "csv": export.to_csv, "latex": export.to_latex}
+    write: dict[str, Callable[..., Any]] = {"json": export.to_json, "csv": export.to_csv, "latex": export.to_latex}
     try:
         deliver(_table(table), [(path, partial(write[form], table)) for form, path in files.items()])
     finally:
