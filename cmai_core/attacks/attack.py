@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from cmai_core.attacks.compatibility import check_fit
 from cmai_core.attacks.engine.evaluator import Evaluation, Evaluator, at_rest
+from cmai_core.attacks.engine.problem import Outcome, Problem, Search
 from cmai_core.attacks.objectives.detectors import Decided
 from cmai_core.attacks.objectives.objective import Consistency, Objective
 from cmai_core.attacks.objectives.success import Criterion, Raised
 from cmai_core.attacks.result import AttackResult
-from cmai_core.attacks.searches.gradient import Outcome, Problem
 from cmai_core.attacks.threats.image import ThreatModel, changed_positions
 from cmai_core.data.pair import Batch
 from cmai_core.errors import DataError, OptionError
@@ -22,14 +22,6 @@ from cmai_core.options import strict_options
 from cmai_core.progress import CancelToken, ProgressCallback
 from cmai_core.reporting import Watch
 from cmai_core.seeds import resolve_seed
-
-
-class Search(Protocol):
-    """How the objective is raised."""
-
-    def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome: ...
-
-    def describe(self) -> dict: ...
 
 
 @strict_options

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from cmai_core.attacks.engine.ledger import Ledger, column
-from cmai_core.attacks.searches.gradient import PRECISIONS, Outcome, Problem
+from cmai_core.attacks.engine.best import column
+from cmai_core.attacks.engine.problem import Outcome, Problem
+from cmai_core.attacks.engine.record import SearchRecord
+from cmai_core.attacks.searches.gradient import PRECISIONS
 from cmai_core.attacks.threats.image import L2Region, LinfRegion, Region
 from cmai_core.options import flag, number, one_of, strict_options, whole
 from cmai_core.reporting import Watch
@@ -81,13 +83,13 @@ class APGD:
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
         """Attacks all samples of the problem."""
-        ledger = Ledger(problem, watch, self.steps)
+        record = SearchRecord(problem, watch, self.steps)
         for restart in range(self.restarts):
-            rows = ledger.unfooled() if self.stop_on_success else ledger.rows(ledger.bad_step < 0)
-            if len(rows) == 0 or ledger.stop():
+            rows = record.unfooled() if self.stop_on_success else record.rows(record.bad_step < 0)
+            if len(rows) == 0 or record.stop():
                 break
-            self._single(problem, ledger, rows, seed, restart)
-        return ledger.outcome()
+            self._single(problem, record, rows, seed, restart)
+        return record.outcome()
 
     def _start(self, region: Region, problem: Problem, rows: torch.Tensor, seed: int, restart: int) -> torch.Tensor:
         """As the authors' code: noise stretched to touch the ball's surface."""
@@ -104,11 +106,11 @@ class APGD:
             noise = [n / n.norm() for n in noise]
         return region.project(centre + region.epsilon * torch.stack(noise).to(centre.device))
 
-    def _single(self, problem: Problem, ledger: Ledger, rows: torch.Tensor, seed: int, restart: int) -> None:
+    def _single(self, problem: Problem, record: SearchRecord, rows: torch.Tensor, seed: int, restart: int) -> None:
         region = problem.region.select(rows)
         x = self._start(region, problem, rows, seed, restart)
-        evaluation, gradient = ledger.climb(x, rows, 0, self.eot, precision=self.precision)
-        ledger.report(restart * (self.steps + 1), restart=restart, total=self._total)
+        evaluation, gradient = record.value_and_grad(x, rows, 0, passes=self.eot, precision=self.precision)
+        record.report(0, restart=restart, restarts=self.restarts)
         value = evaluation.value
         code = self.rule == "code"
         state = {
@@ -126,40 +128,36 @@ class APGD:
             "rises": torch.zeros_like(value),
             "reduced": torch.full_like(value, code, dtype=torch.bool),
         }
-        keep = ledger.finite(gradient, rows, 0)
+        keep = record.finite(gradient, rows, 0)
         state, region = self._narrow(state, region, keep & ~(evaluation.success & self.stop_on_success))
         checkpoints, before = set(self.checkpoints()), 0
         for step in range(1, self.steps + 1):
-            if len(state["rows"]) == 0 or ledger.stop():
+            if len(state["rows"]) == 0 or record.stop():
                 break
-            evaluation = self._step(ledger, region, state, step)
-            ledger.steps_done += 1
+            evaluation = self._step(record, region, state, step)
+            record.steps_done += 1
             if step in checkpoints:
                 self._reconsider(state, step - before)
                 before = step
-            ledger.report(restart * (self.steps + 1) + step, restart=restart, total=self._total)
-            keep = ledger.bad_step[state["rows"]] < 0
+            record.report(step, restart=restart, restarts=self.restarts)
+            keep = record.bad_step[state["rows"]] < 0
             if self.stop_on_success:
                 keep = keep & ~evaluation.success
             if self.stop_on_success or step == 1:
                 state, region = self._narrow(state, region, keep)
 
-    @property
-    def _total(self) -> int:
-        return self.restarts * (self.steps + 1) - 1
-
-    def _step(self, ledger: Ledger, region: Region, state: dict, step: int):
+    def _step(self, record: SearchRecord, region: Region, state: dict, step: int):
         x, rows = state["x"], state["rows"]
         weight = self.momentum if step > 1 else 1.0
         aim = region.project(x + state["length"] * region.direction(state["gradient"]))
         moved = region.project(x + weight * (aim - x) + (1 - weight) * (x - state["old"]))
         state["old"], state["x"] = x, moved
         if step < self.steps:
-            evaluation, gradient = ledger.climb(moved, rows, step, self.eot, precision=self.precision)
-            good = ledger.finite(gradient, rows, step)
+            evaluation, gradient = record.value_and_grad(moved, rows, step, passes=self.eot, precision=self.precision)
+            good = record.finite(gradient, rows, step)
             gradient = torch.where(column(good, gradient), gradient, 0.0)
         else:  # the last gradient is not needed
-            evaluation, gradient = ledger.score(moved, rows, step), state["gradient"]
+            evaluation, gradient = record.score(moved, rows, step), state["gradient"]
         value = evaluation.value
         state["rises"] = state["rises"] + (value > state["previous"])
         state["previous"] = value

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from cmai_core.attacks.engine.evaluator import Evaluation, Evaluator, at_rest
+from cmai_core.attacks.engine.problem import Outcome, Problem
 from cmai_core.attacks.objectives.objective import Objective
-from cmai_core.attacks.searches.gradient import Outcome, Problem
 from cmai_core.errors import OptionError
 from cmai_core.options import strict_options
 from cmai_core.reporting import Watch

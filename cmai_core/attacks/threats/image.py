@@ -229,6 +229,10 @@ class Region(ABC):
     def direction(self, gradient: torch.Tensor) -> torch.Tensor:
         """Steepest ascent of unit length in this region's norm (0 where the gradient is 0)."""
 
+    def gradient_size(self, gradient: torch.Tensor) -> torch.Tensor:
+        """What momentum divides each gradient by (N): MI-FGSM's mean absolute value for linf, else its length."""
+        return gradient.flatten(1).norm(dim=1)
+
     @abstractmethod
     def random(self, generators: Sequence[torch.Generator]) -> torch.Tensor:
         """One random image of the region per sample, each from its own generator."""
@@ -246,6 +250,9 @@ class LinfRegion(Region):
 
     def direction(self, gradient: torch.Tensor) -> torch.Tensor:
         return gradient.sign()
+
+    def gradient_size(self, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient.flatten(1).abs().mean(dim=1)
 
     def distance(self, pixels: torch.Tensor) -> torch.Tensor:
         return (pixels - self.centre).abs().flatten(1).amax(dim=1)

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from cmai_core.attacks.attack import Attack
-from cmai_core.attacks.engine.ledger import Ledger
+from cmai_core.attacks.engine.problem import Outcome, Problem
+from cmai_core.attacks.engine.record import SearchRecord
 from cmai_core.attacks.objectives.objective import TaskObjective
 from cmai_core.attacks.objectives.success import Untargeted
 from cmai_core.attacks.recipes.recipe import Recipe
 from cmai_core.attacks.searches.external import External
-from cmai_core.attacks.searches.gradient import Outcome, Problem
 from cmai_core.attacks.threats.image import LinfRegion, ThreatModel
 from cmai_core.budget import Budget
 from cmai_core.errors import OptionError
@@ -194,10 +194,10 @@ class RandomNoise:
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
         """Tries every draw on every sample."""
-        ledger, region = Ledger(problem, watch, self.draws), problem.region
-        rows = ledger.rows()
+        record, region = SearchRecord(problem, watch, self.draws), problem.region
+        rows = record.rows()
         for draw in range(self.draws):
-            if ledger.stop():
+            if record.stop():
                 break
             generators = sample_generators(seed, [f"{sample}/noise" for sample in problem.ids], draw)
             if draw % 2 == 0 and type(region) is LinfRegion:
@@ -206,9 +206,9 @@ class RandomNoise:
                 point = torch.where(torch.stack(signs).to(like.device), region.lower, region.upper)
             else:
                 point = region.random(generators)
-            ledger.score(point, rows, draw + 1)
-            ledger.steps_done = draw + 1
-        return ledger.outcome()
+            record.score(point, rows, draw + 1)
+            record.steps_done = draw + 1
+        return record.outcome()
 
 
 def large_epsilon(norm: str, pixels: Sequence[int]) -> float:

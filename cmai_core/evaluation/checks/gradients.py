@@ -63,8 +63,8 @@ def slopes_of(bench: Bench) -> Slopes:
     start = region.random(sample_generators(bench.seed, [f"{sample}/check" for sample in ids], 0))
     with at_rest(bench.model):
         evaluator = bench.evaluator()
-        clean = evaluator.climb(pixels)[1]
-        found, gradient = evaluator.climb(start)
+        clean = evaluator.value_and_grad(pixels)[1]
+        found, gradient = evaluator.value_and_grad(start)
     return Slopes(evaluator, start, found.value, gradient, clean)
 
 

@@ -108,7 +108,7 @@ def _steadiness(bench: Bench) -> float:
     evaluator, parts = bench.evaluator(), []
     with at_rest(bench.model):
         for _ in range(2):
-            drawn = [evaluator.climb(bench.batch.pixels)[1] for _ in range(bench.attacker.averaged)]
+            drawn = [evaluator.value_and_grad(bench.batch.pixels)[1] for _ in range(bench.attacker.averaged)]
             parts.append((sum(drawn[1:], drawn[0]) / len(drawn)).flatten(1))
     return float(torch.nn.functional.cosine_similarity(*parts).median())
 

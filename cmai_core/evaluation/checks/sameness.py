@@ -73,7 +73,7 @@ def watched(bench: Bench) -> Check:
         evaluator = bench.evaluator()
         plain = evaluator.score(bench.batch.pixels, success=False).value.double()
         try:
-            climbed = evaluator.climb(bench.batch.pixels)[0].value.double()
+            climbed = evaluator.value_and_grad(bench.batch.pixels)[0].value.double()
         except OptionError as error:
             return skipped(WATCHED, f"No gradient can be asked for: {error.message}")
     gap = (plain - climbed).abs() / plain.abs().clamp(min=1.0)
