@@ -36,7 +36,10 @@ class BestTracker:
     def improves(self, value: torch.Tensor, success: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         """Flag the scores that are better than the best so far (bool, one a score); NaN loses to any number."""
         best, best_success = self._at(rows)
-        bar = best + self.tie * best.abs().clamp(min=1.0) if self.tie else best
+        bar = best
+        if self.tie:
+            value, best = value.double(), best.double()
+            bar = best + self.tie * best.abs().clamp(min=1.0)
         higher = ~(value <= bar) & ~value.isnan()
         return (success > best_success) | ((success == best_success) & higher)
 
