@@ -215,7 +215,7 @@ def imported_by(folder: str) -> dict[str, set[str]]:
 def test_every_import_is_declared(folder):
     declared = {canonical(Requirement(text).name) for text in PROJECT["project"]["dependencies"]}
     # Extras may be imported by the folder they are for, where a missing one is an error that says what to install.
-    places = {"cmai_core/training/": "train", "cmai_core/comparison/external.py": "peers"}
+    places = {"cmai_core/training/": "train", "cmai_core/comparison/outsiders.py": "peers"}
     extras = {place: {canonical(Requirement(t).name) for t in OPTIONAL[name]} for place, name in places.items()}
     owners = importlib.metadata.packages_distributions()
     missing = {

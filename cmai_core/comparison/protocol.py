@@ -80,8 +80,8 @@ _CAPTIONS = (_EVERY_SCENE[0], _EVERY_SCENE[1], _EVERY_SCENE[4])  # success is se
 # The stronger ones in single precision: they also show whether half precision hides anything.
 _STRONGER = (*_LOSSES, "pgd:steps=100,restarts=2,stop_on_success=true", "apgd:steps=100", "square:queries=500")
 _OUTSIDE = (
-    "torchattacks@cmai_core.comparison.external:torchattacks_pgd",
-    "foolbox@cmai_core.comparison.external:foolbox_pgd",
+    "torchattacks@cmai_core.comparison.outsiders:torchattacks_pgd",
+    "foolbox@cmai_core.comparison.outsiders:foolbox_pgd",
 )
 _PARTS = (
     Part("main", "L∞, worst case over every loss", _LOSSES, (2.0, 4.0), ("retrieval",), 1000),

@@ -256,7 +256,7 @@ class Divergence(Objective):
     Its gradient is 0 at the clean image: start at a random point.
     """
 
-    stable_name: ClassVar[str] = "cmai_core.attacks.objectives.classes.Divergence"
+    stable_name: ClassVar[str] = "cmai_core.attacks.class_objectives.Divergence"
 
     task: Any
     prepared: Any = None

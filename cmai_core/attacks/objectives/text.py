@@ -137,7 +137,7 @@ class Divergence(TextObjective):
         reference: "clean" (the same side's clean embedding), or "other" (the other side's, as it now is).
     """
 
-    stable_name: ClassVar[str] = "cmai_core.attacks.objectives.text.Divergence"
+    stable_name: ClassVar[str] = "cmai_core.attacks.text_objectives.Divergence"
 
     moving: str = "image"
     reference: str = "clean"

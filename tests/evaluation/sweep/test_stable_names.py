@@ -71,7 +71,7 @@ def test_a_class_keeps_its_name_when_it_moves(monkeypatch):
         pass
 
     Moved.__qualname__, Moved.__module__ = "APGD", "cmai_core.attacks.searches.apgd"
-    assert stable_name(Moved) == "cmai_core.attacks.searches.apgd.APGD"
+    assert stable_name(Moved) == "cmai_core.attacks.apgd.APGD"
 
 
 def test_new_and_foreign_classes():
@@ -91,8 +91,8 @@ def test_a_name_that_several_had_must_be_declared():
     Moved.__qualname__, Moved.__module__ = "Divergence", "cmai_core.attacks.objectives.objective.divergence"
     with pytest.raises(AmbiguousName):
         stable_name(Moved)
-    Moved.stable_name = "cmai_core.attacks.objectives.text.Divergence"
-    assert stable_name(Moved) == "cmai_core.attacks.objectives.text.Divergence"
+    Moved.stable_name = "cmai_core.attacks.text_objectives.Divergence"
+    assert stable_name(Moved) == "cmai_core.attacks.text_objectives.Divergence"
 
 
 def test_no_two_classes_share_a_name():

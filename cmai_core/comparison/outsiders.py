@@ -1,4 +1,4 @@
-"""PGD of Foolbox and torchattacks for a grid: "foolbox@cmai_core.comparison.external:foolbox_pgd".
+"""PGD of Foolbox and torchattacks for a grid: "foolbox@cmai_core.comparison.outsiders:foolbox_pgd".
 
 Foolbox (Rauber et al. 2020, JOSS 5(53) 2607) and torchattacks (Kim 2020, arXiv 2010.01950) are no dependencies of this
 project (`pip install 'cmai[peers]'`), so their objects are made when they are asked for. The grid gives them ε
