@@ -23,7 +23,7 @@ from cmai_core.reporting import Watch
 
 
 @dataclass
-class _Setting:
+class ImageSetting:
     """What an attack on images works on; `clean` is set when the search begins."""
 
     ids: tuple[str, ...]
@@ -62,20 +62,20 @@ class Attack(BaseAttack[AttackResult]):
     def describe(self) -> dict:
         return self._described() | self.threat.describe() | self.search.describe()
 
-    def _prepare(self, model: Any, batch: Batch, seed: int) -> _Setting:
+    def _prepare(self, model: Any, batch: Batch, seed: int) -> ImageSetting:
         pixels = batch.pixels.detach()
         device = getattr(model, "device", None)
         pixels = pixels if device is None else pixels.to(device)
-        return _Setting(batch.ids, pixels, self.threat.around(pixels), self._evaluator(model, batch, seed))
+        return ImageSetting(batch.ids, pixels, self.threat.around(pixels), self._evaluator(model, batch, seed))
 
-    def _search(self, setting: _Setting, seed: int, watch: Watch) -> Outcome:
+    def _search(self, setting: ImageSetting, seed: int, watch: Watch) -> Outcome:
         evaluator = setting.evaluator
         setting.clean = evaluator.score(setting.pixels)
         evaluator.clean_value = setting.clean.value
         problem = Problem(setting.region, setting.ids, evaluator, setting.clean)
         return self.search.run(problem, seed=seed, watch=watch)
 
-    def _measure(self, setting: _Setting, outcome: Outcome, watch: Watch) -> dict[str, Any]:
+    def _measure(self, setting: ImageSetting, outcome: Outcome, watch: Watch) -> dict[str, Any]:
         total = max(1, outcome.steps_done)
         watch.report(total, total, "checking the rounded image", dict, force=True)
         final = setting.evaluator.score(outcome.pixels)

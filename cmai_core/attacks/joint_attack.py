@@ -28,7 +28,7 @@ KEEP = ("best", "last")
 
 
 @dataclass
-class _Setting(PairSetting):
+class JointSetting(PairSetting):
     region: Region | None = None
 
 
@@ -67,11 +67,11 @@ class JointAttack(PairAttack[JointResult]):
         parts = self._described() | self.threat.describe()
         return parts | {"text_threat": self.text_threat.describe(), "keep": self.keep} | self.schedule.describe()
 
-    def _prepare(self, model: Any, batch: Batch, seed: int) -> _Setting:
+    def _prepare(self, model: Any, batch: Batch, seed: int) -> JointSetting:
         setting = self._pairs(model, batch, self.text_threat)
-        return _Setting(setting.evaluator, setting.texts, region=self.threat.around(setting.pixels))
+        return JointSetting(setting.evaluator, setting.texts, region=self.threat.around(setting.pixels))
 
-    def _search(self, setting: _Setting, seed: int, watch: Watch) -> JointState:
+    def _search(self, setting: JointSetting, seed: int, watch: Watch) -> JointState:
         clean, evaluator, total = setting.score_clean(), setting.evaluator, self.schedule.image_steps
         state = JointState(evaluator, setting.region, setting.texts, clean, evaluator.batch.ids, seed, watch, total)
         watch.report(0, total, "attacking both", state.data, force=True)
@@ -82,7 +82,7 @@ class JointAttack(PairAttack[JointResult]):
             state.pixels, state.texts = state.best.examples, state.best_texts
         return state
 
-    def _measure(self, setting: _Setting, outcome: JointState, watch: Watch) -> dict[str, Any]:
+    def _measure(self, setting: JointSetting, outcome: JointState, watch: Watch) -> dict[str, Any]:
         evaluator, pixels, texts = setting.evaluator, outcome.pixels, list(outcome.texts)
         rounded = setting.region.rounded(pixels)
         final, final_8bit = (
