@@ -127,6 +127,12 @@ class Budget:
         return self.amount * norm_of(self.norm).scale(value_count)
 
     @property
+    def needs_size(self) -> bool:
+        """Whether its size in pixel units depends on that of the pictures."""
+        scale = norm_of(self.norm).scale
+        return scale(1) != scale(4)
+
+    @property
     def words(self) -> str:
         """As people read it: "4/255", "100 pixels", "5 %"."""
         norm = norm_of(self.norm)

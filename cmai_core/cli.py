@@ -262,7 +262,8 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def _attack(args: argparse.Namespace) -> int:
-    from cmai_core.evaluation.runs.experiment import AttackExperiment, run_experiment
+    from cmai_core.evaluation.runs.attack_run import run_experiment
+    from cmai_core.evaluation.runs.experiment import AttackExperiment
 
     values = read_object(args.spec, "experiment", "Give a file that cmai attack --json wrote.") if args.spec else {}
     for field in fields(AttackExperiment):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from cmai_core.data.pair import PairDataset
-    from cmai_core.evaluation.runs.experiment import AttackReport
+    from cmai_core.evaluation.runs.attack_run import AttackReport
     from cmai_core.explanations.result import Explanation
     from cmai_core.models.wrapper import VisionLanguageModel
 
@@ -70,7 +70,8 @@ def attack(
     Raises:
         CmaiError: something that cannot be used or does not fit; the hint says what to do.
     """
-    from cmai_core.evaluation.runs.experiment import AttackExperiment, run_experiment
+    from cmai_core.evaluation.runs.attack_run import run_experiment
+    from cmai_core.evaluation.runs.experiment import AttackExperiment
 
     models = _models([model, *targets], device)
     names, dataset = list(models), _dataset(data, limit)

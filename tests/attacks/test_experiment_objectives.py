@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from cmai_core.attacks.objectives.registry import OBJECTIVES
 from cmai_core.data import load_dataset
 from cmai_core.errors import OptionError
-from cmai_core.evaluation.runs.experiment import OBJECTIVES, AttackExperiment
+from cmai_core.evaluation.runs.experiment import AttackExperiment
 from cmai_core.evaluation.runs.predictor import make_batch
 from cmai_core.models import load_model
 from cmai_core.tasks import get_task

@@ -17,8 +17,8 @@ from cmai_core.attacks.engine.problem import Outcome, Problem
 from cmai_core.attacks.engine.record import SearchRecord
 from cmai_core.attacks.objectives.objective import TaskObjective
 from cmai_core.attacks.objectives.success import Untargeted
-from cmai_core.attacks.recipes.recipe import Recipe
 from cmai_core.attacks.searches.external import External
+from cmai_core.attacks.specs import Recipe
 from cmai_core.attacks.threats.image import LinfRegion, ThreatModel
 from cmai_core.budget import Budget
 from cmai_core.errors import OptionError
@@ -102,7 +102,8 @@ def attacker_of(
         OptionError: something else, or a recipe that changes no picture.
     """
     if isinstance(attack, Attack):
-        base = attack if epsilon is None else _budget(attack, epsilon)
+        base = dataclasses.replace(attack, threat=attack.threat.sized(values))
+        base = base if epsilon is None else _budget(base, epsilon)
         return Attacker(base, None if isinstance(base.search, External) else functools.partial(_budget, base))
     one_of("norm", norm, ("linf", "l2"))
     epsilon = Budget.usual(norm).pixels(values) if epsilon is None else epsilon
@@ -128,17 +129,13 @@ def _budget(attack: Attack, epsilon: float) -> Attack:
 
 
 def _recipe(recipe: str | Recipe, task: Any, dataset: Any, norm: str, epsilon: float, values: int) -> Attack:
-    from cmai_core.attacks.recipes.registry import get_recipe
-    from cmai_core.evaluation.runs.entries import ATTRIBUTES, parse_entry
-    from cmai_core.evaluation.runs.experiment import AttackExperiment
+    from cmai_core.evaluation.runs.entries import parse_entry
 
     entry = parse_entry(recipe.slug if isinstance(recipe, Recipe) else recipe, {})
-    if entry.where or get_recipe(entry.slug).modality != "image":
+    if entry.where or entry.modality != "image":
         raise OptionError(f"{entry.label!r} is no recipe on pictures.", "Accepted: `cmai recipes`, modality image.")
-    given = {"norm": norm, "epsilon": Budget.of_pixels(norm, epsilon, values).amount}
-    given |= {name: value for name, value in entry.options.items() if name in ATTRIBUTES}
-    own = {name: value for name, value in entry.options.items() if name not in ATTRIBUTES}
-    attack = AttackExperiment(recipe=entry.slug, options=own, **given).build(task, dataset, values)
+    amount = Budget.of_pixels(norm, epsilon, values).amount
+    attack = entry.experiment(norm=norm, epsilon=amount).build(task, dataset, values)
     return dataclasses.replace(attack, name=entry.label)
 
 

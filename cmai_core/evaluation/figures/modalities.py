@@ -158,7 +158,6 @@ def word_budget(recipe: str, modality: str, words: Mapping[str, int | None] | No
     Args:
         recipe: as it is written in a grid. modality: of the recipe; an image attack changes none.
     """
-    from cmai_core.attacks.recipes.registry import get_recipe
     from cmai_core.evaluation.runs.entries import parse_entry
 
     if modality == "image":
@@ -169,7 +168,7 @@ def word_budget(recipe: str, modality: str, words: Mapping[str, int | None] | No
         entry = parse_entry(recipe, {})
         if entry.where:
             return None
-        told = entry.options.get("words", get_recipe(entry.slug).constants.get("words"))
+        told = entry.options.get("words", entry.recipe.constants.get("words"))
         return told if isinstance(told, int) else _default_words(entry.slug)
     except OptionError:
         return None

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
+from cmai_core.attacks.specs import LENGTHS
 from cmai_core.errors import OptionError
-from cmai_core.evaluation.runs.entries import ATTRIBUTES, MINIMUM_NORM, OUTSIDE_OPTIONS, Entry, parse_entry
+from cmai_core.evaluation.runs.entries import OUTSIDE_OPTIONS, Entry, parse_entry
 from cmai_core.options import flag, number, one_of, strict_options, whole
 
 _LISTS = ("models", "tasks", "recipes", "epsilons", "seeds", "sources")
@@ -105,21 +106,12 @@ class Grid:
         """The recipes with their options."""
         return tuple(parse_entry(text, self.options) for text in self.recipes)
 
-    def norm_of(self, entry: Entry) -> str | None:
-        """The norm that an entry's pixels are bound by; None where pixels stay."""
-        if entry.where:
-            return entry.options.get("norm", "linf")
-        from cmai_core.attacks.recipes.registry import get_recipe
-
-        recipe = get_recipe(entry.slug)
-        return None if recipe.norm is None else entry.options.get("norm", recipe.norm)
-
     def epsilons_of(self, entry: Entry) -> tuple[float | None, ...]:
-        """The grid's ε for an entry that has such a budget; its own (None) for the others."""
-        return self.epsilons if self.norm_of(entry) in ("linf", "l2") and "epsilon" not in entry.options else (None,)
+        """Return the grid's ε for an entry that has such a budget; its own (None) for the others."""
+        return self.epsilons if entry.norm in LENGTHS and "epsilon" not in entry.options else (None,)
 
     def experiment(self, entry: Entry, epsilon: float | None, *, model: str = "", task: str = "", seed: int = 0) -> Any:
-        """The same attack as `cmai attack` would run it: an `AttackExperiment` of a recipe.
+        """Make the attack of an entry as `cmai attack` would run it: an `AttackExperiment` of a recipe.
 
         Args:
             epsilon: of the grid, or None. A minimum-norm recipe searches with its own budget whatever this is, so that
@@ -128,24 +120,17 @@ class Grid:
         Raises:
             OptionError: options that the recipe does not have or that contradict each other.
         """
-        from cmai_core.evaluation.runs.experiment import AttackExperiment
-
-        values = {name: value for name, value in entry.options.items() if name in ATTRIBUTES}
-        options = {name: value for name, value in entry.options.items() if name not in ATTRIBUTES}
-        if epsilon is not None and entry.slug not in MINIMUM_NORM:
-            values["epsilon"] = epsilon
-        return AttackExperiment(
+        chosen = {} if epsilon is None or entry.minimum_norm else {"epsilon": epsilon}
+        return entry.experiment(
             model=model or self.models[0],
             task=task or self.tasks[0],
             dataset=self.dataset,
             split=self.split,
             limit=self.limit,
             captions=self.captions,
-            recipe=entry.slug,
-            options=options,
             seed=seed,
             batch_size=self.batch_size,
-            **values,
+            **chosen,
         )
 
     def _check(self, entry: Entry, epsilon: float | None) -> None:
@@ -156,7 +141,7 @@ class Grid:
                     f"The outside attacker {entry.slug} has no option {', '.join(map(repr, unknown))}.",
                     f"Accepted: {', '.join(OUTSIDE_OPTIONS)}.",
                 )
-            one_of("norm", self.norm_of(entry), ("linf", "l2"))
+            one_of("norm", entry.norm, LENGTHS)
             return
         experiment = self.experiment(entry, epsilon)
         if experiment.modality != "image" and experiment.objective == "task":
