@@ -15,7 +15,8 @@ from cmai_core.attacks.objectives.detectors import Decided
 from cmai_core.attacks.objectives.objective import Consistency, Objective
 from cmai_core.attacks.objectives.success import Criterion, Raised
 from cmai_core.attacks.result import AttackResult
-from cmai_core.attacks.threats.image import Region, ThreatModel
+from cmai_core.attacks.threats.image import ThreatModel
+from cmai_core.attacks.threats.regions.region import Region
 from cmai_core.data.pair import Batch
 from cmai_core.errors import OptionError
 from cmai_core.options import strict_options
@@ -79,7 +80,7 @@ class Attack(BaseAttack[AttackResult]):
         total = max(1, outcome.steps_done)
         watch.report(total, total, "checking the rounded image", dict, force=True)
         final = setting.evaluator.score(outcome.pixels)
-        rounded = setting.region.rounded(outcome.pixels)
+        rounded = setting.region.round(outcome.pixels)
         final_8bit = setting.evaluator.score(rounded)
         if outcome.last_unscored:
             outcome.objective_trace[-1] = final.value

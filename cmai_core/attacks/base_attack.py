@@ -12,7 +12,7 @@ import torch
 from cmai_core.attacks.engine.evaluator import at_rest
 from cmai_core.attacks.objectives.objective import Objective
 from cmai_core.attacks.objectives.success import Criterion
-from cmai_core.attacks.threats.image import Region, changed_positions
+from cmai_core.attacks.threats.regions.region import Region, changed_positions
 from cmai_core.data.pair import Batch
 from cmai_core.errors import DataError, OptionError
 from cmai_core.progress import CancelToken, ProgressCallback

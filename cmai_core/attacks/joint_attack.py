@@ -18,7 +18,8 @@ from cmai_core.attacks.objectives.success import Criterion, Raised
 from cmai_core.attacks.objectives.text import PairConsistency
 from cmai_core.attacks.text_attack import PairAttack, PairSetting
 from cmai_core.attacks.text_result import JointResult
-from cmai_core.attacks.threats.image import Region, ThreatModel
+from cmai_core.attacks.threats.image import ThreatModel
+from cmai_core.attacks.threats.regions.region import Region
 from cmai_core.attacks.threats.text import TextThreat
 from cmai_core.data.pair import Batch
 from cmai_core.options import one_of, strict_options
@@ -84,7 +85,7 @@ class JointAttack(PairAttack[JointResult]):
 
     def _measure(self, setting: JointSetting, outcome: JointState, watch: Watch) -> dict[str, Any]:
         evaluator, pixels, texts = setting.evaluator, outcome.pixels, list(outcome.texts)
-        rounded = setting.region.rounded(pixels)
+        rounded = setting.region.round(pixels)
         final, final_8bit = (
             evaluator.score(texts, range(len(texts)), evaluator.images(p), pixels=p) for p in (pixels, rounded)
         )

@@ -67,6 +67,7 @@ def outside(attack, clean, pixels):
     size = {
         "linf": lambda: delta.abs().amax(dim=1),
         "l2": lambda: delta.norm(dim=1),
+        "l1": lambda: delta.abs().sum(dim=1),
         "l0": lambda: (pixels != clean).any(dim=1).flatten(1).sum(dim=1),
         "patch": lambda: torch.zeros(len(clean)),
     }[norm]()

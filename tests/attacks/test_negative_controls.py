@@ -16,7 +16,7 @@ from cmai_core.attacks.objectives.success import Raised
 from cmai_core.attacks.searches.apgd import APGD
 from cmai_core.attacks.searches.score_gradient import ScoreGradient
 from cmai_core.attacks.searches.square import Square
-from cmai_core.attacks.threats.image import LinfRegion
+from cmai_core.attacks.threats.regions.linf import LinfRegion
 from cmai_core.reporting import Watch
 
 # Each with the successes it reaches among six samples at 8/255; doing nothing, or the opposite, reaches none.

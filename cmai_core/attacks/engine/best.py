@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from cmai_core.attacks.threats.image import Region
+from cmai_core.attacks.threats.regions.region import Region
 
 TIE = 1e-6
 """Relative difference of two objectives of texts below which they are equal (rounding of differently shaped passes)."""

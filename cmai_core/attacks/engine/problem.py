@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from cmai_core.attacks.engine.evaluator import Evaluation, Evaluator
-from cmai_core.attacks.threats.image import Region
+from cmai_core.attacks.threats.regions.region import Region
 from cmai_core.reporting import Watch
 
 

@@ -81,7 +81,7 @@ class BestResponse(Steps):
             gradient, velocity = with_momentum(finite(gradient), velocity, self.momentum)
             share = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / self.steps))).item()
             length = largest * max(share, 0.02)
-            pixels = region.project(pixels + length * region.direction(gradient))
+            pixels = region.project(pixels + length * region.steepest_step(gradient, pixels))
             state.pixels, state.texts = pixels, texts
             state.step(value, consistency)
         if not state.stopped:

@@ -10,7 +10,7 @@ import torch
 from cmai_core.attacks.engine.best import TIE, BestTracker
 from cmai_core.attacks.engine.pair_evaluator import PairEvaluator, PairScores
 from cmai_core.attacks.text_searches.search import TextProblem
-from cmai_core.attacks.threats.image import Region
+from cmai_core.attacks.threats.regions.region import Region
 from cmai_core.attacks.threats.text import TextRegion
 from cmai_core.reporting import Watch
 from cmai_core.seeds import sample_generators
@@ -120,7 +120,7 @@ class JointState:
 
     def random_start(self) -> torch.Tensor:
         """Return a random image of the region for each clean one."""
-        return self.region.random(sample_generators(self.seed, self.ids, 0))
+        return self.region.random_start(sample_generators(self.seed, self.ids, 0))
 
     def ascend(
         self,
@@ -150,7 +150,7 @@ class JointState:
             self.forwards += max(1, len(seen))
             self.backwards_image += max(1, len(seen))
             gradient, velocity = with_momentum(finite(gradient), velocity, momentum)
-            pixels = region.project(pixels + length * region.direction(gradient))
+            pixels = region.project(pixels + length * region.steepest_step(gradient, pixels))
             self.pixels, self.texts = pixels, list(texts)
             self.step(value, consistency)
         return pixels

@@ -9,7 +9,10 @@ import torch
 from cmai_core.attacks.engine.best import column
 from cmai_core.attacks.engine.problem import Outcome, Problem
 from cmai_core.attacks.engine.record import SearchRecord
-from cmai_core.attacks.threats.image import L2Region, LinfRegion, PatchRegion, Region
+from cmai_core.attacks.threats.regions.l2 import L2Region
+from cmai_core.attacks.threats.regions.linf import LinfRegion
+from cmai_core.attacks.threats.regions.patch import PatchRegion
+from cmai_core.attacks.threats.regions.region import Region
 from cmai_core.errors import OptionError
 from cmai_core.options import number, strict_options, whole
 from cmai_core.reporting import Watch

@@ -182,7 +182,7 @@ def _take(found: Outcome, rows: torch.Tensor, step: int, record: SearchRecord, f
     seen = record.score(found.pixels, rows, step)
     if bool(seen.success.any()):
         claimed, pixels, value = (x[seen.success] for x in (rows, found.pixels, seen.value))
-        kept = record.score(record.problem.region.select(claimed).rounded(pixels), claimed, offer=False).success
+        kept = record.score(record.problem.region.select(claimed).round(pixels), claimed, offer=False).success
         record.best.put(pixels, value, torch.ones_like(kept), kept, claimed)
         firm[claimed] = kept
     record.cancelled = record.cancelled or found.cancelled

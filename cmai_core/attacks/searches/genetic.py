@@ -63,7 +63,7 @@ class Genetic:
             if len(rows) == 0 or record.stop():
                 break
             if people is None:
-                people = torch.stack([region.random(generators) for _ in range(self.population)], dim=1)
+                people = torch.stack([region.random_start(generators) for _ in range(self.population)], dim=1)
                 fitness = self._fitness(record, people, rows)
             else:
                 decay = 0.9**plateaus

@@ -202,7 +202,7 @@ class _Restart:
             draws = [torch.randn(centre.shape[1:], generator=g, dtype=centre.dtype).sign() for g in generators]
             point = centre + region.epsilon * torch.stack(draws).to(centre.device)
         else:
-            point = region.random(generators)
+            point = region.random_start(generators)
             if search.start_scale == 1:
                 return point
         return region.project(centre + search.start_scale * (point - centre))
@@ -247,7 +247,7 @@ class _Restart:
 
     def direction(self, gradient: torch.Tensor) -> torch.Tensor:
         """Return the steepest step of unit length."""
-        return self.region.direction(gradient)
+        return self.region.steepest_step(gradient, self.point)
 
     def project(self, point: torch.Tensor) -> torch.Tensor:
         """Bring iterates back into the region; samples that stand still stay where they are."""
@@ -350,7 +350,7 @@ class _SharedRestart(_Restart):
         return length if self.search.step_size is not None else length[:1]
 
     def direction(self, gradient: torch.Tensor) -> torch.Tensor:
-        return self.first.direction(gradient)
+        return self.first.steepest_step(gradient)
 
     def project(self, point: torch.Tensor) -> torch.Tensor:
         return self.first.shrink(point)

@@ -9,7 +9,7 @@ import torch
 from cmai_core.attacks.engine.problem import Outcome, Problem
 from cmai_core.attacks.engine.record import SearchRecord
 from cmai_core.attacks.objectives.classes import _ClassObjective
-from cmai_core.attacks.threats.image import L0Region
+from cmai_core.attacks.threats.regions.l0 import L0Region
 from cmai_core.options import number, one_of, strict_options, whole
 from cmai_core.reporting import Watch
 

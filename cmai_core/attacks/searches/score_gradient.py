@@ -75,7 +75,7 @@ class ScoreGradient:
         generators = sample_generators(seed, [problem.ids[row] for row in rows.tolist()], 0)
         x = region.centre
         if self.random_start and len(rows):
-            x = region.random(generators)
+            x = region.random_start(generators)
         first, second = torch.zeros_like(x), torch.zeros_like(x)
         for step in range(len(plan) + 1):
             if len(rows) == 0 or record.stop():
@@ -88,7 +88,7 @@ class ScoreGradient:
                     scale = (second / (1 - 0.999**step)).sqrt() + 1e-8
                     x = region.project(x + length * (first / (1 - 0.9**step)) / scale)
                 else:
-                    x = region.project(x + length * region.direction(slope))
+                    x = region.project(x + length * region.steepest_step(slope, x))
                 record.steps_done = step
             record.score(x, rows, step)
             record.report(step)

@@ -10,7 +10,9 @@ import torch
 from cmai_core.attacks.engine.best import column
 from cmai_core.attacks.engine.problem import Outcome, Problem
 from cmai_core.attacks.engine.record import SearchRecord, may_hold
-from cmai_core.attacks.threats.image import L2Region, LinfRegion, Region
+from cmai_core.attacks.threats.regions.l2 import L2Region
+from cmai_core.attacks.threats.regions.linf import LinfRegion
+from cmai_core.attacks.threats.regions.region import Region
 from cmai_core.errors import OptionError
 from cmai_core.options import flag, number, strict_options, whole
 from cmai_core.reporting import Watch

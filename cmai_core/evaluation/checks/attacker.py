@@ -19,7 +19,8 @@ from cmai_core.attacks.objectives.objective import TaskObjective
 from cmai_core.attacks.objectives.success import Untargeted
 from cmai_core.attacks.searches.external import External
 from cmai_core.attacks.specs import Recipe
-from cmai_core.attacks.threats.image import LinfRegion, ThreatModel
+from cmai_core.attacks.threats.image import ThreatModel
+from cmai_core.attacks.threats.regions.linf import LinfRegion
 from cmai_core.budget import Budget
 from cmai_core.errors import OptionError
 from cmai_core.options import one_of, strict_options, whole
@@ -202,7 +203,7 @@ class RandomNoise:
                 signs = [torch.rand(shape, generator=g, dtype=like.dtype) < 0.5 for g in generators]
                 point = torch.where(torch.stack(signs).to(like.device), region.lower, region.upper)
             else:
-                point = region.random(generators)
+                point = region.random_start(generators)
             record.score(point, rows, draw + 1)
             record.steps_done = draw + 1
         return record.outcome()

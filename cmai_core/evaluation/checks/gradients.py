@@ -60,7 +60,7 @@ def slopes_of(bench: Bench) -> Slopes:
     """
     pixels, ids = bench.batch.pixels, bench.batch.ids
     region = bench.attacker.base.threat.around(pixels)
-    start = region.random(sample_generators(bench.seed, [f"{sample}/check" for sample in ids], 0))
+    start = region.random_start(sample_generators(bench.seed, [f"{sample}/check" for sample in ids], 0))
     with at_rest(bench.model):
         evaluator = bench.evaluator()
         clean = evaluator.value_and_grad(pixels)[1]

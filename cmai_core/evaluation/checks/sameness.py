@@ -42,7 +42,8 @@ def lattice(bench: Bench) -> Check:
         evaluator = bench.evaluator()
         for point in range(POINTS):
             generators = sample_generators(bench.seed, [f"{sample}/between" for sample in ids], point)
-            inner = region.random(generators) * (LEVELS - 2) / LEVELS + 1 / LEVELS  # the mirrored one lies in the box
+            # The mirrored one lies in the box.
+            inner = region.random_start(generators) * (LEVELS - 2) / LEVELS + 1 / LEVELS
             value = evaluator.score(inner, success=False).value
             on = round_to_8bit(inner)
             there.append((evaluator.score(on, success=False).value - value).double())
