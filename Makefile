@@ -28,7 +28,7 @@ LOCK    := requirements/lock.txt
 SOURCES := pyproject.toml $(LOCK)
 
 .DEFAULT_GOAL := help
-.PHONY: help app test numerics models results data bench soak lint format lock wheel clean distclean
+.PHONY: help app test numerics models results data bench soak docs lint format lock wheel clean distclean
 .SUFFIXES:
 .DELETE_ON_ERROR:
 
@@ -53,16 +53,16 @@ models: $(VENV)/.app  ## train the bundled models from nothing, into runs/ (RECI
 			cmai-replay) start="--base local-dir:runs/base/model --seed 1 --set replay=local-dir:runs/cmai/model" ;; \
 			*) start="--base local-dir:runs/base/model" ;; \
 		esac; \
-		$(BIN)/python -m cmai_core.training --recipe $$recipe --out runs/$$recipe $$start; \
+		$(BIN)/cmai train --recipe $$recipe --out runs/$$recipe $$start; \
 	done
 	set -e; for recipe in $(filter $(HEADLESS),$(RECIPES)); do \
-		$(BIN)/python -m cmai_core.training --recipe cmcv --out runs/$$recipe-heads --base local-dir:runs/$$recipe/model; \
+		$(BIN)/cmai train --recipe cmcv --out runs/$$recipe-heads --base local-dir:runs/$$recipe/model; \
 	done
 	@echo "The models lie in runs/<recipe>/model. To bundle one:"
-	@echo "  python -m cmai_core.training.bundle runs/tecoa/model tabletop-tecoa --heads runs/tecoa-heads/model"
+	@echo "  cmai bundle runs/tecoa/model tabletop-tecoa --heads runs/tecoa-heads/model"
 
 results: $(VENV)/.app  ## print the comparison of the defences from its published results
-	$(BIN)/python -m cmai_core.comparison.report
+	$(BIN)/cmai compare report
 
 data: $(VENV)/.app  ## generate and cache the Tabletop training data
 	$(BIN)/cmai data
@@ -74,16 +74,21 @@ bench: $(VENV)/.test  ## measure speed, side by side with peers
 soak: $(VENV)/.test  ## many visitors at once, five minutes (CMAI_SOAK_VISITORS, CMAI_SOAK_SECONDS): errors, waiting, memory
 	$(BIN)/python benchmarks/soak.py
 
-lint: $(VENV)/.dev  ## check style
+docs: $(VENV)/.docs  ## write the documentation site into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "The site: build/site/index.html"
+
+lint: $(VENV)/.dev  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check . || echo "note: 'make format' would change the files above"
+	$(BIN)/mypy
 
 format: $(VENV)/.dev  ## sort imports and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 lock: $(VENV)/.dev  ## resolve requirements/lock.txt anew, for all supported Pythons and platforms
-	$(BIN)/uv pip compile --upgrade --universal --python-version 3.11 --extra test --extra dev --no-config --no-annotate \
+	$(BIN)/uv pip compile --upgrade --universal --python-version 3.11 --extra test --extra docs --extra dev --no-config --no-annotate \
 		--default-index https://pypi.org/simple --custom-compile-command "make lock" --quiet pyproject.toml -o $(LOCK)
 
 wheel: $(VENV)/.dev  ## build the wheel and the source archive into dist/
@@ -104,6 +109,10 @@ $(VENV)/.app: $(SOURCES) $(VENV)/.python
 
 $(VENV)/.test: $(SOURCES) $(VENV)/.python
 	$(call install,.[test])
+	@touch $(VENV)/.app
+
+$(VENV)/.docs: $(SOURCES) $(VENV)/.python
+	$(call install,.[docs])
 	@touch $(VENV)/.app
 
 $(VENV)/.dev: $(SOURCES) $(VENV)/.python

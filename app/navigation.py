@@ -1,40 +1,52 @@
-"""From one page of the lab to another, for certain.
+"""The pages in the navigation, and the way from one to another, for certain.
 
-What refreshes itself on a page (the status chip, a running job) names in each of its requests the page that the browser
+What refreshes itself on a page (the status bar, a running job) names in each of its requests the page that the browser
 knows. Such a request, sent while the server was switching pages, names the old page, and Streamlit goes back to it or
-shows nothing but the chip. So where a visitor is going is written down until the page is reached, and where the visitor
-is, until the next page.
+shows nothing but the status bar. So where a visitor is going is written down until the page is reached, and where the
+visitor is, until the next page.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from app import state
+from app.registry import PAGES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-DEFAULT = "attack_lab"
-"""The page that has no path of its own in the address."""
+    from streamlit.navigation.page import StreamlitPage
+
 TRIES = 5
 """How often a visitor who ended up elsewhere is sent on."""
 
 
+def listed() -> dict[str, StreamlitPage]:
+    """Return name → page as `st.navigation` takes it, in order."""
+    first = next(iter(PAGES))
+    return {
+        name: st.Page(page.draw, title=page.title, icon=page.icon, url_path=name, default=name == first)
+        for name, page in PAGES.items()
+    }
+
+
 def go(page: str, query: Mapping[str, Any] | None = None) -> None:
-    """Switches to a page (a file name of app_pages without its ending), with this query in the address."""
+    """Switch to the page of this name, with this query in the address."""
     given = None if query is None else dict(query)
     state.put(state.GOING, (page, given, TRIES))
     _switch(page, given)
 
 
-def arrived(page: Any) -> None:
-    """Called in each run of the whole script with what `st.navigation` gave: goes on to where the visitor was going."""
-    going, reached = state.get(state.GOING), page.url_path or DEFAULT
+def arrived(page: StreamlitPage) -> None:
+    """Note the page that `st.navigation` returned, or switch to the one that the visitor was going to.
+
+    Called in each run of the whole script.
+    """
+    going, reached = state.get(state.GOING), page.url_path or next(iter(PAGES))
     if going is not None and going[0] != reached and going[2] > 0:
         state.put(state.GOING, (*going[:2], going[2] - 1))
         _switch(*going[:2])
@@ -43,8 +55,10 @@ def arrived(page: Any) -> None:
 
 
 def hold() -> None:
-    """Called in each refreshing of the chip: where that names another page than the one on show, the latter is shown
-    again, with its query."""
+    """Show the visitor's page again, with its query, if the status bar's request names another one.
+
+    Called in each refresh of the status bar.
+    """
     shown = state.get(state.SHOWN)
     if shown is not None and _hash() not in (None, shown[0]):
         query = state.get(state.LINK)
@@ -59,4 +73,4 @@ def _hash() -> str | None:
 
 
 def _switch(page: str, query: Mapping[str, Any] | None) -> None:
-    st.switch_page(str(Path("app_pages") / f"{page}.py"), query_params=query)
+    st.switch_page(listed()[page], query_params=query)

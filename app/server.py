@@ -17,10 +17,11 @@ import streamlit as st  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 from streamlit import net_util  # noqa: E402
 
-from app.gate import Gate  # noqa: E402
-from app.owner import OFFLINE  # noqa: E402
+from app.access.gate import Gate  # noqa: E402
+from app.access.permissions import OFFLINE  # noqa: E402
 
-# Nothing in this process ever downloads: models come by children of their own, which visitors can end (`app.fetching`).
+# Nothing in this process ever downloads: models come by children of their own, which visitors can end
+# (`app.services.downloads`).
 if OFFLINE not in os.environ:
     os.environ.update({OFFLINE: "1", "CMAI_CHILDREN_ONLINE": "1"})
 # Before it refuses a foreign Origin Streamlit asks a service on the internet for this machine's address, for up to two

@@ -1,11 +1,12 @@
-"""The names of all session state, in one place, with their first values.
+"""The names of all session state that pages share, with their first values.
 
 Widgets keep their own values under the keys named here; everything else is plain data. Nothing large lives here but the
-one result on show; a new one replaces it.
+result on show of each page; a new one replaces it.
 """
 
 from __future__ import annotations
 
+import copy
 import time
 import uuid
 from typing import Any
@@ -13,8 +14,10 @@ from typing import Any
 import streamlit as st
 
 from cmai_core.data.plain import plain_line
+from cmai_core.lab.benchmark.choices import GridChoice
 from cmai_core.lab.choices import FALSE_POSITIVE_RATE
 from cmai_core.lab.experiment import MAX_CAPTION, Experiment
+from cmai_core.tasks import DEFAULT_TASK
 
 OWNER = "owner"
 """A random name for this page, the owner of its jobs."""
@@ -25,7 +28,7 @@ UPLOAD = "upload"
 SCENE = "scene"
 """JSON of the composed scene, or ""."""
 CAPTION = "caption"
-"""Widget: the sentence."""
+"""Widget: the caption."""
 RESULT = "result"
 """The LabResult on show, or None (the bundled one is shown)."""
 NOTICE = "notice"
@@ -42,15 +45,8 @@ KEPT = "kept"
 """A plain copy of the widgets' values when a page was last drawn whole."""
 
 ATTACK_JOB = "attack_job"
-DISTRIBUTION_JOB = "distribution_job"
-EMBEDDING_JOB = "embedding_job"
-EXPLANATION_JOB = "explanation_job"
 VERDICT_JOB = "verdict_job"
 """Handles of this session's running or just finished jobs, or None (a handle is small; results lie in the queue)."""
-DISTRIBUTION = "distribution"
-EMBEDDING = "embedding"
-EXPLANATION = "explanation"
-"""Results of the other pages, or None."""
 VERDICT = "verdict"
 """The LabVerdict made last, or None; it is shown while the result on show has its content."""
 VERDICT_FPR = "verdict_fpr"
@@ -64,8 +60,6 @@ REVIEWER = "reviewer_key"
 REVIEW_SHOWN = "review_shown"
 REVIEW_PAGE = "review_page"
 """Widgets: which entries of the review queue are shown."""
-SELECTED_POINT = "selected_point"
-"""Id of the pair selected in the embedding map, or None."""
 
 # Widgets of the attack form. The values are those of Experiment, so that a permalink sets them directly.
 UNDEFENDED = "undefended"
@@ -89,10 +83,12 @@ WORDS = "words"
 TRUTH = "truth"
 PRESET = "preset"
 """The recipe that the three parts make up; it follows from them and is set anew in every run."""
-FORM_KEYS = (
-    UNDEFENDED, DEFENDED, UNDEFENDED_SPEC, DEFENDED_SPEC, CRAFT_ON, NORM, EPSILON, STEPS, STEP_SIZE, RESTARTS, SEED,
-    OBJECTIVE, TASK, ALPHA, BETA, CAPTION, RECIPE, QUERIES, WORDS, TRUTH,
+SETTINGS = (
+    CRAFT_ON, NORM, EPSILON, STEPS, STEP_SIZE, RESTARTS, SEED, OBJECTIVE, TASK, ALPHA, BETA, RECIPE, QUERIES, WORDS,
+    TRUTH,
 )  # fmt: skip
+"""Widgets that hold a field of `Experiment`, under the field's name."""
+FORM_KEYS = (UNDEFENDED, DEFENDED, UNDEFENDED_SPEC, DEFENDED_SPEC, CAPTION, *SETTINGS)
 
 # Widgets of the dialogs and of the other pages.
 BROWSE_SET = "browse_set"
@@ -121,8 +117,8 @@ BENCH_TRANSFER = "bench_transfer"
 BENCH_DETECTION = "bench_detection"
 BENCH_TAU = "bench_tau"
 BENCH_FORM: dict[str, Any] = {
-    BENCH_MODELS: [], BENCH_TASKS: ["retrieval"], BENCH_IMAGE: ["fgsm", "pgd"], BENCH_TEXT: [], BENCH_JOINT: [],
-    BENCH_EPSILONS: [2.0, 4.0], BENCH_SET: "tabletop/test", BENCH_COUNT: 32, BENCH_KIND: "full",
+    BENCH_MODELS: [], BENCH_TASKS: [DEFAULT_TASK], BENCH_IMAGE: ["fgsm", "pgd"], BENCH_TEXT: [], BENCH_JOINT: [],
+    BENCH_EPSILONS: [2.0, 4.0], BENCH_SET: GridChoice.dataset, BENCH_COUNT: 32, BENCH_KIND: "full",
     BENCH_EFFORT: "quick", BENCH_SEED: 0, BENCH_TRANSFER: True, BENCH_DETECTION: False, BENCH_TAU: 0.0,
 }  # fmt: skip
 BENCH_RUNS = "bench_runs"
@@ -143,66 +139,25 @@ NO_MODEL = "none"
 """Choice of the defended select box: one model only."""
 
 
+_FIRST: dict[str, Any] = {
+    PAIR: "", UPLOAD: None, SCENE: "", CAPTION: "", RESULT: None, NOTICE: None, LINK_READ: False, LINK: {}, GOING: None,
+    SHOWN: None, KEPT: {}, ATTACK_JOB: None, VERDICT_JOB: None, VERDICT: None, VERDICT_FPR: FALSE_POSITIVE_RATE,
+    RESULT_TAB: "Answers", SENT: {}, REVIEWER: "", REVIEW_SHOWN: "open", REVIEW_PAGE: 1, UNDEFENDED_SPEC: "",
+    DEFENDED_SPEC: "", BENCH_RUNS: [], BENCH_OPEN: "", **BENCH_FORM,
+}  # fmt: skip
+"""First values of all but the models and the settings, which begin as `Experiment` has them."""
+
+
 def initialise() -> None:
-    """Fills in what is not there yet, and keeps widget values alive across pages."""
+    """Fill in what is not there yet, and keep widgets' values alive across pages. Called in each whole run."""
     experiment = Experiment()
-    first: dict[str, Any] = {
-        OWNER: uuid.uuid4().hex,
-        PAIR: "",
-        UPLOAD: None,
-        SCENE: "",
-        CAPTION: "",
-        RESULT: None,
-        NOTICE: None,
-        LINK_READ: False,
-        LINK: {},
-        GOING: None,
-        SHOWN: None,
-        KEPT: {},
-        ATTACK_JOB: None,
-        DISTRIBUTION_JOB: None,
-        EMBEDDING_JOB: None,
-        EXPLANATION_JOB: None,
-        VERDICT_JOB: None,
-        DISTRIBUTION: None,
-        EMBEDDING: None,
-        EXPLANATION: None,
-        VERDICT: None,
-        VERDICT_FPR: FALSE_POSITIVE_RATE,
-        RESULT_TAB: "Answers",
-        SENT: {},
-        REVIEWER: "",
-        REVIEW_SHOWN: "open",
-        REVIEW_PAGE: 1,
-        SELECTED_POINT: None,
-        UNDEFENDED: experiment.undefended,
-        DEFENDED: experiment.defended,
-        UNDEFENDED_SPEC: "",
-        DEFENDED_SPEC: "",
-        CRAFT_ON: experiment.craft_on,
-        NORM: experiment.norm,
-        EPSILON: experiment.epsilon,
-        STEPS: experiment.steps,
-        STEP_SIZE: experiment.step_size,
-        RESTARTS: experiment.restarts,
-        SEED: experiment.seed,
-        OBJECTIVE: experiment.objective,
-        TASK: experiment.task,
-        ALPHA: experiment.alpha,
-        BETA: experiment.beta,
-        RECIPE: experiment.recipe,
-        QUERIES: experiment.queries,
-        WORDS: experiment.words,
-        TRUTH: experiment.truth,
-        BENCH_RUNS: [],
-        BENCH_OPEN: "",
-        **{name: list(value) if isinstance(value, list) else value for name, value in BENCH_FORM.items()},
-    }
+    first = {OWNER: uuid.uuid4().hex} | _FIRST
+    first |= {name: getattr(experiment, name) for name in (UNDEFENDED, DEFENDED, *SETTINGS)}
     # Streamlit forgets the widgets that a late request does not know of (see `navigation`): hence the copy.
     first |= st.session_state.get(KEPT, {})
     for name, value in first.items():
         if name not in st.session_state:
-            st.session_state[name] = value
+            st.session_state[name] = copy.copy(value)
     _keep_replaced()
     for name in _LASTING:
         # Touching a widget's value keeps it when the widget is not drawn in this run (another page, a dialog).
@@ -210,31 +165,39 @@ def initialise() -> None:
 
 
 def keep() -> None:
-    """At the end of a whole run: copies what widgets hold, and the address's query."""
+    """Copy what widgets hold, and the address's query. Called at the end of each whole run."""
     st.session_state[KEPT] = {name: st.session_state[name] for name in _LASTING if name in st.session_state}
     st.session_state[LINK] = st.query_params.to_dict()
 
 
 def get(name: str) -> Any:
+    """Return a value of this session."""
     return st.session_state[name]
 
 
 def put(name: str, value: Any) -> None:
+    """Set a value of this session."""
     st.session_state[name] = value
 
 
+def ensure(name: str, value: Any) -> None:
+    """Set a value of this session unless it has one: for what belongs to one page alone."""
+    if name not in st.session_state:
+        st.session_state[name] = value
+
+
 def put_caption(caption: str) -> None:
-    """Replaces the sentence in the form, by one line of visible text."""
+    """Replace the caption in the form by one line of visible text."""
     caption = plain_line(caption)[:MAX_CAPTION]
     st.session_state[REPLACED] = (st.session_state.get(CAPTION), caption, time.monotonic())
     st.session_state[CAPTION] = caption
 
 
 def _keep_replaced() -> None:
-    """Undoes what a page part that refreshes itself has sent with the old sentence still in its form.
+    """Undo what a part of a page that refreshes itself has sent with the old caption still in its form.
 
     Such a request carries the values of all fields as the browser knows them, and on a slow line or a busy machine it
-    may have been on its way when the sentence was replaced.
+    may have been on its way when the caption was replaced.
     """
     before, after, when = st.session_state.get(REPLACED) or (None, None, 0.0)
     if before is not None and st.session_state[CAPTION] == before and time.monotonic() - when < SETTLING:

@@ -29,7 +29,8 @@ from cmai_core.attacks.searches.ensemble import Cascade, Member
 from cmai_core.attacks.searches.fab import FAB
 from cmai_core.attacks.searches.hopskipjump import HopSkipJump
 from cmai_core.attacks.searches.square import Square
-from cmai_core.tasks.metrics import bootstrap_interval
+from cmai_core.bootstrap import bootstrap_interval
+from cmai_core.evaluation.figures.intervals import median_interval
 
 Call = Callable[[], torch.Tensor]
 FAR = 100.0
@@ -164,14 +165,6 @@ def judge(work: Workload, row: Row, pixels: torch.Tensor) -> np.ndarray:
     with torch.no_grad():
         right = work.classifier(pixels).argmax(dim=1) == work.labels
     return right.double().numpy() if row.epsilon is not None else length.masked_fill(right, math.inf).double().numpy()
-
-
-def median_interval(values: np.ndarray, resamples: int = 1000) -> tuple[float, float, float]:
-    """The median and its 95 % percentile bootstrap interval; infinite values are values like others."""
-    rng = np.random.default_rng(0)
-    drawn = np.median(values[rng.integers(0, len(values), (resamples, len(values)))], axis=1)
-    low, high = np.quantile(drawn, [0.025, 0.975], method="nearest")
-    return float(np.median(values)), float(low), float(high)
 
 
 def verdict(ours: np.ndarray, theirs: np.ndarray, minimum_norm: bool) -> str:

@@ -28,10 +28,10 @@ from cmai_core.attacks.text_searches.masked_lm import MaskedLMProposer
 from cmai_core.attacks.text_searches.proposers import Vocabulary
 from cmai_core.attacks.text_searches.search import BeamSearch, ImportanceSearch
 from cmai_core.attacks.threats.text import TextThreat
+from cmai_core.bootstrap import Interval, bootstrap_interval
 from cmai_core.data import load_dataset
 from cmai_core.data.pair import Batch
 from cmai_core.models import load_model
-from cmai_core.tasks.metrics import Interval, bootstrap_interval
 
 OURS = "best-response"
 # Where there is no masked language model: words that say something else about a scene.

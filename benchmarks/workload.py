@@ -19,14 +19,14 @@ from cmai_core.data import load_dataset
 from cmai_core.data.pair import Batch, PairDataset
 from cmai_core.data.subset import Subset
 from cmai_core.models import load_model
-from cmai_core.models.wrapper import VisionLanguageModel
+from cmai_core.models.open_clip_model import OpenClipModel
 from cmai_core.tasks.retrieval import Retrieval
 
 
 class Classifier(nn.Module):
     """Pixels N×3×S×S in [0, 1] → scaled cosines with the class texts, N×C. No parameter asks for a gradient."""
 
-    def __init__(self, model: VisionLanguageModel, texts: tuple[str, ...]):
+    def __init__(self, model: OpenClipModel, texts: tuple[str, ...]):
         super().__init__()
         self.model = model
         with torch.no_grad():
@@ -41,7 +41,7 @@ class Classifier(nn.Module):
 class Workload:
     """Attributes: the same question in our terms (task, dataset, batch, success) and in peers' (classifier, labels)."""
 
-    model: VisionLanguageModel
+    model: OpenClipModel
     dataset: PairDataset
     task: Retrieval
     batch: Batch

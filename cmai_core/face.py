@@ -10,14 +10,15 @@ Everything below is a short way to the library's own parts, which stay there for
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from cmai_core.data.registry import DEFAULT_DATASET
 from cmai_core.errors import OptionError
 from cmai_core.progress import CancelToken, ProgressCallback
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from cmai_core.data.pair import PairDataset
     from cmai_core.evaluation.runs.attack_run import AttackReport
     from cmai_core.explanations.result import Explanation
-    from cmai_core.models.wrapper import VisionLanguageModel
+    from cmai_core.models.protocol import VisionLanguageModel
 
     Model = str | VisionLanguageModel
     Data = str | Path | PairDataset
@@ -39,7 +40,7 @@ METHODS = ("integrated-gradients", "relevance", "grad-cam", "attention-flow")
 
 def attack(
     model: Model,
-    data: Data = "tabletop",
+    data: Data = DEFAULT_DATASET,
     *,
     recipe: str = "pgd",
     epsilon: float | None = None,
@@ -93,13 +94,14 @@ def attack(
 
 def evaluate(
     models: Model | Sequence[Model],
-    data: Data = "tabletop",
+    data: Data = DEFAULT_DATASET,
     *,
     recipes: str | Sequence[str] = ("pgd",),
     epsilons: Sequence[float] = (4.0,),
     tasks: Sequence[str] | None = None,
     limit: int | None = 64,
     store: str | Path | None = None,
+    outside: Mapping[str, Any] | None = None,
     device: str | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
@@ -110,8 +112,10 @@ def evaluate(
     Args:
         models: one or several. data, limit: as for `attack`.
         recipes: one name or several, each with options where wanted ("pgd:steps=50"). epsilons: in units of 1/255.
-        tasks: names; None: as for `attack`. settings: further ones of `evaluation.grid.Grid`.
+        tasks: names; None: as for `attack`. settings: further ones of `evaluation.runs.grid.Grid`.
         store: a folder in which every example is kept, so that the same call goes on where it stopped; None: nowhere.
+        outside: name → attacker of your own, a function of model and batch that returns pixels; it runs where `recipes`
+            has "name@".
 
     Returns:
         one row a figure: accuracies and attack success rates with their counts and 95 % intervals, the worst case over
@@ -128,7 +132,7 @@ def evaluate(
     from cmai_core.evaluation.runs.setting import Setting
     from cmai_core.evaluation.store.store import Store
 
-    several = models if isinstance(models, (list, tuple)) else [models]
+    several: Sequence[Model] = models if isinstance(models, (list, tuple)) else [cast("Model", models)]
     if not several:
         raise OptionError("No model named.", "Give one or several.")
     loaded = _models(several, device)
@@ -146,7 +150,8 @@ def evaluate(
     with ExitStack() as stack:
         folder = Path(store) if store is not None else Path(stack.enter_context(TemporaryDirectory(prefix="cmai-")))
         opened = stack.enter_context(Store.write(folder))
-        report = run(Setting(grid, models=loaded, dataset=dataset), opened, progress=progress, cancel=cancel)
+        setting = Setting(grid, models=loaded, dataset=dataset, outside=outside)
+        report = run(setting, opened, progress=progress, cancel=cancel)
         frame = readings.frame(opened, report.plan)
     for cell in report.plan.cells:
         if reason := cell.skipped or report.failed.get(cell.address):
@@ -232,11 +237,10 @@ def _dataset(data: Data, limit: int | None) -> PairDataset:
 
 
 def _fitting_task(dataset: PairDataset, model: VisionLanguageModel) -> str:
-    """The task that is asked where none is named: retrieval, unless the model knows only its classes."""
-    from cmai_core.models.wrap import ClassTokenizer
+    """The task that is asked where none is named: the usual one, or where the model knows only its classes, those."""
     from cmai_core.tasks import get_task
 
-    order = ("zero-shot", "retrieval") if isinstance(model.tokenizer, ClassTokenizer) else ("retrieval", "zero-shot")
+    order = ("zero-shot", "retrieval") if model.classes else ("retrieval", "zero-shot")
     reasons = []
     for name in order:
         reason = get_task(name).applies_to(dataset, model)

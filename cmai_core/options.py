@@ -7,7 +7,7 @@ import functools
 import math
 import sys
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from cmai_core.errors import OptionError
 
@@ -15,12 +15,13 @@ T = TypeVar("T")
 
 
 def strict_options(cls: type[T]) -> type[T]:
-    """Class decorator for dataclasses: an unknown keyword raises `OptionError` with the accepted names."""
+    """Make a dataclass refuse unknown keywords by an `OptionError` with the accepted names."""
+    assert dataclasses.is_dataclass(cls)
     names = [f.name for f in dataclasses.fields(cls) if f.init]
     plain_init = cls.__init__
 
     @functools.wraps(plain_init)
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self: T, *args: object, **options: object) -> None:
         unknown = sorted(set(options) - set(names))
         if unknown:
             raise OptionError(
@@ -28,33 +29,39 @@ def strict_options(cls: type[T]) -> type[T]:
             )
         plain_init(self, *args, **options)
 
-    cls.__init__ = __init__
+    setattr(cls, "__init__", __init__)  # noqa: B010 (assigned plainly, a type checker takes it for a mistake)
     return cls
 
 
-def one_of(name: str, value: Any, accepted: Sequence[Any]) -> None:
-    """Raises unless the value is among the accepted ones."""
+def one_of(name: str, value: object, accepted: Sequence[object]) -> None:
+    """Check that a value is among the accepted ones."""
     if value not in accepted:
         raise OptionError(f"{name}={value!r} is not known.", f"Accepted: {', '.join(map(str, accepted))}.")
 
 
-def whole(name: str, value: Any, least: int) -> None:
-    """Raises unless the value is a whole number of at least `least`."""
+def whole(name: str, value: object, least: int) -> None:
+    """Check that a value is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise OptionError(f"{name}={value!r} is not accepted.", f"Accepted: whole numbers from {least}.")
 
 
-def number(name: str, value: Any, low: float, high: float = math.inf, *, above_low: bool = False) -> None:
-    """Raises unless the value is a finite number in [low, high] (or in (low, high] with `above_low`)."""
+def number(name: str, value: object, low: float, high: float = math.inf, *, above_low: bool = False) -> None:
+    """Check that a value is a finite number in [low, high] (or in (low, high] with `above_low`)."""
     # Compared, not converted: a whole number may be too large for a float.
-    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-    if not fits or value > high or value < low or (above_low and value == low):
+    fits = (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and abs(value) <= sys.float_info.max
+        and low <= value <= high
+        and not (above_low and value == low)
+    )
+    if not fits:
         start = f"above {low:g}" if above_low else f"from {low:g}"
         end = f" to {high:g}" if math.isfinite(high) else ""
         raise OptionError(f"{name}={value!r} is not accepted.", f"Accepted: numbers {start}{end}.")
 
 
-def flag(name: str, value: Any) -> None:
-    """Raises unless the value is True or False."""
+def flag(name: str, value: object) -> None:
+    """Check that a value is True or False."""
     if not isinstance(value, bool):
         raise OptionError(f"{name}={value!r} is not accepted.", "Accepted: True, False.")

@@ -43,7 +43,7 @@ class Registry(Mapping[str, T], Generic[T]):
         self._parts: dict[str, Any] = dict(parts)
         self._refuse = refuse
         self._lock = threading.RLock()
-        self._complete = False
+        self._complete = self._discovering = False
 
     def add(self, name: str, part: T) -> None:
         """Add a part in this process.
@@ -64,24 +64,25 @@ class Registry(Mapping[str, T], Generic[T]):
         Raises:
             OptionError: there is none; the message lists those there are.
         """
+        if isinstance(name, str) and name in self:
+            return self[name]
         parts = self._discovered()
-        if not isinstance(name, str) or name not in parts:
-            close = difflib.get_close_matches(str(name), parts, n=1)
-            raise OptionError(
-                f"There is no {self.kind} {str(name)[:200]!r}" + (f"; did you mean {close[0]!r}?" if close else "."),
-                f"Accepted: {', '.join(parts)}.",
-            )
-        return self[name]
+        close = difflib.get_close_matches(str(name), parts, n=1)
+        raise OptionError(
+            f"There is no {self.kind} {str(name)[:200]!r}" + (f"; did you mean {close[0]!r}?" if close else "."),
+            f"Accepted: {', '.join(parts)}.",
+        )
 
     def __getitem__(self, name: str) -> T:
-        part = self._discovered()[name]
+        # Reading what is installed takes time, which a built-in part need not wait for: nobody can take its name.
+        part = self._parts[name] if name in self._parts else self._discovered()[name]
         if isinstance(part, str):
             module, _, attribute = part.partition(":")
             part = self._parts[name] = getattr(import_module(module), attribute)
         return part
 
     def __contains__(self, name: object) -> bool:
-        return name in self._discovered()
+        return name in self._parts or name in self._discovered()
 
     def __iter__(self) -> Iterator[str]:
         return iter(tuple(self._discovered()))
@@ -92,7 +93,8 @@ class Registry(Mapping[str, T], Generic[T]):
     def _discovered(self) -> dict[str, Any]:
         if not self._complete:
             with self._lock:
-                if not self._complete:
+                if not self._complete and not self._discovering:
+                    self._discovering = True  # a package's module may read the registry: it gets the parts so far
                     for entry in sorted(entry_points(group=self.group), key=lambda entry: entry.name):
                         self._take(entry)
                     self._complete = True

@@ -13,6 +13,7 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,14 @@ SHARE_AND_WORDS = "{percentage:3.0f}%|{bar}| {desc}"
 """Forms of a progress bar."""
 
 
-def exit_status(command: Callable[[], int | None], interrupted: str = "Interrupted.") -> int:
-    """Runs a command: what it returns (None: 0), 2 after a mistake that a person can mend, 130 when it was interrupted.
+class Interrupted(Cancelled):
+    """A command that was interrupted, with what is said then."""
+
+
+def exit_status(command: Callable[[], int | None]) -> int:
+    """Run a command: what it returns (None: 0), 2 after a mistake that a person can mend, 130 when it was interrupted.
 
     Where the reader of the output has gone (`cmai models | head`), it ends quietly.
-
-    Args:
-        interrupted: what is said then.
     """
     printable()
     try:
@@ -56,8 +58,8 @@ def exit_status(command: Callable[[], int | None], interrupted: str = "Interrupt
     except MemoryError:
         _complain("There is not enough memory.\nTake fewer pairs, a smaller batch or a smaller model.")
         return 2
-    except (Cancelled, KeyboardInterrupt):
-        _complain(interrupted)
+    except (Cancelled, KeyboardInterrupt) as stopped:
+        _complain(str(stopped) if isinstance(stopped, Interrupted) else "Interrupted.")
         return 130
 
 
@@ -125,8 +127,40 @@ def _abandon_stdout() -> None:
         os.close(nowhere)
 
 
-def deliver(text: str, files: Sequence[tuple[Path | None, Callable[[Path], None]]] = ()) -> None:
-    """The end of a command: prints what it found, then writes its files. Nothing that fails keeps the rest back.
+@dataclass(frozen=True)
+class Table:
+    """Rows of texts, the first of which are the columns' names where `head` is true.
+
+    In a pipe or a file they are aligned plain text; on a terminal Rich draws them.
+    """
+
+    rows: Sequence[Sequence[str]]
+    head: bool = True
+
+    def __str__(self) -> str:
+        widths = [max(len(row[k]) for row in self.rows) for k in range(len(self.rows[0]))]
+        lines = ("  ".join(text.ljust(n) for text, n in zip(row, widths, strict=True)) for row in self.rows)
+        return "\n".join(line.rstrip() for line in lines)
+
+    def drawn(self) -> Any:
+        """Return the table as Rich draws it; what could move the cursor is spelt out."""
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table as Drawn
+        from rich.text import Text
+
+        rows = [[Text(shown(text)) for text in row] for row in self.rows]
+        names = rows.pop(0) if self.head else [""] * len(rows[0])
+        drawn = Drawn(*names, box=SIMPLE_HEAD if self.head else None, show_header=self.head, pad_edge=False)
+        for row in rows:
+            drawn.add_row(*row)
+        return drawn
+
+
+Text = str | Table
+
+
+def deliver(text: Text | Sequence[Text] = "", files: Sequence[tuple[Path | None, Callable[[Path], None]]] = ()) -> None:
+    """Print what a command found, then write its files. Nothing that fails keeps the rest back.
 
     Args:
         text: goes to stderr where a file is stdout, so that stdout holds the file alone.
@@ -139,8 +173,7 @@ def deliver(text: str, files: Sequence[tuple[Path | None, Callable[[Path], None]
     wanted = [(path, write) for path, write in files if path is not None]
     first: Exception | None = None
     try:
-        stream = sys.stderr if any(is_stdout(path) for path, _ in wanted) else sys.stdout
-        print(shown(text, lines=True), end="\n" if text else "", file=stream, flush=True)
+        _say(text, sys.stderr if any(is_stdout(path) for path, _ in wanted) else sys.stdout)
     except OSError as error:
         first = error
     for path, write in wanted:
@@ -151,6 +184,18 @@ def deliver(text: str, files: Sequence[tuple[Path | None, Callable[[Path], None]
                 first = error if isinstance(error, BrokenPipeError) else _kept_elsewhere(path, write, error)
     if first is not None:
         raise first
+
+
+def _say(text: Text | Sequence[Text], stream: Any) -> None:
+    for part in [text] if isinstance(text, (str, Table)) else text:
+        if isinstance(part, Table) and stream is not None and stream.isatty():
+            from rich.console import Console
+
+            Console(file=stream).print(part.drawn())
+        else:
+            print(shown(str(part), lines=True), end="\n" if str(part) else "", file=stream)
+    if stream is not None:
+        stream.flush()
 
 
 def _kept_elsewhere(path: Path, write: Callable[[Path], None], error: Exception) -> Exception:
@@ -228,6 +273,15 @@ def progress_bar(
         yield show
     finally:
         bar.close()
+
+
+@contextmanager
+def resumable(words: str) -> Iterator[None]:
+    """Say what an interrupted command can do next: "Interrupted; the same command goes on from here."."""
+    try:
+        yield
+    except (Cancelled, KeyboardInterrupt):
+        raise Interrupted(f"Interrupted; {words}") from None
 
 
 @contextmanager

@@ -21,7 +21,7 @@ sys.path[:0] = [str(ROOT / "tests" / "browser"), str(ROOT)]
 from driver import chromium, full_page, running_lab, settled  # noqa: E402
 from page import Lab  # noqa: E402
 
-from app.components.theme import ROLES  # noqa: E402
+from app.components.common.theme import ROLES  # noqa: E402
 
 WIDE, NARROW, TALL = 1440, 420, 900
 MAX_BYTES = 400_000
@@ -125,13 +125,13 @@ def tour(lab: Lab, camera: Camera, defended: str, benchmark_alone: bool) -> None
     camera.shoot("verification")
     send_to_review(lab)
     follow(lab, "Attention & attribution")
-    run_job(lab, "explanation", "Words: what each adds")
+    run_job(lab, "attention", "Words: what each adds")
     camera.shoot("attention")
     follow(lab, "Distributions")
-    run_job(lab, "distribution", "area under the ROC")
+    run_job(lab, "distributions", "area under the ROC")
     camera.shoot("distributions")
     follow(lab, "Embedding map")
-    run_job(lab, "embedding", "Drift control")
+    run_job(lab, "embedding_map", "Drift control")
     camera.shoot("embedding-map")
     follow(lab, "Benchmark")
     benchmark(lab)

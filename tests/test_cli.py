@@ -15,6 +15,7 @@ from cmai_core import cli
 from cmai_core.errors import OptionError
 from cmai_core.evaluation.runs.attack_run import summarise
 from cmai_core.evaluation.runs.experiment import AttackExperiment
+from cmai_core.terminal import Table, deliver
 
 
 def run(*arguments, **options):
@@ -70,15 +71,23 @@ def test_help_is_quick_and_names_every_command():
         "attack",
         "evaluate",
         "evaluate-clean",
+        "check",
         "cmcv",
         "data",
         "train",
+        "bundle",
+        "compare",
+        "reference",
+        "placement",
+        "masked-lm",
     ):
         assert command in result.stdout
-    # What makes it slow is not the machine but an import: none of these may be loaded to parse a command line.
-    code = "import sys, cmai_core.cli as c; c.parser(); print(*[m for m in sys.modules if '.' not in m])"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "numpy", "open_clip", "transformers", "streamlit", "PIL", "tqdm"} & set(loaded)
+    # What makes it slow is not the machine but an import: none of these may be loaded for the list of commands.
+    code = "import sys, cmai_core.cli as c; c.main(['--help']); print(*[m for m in sys.modules if '.' not in m])"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded = printed.splitlines()[-1].split()
+    heavy = {"torch", "numpy", "open_clip", "transformers", "streamlit", "PIL", "tqdm", "rich", "pydantic"}
+    assert not heavy & set(loaded)
     assert min(seconds) < 1.0 or os.getloadavg()[0] > os.cpu_count()
 
 
@@ -87,6 +96,54 @@ def test_version_and_unknown_commands():
     for wrong in ((), ("conquer",), ("attack", "--epsilon", "much")):
         result = run(*wrong)
         assert result.returncode == 2 and "usage: cmai" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_usage_error_is_two_lines_and_status_two(capsys):
+    for wrong in ((), ("conquer",), ("attack", "--epsilon", "much"), ("cmcv",), ("data", "sheet"), ("models", "extra")):
+        assert cli.main(wrong) == 2, wrong
+        out, err = capsys.readouterr()
+        assert out == "" and err.count("\n") == 2 and err.splitlines()[1].startswith("usage: cmai"), (wrong, err)
+    assert cli.main(["evaluate", "--models", "--tasks", "vqa"]) == 2 and "--models" in capsys.readouterr().err
+    assert cli.main(["atack"]) == 2 and "'attack'" in capsys.readouterr().err
+
+
+def test_an_option_takes_several_values_or_is_repeated():
+    several = ["evaluate", "--models", "a", "b", "--recipes", "pgd", "--epsilons", "1", "-2", "--cascade"]
+    repeated = ["evaluate", "--models=a", "--models", "b", "--recipes", "pgd", "--epsilons", "1", "--epsilons", "-2"]
+    name, values = cli.parse(several)
+    assert name == "cmai evaluate" and values["models"] == ["a", "b"] and values["epsilons"] == [1.0, -2.0]
+    assert values["cascade"] and cli.parse([*repeated, "--cascade"])[1] == values
+    assert cli.parse(["evaluate", "--eps", "3"])[1]["epsilons"] == [3.0]  # the beginning of one name only
+    assert cli.parse(["cmcv", "m", "--fpr", "0.1", "0.2", "--splits"])[1]["splits"] == [""]  # none
+    name, values = cli.parse(["data", "sheet", "--out", "a.png"])
+    assert name == "cmai data sheet" and str(values["out"]) == "a.png" and values["count"] == 24
+    with pytest.raises(OptionError):
+        cli.parse(["evaluate", "--s", "3"])  # of several
+
+
+def test_help_in_a_pipe_is_plain_text():
+    for words in (["--help"], ["attack", "-h"], ["compare", "--help"], ["compare", "run", "--help"]):
+        printed = run(*words).stdout
+        assert printed.startswith("Usage: cmai") and not set("\x1b│╭") & set(printed)
+
+
+def test_a_table_is_plain_text_in_a_pipe_and_drawn_on_a_terminal(monkeypatch, capsys):
+    import io
+    import sys
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    table = Table([("name", "value"), ("a\x1b[31mb", "1"), ("[bold]", "22")])
+    deliver(table)
+    assert capsys.readouterr().out == "name         value\na\\x1b[31mb  1\n[bold]       22\n"
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    deliver(table)
+    drawn = sys.stdout.getvalue()
+    assert "[bold]" in drawn and "\\x1b[31m" in drawn and "\x1b[3" not in drawn and "─" in drawn
 
 
 def test_a_mistake_is_two_lines_and_status_two(capsys, tmp_path):

@@ -168,7 +168,7 @@ def canonical(name: str) -> str:
 def test_everything_declared_is_locked_within_its_range():
     pins = locked()
     extras = PROJECT["project"]["optional-dependencies"]
-    for text in [*PROJECT["project"]["dependencies"], *extras["test"], *extras["dev"]]:
+    for text in [*PROJECT["project"]["dependencies"], *extras["test"], *extras["docs"], *extras["dev"]]:
         requirement = Requirement(text)
         versions = pins.get(canonical(requirement.name))
         assert versions, f"{requirement.name} is not in the lock: make lock"

@@ -1,13 +1,17 @@
 """Parts by name: lazily imported, and brought by other packages through entry points."""
 
+import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
 from cmai_core.errors import CmaiError, OptionError
 from cmai_core.registry import Registry
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -78,3 +82,26 @@ def test_installed_packages_bring_parts(package):
         capture_output=True, text=True, check=True, env={"PYTHONPATH": f"{package}", "PATH": ""},
     )  # fmt: skip
     assert done.stdout.splitlines() == ["{'five': 5, 'six': 6}", "['broken', 'five', 'negative']", "{True} 6"]
+
+
+@pytest.mark.parametrize(
+    ("first", "code"),
+    [
+        ("shared", "six = len(shared.NUMBERS) + 5"),  # the registry imports it
+        ("theirs", "six = shared.NUMBERS.find('five') + 1"),  # a person does, before the registry
+    ],
+)
+def test_a_package_may_look_up_parts_while_it_is_imported(tmp_path, first, code):
+    (tmp_path / "theirs.py").write_text(f"import shared\n{code}\n")
+    (tmp_path / "shared.py").write_text(
+        "from cmai_core.registry import Registry\nNUMBERS = Registry('number', 'cmai.tests', {'five': 5})\n"
+    )
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[cmai.tests]\nsix = theirs:six\n")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", f"import {first}, shared; print(dict(shared.NUMBERS))"],
+        capture_output=True, text=True, env={"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT))), "PATH": ""},
+    )  # fmt: skip
+    assert done.stdout.strip() == "{'five': 5, 'six': 6}", done.stderr

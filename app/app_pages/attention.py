@@ -1,50 +1,53 @@
-"""Attention & attribution: where both models look on the clean and on the attacked picture, why, and how far to trust
-it.
-"""
+"""Attention & attribution: where both models look, clean and attacked, why, and how far to trust it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import services, state
-from app.components import explanation_view as view
-from app.components.attack_flow import show_notice
-from app.components.belongs import belonging, belongs_to
-from app.components.guard import guard
-from app.components.live import cancel_button, live_job
-from app.components.models_choice import page_head
+from app.components.attention.form import Request, form, moved_on, request
+from app.components.attention.result import result
+from app.components.common.stale import belongs_to
+from app.needs import ATTACKED_PAIR
+from app.page import JobPage
 
-page_head(
-    "Where do the models look, and why?",
-    "Maps of the pair attacked last, clean and adversarial, for both models on one colour scale. Beside every "
-    "map stand the "
-    "numbers that say how far to trust it.",
+if TYPE_CHECKING:
+    from cmai_core.lab.explanation import LabExplanation
+
+
+def empty() -> None:
+    """Say that there is no explanation yet."""
+    st.info("Nothing explained yet. Press Explain.", icon="ℹ️")
+
+
+def work(wanted: Request, models: Mapping[str, Any], progress: Any, cancel: Any) -> LabExplanation:
+    """Explain a result; runs in the worker thread."""
+    from cmai_core.lab.explanation import explain_result
+
+    return explain_result(
+        wanted.result, models, methods=wanted.methods, steps=wanted.steps, progress=progress, cancel=cancel
+    )
+
+
+PAGE = JobPage(
+    name="attention",
+    title="Attention & attribution",
+    icon=":material/visibility:",
+    heading="Where do the models look, and why?",
+    lead="Maps of the pair attacked last, clean and adversarial, for both models on one colour scale. Beside every "
+    "map stand the numbers that say how far to trust it.",
+    needs=(ATTACKED_PAIR,),
+    button="Explain",
+    again="Explain the new one",
+    noun="explanation",
+    form=form,
+    request=request,
+    models=lambda wanted: {role: reading.spec for role, reading in wanted.result.readings.items()},
+    work=work,
+    view=result,
+    empty=empty,
+    said=lambda made: belongs_to(made.experiment),
+    moved_on=moved_on,
 )
-running = services.collect(state.EXPLANATION_JOB, state.EXPLANATION)
-with guard():
-    subject = view.subject()
-with st.container(border=True, key="card_explanation_form"):
-    with guard():
-        view.form(subject)
-    if running:
-        cancel_button(state.EXPLANATION_JOB, "cancel_explanation")
-    else:
-        st.button(
-            "Explain",
-            type="primary",
-            key="start_explanation",
-            icon=":material/play_arrow:",
-            on_click=view.start,
-            disabled=subject is None,
-        )
-show_notice()
-with guard():
-    if running:
-        live_job(state.get(state.EXPLANATION_JOB), "explanation")
-    elif state.get(state.EXPLANATION) is not None:
-        made = state.get(state.EXPLANATION)
-        with belonging(
-            view.moved_on(made, subject), belongs_to(made.experiment), key="explanation", run=view.start,
-            run_label="Explain the new one",
-        ):  # fmt: skip
-            view.result(made)
-    else:
-        st.info("Nothing explained yet. Press Explain.", icon="ℹ️")

@@ -1,42 +1,58 @@
 """Distributions: S_c over a split, clean and attacked, and what a threshold on it would catch."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 import streamlit as st
 
-from app import services, state
-from app.components import distribution_view as view
-from app.components.attack_flow import show_notice
-from app.components.belongs import belonging
-from app.components.guard import guard
-from app.components.live import cancel_button, live_job
-from app.components.models_choice import models_line, page_head
+from app.components.common.survey import Survey, SurveyForm, survey_words
+from app.components.distributions.result import bundled, result
+from app.needs import MODEL
+from app.page import JobPage
+from app.services.models import experiment_models
 
-page_head(
-    "Where would a threshold on S_c lie?",
-    "Clean pairs and attacked pairs of a whole split, scored by both models. Move the threshold and read what it "
+if TYPE_CHECKING:
+    from cmai_core.lab.distribution import ScoreDistribution
+
+FORM = SurveyForm("distribution", (16, 64, 128, 256, 512, 1000), norms=True)
+
+
+def form() -> None:
+    """Draw what to measure."""
+    FORM.draw()
+    st.caption(
+        "The attacker lowers S_c itself, on each model separately (white box): the hardest case for a threshold."
+    )
+
+
+def work(wanted: Survey, models: Mapping[str, Any], progress: Any, cancel: Any) -> ScoreDistribution:
+    """Score a split; runs in the worker thread."""
+    from cmai_core.lab.distribution import score_distribution
+
+    return score_distribution(
+        models, wanted.items(), count=wanted.count, experiment=wanted.experiment, progress=progress, cancel=cancel
+    )
+
+
+PAGE = JobPage(
+    name="distributions",
+    title="Distributions",
+    icon=":material/bar_chart:",
+    heading="Where would a threshold on S_c lie?",
+    lead="Clean pairs and attacked pairs of a whole split, scored by both models. Move the threshold and read what it "
     "costs.",
+    needs=(MODEL,),
+    button="Measure",
+    again="Measure the new one",
+    noun="measurement",
+    form=form,
+    request=FORM.request,
+    models=lambda wanted: experiment_models(wanted.experiment),
+    work=work,
+    view=result,
+    empty=bundled,
+    said=survey_words,
+    moved_on=FORM.moved_on,
 )
-running = services.collect(state.DISTRIBUTION_JOB, state.DISTRIBUTION)
-with guard():
-    models_line()
-with st.container(border=True, key="card_distribution_form"):
-    with guard():
-        view.form()
-    if running:
-        cancel_button(state.DISTRIBUTION_JOB, "cancel_distribution")
-    else:
-        st.button(
-            "Measure", type="primary", key="start_distribution", icon=":material/play_arrow:", on_click=view.start
-        )
-show_notice()
-with guard():
-    if running:
-        live_job(state.get(state.DISTRIBUTION_JOB), "measurement")
-    elif state.get(state.DISTRIBUTION) is not None:
-        made = state.get(state.DISTRIBUTION)
-        with belonging(
-            view.moved_on(made, view.asked), view.of_many(made), key="distribution", run=view.start,
-            run_label="Measure the new one",
-        ):  # fmt: skip
-            view.result(made)
-    else:
-        view.bundled()

@@ -1,43 +1,57 @@
-"""Embedding map: pictures and sentences in the shared space, and how far the attack carries the pictures."""
+"""Embedding map: pictures and captions in the shared space, and how far the attack carries the pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import services, state, warm_up
-from app.components import embedding_view as view
-from app.components.attack_flow import show_notice
-from app.components.belongs import belonging
-from app.components.distribution_view import moved_on, of_many
-from app.components.guard import guard
-from app.components.live import cancel_button, live_job
-from app.components.models_choice import models_line, page_head
+from app.components.common.survey import Survey, SurveyForm, survey_words
+from app.components.embedding_map.result import result
+from app.needs import MODEL
+from app.page import JobPage
+from app.services import warm_up
+from app.services.models import experiment_models
 
-page_head(
-    "How far does an attack carry a picture?",
-    "Pictures and sentences in a model's shared space, with an arrow from each clean picture to its attacked self. "
-    "Click a point to open its pair.",
+if TYPE_CHECKING:
+    from cmai_core.lab.embedding import EmbeddingMap
+
+FORM = SurveyForm("embedding", (16, 32, 64, 128, 200))
+
+
+def empty() -> None:
+    """Say that there is no map yet."""
+    st.info("No map yet. Choose how many pairs, and press Draw the map.", icon="ℹ️")
+
+
+def work(wanted: Survey, models: Mapping[str, Any], progress: Any, cancel: Any) -> EmbeddingMap:
+    """Embed and project a split; runs in the worker thread."""
+    from cmai_core.lab.embedding import embedding_map
+
+    return embedding_map(
+        models, wanted.items(), count=wanted.count, experiment=wanted.experiment, progress=progress, cancel=cancel
+    )
+
+
+PAGE = JobPage(
+    name="embedding_map",
+    title="Embedding map",
+    icon=":material/scatter_plot:",
+    heading="How far does an attack carry a picture?",
+    lead="Pictures and sentences in a model's shared space, with an arrow from each clean picture to its attacked "
+    "self. Click a point to open its pair.",
+    needs=(MODEL,),
+    button="Draw the map",
+    again="Draw the new map",
+    noun="map",
+    form=FORM.draw,
+    request=FORM.request,
+    models=lambda wanted: experiment_models(wanted.experiment),
+    work=work,
+    view=result,
+    empty=empty,
+    said=survey_words,
+    moved_on=FORM.moved_on,
+    warm_up=warm_up.projection,
 )
-running = services.collect(state.EMBEDDING_JOB, state.EMBEDDING)
-with guard():
-    models_line()
-with st.container(border=True, key="card_embedding_form"):
-    with guard():
-        view.form()
-    if running:
-        cancel_button(state.EMBEDDING_JOB, "cancel_embedding")
-    else:
-        st.button(
-            "Draw the map", type="primary", key="start_embedding", icon=":material/play_arrow:", on_click=view.start
-        )
-show_notice()
-with guard():
-    if running:
-        live_job(state.get(state.EMBEDDING_JOB), "map")
-    elif state.get(state.EMBEDDING) is not None:
-        made = state.get(state.EMBEDDING)
-        with belonging(
-            moved_on(made, view.asked), of_many(made), key="embedding", run=view.start, run_label="Draw the new map"
-        ):
-            view.result(made)
-    else:
-        st.info("No map yet. Choose how many pairs, and press Draw the map.", icon="ℹ️")
-warm_up.projection()

@@ -1,15 +1,25 @@
 """Review: the durable queue of flagged pairs, which people resolve."""
 
-from app.components import review_view as view
-from app.components.attack_flow import show_notice
-from app.components.guard import guard
-from app.components.models_choice import page_head
+from __future__ import annotations
 
-page_head(
-    "Which flagged pairs are attacks?",
-    "Pairs that consistency verification has flagged, or that somebody has sent here, wait until a person has judged "
-    "them. They are kept in a file, so nothing is lost when the browser is closed.",
+from app.components.common.guard import guard, show_notice
+from app.components.review.queue import queue_view
+from app.page import Page
+
+
+def body() -> None:
+    """Draw the queue."""
+    show_notice()
+    with guard():
+        queue_view()
+
+
+PAGE = Page(
+    name="review",
+    title="Review",
+    icon=":material/rate_review:",
+    heading="Which flagged pairs are attacks?",
+    lead="Pairs that consistency verification has flagged, or that somebody has sent here, wait until a person has "
+    "judged them. They are kept in a file, so nothing is lost when the browser is closed.",
+    body=body,
 )
-show_notice()
-with guard():
-    view.queue_view()

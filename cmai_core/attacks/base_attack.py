@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 
-from cmai_core.attacks.engine.evaluator import at_rest
 from cmai_core.attacks.objectives.objective import Objective
 from cmai_core.attacks.objectives.success import Criterion
 from cmai_core.attacks.threats.regions.region import Region, changed_positions
 from cmai_core.data.pair import Batch
 from cmai_core.errors import DataError, OptionError
+from cmai_core.models.evaluation_mode import evaluation_mode
 from cmai_core.progress import CancelToken, ProgressCallback
 from cmai_core.reporting import Watch
 from cmai_core.seeds import resolve_seed
@@ -73,7 +73,7 @@ class BaseAttack(ABC, Generic[Result]):
             raise DataError(
                 "Two samples of the batch have the same id.", "Random numbers belong to ids: make them unique."
             )
-        with at_rest(model):
+        with evaluation_mode(model):
             return self._run(model, batch, seed, Watch(progress, cancel, progress_interval))
 
     def _run(self, model: Any, batch: Batch, seed: int, watch: Watch) -> Result:

@@ -1,69 +1,123 @@
-"""`cmai cmcv`: calibrates a model's consistency verification on clean pairs, and says what it realises on others."""
+"""`cmai cmcv`: consistency verification calibrated on clean pairs, and what it flags of others."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from cmai_core.commands.parameters import Dataset, Device, Json, Quiet
+from cmai_core.data.pair import item_scene
+from cmai_core.data.registry import DATASETS, DEFAULT_DATASET, kind_of
 from cmai_core.errors import ModelError, OptionError
 from cmai_core.files import write_json
 from cmai_core.progress import Progress, ProgressCallback
-from cmai_core.terminal import check_outputs, deliver, progress_bar
+from cmai_core.terminal import Table, check_outputs, deliver, progress_bar
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Pair, PairDataset
     from cmai_core.defenses.calibration import Calibration
 
 FORMAT = "cmai-cmcv/1"
-TABLETOP = "tabletop"
-OTHERS = ("holdout", "test-light", "test-table", "test-viewpoint", "test-style", "test-corruption")
 FPRS = (0.01, 0.05)
 
 
-def add_options(command: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    add = command.add_argument
-    add("model", metavar="MODEL", help="a bundled name or an open_clip specification")
-    add(
-        "--fpr",
-        dest="fprs",
-        nargs="+",
-        type=float,
-        default=list(FPRS),
-        metavar="F",
-        help="share of clean pairs that may be flagged (default: 0.01 0.05)",
+def cmcv(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="a bundled name or an open_clip specification")],
+    fprs: Annotated[
+        list[float] | None,
+        typer.Option("--fpr", metavar="F...", help="share of clean pairs that may be flagged (default: 0.01 0.05)"),
+    ] = None,
+    limit: Annotated[int, typer.Option(help="pairs calibrated on, and at most reported on of each set")] = 1000,
+    guarantee: Annotated[
+        str,
+        typer.Option(
+            help="calibration: the rate holds on the pairs calibrated on; new: in expectation on further ones "
+            "(conformal)"
+        ),
+    ] = "calibration",
+    dataset: Dataset = DEFAULT_DATASET,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="calibrated on its first pairs, its next are reported (default: the dataset's own, or validation)"
+        ),
+    ] = None,
+    splits: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[SPLIT...]", help="reported besides (default: the dataset's held-out and shifted ones)"),
+    ] = None,
+    store: Annotated[bool, typer.Option("--store", help="write thresholds and rates into the model's card")] = False,
+    device: Device = None,
+    json_file: Json = None,
+    quiet: Quiet = False,
+) -> int:
+    """Set consistency verification to false-positive rates, and say what it flags of other clean pairs."""
+    rates = sorted(set(fprs or FPRS))
+    info = DATASETS.get(dataset)
+    split = split or (info and info.calibration) or "validation"
+    others = other_splits(dataset) if splits is None else tuple(dict.fromkeys(filter(None, splits)))
+    _check_options(rates, limit, guarantee, split, others)
+    folder = _folder_of(model) if store else None
+    check_outputs({"--json": json_file})
+    from cmai_core.data import load_dataset
+    from cmai_core.defenses.calibration import store_calibration
+    from cmai_core.models import load_model
+    from cmai_core.models.truncation import warn_truncated
+
+    pairs = load_dataset(dataset, split=split)
+    more = [load_dataset(dataset, split=name, limit=limit) for name in others]
+    loaded = load_model(model, device=device)
+    warn_truncated(loaded, pairs, 2 * limit)
+    with progress_bar(quiet, unit="pairs") as show:
+        found = calibrated(loaded, pairs, more, rates, limit=limit, guarantee=guarantee, progress=show)
+    setting = {"dataset": dataset, "split": split, "limit": limit, "guarantee": guarantee}
+    setting |= {"splits": list(others), "fpr": rates}
+    document = {"format": FORMAT, "model": model, "setting": setting, "calibration": found.to_dict()}
+    stored = (folder, lambda path: store_calibration(found, path))
+    deliver(
+        ["\n".join(_lines(model, found)), Table(list(_rows(found)))],
+        [stored, (json_file, lambda path: write_json(path, document))],
     )
-    add(
-        "--limit",
-        type=int,
-        default=1000,
-        help="pairs calibrated on, and at most reported on of each set; default: 1000",
-    )
-    add(
-        "--guarantee",
-        default="calibration",
-        help="calibration: the rate holds on the pairs calibrated on; new: in expectation on further ones (conformal)",
-    )
-    add("--dataset", default=TABLETOP, help="a dataset's name or a path (default: tabletop)")
-    add(
-        "--split",
-        default="validation",
-        help="calibrated on its first pairs, its next are reported (default: validation)",
-    )
-    add(
-        "--splits",
-        nargs="*",
-        metavar="SPLIT",
-        help=f"reported besides; default, on Tabletop: {' '.join(OTHERS)}",
-    )
-    add("--store", action="store_true", help="write thresholds and rates into the model's card")
-    add("--device", help="cpu or cuda (default: cuda if there is one)")
-    add("--json", type=Path, metavar="FILE", help="write the calibration here (-: to stdout)")
-    add("--quiet", action="store_true", help="no progress bar")
+    _say_notes(loaded, found, dataset, split, folder)
+    return 0
+
+
+def _check_options(rates: Sequence[float], limit: int, guarantee: str, split: str, others: Sequence[str]) -> None:
+    from cmai_core.evaluation.figures.detection import GUARANTEES
+
+    if not all(0 < fpr < 1 for fpr in rates):
+        raise OptionError(f"--fpr is {' '.join(f'{f:g}' for f in rates)}.", "Accepted: numbers between 0 and 1.")
+    if limit < 2:
+        raise OptionError(f"--limit is {limit}.", "Accepted: whole numbers from 2.")
+    if guarantee not in GUARANTEES:
+        raise OptionError(f"--guarantee is {guarantee}.", f"Accepted: {', '.join(GUARANTEES)}.")
+    if split in others:
+        raise OptionError(f"--splits names {split}, which is calibrated on.", "Leave it out: its next pairs are.")
+
+
+def _say_notes(model: Any, found: Calibration, dataset: str, split: str, folder: Path | None) -> None:
+    """Say on stderr which threshold is in use, what is missing and where it was stored."""
+    from cmai_core.evaluation.verification.calibration import calibration_for
+
+    basis = calibration_for(model, kind_of(dataset))
+    if basis.stored and folder is None:
+        for rate in basis.rates:
+            print(f"In use: {basis.said(rate)}", file=sys.stderr)
+    if split not in found.rates:
+        print(f"{dataset}/{split} has no further pairs: take a smaller --limit.", file=sys.stderr)
+    if folder is not None:
+        print(f"Stored in the card of {folder}.", file=sys.stderr)
+
+
+def other_splits(dataset: str) -> tuple[str, ...]:
+    """Return the splits of a dataset that thresholds are tried on besides: held-out and shifted ones."""
+    info = DATASETS.get(dataset)
+    return () if info is None else (*info.held_out, *info.shifts)
 
 
 class _Read:
@@ -94,11 +148,11 @@ def calibrated(
     guarantee: str = "calibration",
     progress: ProgressCallback | None = None,
 ) -> Calibration:
-    """Thresholds from the first pairs of a dataset, with the rates that they realise on pairs that had no part in them.
+    """Set thresholds on the first pairs of a dataset, with the rates that they realise on fresh pairs.
 
     Args:
         dataset: consistent pairs: the first `limit` are calibrated on, the next `limit` reported on under the dataset's
-            split; Tabletop's of these also in two halves, "vague" and "specific" (`cmcv.by_vagueness`).
+            split; with ground truth these also in two halves, "vague" and "specific" (`cmcv.by_vagueness`).
         others: further sets, whose first `limit` pairs are reported on under their split.
         fprs, guarantee: as for `calibrate_cmcv`.
         progress: told of pairs read.
@@ -111,7 +165,7 @@ def calibrated(
 
     known = first(dataset, limit)
     fresh = Subset(dataset, range(len(known), min(2 * len(known), len(dataset))))
-    halved = dataset.name == TABLETOP and len(fresh) > 1
+    halved = len(fresh) > 1 and item_scene(fresh, 0) is not None
     sets = [*([fresh] if len(fresh) else []), *(first(other, limit) for other in others)]
     # Calibration reads every pair for its own caption, for a false one, and to find that.
     total = 3 * len(known) + sum(map(len, sets)) + halved * len(fresh)
@@ -139,55 +193,6 @@ def calibrated(
     return found
 
 
-def execute(args: argparse.Namespace) -> int:
-    """Runs the command.
-
-    Raises:
-        CmaiError: a model, dataset or option that cannot be used.
-    """
-    fprs = sorted(set(args.fprs))
-    if not all(0 < fpr < 1 for fpr in fprs):
-        raise OptionError(f"--fpr is {' '.join(f'{f:g}' for f in args.fprs)}.", "Accepted: numbers between 0 and 1.")
-    if args.limit < 2:
-        raise OptionError(f"--limit is {args.limit}.", "Accepted: whole numbers from 2.")
-    from cmai_core.evaluation.figures.detection import GUARANTEES
-
-    if args.guarantee not in GUARANTEES:
-        raise OptionError(f"--guarantee is {args.guarantee}.", f"Accepted: {', '.join(GUARANTEES)}.")
-    splits = (OTHERS if args.dataset == TABLETOP else ()) if args.splits is None else tuple(dict.fromkeys(args.splits))
-    if args.split in splits:
-        raise OptionError(f"--splits names {args.split}, which is calibrated on.", "Leave it out: its next pairs are.")
-    folder = _folder_of(args.model) if args.store else None
-    check_outputs({"--json": args.json})
-    from cmai_core.data import load_dataset
-    from cmai_core.defenses.basis import kind_of
-    from cmai_core.defenses.calibration import store_calibration
-    from cmai_core.evaluation.verification.calibration import calibration_for
-    from cmai_core.models import load_model
-    from cmai_core.models.truncation import warn_truncated
-
-    dataset = load_dataset(args.dataset, split=args.split)
-    others = [load_dataset(args.dataset, split=split, limit=args.limit) for split in splits]
-    model = load_model(args.model, device=args.device)
-    warn_truncated(model, dataset, 2 * args.limit)
-    with progress_bar(args.quiet, unit="pairs") as show:
-        found = calibrated(model, dataset, others, fprs, limit=args.limit, guarantee=args.guarantee, progress=show)
-    names = ("dataset", "split", "limit", "guarantee")
-    setting = {name: getattr(args, name) for name in names} | {"splits": list(splits), "fpr": fprs}
-    document = {"format": FORMAT, "model": args.model, "setting": setting, "calibration": found.to_dict()}
-    stored = (folder, lambda path: store_calibration(found, path))
-    deliver("\n".join(_lines(args.model, found)), [stored, (args.json, lambda path: write_json(path, document))])
-    basis = calibration_for(model, kind_of(args.dataset))
-    if basis.stored and folder is None:
-        for rate in basis.rates:
-            print(f"In use: {basis.said(rate)}", file=sys.stderr)
-    if args.split not in found.rates:
-        print(f"{args.dataset}/{args.split} has no further pairs: take a smaller --limit.", file=sys.stderr)
-    if folder is not None:
-        print(f"Stored in the card of {folder}.", file=sys.stderr)
-    return 0
-
-
 def _folder_of(spec: str) -> Path:
     """Where a model's card lies.
 
@@ -207,7 +212,7 @@ def _folder_of(spec: str) -> Path:
 
 
 def _lines(name: str, found: Calibration) -> Iterator[str]:
-    """The calibration in words and a table."""
+    """Say the thresholds and the fit."""
     yield f"{name}: thresholds from {found.count} clean pairs of {found.dataset}, guarantee: {found.guarantee}"
     for known in found.thresholds:
         words = [f"S_c < {known.tau:.4g}"]
@@ -221,15 +226,12 @@ def _lines(name: str, found: Calibration) -> Iterator[str]:
         f"calibration error {100 * fit.ece_plain:.1f} → {100 * fit.ece:.1f} %"
     )
     yield ""
-    rows = [("pairs", "flagged where", "stated %", "realised % [95 %]", "of"), *_rows(found)]
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    for row in rows:
-        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
 
 
 def _rows(found: Calibration) -> Iterator[tuple[str, ...]]:
     from cmai_core.evaluation.figures.export import figure_text
 
+    yield "pairs", "flagged where", "stated %", "realised % [95 %]", "of"
     for known in found.thresholds:
         for rule, rate in known.realised.items():
             hits = f"{round(rate * found.count)}/{found.count}"

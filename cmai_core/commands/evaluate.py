@@ -1,137 +1,197 @@
-"""The command `cmai evaluate`: a grid from options or a file, its cost, its run, its table."""
+"""`cmai evaluate`: a grid from options or a file, its cost, its run, its table."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from cmai_core.commands.parameters import Device, Json, Quiet, pair_limit
+from cmai_core.data.registry import DEFAULT_DATASET, dataset_words
 from cmai_core.errors import CmaiWarning, OptionError
 from cmai_core.files import write_json
 from cmai_core.progress import Progress
-from cmai_core.terminal import SHARE_AND_WORDS, check_outputs, deliver, interruptible, progress_bar, read_object
+from cmai_core.tasks import DEFAULT_TASK, TASKS
+from cmai_core.terminal import (
+    SHARE_AND_WORDS,
+    Table,
+    check_outputs,
+    deliver,
+    interruptible,
+    progress_bar,
+    read_object,
+)
 
-_LISTS = ("models", "tasks", "recipes", "epsilons", "seeds", "sources")
-_PLAIN = ("dataset", "split", "captions", "gallery", "batch_size", "validation", "transfer", "cascade")
+if TYPE_CHECKING:
+    import pandas as pd
 
+    from cmai_core.evaluation.runs.grid import Grid
 
-def add_options(command: argparse.ArgumentParser) -> None:
-    """Adds the options of `cmai evaluate`; defaults are those of `Grid`."""
-    add = command.add_argument
-    add("--spec", type=Path, metavar="FILE", help="read the grid from a JSON file; options add")
-    add("--models", nargs="+", metavar="MODEL", help="attacked, and shown each other's examples (default: tabletop)")
-    add("--sources", nargs="+", metavar="MODEL", help="attack only these of the models (default: all)")
-    add("--tasks", nargs="+", metavar="TASK", help="zero-shot, retrieval, vqa, captioning, nlvr (default: retrieval)")
-    add(
-        "--recipes",
-        nargs="*",
-        metavar="RECIPE",
-        help="of cmai recipes, also as pgd:steps=50,norm=l2, or name@module:function (default: pgd)",
-    )
-    add("--epsilons", nargs="+", type=float, metavar="E", help="in units of 1/255 (default: 4)")
-    add("--dataset", help="a dataset's name or a path (default: tabletop)")
-    add("--split", help="default: test")
-    add("--limit", metavar="N", help="only the first so many items (default: 64); all: every item")
-    add("--seeds", nargs="+", type=int, metavar="SEED", help="of the random starts (default: 0)")
-    add("--captions", type=int, help="texts taken of each item (default: 1)")
-    add("--gallery", type=int, metavar="N", help="captions to retrieve from (default: as many as items, at least 200)")
-    add(
-        "--option",
-        dest="options",
-        action="append",
-        metavar="RECIPE:KEY=VALUE",
-        help="of a recipe, as in cmai attack; may be repeated",
-    )
-    add("--cascade", action="store_true", default=None, help="worst case only: cheap recipes first, then survivors")
-    add("--no-transfer", dest="transfer", action="store_false", default=None, help="show examples to their source only")
-    add("--validation", type=int, metavar="N", help="clean items that thresholds are set on (default: 200)")
-    add("--batch-size", type=int, help="items attacked together (default: 32)")
-    add("--device", help="cpu or cuda (default: cuda if there is one)")
-    add(
-        "--store",
-        type=Path,
-        metavar="FOLDER",
-        help="where results are kept and found again (default: your data folder)",
-    )
-    add("--plan", action="store_true", help="only say what it would cost")
-    add("--json", type=Path, metavar="FILE", help="write the table here (-: to stdout)")
-    add("--csv", type=Path, metavar="FILE", help="write the table here")
-    add("--latex", type=Path, metavar="FILE", help="write the table here")
-    add("--quiet", action="store_true", help="no progress bar")
+_TEXTS = ("models", "tasks", "recipes", "sources")
+_PLAIN = ("epsilons", "seeds", "dataset", "split", "captions", "gallery", "batch_size", "validation")
 
 
-def grid_of(args: argparse.Namespace) -> Any:
-    """The grid that the command line asks for.
+def evaluate(
+    spec: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="read the grid from a JSON file; options add")
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL...", help="attacked, and shown each other's examples (default: tabletop)"),
+    ] = None,
+    sources: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL...", help="attack only these of the models (default: all)")
+    ] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TASK...", help=f"{', '.join(TASKS)} (default: {DEFAULT_TASK})"),
+    ] = None,
+    recipes: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[RECIPE...]",
+            help="of cmai recipes, also as pgd:steps=50,norm=l2, or name@module:function (default: pgd)",
+        ),
+    ] = None,
+    epsilons: Annotated[list[float] | None, typer.Option(metavar="E...", help="in units of 1/255 (default: 4)")] = None,
+    dataset: Annotated[str | None, typer.Option(help=f"{dataset_words()} (default: {DEFAULT_DATASET})")] = None,
+    split: Annotated[str | None, typer.Option(help="default: test")] = None,
+    limit: Annotated[
+        str | None, typer.Option(metavar="N", help="only the first so many items (default: 64); all: every item")
+    ] = None,
+    seeds: Annotated[
+        list[int] | None, typer.Option(metavar="SEED...", help="of the random starts (default: 0)")
+    ] = None,
+    captions: Annotated[int | None, typer.Option(help="texts taken of each item (default: 1)")] = None,
+    gallery: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="captions to retrieve from (default: as many as items, at least 200)"),
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="RECIPE:KEY=VALUE", help="of a recipe, as in cmai attack; may be repeated"),
+    ] = None,
+    cascade: Annotated[
+        bool, typer.Option("--cascade", help="worst case only: cheap recipes first, then survivors")
+    ] = False,
+    no_transfer: Annotated[bool, typer.Option("--no-transfer", help="show examples to their source only")] = False,
+    validation: Annotated[
+        int | None, typer.Option(metavar="N", help="clean items that thresholds are set on (default: 200)")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="items attacked together (default: 32)")] = None,
+    device: Device = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="where results are kept and found again (default: your data folder)"),
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="only say what it would cost")] = False,
+    json_file: Json = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="write the table here")] = None,
+    latex: Annotated[Path | None, typer.Option(metavar="FILE", help="write the table here")] = None,
+    quiet: Quiet = False,
+) -> int:
+    """Measure models under a grid of attacks; goes on where it stopped."""
+    from cmai_core.evaluation.store.store import default_folder
+
+    grid = grid_of(locals())
+    folder = store or default_folder()
+    check_outputs({"--json": json_file, "--csv": csv, "--latex": latex})
+    if plan:
+        if csv or latex:
+            warnings.warn("--csv and --latex are written by the run, not with --plan", CmaiWarning, stacklevel=2)
+        say_plan(grid, folder, device, json_file)
+        return 0
+    return run_grid(grid, folder, device, quiet, {"json": json_file, "csv": csv, "latex": latex})
+
+
+def grid_of(given: Mapping[str, Any]) -> Grid:
+    """Make the grid of a file, where one is given, and of the command's options, which win.
+
+    Args:
+        given: option → value, as `evaluate` takes them.
 
     Raises:
         OptionError, DataError: a value, or a file, that is not accepted.
     """
-    from cmai_core.evaluation.runs.entries import key_value
     from cmai_core.evaluation.runs.grid import Grid
 
-    values = read_object(args.spec, "grid", 'Give an object such as {"recipes": ["pgd"]}.') if args.spec else {}
-    for name in (*_LISTS, *_PLAIN):
-        if getattr(args, name) is not None:
-            values[name] = getattr(args, name)
-    if args.limit is not None:
-        if args.limit != "all" and not args.limit.isdecimal():
-            raise OptionError(f"--limit is {args.limit}.", "Accepted: whole numbers from 1, or all.")
-        values["limit"] = None if args.limit == "all" else int(args.limit)
-    if args.options:
-        options = {name: dict(given) for name, given in dict(values.get("options") or {}).items()}
-        for text in args.options:
-            recipe, colon, rest = text.partition(":")
-            if not colon:
-                raise OptionError(f"--option {text!r} is not RECIPE:KEY=VALUE.", "Accepted: for example pgd:steps=50.")
-            name, value = key_value(rest)
-            options.setdefault(recipe, {})[name] = value
-        values["options"] = options
+    spec = given["spec"]
+    values = read_object(spec, "grid", 'Give an object such as {"recipes": ["pgd"]}.') if spec else {}
+    values |= {name: list(filter(None, given[name])) for name in _TEXTS if given[name] is not None}
+    values |= {name: given[name] for name in _PLAIN if given[name] is not None}
+    if given["cascade"]:
+        values["cascade"] = True
+    if given["no_transfer"]:
+        values["transfer"] = False
+    if given["limit"] is not None:
+        values["limit"] = pair_limit(given["limit"])
+    if given["options"]:
+        values["options"] = _with_options(dict(values.get("options") or {}), given["options"])
     return Grid.from_dict(values)
 
 
-def execute(args: argparse.Namespace) -> int:
-    """Runs the command; returns the exit status (130: interrupted, with what was there until then)."""
+def _with_options(known: dict[str, Any], texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Add "RECIPE:KEY=VALUE" texts to the options of recipes."""
+    from cmai_core.evaluation.runs.entries import key_value
+
+    options = {name: dict(given) for name, given in known.items()}
+    for text in texts:
+        recipe, colon, rest = text.partition(":")
+        if not colon:
+            raise OptionError(f"--option {text!r} is not RECIPE:KEY=VALUE.", "Accepted: for example pgd:steps=50.")
+        name, value = key_value(rest)
+        options.setdefault(recipe, {})[name] = value
+    return options
+
+
+def say_plan(grid: Grid, folder: Path, device: str | None, json_file: Path | None) -> None:
+    """Print what the grid would cost, and write it to a file where one is given."""
+    from cmai_core.evaluation.runs.cost import cost
+    from cmai_core.evaluation.runs.setting import Setting
+    from cmai_core.evaluation.store.store import DATABASE, Store
+
+    stored = Store.read(folder) if (folder / DATABASE).is_file() else None
+    try:
+        _say_cost(cost(Setting(grid, device=device), stored), json_file)
+    finally:
+        if stored is not None:
+            stored.close()
+
+
+def run_grid(grid: Grid, folder: Path, device: str | None, quiet: bool, files: Mapping[str, Path | None]) -> int:
+    """Run a grid and deliver its table; return the exit status (130: interrupted, with what was there until then).
+
+    Args:
+        files: "json", "csv" and "latex" → where the table is written, None: not.
+    """
     from cmai_core.evaluation.figures import export, tables
     from cmai_core.evaluation.figures.outcomes import Outcomes
     from cmai_core.evaluation.runs import predictions as readings
-    from cmai_core.evaluation.runs.cost import cost
     from cmai_core.evaluation.runs.runner import run
     from cmai_core.evaluation.runs.setting import Setting
-    from cmai_core.evaluation.store.store import DATABASE, Store, default_folder
+    from cmai_core.evaluation.store.store import Store
 
-    grid = grid_of(args)
-    folder = args.store or default_folder()
-    check_outputs({"--json": args.json, "--csv": args.csv, "--latex": args.latex})
-    if args.plan:
-        if args.csv or args.latex:
-            warnings.warn("--csv and --latex are written by the run, not with --plan", CmaiWarning, stacklevel=2)
-        stored = Store.read(folder) if (folder / DATABASE).is_file() else None
-        try:
-            _say_cost(cost(Setting(grid, device=args.device), stored), args)
-        finally:
-            if stored is not None:
-                stored.close()
-        return 0
     with Store.write(folder) as store:  # before models are loaded: a store that cannot be used is said at once
-        setting = Setting(grid, device=args.device)
-        with interruptible() as cancel, progress_bar(args.quiet, form=SHARE_AND_WORDS, words=_stage) as show:
+        setting = Setting(grid, device=device)
+        with interruptible() as cancel, progress_bar(quiet, form=SHARE_AND_WORDS, words=_stage) as show:
             report = run(setting, store, progress=show, cancel=cancel)
         frame = readings.frame(store, report.plan)
     table = tables.summary_table(Outcomes.of(frame, frame.attrs["epsilons"]))
-    written = ((args.json, export.to_json), (args.csv, export.to_csv), (args.latex, export.to_latex))
-    files = [(path, partial(write, table)) for path, write in written]
+    write: dict[str, Callable[..., Any]] = {"json": export.to_json, "csv": export.to_csv, "latex": export.to_latex}
     try:
-        deliver("\n".join(_lines(table)), files)
+        deliver(_table(table), [(path, partial(write[form], table)) for form, path in files.items()])
     finally:
         _say_end(report, folder)
         _say_checks(report, frame)
     return 130 if report.cancelled else 0
 
 
-def _say_cost(found: Any, args: argparse.Namespace) -> None:
+def _say_cost(found: Any, json_file: Path | None) -> None:
     lines = []
     for entry in found.cells:
         cell = entry.cell
@@ -145,11 +205,11 @@ def _say_cost(found: Any, args: argparse.Namespace) -> None:
     most = "at most " if found.plan.grid.cascade else "about "
     time = f"{most}{_time(found.seconds)}, {basis}"
     lines.append(f"{len(found.cells)} cells, {time}; {found.clean} clean readings to come.")
-    deliver("\n".join(lines), [(args.json, lambda path: write_json(path, found.to_dict()))])
+    deliver("\n".join(lines), [(json_file, lambda path: write_json(path, found.to_dict()))])
 
 
-def _lines(table: Any) -> list[str]:
-    """The table as aligned text, shares with their counts."""
+def _table(table: pd.DataFrame) -> Table:
+    """Return the table for people, shares with their counts."""
     import pandas as pd
 
     from cmai_core.evaluation.figures.export import figure_text, is_share
@@ -160,8 +220,7 @@ def _lines(table: Any) -> list[str]:
         value = figure_text(row.value, row.low, row.high, is_share(row.metric)) or "–"
         count = "" if pd.isna(row.total) or pd.isna(row.hits) else f"{row.hits:g}/{row.total:g}"
         rows.append((row.target, row.task or "–", row.source, row.recipe, budget, row.metric, value, count))
-    widths = [max(len(str(row[k])) for row in rows) for k in range(len(rows[0]))]
-    return ["  ".join(str(text).ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return Table([[str(text) for text in row] for row in rows])
 
 
 def _say_end(report: Any, folder: Path) -> None:
@@ -181,13 +240,13 @@ def _say_end(report: Any, folder: Path) -> None:
 
 def _say_checks(report: Any, frame: Any) -> None:
     """What the self-checks of the readings find amiss, on stderr beside the table; `cmai check` shows all of them."""
-    from cmai_core.evaluation.checks import checks_from_readings
+    from cmai_core.evaluation.checks import check_predictions
     from cmai_core.evaluation.checks import report as written
 
     if not len(frame):
         return
     cells = [cell for cell in report.plan.cells if cell.skipped]
-    found = checks_from_readings(frame, [(cell.source, cell.task, cell.recipe) for cell in cells])
+    found = check_predictions(frame, [(cell.source, cell.task, cell.recipe) for cell in cells])
     amiss = [check for check in found if check.status in ("warn", "fail")]
     made = [check for check in found if check.status != "skipped"]
     print(f"self-checks: {len(made) - len(amiss)} of {len(made)} pass", file=sys.stderr)

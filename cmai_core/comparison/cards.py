@@ -1,19 +1,14 @@
-"""Writes the comparison's figures into the cards of the bundled models: python -m cmai_core.comparison.cards"""
+"""Writes the comparison's figures into the cards of the bundled models: cmai compare cards"""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cmai_core.comparison.protocol import PROTOCOL, Protocol
-from cmai_core.comparison.results import Result, read_results, stale
-from cmai_core.comparison.run import results_dir
+from cmai_core.comparison.results import Result
 from cmai_core.comparison.verdicts import share
-from cmai_core.errors import DataError
-from cmai_core.terminal import exit_status
 
 _KEPT = ("validation", "robust_image_to_text_r1")
 """What a card's results keep: what other commands have measured."""
@@ -50,21 +45,9 @@ def write_cards(results: Mapping[str, Result], folder: Path, protocol: Protocol 
     return list(results)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m cmai_core.comparison.cards", description=__doc__.splitlines()[0])
-    parser.parse_args(argv)
-    return exit_status(_write)
-
-
-def _write() -> None:
-    from cmai_core.models.registry import bundled_dir
-
-    results = read_results(results_dir())
-    if old := stale(results):
-        raise DataError(f"The results of {', '.join(old)} are of other weights.", "Run the comparison again.")
-    print(f"written: {', '.join(write_cards(results, bundled_dir()))}")
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    import sys
+
+    from cmai_core.cli import main
+
+    raise SystemExit(main(["compare", "cards", *sys.argv[1:]]))

@@ -1,7 +1,7 @@
 """What the published figures miss: a targeted attack on the scenes that they count as standing.
 
-    python -m cmai_core.comparison.correction tabletop-fare tabletop-cmai          # goes on where it was stopped
-    python -m cmai_core.comparison.correction tabletop-tecoa --epsilons 4
+    cmai compare correction tabletop-fare tabletop-cmai          # goes on where it was stopped
+    cmai compare correction tabletop-tecoa --epsilons 4
 
 The published worst cases are over untargeted attacks. An attacker who tries one false caption after another (`TARGETED`
 of the protocol) takes some of what is left. Measuring everything anew would take days; here only the scenes that still
@@ -11,9 +11,7 @@ report has the table, and says whose figures have no correction.
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +19,12 @@ from typing import Any
 
 from cmai_core.comparison.protocol import PROTOCOL, TARGETED, Protocol
 from cmai_core.comparison.results import Result, read_results
-from cmai_core.comparison.run import results_dir
 from cmai_core.comparison.tables import BEST, label, markdown, percent, points
 from cmai_core.comparison.verdicts import RIGHT, UNASKED, WRONG, Verdict, difference, rights, share
 from cmai_core.errors import CmaiError, DataError, OptionError
 from cmai_core.files import write_json
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
-from cmai_core.terminal import SHARE_AND_WORDS, exit_status, interruptible, progress_bar
+from cmai_core.terminal import SHARE_AND_WORDS, interruptible, progress_bar
 from cmai_core.versions import library_versions
 
 FOLDER = PART = "correction"
@@ -207,26 +204,9 @@ def correct(
             write_json(path, known)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cmai_core.comparison.correction", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="names of models with published results")
-    parser.add_argument("--epsilons", nargs="+", type=float, metavar="E", help="in units of 1/255 (default: all)")
-    parser.add_argument("--threads", type=int, help="processor threads")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    args = parser.parse_args(argv)
-
-    def command() -> None:
-        if args.threads:
-            import torch
-
-            torch.set_num_threads(args.threads)
-        correct(results_dir(), args.models, args.epsilons, quiet=args.quiet)
-
-    return exit_status(command, "Interrupted; the same command goes on from here.")
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    import sys
+
+    from cmai_core.cli import main
+
+    raise SystemExit(main(["compare", "correction", *sys.argv[1:]]))

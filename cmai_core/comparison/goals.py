@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from cmai_core.bootstrap import bootstrap_interval
 from cmai_core.comparison.correction import PART as CORRECTION
 from cmai_core.comparison.correction import taken
 from cmai_core.comparison.protocol import FAMILIES, REPLAYED, SURROGATES, Protocol
@@ -102,16 +103,14 @@ def _of_clean(aim: str, clean: str, held: str, least: float) -> list[Aim]:
     before, after = share(clean)["value"], share(held)
     if not before:
         return []
-    low, high = _kept_interval(rights(clean), rights(held))
-    said = f"{percent(after)}, {after['value'] / before:.2f} [{low:.2f}, {high:.2f}] of {100 * before:.1f}"
+    kept = bootstrap_interval(np.stack([rights(held), rights(clean)], axis=1), _ratio)
+    said = f"{percent(after)}, {kept.value:.2f} [{kept.low:.2f}, {kept.high:.2f}] of {100 * before:.1f}"
     return [(aim, said, after["value"] >= least * before)]
 
 
-def _kept_interval(clean: np.ndarray, held: np.ndarray, resamples: int = 1000) -> tuple[float, float]:
-    rows = np.random.default_rng(0).integers(0, len(clean), (resamples, len(clean)))
-    before = clean[rows].mean(axis=1)
-    low, high = np.quantile(held[rows].mean(axis=1)[before > 0] / before[before > 0], [0.025, 0.975])
-    return float(low), float(high)
+def _ratio(rows: np.ndarray) -> float:
+    above, below = rows.sum(axis=0)
+    return above / below if below else np.nan
 
 
 def _cells(protocol: Protocol, name: str) -> list[tuple[str, float]]:

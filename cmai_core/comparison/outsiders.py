@@ -2,7 +2,9 @@
 
 Foolbox (Rauber et al. 2020, JOSS 5(53) 2607) and torchattacks (Kim 2020, arXiv 2010.01950) are no dependencies of this
 project (`pip install 'cmai[peers]'`), so their objects are made when they are asked for. The grid gives them ε
-and a classifier to attack (`evaluation.outside`).
+and a classifier to attack (`evaluation.runs.external`).
+
+The published results hold this module's path as the attacks' name, and the protocol's hash covers it: it cannot move.
 """
 
 from __future__ import annotations

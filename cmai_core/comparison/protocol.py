@@ -1,6 +1,6 @@
 """The terms of the comparison, fixed and hashed before the test split is looked at.
 
-    python -m cmai_core.comparison.protocol > docs/protocol.md
+    cmai compare protocol > docs/protocol.md
 
 The hash covers every setting below: recipes, lengths, seeds, splits, attacks, budgets. Results carry it; results
 under one hash are made once.
@@ -13,6 +13,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from cmai_core.templates import render_markdown
 from cmai_core.training.recipes import PAIRS, RECIPES
 
 CONTROLS = ("continued", "classifier")
@@ -250,123 +251,49 @@ PROTOCOLS = {"published": PROTOCOL, "next": NEXT}
 
 
 def markdown(protocol: Protocol = PROTOCOL) -> str:
-    """docs/protocol.md."""
-    rows = []
-    for name in protocol.recipes:
-        recipe = RECIPES[name]
-        inner = recipe.inner
-        losses = "none" if inner is None else ", ".join(f"{k} {v:g}" for k, v in inner.losses.items())
-        beta = "" if inner is None else f"{inner.beta:g}"
-        outer = ", ".join(f"{k} {v:g}" for k, v in asdict(recipe.weights).items() if v)
-        rows.append(
-            f"| `{name}` | {', '.join(recipe.trained) or 'heads'} | {losses} | {beta} | {recipe.adversarial_share:g} |"
-            f" {outer} | {recipe.source or 'this project'} |"
-        )
-    attacks = []
-    for part in protocol.parts:
-        how = "" if part.cascade else ", each on every scene"
-        epsilons = ", ".join(f"{e:g}/255" for e in part.epsilons)
-        names = "; ".join(f"`{r.partition('@')[0]}`" for r in part.recipes)
-        made = f" (made on {', '.join(f'`{s}`' for s in part.sources)})" if part.sources else ""
-        attacks.append(f"| {part.what}{made}{how} | {names} | {epsilons} | {', '.join(part.tasks)} | {part.limit} |")
-    joint, aimed, arm = protocol.joint, protocol.aimed, RECIPES["cmai"].controller
-    steps = -(-protocol.pairs // RECIPES["cmai"].batch)
-    p, seeds = protocol, " and ".join(map(str, protocol.more_seeds))
-    rates = " and ".join(f"{100 * r:g} %" for r in protocol.rates)
-    return f"""# Protocol of the comparison
-
-Hash `{p.hash}`. `python -m cmai_core.comparison.protocol` prints this page; the hash covers every setting of it.
-It was fixed before any compared model was shown the test split; some trainings were finished when how they would be
-measured was last changed. Results carry the hash and are made once under it.
-
-## Terms that are the same for all
-
-- Every defence starts from `{p.base}` (the robust surrogate from `{p.surrogate}`) and takes {steps:,} steps of
-  128 pictures with seed {p.seed}: same training split, augmentation, learning-rate schedule and weight averaging.
-  Equal are the pictures: `mat` reads two captions of each, `consistency` puts each of 64 scenes into a batch twice,
-  and recipes without the loss of two-image statements draw other scenes in another order. Steps cost more or less
-  (`benchmarks/bench_training.py`).
-- The inner problem has ε = 2/255 (L∞) and two steps for all; no recipe trains with a larger ε, ARM included.
-- `{REPLAYED}` has seed {p.replay_seed}: with CMAI's own it would be the same training, since looking changes nothing.
-- Clean and perturbed pictures of different scenes stand in one batch, so (1 − λ)·L(clean) + λ·L(perturbed) holds in
-  expectation over which scenes are perturbed; in the contrastive losses the negatives are of both kinds.
-- The losses of the tasks (captions, questions, statements, patches) stay in every recipe that trains the whole model,
-  so that a defence is not blamed for a decoder that nobody kept in tune.
-- What helped one is given to all: a share λ of each batch perturbed and the rest clean, ε growing over the first tenth
-  of the training, averaged weights.
-- No recipe's settings were tuned: {p.trials} validation trials each. (What the consistency heads read and how fast they
-  learn was found in trial trainings of a few thousand pairs; the heads of all models are trained so, those of
-  `cmai-lora` at its own rate. Recipes with heads are this project's.)
-- ARM's threshold τ_c = {arm.tau:g} is what the reference attack leaves of S_c on *validation* pairs at the end of
-  `cmcv-mbat`'s training (`python -m cmai_core.training.reference`). It starts where
-  `cmcv-mbat` stands (β = {arm.start.beta:g}, ε = {arm.start.epsilon * 255:g}/255, λ = {arm.start.share:g}), looks from
-  step {arm.after} on, when the heads have learned something, and moves within β {arm.beta.low:g} to {arm.beta.high:g},
-  ε {arm.epsilon.low * 255:g} to {arm.epsilon.high * 255:g}/255 and λ {arm.share.low:g} to {arm.share.high:g}: the
-  others' ε and λ are never exceeded.
-- The two defences of `{p.base}` with the highest R@1 under contrastive PGD on validation (at the end of their
-  trainings, in their cards; a tie goes to the higher clean R@1) are trained with the seeds {seeds} too; these models
-  are not shipped.
-- `{p.base}` and `{p.surrogate}` were measured on the test split when they were made, before this protocol; so was an
-  earlier `tabletop-tecoa` (90,000 pairs), on which the evaluation was tried out and which the present one replaced.
-
-## The trainings
-
-| recipe | learns | inner losses (share of the perturbed images) | β | λ | outer losses (weight) | after |
-|---|---|---|---|---|---|---|
-{chr(10).join(rows)}
-
-## What is measured
-
-Clean figures: all tasks on the first {p.clean:,} test scenes, captions on {p.written:,} of them. Thresholds: the first
-{p.thresholds:,} validation scenes, at false-positive rates of {rates}. Retrieval is among {p.gallery:,} captions.
-Attacks run as cascades unless it says otherwise, and the figure is the worst case. Every model faces every loss of a
-row; all of them (cross entropy, margin, −S_c, embedding, KL) in retrieval, two or three elsewhere, and on fewer scenes.
-A model's own adaptive attacks are reported beside these, not among them. Where it says `{HALF}`, and in
-the targeted and adaptive attacks, gradients are taken in half precision, which is faster; a success counts only where
-the stored model in single precision confirms it. The stronger attacks, those of other libraries and the joint ones take
-single precision throughout.
-
-| threat | attacks | ε (L2: root mean square) | tasks | first test scenes |
-|---|---|---|---|---|
-{chr(10).join(attacks)}
-
-The worst cases lack an attack towards each of the strongest false options (`{TARGETED}`, nine of them, in single
-precision). The next comparison has it in its main part, in the other tasks of choices, in L2 and among the stronger
-attacks, there with 100 steps too: `python -m cmai_core.comparison.run --protocol next`, hash `{NEXT.hash}`. What it
-takes of the published figures is measured by `python -m cmai_core.comparison.correction` and stands in
-[results.md](results.md).
-
-Besides, with retrieval:
-
-- joint: picture (L∞ {joint.epsilon:g}/255, {joint.passes} gradients) and {joint.words} word of the caption, which stays
-  true of the scene, by best response (against S_c and against either direction of retrieval) and by SGA; a pair is lost
-  where either direction fails among the first {joint.limit} scenes; without that condition the first {joint.free}, with
-  the share of captions that became false;
-- targeted: towards the likeliest false class of the clean picture (zero-shot), {aimed.steps} steps at
-  {aimed.epsilon:g}/255, first {aimed.targeted} scenes;
-- adaptive: wrong *and* accepted by the model's own consistency verification, set to a false-positive rate of
-  {100 * aimed.rate:g} %, once of the given and once of the retrieved caption: both losses, plain and in every form of
-  detector-awareness, {aimed.steps} steps each, first {aimed.limit} scenes; a false caption accepted, a true pair
-  rejected;
-- through ARM's pathways, first {aimed.smoothed} scenes, worst case over the task's loss and the margin: flagged
-  pictures are answered from the mean over {aimed.copies} copies with noise of {aimed.sigma:g}/255 (gradients go through
-  the copies), or with weights {aimed.shift:g} of the way towards those of `{p.instruments.robust_tower}` (of models
-  with the same text tower; those whose text tower was trained have no such neighbour);
-- ARM's policies (reject, robust pathway, shifted weights, and combinations) on the main part's pictures, with their
-  latency;
-- detection of successful attacks ("what detectors are shown": every attack on every scene), by CMCV and by detectors
-  that need no training (cosine of the embeddings, energy, Mahalanobis, nearest neighbours, feature squeezing), each at
-  its own thresholds from validation; true against false captions on clean pictures and on those that lower S_c.
-
-Every compared model gets consistency heads: where its recipe does not train them, the recipe `cmcv` does afterwards,
-with the model's own towers frozen. `{p.base}` with heads is `{RECIPES["cmcv"].model_name}`. Differences between models
-are paired bootstrap over scenes.
-"""
+    """Write docs/protocol.md."""
+    return render_markdown(
+        "cmai_core.comparison",
+        "protocol.md.j2",
+        protocol=protocol,
+        joint=protocol.joint,
+        aimed=protocol.aimed,
+        arm=RECIPES["cmai"].controller,
+        steps=-(-protocol.pairs // RECIPES["cmai"].batch),
+        rates=" and ".join(f"{100 * rate:g} %" for rate in protocol.rates),
+        trainings=[_training_row(name) for name in protocol.recipes],
+        attacks=[_attack_row(part) for part in protocol.parts],
+        replayed=REPLAYED,
+        half=HALF,
+        targeted=TARGETED,
+        next_hash=NEXT.hash,
+        with_heads=RECIPES["cmcv"].model_name,
+    )
 
 
-def main() -> None:
-    print(markdown(), end="")
+def _training_row(name: str) -> str:
+    recipe = RECIPES[name]
+    inner = recipe.inner
+    losses = "none" if inner is None else ", ".join(f"{k} {v:g}" for k, v in inner.losses.items())
+    beta = "" if inner is None else f"{inner.beta:g}"
+    outer = ", ".join(f"{k} {v:g}" for k, v in asdict(recipe.weights).items() if v)
+    return (
+        f"| `{name}` | {', '.join(recipe.trained) or 'heads'} | {losses} | {beta} | {recipe.adversarial_share:g} |"
+        f" {outer} | {recipe.source or 'this project'} |"
+    )
+
+
+def _attack_row(part: Part) -> str:
+    how = "" if part.cascade else ", each on every scene"
+    epsilons = ", ".join(f"{e:g}/255" for e in part.epsilons)
+    names = "; ".join(f"`{r.partition('@')[0]}`" for r in part.recipes)
+    made = f" (made on {', '.join(f'`{s}`' for s in part.sources)})" if part.sources else ""
+    return f"| {part.what}{made}{how} | {names} | {epsilons} | {', '.join(part.tasks)} | {part.limit} |"
 
 
 if __name__ == "__main__":
-    main()
+    import sys
+
+    from cmai_core.cli import main
+
+    raise SystemExit(main(["compare", "protocol", *sys.argv[1:]]))

@@ -71,9 +71,10 @@ def read_results(folder: Path, names: Sequence[str] | None = None, protocol: Pro
 
 def stale(results: Mapping[str, Result]) -> list[str]:
     """Models whose results are of other weights than the shipped ones, or that are not shipped."""
-    from cmai_core.models.registry import HEADS_FILE, bundled_dir
+    from cmai_core.models.core import hash_of_files
+    from cmai_core.models.families.bundled import bundled_dir
     from cmai_core.models.save import WEIGHTS_FILE
-    from cmai_core.models.wrapper import hash_of_files
+    from cmai_core.models.weights import HEADS_FILE
 
     out = []
     for name, result in results.items():

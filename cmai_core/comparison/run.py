@@ -1,26 +1,23 @@
 """Runs the comparison: everything the protocol asks of every model. It goes on where it was stopped.
 
-    python -m cmai_core.comparison.run                                   # all bundled models
-    python -m cmai_core.comparison.run --models tabletop-cmai --parts main joint
-    python -m cmai_core.comparison.run --models candidate=local-dir:runs/x/model --split validation   # while developing
+    cmai compare run                                   # all bundled models
+    cmai compare run --models tabletop-cmai --parts main joint
+    cmai compare run --models candidate=local-dir:runs/x/model --split validation   # while developing
 
 Adversarial examples lie in an evaluation store; what came of them in one small JSON file a model. With `--publish` the
-files are copied to `assets/results`, from where `python -m cmai_core.comparison.report` prints the tables; what lies
+files are copied to `assets/results`, from where `cmai compare report` prints the tables; what lies
 there already is then not measured again. The store has one writer: a second process needs a `--folder` of its own.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
-import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cmai_core.comparison.protocol import FAMILIES, PROTOCOL, PROTOCOLS, Protocol
+from cmai_core.comparison.protocol import FAMILIES, PROTOCOL, Protocol
 from cmai_core.errors import CmaiError, OptionError
 from cmai_core.files import atomic, write_json
 from cmai_core.paths import assets_dir
@@ -28,7 +25,6 @@ from cmai_core.progress import CancelToken, ProgressCallback
 from cmai_core.versions import library_versions
 
 CLEAN, JOINT, AIMED, DETECTION, POLICIES = "clean", "joint", "aimed", "detection", "policies"
-DEFAULT_FOLDER = Path("runs/results")
 TASKS = ("zero-shot", "retrieval", "vqa", "nlvr")
 
 
@@ -230,45 +226,9 @@ def publish(comparison: Comparison, names: Sequence[str], target: Path | None = 
     return target
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    from cmai_core.terminal import SHARE_AND_WORDS, exit_status, interruptible, progress_bar
-
-    parser = argparse.ArgumentParser(prog="python -m cmai_core.comparison.run", description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--models", nargs="+", metavar="MODEL", help="names of bundled models, or NAME=SPECIFICATION (default: all)")
-    add("--parts", nargs="+", choices=part_names(), help="default: all")
-    add("--protocol", choices=tuple(PROTOCOLS), default="published", help="next: with targeted attacks (another hash)")
-    add("--split", default=PROTOCOL.split, help="test, or validation while developing (another hash, another folder)")
-    add("--folder", type=Path, default=DEFAULT_FOLDER, help=f"default: {DEFAULT_FOLDER}")
-    add("--device", help="cpu or cuda (default: cuda if there is one)")
-    add("--threads", type=int, help="processor threads")
-    add("--publish", action="store_true", help="copy each model's finished results to assets/results")
-    add("--quiet", action="store_true", help="no progress bar")
-    args = parser.parse_args(argv)
-    if args.threads:
-        import torch
-
-        torch.set_num_threads(args.threads)
-    protocol = replace(PROTOCOLS[args.protocol], split=args.split)
-    known = results_dir() if args.publish else None
-    comparison = Comparison(args.folder, protocol, device=args.device, published=known)
-    given = [text.partition("=") for text in args.models or protocol.models]
-    names = {name: spec or name for name, _, spec in given}
-
-    def command() -> None:
-        for name, spec in names.items():
-            with interruptible() as cancel, progress_bar(args.quiet, form=SHARE_AND_WORDS, words=_words(name)) as show:
-                comparison.measure(name, spec, args.parts, progress=show, cancel=cancel)
-            if args.publish:
-                print(f"published {name} to {publish(comparison, [name])}")
-
-    return exit_status(command, "Interrupted; the same command goes on from here.")
-
-
-def _words(name: str) -> Any:
-    return lambda update: f"{name}: {update.stage}"
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    import sys
+
+    from cmai_core.cli import main
+
+    raise SystemExit(main(["compare", "run", *sys.argv[1:]]))

@@ -1,25 +1,22 @@
 """Further seeds of the best defences, whose models are not shipped: how much of a difference is luck?
 
-    python -m cmai_core.comparison.seeds tabletop-tecoa@1=local-dir:runs/tecoa-1/model tabletop-tecoa@2=…
+    cmai compare seeds tabletop-tecoa@1=local-dir:runs/tecoa-1/model tabletop-tecoa@2=…
 
 measures the part "main" of each and keeps it in `assets/results/seeds`; the report has the table.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from cmai_core.comparison.protocol import PROTOCOL, Protocol
 from cmai_core.comparison.results import Result, read_results
-from cmai_core.comparison.run import DEFAULT_FOLDER, Comparison, results_dir
+from cmai_core.comparison.run import Comparison
 from cmai_core.comparison.tables import label, markdown, percent
 from cmai_core.comparison.verdicts import share
-from cmai_core.errors import OptionError
 from cmai_core.files import write_json
-from cmai_core.terminal import SHARE_AND_WORDS, exit_status, interruptible, progress_bar
+from cmai_core.terminal import SHARE_AND_WORDS, interruptible, progress_bar
 
 FOLDER = "seeds"
 _PART = "main"
@@ -69,23 +66,9 @@ def measure_seeds(comparison: Comparison, specs: Mapping[str, str], target: Path
         write_json(target / FOLDER / f"{name}.json", found)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m cmai_core.comparison.seeds", description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="+", metavar="MODEL@SEED=SPECIFICATION")
-    parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help=f"default: {DEFAULT_FOLDER}")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    args = parser.parse_args(argv)
-
-    def command() -> None:
-        specs = dict(text.partition("=")[::2] for text in args.models)
-        for name, spec in specs.items():
-            if name.count("@") != 1 or not spec:
-                raise OptionError(f"{name!r} is not MODEL@SEED=SPECIFICATION.", "Such as tabletop-tecoa@1=local-dir:…")
-        measure_seeds(Comparison(args.folder), specs, results_dir(), args.quiet)
-
-    return exit_status(command, "Interrupted; the same command goes on from here.")
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    import sys
+
+    from cmai_core.cli import main
+
+    raise SystemExit(main(["compare", "seeds", *sys.argv[1:]]))

@@ -45,7 +45,10 @@ class InMemory:
         self.classes = tuple(map(str, classes)) if classes is not None else tuple(sorted(set(self._labels or ())))
         if unknown := sorted(set(self._labels or ()) - set(self.classes)):
             raise DataError(f"{unknown[0]!r} is a label and no class.", f"The classes are {', '.join(self.classes)}.")
-        self._captions = [_captions(c, k) for k, c in enumerate(captions)] if captions is not None else None
+        if captions is not None:
+            self._captions = [_captions(given, k) for k, given in enumerate(captions)]
+        else:
+            self._captions = [(f"a photo of a {label}",) for label in self._labels or ()]
         self._questions = questions
         self.name, self.split = name, split
 
@@ -60,19 +63,19 @@ class InMemory:
         return Pair(name, self._images[index], self._captions_of(index), self._questions_of(index), label)
 
     def _captions_of(self, index: int) -> tuple[str, ...]:
-        return (f"a photo of a {self._labels[index]}",) if self._captions is None else self._captions[index]
+        return self._captions[index]
 
     def _questions_of(self, index: int) -> tuple[Question, ...]:
         return () if self._questions is None else tuple(self._questions[index])
 
     def texts(self, count: int | None = None) -> Iterator[tuple[str, str]]:
-        """(picture, text) of every caption and question of the first `count` pictures."""
+        """Yield (picture, text) of every caption and question of the first `count` pictures."""
         for index in range(len(self))[:count]:
             for text in (*self._captions_of(index), *(question.text for question in self._questions_of(index))):
                 yield f"picture {index}", text
 
     def truth(self, captions: Sequence[str], indices: Sequence[int]) -> np.ndarray | None:
-        """None: what is true of a picture beyond its own captions is not known."""
+        """Return None: what is true of a picture beyond its own captions is not known."""
         return None
 
 

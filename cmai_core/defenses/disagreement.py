@@ -20,7 +20,7 @@ from cmai_core.explanations.fills import fill_image
 from cmai_core.models.scoring import has_heads
 
 if TYPE_CHECKING:
-    from cmai_core.models.wrapper import VisionLanguageModel
+    from cmai_core.models.protocol import VisionLanguageModel
 
 VERIFIER, LEAVE_ONE_OUT = "verifier", "leave-one-out"
 LEAST_DOUBT = 0.1  # of the verifier in a word, for it to be named
@@ -68,7 +68,7 @@ def disagreement(model: VisionLanguageModel, pixels: torch.Tensor, text: str, *,
         return Disagreement(words, values, patches, LEAVE_ONE_OUT, LEAVE_ONE_OUT)
     found = model.verify_words(pixels, [text])[0]
     doubt = 1 - found.probability
-    grid = _grid(model)
+    grid = model.patch_grid
     if grid is None or grid[0] * grid[1] != found.attention.shape[1]:
         patches = _patches_left_out(model, pixels, text, size)
         return Disagreement(found.words, doubt.numpy(), patches, VERIFIER, LEAVE_ONE_OUT)
@@ -88,7 +88,7 @@ def _words_left_out(
 
 
 def _patches_left_out(model: VisionLanguageModel, pixels: torch.Tensor, text: str, size: int) -> np.ndarray:
-    grid = tuple(min(side, MOST_CELLS) for side in _grid(model) or (MOST_CELLS, MOST_CELLS))
+    grid = tuple(min(side, MOST_CELLS) for side in model.patch_grid or (MOST_CELLS, MOST_CELLS))
     count = grid[0] * grid[1]
     cells = torch.eye(count, device=pixels.device).view(count, 1, *grid)
     filled = fill_image(pixels, "mean")
@@ -104,10 +104,3 @@ def _patches_left_out(model: VisionLanguageModel, pixels: torch.Tensor, text: st
         found.append(score(torch.where(mask > 0.5, filled, pixels)))
     values = torch.cat(found).float().cpu().numpy()
     return (values[1:] - values[0]).reshape(grid)
-
-
-def _grid(model: VisionLanguageModel) -> tuple[int, int] | None:
-    """(h, w) of the image tower's patches, None where it has none or pools them."""
-    visual = model.clip.visual
-    grid = getattr(visual, "grid_size", None)
-    return tuple(grid) if grid is not None else None

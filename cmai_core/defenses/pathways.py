@@ -14,13 +14,16 @@ import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from cmai_core.attacks.engine.transforms import InputTransform, Noise
 from cmai_core.errors import OptionError
 from cmai_core.options import number, strict_options, whole
+
+if TYPE_CHECKING:
+    from cmai_core.models.protocol import VisionLanguageModel
 
 
 class Pathway(Protocol):
@@ -121,8 +124,8 @@ class Ensemble:
         return {"ensemble": [member.name for member in self.others]}
 
 
-def shifted(model: Any, robust: Any, share: float = 1.0) -> Any:
-    """The model with its image tower's weights moved towards a robust model's: (1 − share)·θ + share·θ_robust.
+def shifted(model: VisionLanguageModel, robust: VisionLanguageModel, share: float = 1.0) -> VisionLanguageModel:
+    """Move the weights of a model's image tower towards a robust model's: (1 − share)·θ + share·θ_robust.
 
     After weight-space interpolation of fine-tuned models (WiSE-FT: Wortsman et al. 2022, arXiv 2109.01903, eq. 1).
 
@@ -135,27 +138,25 @@ def shifted(model: Any, robust: Any, share: float = 1.0) -> Any:
         OptionError: different architectures or text sides, or a share outside [0, 1].
     """
     number("share", share, 0.0, 1.0)
-    own, other = model.clip.state_dict(), robust.clip.state_dict()
+    own, other = model.state(), robust.state()
     if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in other.items()}:
         raise OptionError(
             f"{model.name} and {robust.name} have different architectures.",
             "Give two of the same, such as fine-tunings.",
         )
-    away = [k for k in own if not k.startswith("visual.") and not torch.equal(own[k], other[k].to(own[k]))]
-    if away:
+    # With the robust model's image tower, a model that differs nowhere else is the robust model.
+    swapped = model.with_image_tower(robust.image_tower).state()
+    if away := [name for name, value in swapped.items() if not torch.equal(value, other[name].to(value))]:
         raise OptionError(
             f"{robust.name} has another text side than {model.name} ({away[0]} differs).",
             "Give a model whose image tower alone was trained, such as tabletop-fare for tabletop.",
         )
-    clip = copy.deepcopy(model.clip)
+    tower, towards = copy.deepcopy(model.image_tower), robust.image_tower.state_dict()
     with torch.no_grad():
-        for name, tensor in clip.visual.state_dict().items():
+        for name, tensor in tower.state_dict().items():
             if tensor.is_floating_point():
-                tensor.lerp_(other[f"visual.{name}"].to(tensor), share)
-    made = copy.copy(model)
-    made.clip = clip
-    made.name = f"{model.name} → {robust.name} ({share:g})"
-    return made
+                tensor.lerp_(towards[name].to(tensor), share)
+    return model.with_image_tower(tower, f"{model.name} → {robust.name} ({share:g})")
 
 
 def mean_features(records: Sequence[Any]) -> Any:

@@ -12,15 +12,14 @@ import numpy as np
 import torch
 
 from cmai_core.errors import OptionError
-from cmai_core.explanations.recording import batches, evaluation
+from cmai_core.explanations.pairing import matched
+from cmai_core.explanations.recording import batches, recording_mode
 from cmai_core.explanations.result import Explanation, TokenMaps, read_only
-from cmai_core.explanations.towers import decoder_parts, matched
 from cmai_core.models.recording import recorded_attention
-from cmai_core.models.towers import vision_parts
 from cmai_core.models.words import merge_words, token_strings
 
 if TYPE_CHECKING:
-    from cmai_core.models.wrapper import VisionLanguageModel
+    from cmai_core.models.protocol import VisionLanguageModel
 
 
 def roll_out(attentions: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -56,10 +55,10 @@ def attention_flow(
     Raises:
         ModelError: the image tower gives out no attention (ResNet, timm).
     """
-    parts = vision_parts(model)
+    parts = model.image_attention()
     names = parts.last(depth)
     rows: list[torch.Tensor] = []
-    with torch.no_grad(), evaluation(model.clip):
+    with torch.no_grad(), recording_mode(model):
         for part in batches(len(pixels), batch_size):
             with recorded_attention(parts.modules) as weights:
                 model.image_features(pixels[part].detach())
@@ -100,10 +99,10 @@ def last_layer_attention(model: VisionLanguageModel, pixels: torch.Tensor, *, ba
     Raises:
         ModelError: the image tower gives out no attention.
     """
-    parts = vision_parts(model)
+    parts = model.image_attention()
     name = "pooler" if parts.pooler is not None else list(parts.blocks)[-1]
     rows: list[torch.Tensor] = []
-    with torch.no_grad(), evaluation(model.clip):
+    with torch.no_grad(), recording_mode(model):
         for part in batches(len(pixels), batch_size):
             with recorded_attention({name: parts.modules[name]}) as weights:
                 model.image_features(pixels[part].detach())
@@ -151,8 +150,8 @@ def decoder_attention(
         ModelError: the model has no decoder, or an image tower without patches.
         OptionError: a layer that the decoder does not have.
     """
-    cross = decoder_parts(model)
-    parts = vision_parts(model)
+    cross = model.decoder_attention()
+    parts = model.image_attention()
     names = list(cross)
     if layer is not None:
         if not 0 <= layer < len(names):
@@ -164,7 +163,7 @@ def decoder_attention(
     texts = texts * len(ids) if len(texts) == 1 < len(ids) else texts
     _, _, eos = model.token_ids()
     tokens, maps, outside, words, word_maps = [], [], [], [], []
-    with torch.no_grad(), evaluation(model.clip):
+    with torch.no_grad(), recording_mode(model):
         for part in batches(len(ids), batch_size):
             some = model.trim(ids[part])
             with recorded_attention(parts.modules | {name: cross[name] for name in names}) as weights:

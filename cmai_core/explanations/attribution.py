@@ -16,13 +16,14 @@ import torch
 
 from cmai_core.errors import OptionError
 from cmai_core.explanations.fills import FILLS, fill_image
-from cmai_core.explanations.recording import batches, evaluation
+from cmai_core.explanations.pairing import matched, paired
+from cmai_core.explanations.recording import batches, recording_mode
 from cmai_core.explanations.relevance import text_explanation, text_ids
 from cmai_core.explanations.result import Explanation, TextExplanation, read_only
-from cmai_core.explanations.towers import matched, paired, text_parts
 
 if TYPE_CHECKING:
-    from cmai_core.models.wrapper import ImageFeatures, VisionLanguageModel
+    from cmai_core.models.features import ImageFeatures
+    from cmai_core.models.protocol import VisionLanguageModel
 
 TEXT_BASELINES = ("pad", "zero", "mean")
 
@@ -67,7 +68,7 @@ def pixel_attribution(
     pixels, embedded = paired(model, pixels, texts, image_of_text)
     done = _Done()
     maps: list[np.ndarray] = []
-    with evaluation(model.clip):
+    with recording_mode(model):
         for part in batches(len(pixels), max(1, internal_batch_size // n_steps)):
             nothing = fill_image(pixels[part], baseline)
             found = done.integrate(model.consistency, pixels[part], nothing, embedded[part], settings)
@@ -122,20 +123,20 @@ def token_attribution(
     settings = _Settings(n_steps, max_steps, tolerance, internal_batch_size)
     if baseline not in TEXT_BASELINES:
         raise OptionError(f"Unknown baseline {baseline!r}.", f"Choose from {', '.join(TEXT_BASELINES)}.")
-    parts = text_parts(model)
+    parts = model.text_attention()
     ids = text_ids(model, texts)
     pixels, ids = matched(pixels.detach(), ids, image_of_text)
     values: list[np.ndarray] = []
     done = _Done()
-    table = parts.tower.token_embedding.weight.detach()
+    table = parts.table
     filler = {"pad": table[parts.pad], "zero": torch.zeros_like(table[0]), "mean": table.mean(dim=0)}[baseline]
     kept = _kept(ids, *model.token_ids())
-    with evaluation(model.clip):
+    with recording_mode(model):
         for part in batches(len(ids), max(1, internal_batch_size // n_steps)):
             some = ids[part]
             with torch.no_grad():
                 features = model.image_features(pixels[part])
-                inputs = parts.tower.token_embedding(some).detach()
+                inputs = parts.embed(some)
             nothing = torch.where(kept[part].unsqueeze(-1), inputs, filler)
             rows = torch.arange(len(some), device=some.device)
 

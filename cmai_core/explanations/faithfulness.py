@@ -16,13 +16,13 @@ import torch.nn.functional as F
 
 from cmai_core.errors import DataError, OptionError
 from cmai_core.explanations.fills import FILLS, fill_image
+from cmai_core.explanations.pairing import paired
 from cmai_core.explanations.recording import batches
 from cmai_core.explanations.result import Explanation, enlarge, read_only
-from cmai_core.explanations.towers import paired
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 
 if TYPE_CHECKING:
-    from cmai_core.models.wrapper import VisionLanguageModel
+    from cmai_core.models.protocol import VisionLanguageModel
 
 ExplainFunction = Callable[["VisionLanguageModel", torch.Tensor, torch.Tensor], Explanation]
 """(model, pixels N×3×S×S, normalised text embeddings N×D) → N maps, e.g. `relevance`."""

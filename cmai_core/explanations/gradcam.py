@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cmai_core.explanations.recording import batches, evaluation
+from cmai_core.explanations.pairing import paired
+from cmai_core.explanations.recording import batches, recording_mode
 from cmai_core.explanations.result import Explanation, read_only
-from cmai_core.explanations.towers import paired
 from cmai_core.models.recording import recorded_output
-from cmai_core.models.towers import vision_parts
 
 if TYPE_CHECKING:
-    from cmai_core.models.wrapper import VisionLanguageModel
+    from cmai_core.models.protocol import VisionLanguageModel
 
 
 def grad_cam(
@@ -44,10 +43,10 @@ def grad_cam(
         ModelError: not a vision transformer of open_clip's own.
         DataError: images and texts that do not pair up.
     """
-    parts = vision_parts(model)
+    parts = model.image_attention()
     pixels, embedded = paired(model, pixels, texts, image_of_text)
     maps, scores = [torch.zeros(0, parts.grid[0] * parts.grid[1])], [torch.zeros(0)]
-    with torch.enable_grad(), evaluation(model.clip):
+    with torch.enable_grad(), recording_mode(model):
         for part in batches(len(pixels), batch_size):
             with recorded_output(parts.last_norm) as kept:
                 score = model.consistency(pixels[part], embedded[part])

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from cmai_core.explanations.faithfulness import ExplainFunction
+from cmai_core.explanations.pairing import paired
 from cmai_core.explanations.result import rank_correlation, read_only
-from cmai_core.explanations.towers import paired
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 
 if TYPE_CHECKING:
-    from cmai_core.models.wrapper import VisionLanguageModel
+    from cmai_core.models.protocol import VisionLanguageModel
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def cascading_randomisation(
         Cancelled: when `cancel` was called.
     """
     pixels, embedded = paired(model, pixels, texts, image_of_text)
-    twin = with_own_image_tower(model)
+    twin = model.with_image_tower(copy.deepcopy(model.image_tower))
     original = np.asarray(explain(model, pixels, embedded).map)
-    groups = tower_groups(twin.clip.visual)
+    groups = tower_groups(twin.image_tower)
     stages, correlations = ["as trained"], [rank_correlation(original, original)]
     for number, (name, tensors) in enumerate(groups):
         if cancel is not None:
@@ -77,15 +77,6 @@ def cascading_randomisation(
         if progress:
             progress(Progress(number + 1, len(groups), f"Randomising weights: {name}", {}))
     return Randomisation(tuple(stages), read_only(np.stack(correlations)))
-
-
-def with_own_image_tower(model: VisionLanguageModel) -> VisionLanguageModel:
-    """A model that shares all with `model` except its image tower, which is a copy."""
-    twin, clip = copy.copy(model), copy.copy(model.clip)
-    clip.__dict__["_modules"] = dict(model.clip._modules)
-    clip.visual = copy.deepcopy(model.clip.visual)
-    twin.clip = clip
-    return twin
 
 
 def tower_groups(visual: nn.Module) -> list[tuple[str, list[torch.Tensor]]]:

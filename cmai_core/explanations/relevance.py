@@ -14,15 +14,14 @@ import numpy as np
 import torch
 
 from cmai_core.errors import DataError
-from cmai_core.explanations.recording import batches, evaluation
+from cmai_core.explanations.pairing import matched, paired
+from cmai_core.explanations.recording import batches, recording_mode
 from cmai_core.explanations.result import Explanation, TextExplanation, read_only
-from cmai_core.explanations.towers import matched, paired, text_parts
 from cmai_core.models.recording import recorded_attention
-from cmai_core.models.towers import vision_parts
 from cmai_core.models.words import merge_words, per_word, token_strings, used_length
 
 if TYPE_CHECKING:
-    from cmai_core.models.wrapper import VisionLanguageModel
+    from cmai_core.models.protocol import VisionLanguageModel
 
 
 def positive_part(weights: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
@@ -74,12 +73,12 @@ def relevance(
         ModelError: the image tower gives out no attention (ResNet, timm).
         DataError: images and texts that do not pair up, a depth that the tower does not have.
     """
-    parts = vision_parts(model)
+    parts = model.image_attention()
     names = parts.last(depth)
     keys = names + (["pooler"] if parts.pooler is not None else [])
     pixels, embedded = paired(model, pixels, texts, image_of_text)
     rows, scores = [torch.zeros(0, 1 + parts.grid[0] * parts.grid[1])], [torch.zeros(0)]
-    with torch.enable_grad(), evaluation(model.clip):
+    with torch.enable_grad(), recording_mode(model):
         for part in batches(len(pixels), batch_size):
             with recorded_attention(parts.modules) as weights:
                 score = model.consistency(pixels[part].clone().requires_grad_(), embedded[part])
@@ -127,18 +126,18 @@ def text_relevance(
         ModelError: a text tower that is not open_clip's own.
         DataError: as for `relevance`, or texts already embedded.
     """
-    parts = text_parts(model)
+    parts = model.text_attention()
     names = parts.last(depth)
     ids = text_ids(model, texts)
     pixels, ids = matched(pixels.detach(), ids, image_of_text)
     values: list[np.ndarray] = []
     scores = [torch.zeros(0)]
-    with torch.enable_grad(), evaluation(model.clip):
+    with torch.enable_grad(), recording_mode(model):
         for part in batches(len(ids), batch_size):
             some = ids[part]
             with torch.no_grad():
                 features = model.image_features(pixels[part])
-            embedded = parts.tower.token_embedding(some).detach().requires_grad_()
+            embedded = parts.embed(some).requires_grad_()
             with recorded_attention(parts.blocks) as weights:
                 score = model.consistency(features, parts.forward(some, embedded))
             used = [weights[k] for k in names]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from cmai_core.explanations.result import Explanation, TextExplanation
-    from cmai_core.models.wrapper import VisionLanguageModel
+    from cmai_core.models.protocol import VisionLanguageModel
 
 METHODS = ("attention flow", "relevance", "integrated gradients")
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cmai_core.data.pair import Pair, PairDataset
-    from cmai_core.models.wrapper import VisionLanguageModel
+    from cmai_core.models.protocol import VisionLanguageModel
 
 RUNS = 2  # the faster one counts: the first may find its memory cold
 
@@ -54,19 +54,20 @@ def pathway_answer(
     """
     import torch
 
-    from cmai_core.attacks.engine.evaluator import at_rest
     from cmai_core.defenses.pathways import Smoothing
     from cmai_core.lab.pair_in_context import PairAmong
     from cmai_core.lab.run import Setting, answer_of, with_sentence
+    from cmai_core.models.evaluation_mode import evaluation_mode
     from cmai_core.seeds import sample_generators
 
     pair = with_sentence(pair, caption)
     setting = Setting(pair, PairAmong(pair, dataset))
     setting = setting if said == caption else setting.saying(said)
     smoothing = Smoothing()
-    with torch.no_grad(), at_rest(model):
+    with torch.no_grad(), evaluation_mode(model):
         pixels = model.preprocess([picture])
-        asked, prepared = setting.prepare(task, model)
+        asked = setting.task(task, model)
+        prepared = asked.prepare(model, [setting.pair], setting.dataset)
 
         def plain() -> Any:
             return asked.predict(model, model.image_features(pixels), prepared)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cmai_core.data.pair import Pair, PairDataset
     from cmai_core.defenses.basis import Basis
     from cmai_core.defenses.cmcv import Verdict
-    from cmai_core.models.wrapper import VisionLanguageModel
+    from cmai_core.models.protocol import VisionLanguageModel
 
 SIDES = ("clean", "adversarial")
 

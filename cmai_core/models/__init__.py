@@ -1,20 +1,24 @@
-"""Vision-language models: loading, wrapping, saving. Nothing heavy is imported before it is needed."""
+"""Vision-language models: loading, what they answer, saving. Nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from cmai_core.lazy import lazily
-from cmai_core.models.registry import ModelCard, bundled_models, load_model, new_model
+from cmai_core.models.cards import ModelCard
+from cmai_core.models.families.bundled import bundled_models, new_model
+from cmai_core.models.loading import load_model
 
 if TYPE_CHECKING:
+    from cmai_core.models.features import ImageFeatures, TextFeatures
+    from cmai_core.models.open_clip_model import OpenClipModel
+    from cmai_core.models.protocol import VisionLanguageModel
     from cmai_core.models.save import save_local_dir
-    from cmai_core.models.text_tower import TextFeatures
-    from cmai_core.models.wrapper import ImageFeatures, VisionLanguageModel
 
 __all__ = [
     "ImageFeatures",
     "ModelCard",
+    "OpenClipModel",
     "TextFeatures",
     "VisionLanguageModel",
     "bundled_models",
@@ -24,9 +28,10 @@ __all__ = [
 ]
 
 _LAZY = {
-    "ImageFeatures": "cmai_core.models.wrapper",
-    "VisionLanguageModel": "cmai_core.models.wrapper",
-    "TextFeatures": "cmai_core.models.text_tower",
+    "ImageFeatures": "cmai_core.models.features",
+    "OpenClipModel": "cmai_core.models.open_clip_model",
+    "TextFeatures": "cmai_core.models.features",
+    "VisionLanguageModel": "cmai_core.models.protocol",
     "save_local_dir": "cmai_core.models.save",
 }
 

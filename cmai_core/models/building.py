@@ -16,6 +16,7 @@ from cmai_core.models.guard import guarded
 from cmai_core.models.sizes import check_memory
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -26,7 +27,7 @@ def build_model(
     weights: Path | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """An open_clip model on the CPU in float32.
+    """Build an open_clip model on the CPU in float32.
 
     Args:
         model_cfg, preprocess_cfg: of a checked configuration, or of open_clip's own. where: what to call it in errors.
@@ -60,7 +61,7 @@ def build_model(
 
 
 def instantiate(model_cfg: Mapping[str, Any], device: str) -> nn.Module:
-    """The open_clip model of a `model_cfg` with initial weights; on "meta" it has shapes and no contents.
+    """Build the open_clip model of a `model_cfg` with initial weights; on "meta" it has shapes and no contents.
 
     Raises:
         ModelError: it cannot be built, or the configuration of its Hugging Face text tower cannot be had.
@@ -84,15 +85,15 @@ def instantiate(model_cfg: Mapping[str, Any], device: str) -> nn.Module:
         return guarded(lambda: kind(**arguments), "the architecture")
 
 
-def refuse_non_finite(module: nn.Module, where: str) -> None:
-    """Refuse weights with a value that is not a number, or not a finite one.
+def refuse_non_finite(weights: Mapping[str, torch.Tensor], where: str) -> None:
+    """Refuse weights by name with a value that is not a number, or not a finite one.
 
     Raises:
         ModelError: names the first such weight.
     """
     import torch
 
-    for name, tensor in module.state_dict().items():
+    for name, tensor in weights.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ModelError(
                 f"The weights of {where} are damaged: {name} has values that are not finite.",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from cmai_core.errors import CmaiError, ModelError
-from cmai_core.models.hub import weight_files
+from cmai_core.models.families.family import family_of
+from cmai_core.models.hub import cached
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 
 MAX_BYTES = 5_000_000_000
@@ -48,24 +48,16 @@ _TOKENIZER_FILES = frozenset(
         "sentencepiece.bpe.model",
     )
 )
-_SMALL_FILES = _TOKENIZER_FILES | {_CONFIG}
-_TOWER_FILES = frozenset(("config.json",))
+SMALL_FILES = _TOKENIZER_FILES | {_CONFIG}
+TOWER_FILES = frozenset(("config.json",))
 _MOST_CONFIG = 1_000_000
 _MORE_TOKENS = 50_000_000
 """Most bytes that the files beside weights may have: the largest vocabularies in use have 20 million."""
 
 
 def is_here(spec: str) -> bool:
-    """Whether a model's weights are on this machine, so that loading it asks no network."""
-    if spec.startswith("hf-hub:"):
-        repository = spec.removeprefix("hf-hub:")
-        return _cached(repository, _CONFIG) and any(_cached(repository, name) for name in weight_files(""))
-    if spec.startswith("local-dir:") or "/" not in spec or re.search(r"/random(-\d+)?$", spec):
-        return True
-    repository, filename, url = _tag(spec)
-    if repository:
-        return any(_cached(repository, name) for name in weight_files(filename))
-    return not url or _url_file(url).is_file()
+    """Return whether a model's weights are on this machine, so that loading it asks no network."""
+    return family_of(spec).is_here(spec)
 
 
 def download(
@@ -76,7 +68,7 @@ def download(
     cancel: CancelToken | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Fetches what a model needs into the caches, in a child process.
+    """Fetch what a model needs into the caches, in a child process.
 
     Args:
         spec: as `load_model` takes it. most_bytes: largest download in all.
@@ -116,7 +108,7 @@ def _follow(
     cancel: CancelToken | None,
     folders: list[str],
 ) -> None:
-    """Hears the child out, until it has finished, failed, stood still or been cancelled."""
+    """Read what the child says until it has finished, failed, stood still or been cancelled."""
     begun = moved = time.monotonic()
     last = -1
     while True:
@@ -153,7 +145,7 @@ def _read(stream: IO[str], lines: queue.SimpleQueue[str]) -> None:
 
 
 def _folders_in(lines: queue.SimpleQueue[str]) -> list[str]:
-    """The folders named in what the child has said and nobody has heard."""
+    """Return the folders named in lines of the child that have not been read yet."""
     found: list[str] = []
     while not lines.empty():
         try:
@@ -172,7 +164,7 @@ def _mark(folder: Path, pid: int) -> Path:
 
 
 def _sweep(folder: Path, pid: int) -> None:
-    """Removes what a child that was ended left half-written: all unfinished files that were not there before it."""
+    """Remove what a child that was ended left half-written: all unfinished files that were not there before it."""
     mark = _mark(folder, pid)
     unfinished = list(folder.glob("*.incomplete"))
     try:
@@ -185,36 +177,11 @@ def _sweep(folder: Path, pid: int) -> None:
         mark.unlink(missing_ok=True)
 
 
-def _cached(repository: str, name: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return isinstance(try_to_load_from_cache(repository, name), str)
-    except HFValidationError:
-        return False
-
-
-def _tag(spec: str) -> tuple[str, str, str]:
-    """(repository, file name, URL) of an open_clip architecture's tag; empty where there is none."""
-    from open_clip.pretrained import get_pretrained_cfg
-
-    architecture, tag = spec.rsplit("/", 1)
-    found = get_pretrained_cfg(architecture.replace("/", "-"), tag) or {}
-    repository, _, filename = (found.get("hf_hub") or "").rpartition("/")
-    return repository, filename, str(found.get("url") or "")
-
-
-def _url_file(url: str) -> Path:
-    """Where open_clip keeps what it fetches by URL."""
-    return Path("~/.cache/clip").expanduser() / url.rsplit("/", 1)[-1]
-
-
 # --- in the child -----------------------------------------------------------------------------------------------------
 
 
-class _Fetch:
-    """Collects the files of a model with their sizes, then fetches them."""
+class Fetch:
+    """A download: collects the files of a model with their sizes, then fetches them."""
 
     def __init__(self, most_bytes: int, tell: Callable[..., None]):
         from huggingface_hub import HfApi
@@ -222,8 +189,8 @@ class _Fetch:
         self.api, self.most_bytes, self.tell = HfApi(), most_bytes, tell
         self.wanted: list[tuple[str, str, int]] = []
 
-    def repository(self, name: str, weights: list[str] | None, small: frozenset[str] = _SMALL_FILES) -> None:
-        """Adds the small files of a repository (configuration and vocabulary), and the first of its weights."""
+    def repository(self, name: str, weights: list[str] | None, small: frozenset[str] = SMALL_FILES) -> None:
+        """Add the small files of a repository (configuration and vocabulary), and the first of its weights."""
         info = self.api.model_info(name, files_metadata=True, timeout=30)
         sizes = {file.rfilename: file.size for file in info.siblings or ()}
         beside = [file for file in sizes if file in small]
@@ -236,14 +203,14 @@ class _Fetch:
             if sizes[file] is None:
                 raise ModelError(f"The hub does not say how large {file} of {name} is.", "Choose another model.")
             entry = (name, file, int(sizes[file]))
-            if entry not in self.wanted and not _cached(name, file):
+            if entry not in self.wanted and cached(name, file) is None:
                 self.wanted.append(entry)
 
     def run(self) -> None:
-        """Fetches everything, the weights last: where they are, all else is."""
+        """Fetch everything, the weights last: where they are, all else is."""
         from huggingface_hub import constants
 
-        self.wanted.sort(key=lambda entry: (entry[1] not in _SMALL_FILES, entry[2]))
+        self.wanted.sort(key=lambda entry: (entry[1] not in SMALL_FILES, entry[2]))
         total, done = sum(size for *_, size in self.wanted), 0
         _room(Path(constants.HF_HUB_CACHE), total, self.most_bytes)
         for repository, file, size in self.wanted:
@@ -252,13 +219,33 @@ class _Fetch:
             self.tell(done=done, total=total)
 
     def config(self, repository: str) -> Any:
-        """The contents of a repository's configuration, fetched before the rest: it says what else is needed.
+        """Return the contents of a repository's configuration, fetched before the rest: it says what else is needed.
 
         Raises:
             ValueError: it is no JSON.
         """
         path = self._one(repository, _CONFIG, _MOST_CONFIG, 0, sum(size for *_, size in self.wanted))
         return json.loads(path.read_text(encoding="utf-8"))
+
+    def url(self, url: str, target: Path) -> None:
+        """Fetch a file by its URL to where it is looked for."""
+        import urllib.request
+
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            total = int(answer.headers.get("Content-Length") or 0)
+            if not total:
+                raise ModelError("The server does not say how large the weights are.", "Choose another model.")
+            _room(target.parent, total, self.most_bytes)
+            part = target.with_name(f"{target.name}.{os.getpid()}.incomplete")
+            with _watched(target.parent, 0, total, self.tell), part.open("wb") as out:
+                left = total
+                while left and (piece := answer.read(min(left, 1 << 20))):
+                    out.write(piece)
+                    left -= len(piece)
+            if left:
+                part.unlink(missing_ok=True)
+                raise ModelError("The weights came in only in part.", "Try again.")
+            os.replace(part, target)
 
     def _one(self, repository: str, file: str, size: int, done: int, total: int) -> Path:
         from huggingface_hub import constants, hf_hub_download
@@ -270,7 +257,7 @@ class _Fetch:
 
 
 def _room(folder: Path, total: int, most_bytes: int) -> None:
-    """Refuses what is over the bound, or more than the disk or the memory could hold."""
+    """Refuse what is over the bound, or more than the disk or the memory could hold."""
     if total > most_bytes:
         raise ModelError(
             f"The download has {total / 1e9:.1f} GB; the limit of this lab is {most_bytes / 1e9:g} GB.",
@@ -291,7 +278,7 @@ def _room(folder: Path, total: int, most_bytes: int) -> None:
 
 
 def _memory() -> float:
-    """Bytes of this machine's memory; infinite where the system does not say."""
+    """Return the bytes of this machine's memory; infinite where the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -300,7 +287,7 @@ def _memory() -> float:
 
 @contextmanager
 def _watched(folder: Path, done: int, total: int, tell: Callable[..., None]) -> Iterator[None]:
-    """Tells how much of a file is there while it comes in; leaves a note of the unfinished files that were there."""
+    """Tell how much of a file is there while it comes in; leave a note of the unfinished files that were there."""
     folder.mkdir(parents=True, exist_ok=True)
     before = [path.name for path in folder.glob("*.incomplete")]
     tell(folders=[str(folder)])  # before there is anything to sweep
@@ -330,7 +317,7 @@ def _size(path: Path) -> int:
 
 
 def _bound(size: int) -> None:
-    """No file of this process grows beyond its announced size: a hub may send more than it said."""
+    """Keep files of this process from growing beyond their announced size: a hub may send more than it said."""
     try:
         import resource
 
@@ -339,73 +326,8 @@ def _bound(size: int) -> None:
         return
 
 
-def _fetch_url(url: str, most_bytes: int, tell: Callable[..., None]) -> None:
-    """Fetches weights that open_clip knows by a URL to where it looks for them."""
-    import urllib.request
-
-    target = _url_file(url)
-    with urllib.request.urlopen(url, timeout=30) as answer:
-        total = int(answer.headers.get("Content-Length") or 0)
-        if not total:
-            raise ModelError("The server does not say how large the weights are.", "Choose another model.")
-        _room(target.parent, total, most_bytes)
-        part = target.with_name(f"{target.name}.{os.getpid()}.incomplete")
-        with _watched(target.parent, 0, total, tell), part.open("wb") as out:
-            left = total
-            while left and (piece := answer.read(min(left, 1 << 20))):
-                out.write(piece)
-                left -= len(piece)
-        if left:
-            part.unlink(missing_ok=True)
-            raise ModelError("The weights came in only in part.", "Try again.")
-        os.replace(part, target)
-
-
-def _fetch(spec: str, most_bytes: int, tell: Callable[..., None]) -> None:
-    fetch = _Fetch(most_bytes, tell)
-    if spec.startswith("hf-hub:"):
-        repository = spec.removeprefix("hf-hub:")
-        if re.fullmatch(r"[\w.-]+/[\w.-]+", repository) is None:
-            raise ModelError(f"{spec!r} names no repository.", "Write hf-hub:organisation/repository.")
-        fetch.repository(repository, weight_files(""))
-        _others_of(repository, fetch)
-        fetch.run()
-        return
-    import open_clip
-
-    repository, filename, url = _tag(spec)
-    if not repository and not url:
-        raise ModelError(f"open_clip has no weights for {spec}.", "Choose another model.")
-    config = open_clip.get_model_config(spec.rsplit("/", 1)[0].replace("/", "-")) or {}
-    name = (config.get("text_cfg") or {}).get("hf_tokenizer_name")
-    if name:
-        fetch.repository(str(name), None)
-    if repository:
-        fetch.repository(repository, weight_files(filename))
-    fetch.run()
-    if not repository:
-        _fetch_url(url, most_bytes, tell)
-
-
-def _others_of(repository: str, fetch: _Fetch) -> None:
-    """Adds what the configuration says lies elsewhere: a vocabulary that is not beside the weights, and the
-    configuration of a Hugging Face text tower. Only of repositories that `load_model` follows."""
-    from cmai_core.models.configuration import known_repositories
-
-    try:
-        text = fetch.config(repository)["model_cfg"]["text_cfg"]
-        vocabulary, tower = text.get("hf_tokenizer_name"), text.get("hf_model_name")
-    except (KeyError, TypeError, AttributeError, ValueError):
-        return  # `load_model` says what is wrong with it
-    own = any(entry[:2] == (repository, "tokenizer.json") for entry in fetch.wanted)
-    wanted = [] if own or _cached(repository, "tokenizer.json") else [(vocabulary, _SMALL_FILES)]
-    for name, small in [*wanted, (tower, _TOWER_FILES)]:
-        if isinstance(name, str) and name in known_repositories():
-            fetch.repository(name, None, small)
-
-
 def _child(spec: str, most_bytes: int) -> None:
-    """Fetches a model; tells what happens in lines of JSON; ends with its parent."""
+    """Fetch a model; tell what happens in lines of JSON; end with the parent."""
     lock = threading.Lock()
 
     def tell(**words: Any) -> None:
@@ -418,7 +340,7 @@ def _child(spec: str, most_bytes: int) -> None:
 
     threading.Thread(target=end_with_the_parent, daemon=True).start()
     try:
-        _fetch(spec, most_bytes, tell)
+        family_of(spec).fetch(spec, Fetch(most_bytes, tell))
     except CmaiError as error:
         tell(message=error.message, hint=error.hint)
     except Exception as error:

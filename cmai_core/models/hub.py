@@ -10,7 +10,7 @@ _PROBE_SECONDS = 5.0
 
 
 def weight_files(filename: str) -> list[str]:
-    """Names to try for open_clip weights, safetensors first. "" stands for open_clip's default name."""
+    """Return the names to try for open_clip weights, safetensors first. "" stands for open_clip's default name."""
     if filename in ("", "open_clip_pytorch_model.bin"):
         return ["open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin"]
     stem, dot, suffix = filename.rpartition(".")
@@ -18,7 +18,7 @@ def weight_files(filename: str) -> list[str]:
 
 
 def fetch(repository: str, *names: str) -> Path:
-    """The first of the named files that the repository has, as a local path.
+    """Return the first of the named files that the repository has, as a local path.
 
     Args:
         repository: "organisation/name" on the Hugging Face Hub.
@@ -28,7 +28,7 @@ def fetch(repository: str, *names: str) -> Path:
         ModelError: neither cached nor to be had; says which file, from where, and how to place it by hand.
     """
     for name in names:
-        if (path := _cached(repository, name)) is not None:
+        if (path := cached(repository, name)) is not None:
             return path
     reason = _unreachable()
     if reason is None:
@@ -47,15 +47,20 @@ def fetch(repository: str, *names: str) -> Path:
     )
 
 
-def _cached(repository: str, name: str) -> Path | None:
+def cached(repository: str, name: str) -> Path | None:
+    """Return the local path of a repository's file; None where it is not in the cache, or the name is none."""
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    found = try_to_load_from_cache(repository, name)
+    try:
+        found = try_to_load_from_cache(repository, name)
+    except HFValidationError:
+        return None
     return Path(found) if isinstance(found, str) else None
 
 
 def _unreachable() -> str | None:
-    """Why the hub cannot be asked, None where it can: one short request, not the library's half minute of retries."""
+    """Say why the hub cannot be asked; None where it can. One short request, without the library's long retries."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

@@ -1,4 +1,4 @@
-"""One forward pass of open_clip's text tower, from ids or from embeddings, over no more positions than needed.
+"""Forward passes of open_clip's text tower, from ids or from embeddings, over no more positions than needed.
 
 The tower is causal, so padding after the end of a text cannot change what comes before it: the pass is cut after the
 longest text of the batch (captions of 12 tokens cost a quarter of the 48 positions). In CoCa the class token stands
@@ -9,7 +9,6 @@ itself). Both are kept, so the result equals open_clip's own `model.text(ids)`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,23 +19,8 @@ from torch import nn
 from cmai_core.errors import ModelError
 
 
-@dataclass(frozen=True)
-class TextFeatures:
-    """What one pass over T texts gives.
-
-    Attributes:
-        embedding: T×D, unit length, the shared space.
-        pooled: T×D, the same before normalisation.
-        states: T×L'×W token states (what CoCa's decoder reads), L' the trimmed length; None where the tower has none.
-    """
-
-    embedding: torch.Tensor
-    pooled: torch.Tensor
-    states: torch.Tensor | None
-
-
 def text_parts(clip: nn.Module) -> Any | None:
-    """The text tower of an open_clip model, with `TextTransformer`'s attributes; None for foreign encoders."""
+    """Return the text tower of an open_clip model, with `TextTransformer`'s attributes; None for foreign encoders."""
     from open_clip.transformer import TextTransformer
 
     tower = getattr(clip, "text", None)
@@ -63,16 +47,25 @@ def text_parts(clip: nn.Module) -> Any | None:
     return None
 
 
+def token_count(clip: nn.Module) -> int | None:
+    """Return how many tokens a text tower (also a Hugging Face one) has embeddings of; None where it does not say."""
+    tower = text_parts(clip)
+    if tower is not None:
+        return int(tower.token_embedding.num_embeddings)
+    inner = getattr(getattr(clip.text, "transformer", None), "get_input_embeddings", None)
+    return None if inner is None else int(inner().num_embeddings)
+
+
 def embed(tower: Any, x: torch.Tensor) -> torch.Tensor:
-    """Token embeddings T×L×W of ids (int64 T×L) or of distributions over tokens (float T×L×V; differentiable)."""
+    """Return embeddings T×L×W of ids (int64 T×L) or of distributions over tokens (float T×L×V; differentiable)."""
     if x.is_floating_point():
         weight = tower.token_embedding.weight
         return x.to(weight.dtype) @ weight
     return tower.token_embedding(x)
 
 
-def _lengths_end(ids: torch.Tensor, pad_id: int) -> int:
-    """One past the last position that is not padding in any text (at least 1)."""
+def trimmed_length(ids: torch.Tensor, pad_id: int) -> int:
+    """Return one past the last position that is not padding in any text (at least 1)."""
     used = (ids != pad_id).any(dim=0).nonzero()
     return int(used[-1]) + 1 if len(used) else 1
 
@@ -91,13 +84,13 @@ def _fit(
 
 
 def _additive(allowed: torch.Tensor, heads: int, dtype: torch.dtype) -> torch.Tensor:
-    """Boolean T×Q×K (True = may look) → additive mask (T·heads)×Q×K as `nn.MultiheadAttention` wants it."""
+    """Turn a boolean mask T×Q×K (True = may look) into an additive one, (T·heads)×Q×K, for `nn.MultiheadAttention`."""
     mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, float("-inf"))
     return mask.repeat_interleave(heads, dim=0)
 
 
 def _key_validity(ids: torch.Tensor, tower: Any) -> torch.Tensor:
-    """Which token positions may be looked at, T×L, under open_clip's class-token mask (see the module's docstring)."""
+    """Return which token positions may be looked at, T×L, under open_clip's class-token mask (see the module)."""
     valid = ids != tower.pad_id
     if tower.correct_cls_mask:
         return valid
@@ -119,12 +112,14 @@ def _project(tower: Any, pooled: torch.Tensor) -> torch.Tensor:
 def forward_coca(
     tower: Any, ids: torch.Tensor, x: torch.Tensor, states: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """A text tower with a class token: (pooled T×D, states T×L'×W). `x`: token embeddings; `ids`: what is padding.
+    """Run a text tower with a class token: (pooled T×D, states T×L'×W).
 
-    Without `states` (None is returned in their place) the last layer is computed for the class token alone.
+    Args:
+        ids: T×L, which say where padding is. x: token embeddings T×L×W.
+        states: False: the last layer is computed for the class token alone, and the states are None.
     """
     full = tower.context_length
-    length = min(full, _lengths_end(ids, tower.pad_id) + 1)
+    length = min(full, trimmed_length(ids, tower.pad_id) + 1)
     ids, x = _fit(ids, x, length, tower)
     keys = _key_validity(ids, tower)
     count = len(ids)
@@ -147,7 +142,7 @@ def forward_coca(
 
 
 def _plain_blocks(transformer: Any) -> bool:
-    """Whether the layers are open_clip's own, one after another, batch first."""
+    """Return whether the layers are open_clip's own, one after another, batch first."""
     from open_clip.transformer import ResidualAttentionBlock, Transformer
 
     return (
@@ -159,7 +154,7 @@ def _plain_blocks(transformer: Any) -> bool:
 
 
 def _class_token(transformer: Any, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The last position after the last layer, T×W, which asks the others there and is asked by none."""
+    """Compute the last position after the last layer, T×W; in that layer no other position looks at it."""
     *before, last = transformer.resblocks
     for block in before:
         tokens = block(tokens, attn_mask=mask)
@@ -171,7 +166,7 @@ def _class_token(transformer: Any, tokens: torch.Tensor, mask: torch.Tensor) -> 
 def forward_plain(
     tower: Any, ids: torch.Tensor, x: torch.Tensor, pad: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A text tower without a class token (CLIP): (pooled T×D, states T×L'×W after the final norm).
+    """Run a text tower without a class token (CLIP): (pooled T×D, states T×L'×W after the final norm).
 
     `pad`: the token that the tokenizer pads with, where it is another than the tower masks (SigLIP's); a tower that
     looks at padding sees it.
@@ -180,7 +175,7 @@ def forward_plain(
 
     causal = tower.attn_mask is not None
     trims = causal and tower.pool_type in ("argmax", "eos", "first")
-    length = _lengths_end(ids, tower.pad_id) if trims else tower.context_length
+    length = trimmed_length(ids, tower.pad_id) if trims else tower.context_length
     ids, x = _fit(ids, x, length, tower, pad)
     mask = tower.attn_mask[:length, :length] if causal else None
     if tower.use_pad_mask:
@@ -192,7 +187,7 @@ def forward_plain(
 
 
 def forward_states(tower: Any, ids: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Token states T×L'×W for exactly the given L' positions, no class token; exact where ids are not padding."""
+    """Return token states T×L'×W of exactly the given L' positions, no class token; exact where ids are no padding."""
     length = ids.shape[1]
     if tower.cls_emb is None:
         if tower.attn_mask is None:

@@ -1,27 +1,21 @@
-"""Anybody's network as a vision-language model: a classifier, or an image encoder with a text encoder.
-
-A classifier becomes one by its classes: a text stands for the class that it names, and the cosine of picture and class,
-times the temperature, is exactly the classifier's own logit. So that a cosine can be an unbounded logit, the logits z
-are lifted onto the unit sphere with one coordinate more, (z/R, √(1 − |z|²/R²)), and a class is a coordinate vector:
-R · cos = z_c, gradients included, as long as |z| ≤ R.
-"""
+"""Anybody's network as a vision-language model: a classifier (`classifier.py`), or two encoders with a tokenizer."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmai_core.errors import CmaiError, DataError, ModelError, OptionError
-from cmai_core.models.wrapper import VisionLanguageModel
-
-RADIUS = 1000.0
-"""R: logits whose norm exceeds it come out smaller than they are."""
-_PAD, _BOS, _EOS, _FIRST = 0, 1, 2, 3
+from cmai_core.models import text_tower
+from cmai_core.models.base import BaseModel
+from cmai_core.models.classifier import BOS, EOS, FIRST, RADIUS, ClassTokenizer, ClassVectors, LiftedLogits
+from cmai_core.models.features import ImageFeatures, TextFeatures
+from cmai_core.models.preprocess import Preprocessing
 
 
 def wrap(
@@ -37,7 +31,7 @@ def wrap(
     context_length: int = 77,
     name: str = "wrapped",
     defended: bool = False,
-) -> VisionLanguageModel:
+) -> WrappedModel:
     """Make a vision-language model of a network, which is used as it is: attacks, tasks and explanations take it.
 
     Args:
@@ -61,20 +55,118 @@ def wrap(
             "Give classes=[...] for a classifier, or text= and tokenizer= for a pair of encoders.",
         )
     _check(image_size, mean, std, temperature, context_length)
-    if classes is not None:
-        known = ClassTokenizer(classes)
-        clip: nn.Module = _Towers(_Lifted(image, len(known.classes)), _ClassVectors(len(known.classes)), 1 / RADIUS)
-        clip.context_length, words = _EOS + 1, known
+    words: ClassTokenizer | _Tokenizer
+    if text is None:
+        known = ClassTokenizer(classes or ())
+        count = len(known.classes)
+        network = _Towers(LiftedLogits(image, count), ClassVectors(count), 1 / RADIUS)
+        words, longest = known, EOS + 1
     else:
         if tokenizer is None:
             raise OptionError("A text encoder without a tokenizer.", "Give tokenizer=: texts to ids T×L.")
-        clip = _Towers(image, text, temperature)
-        clip.context_length, words = context_length, _Tokenizer(tokenizer)
-    # Attributes that open_clip's factory sets on its models.
-    clip.visual.preprocess_cfg = {"size": image_size, "mean": list(mean), "std": list(std)}
-    model = VisionLanguageModel(clip, words, spec=name, name=name, card={"defended": defended})
+        network, words, longest = _Towers(image, text, temperature), _Tokenizer(tokenizer), context_length
+    settings = {"size": image_size, "mean": list(mean), "std": list(std)}
+    model = WrappedModel(network, words, settings, longest, spec=name, card={"defended": defended})
     _probe(model, image_size)
     return model
+
+
+class WrappedModel(BaseModel):
+    """A classifier, or an image encoder with a text encoder.
+
+    Args:
+        network: `visual`, `text` and `logit_scale`. tokenizer: texts to ids.
+        settings: the size of pictures, and mean and standard deviation of their channels.
+        context_length: the longest text in tokens. others: as for `BaseModel`.
+    """
+
+    _network: _Towers
+
+    def __init__(
+        self,
+        network: _Towers,
+        tokenizer: ClassTokenizer | _Tokenizer,
+        settings: dict[str, Any],
+        context_length: int,
+        **others: Any,
+    ):
+        self._settings, self._context_length = settings, context_length
+        super().__init__(network, tokenizer, Preprocessing.of(settings), **others)
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The classifier's classes; None of a pair of encoders."""
+        return self.tokenizer.classes if isinstance(self.tokenizer, ClassTokenizer) else None
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """1 / temperature, a scalar tensor."""
+        return self._network.logit_scale.exp()
+
+    @property
+    def context_length(self) -> int:
+        """The longest text in tokens."""
+        return self._context_length
+
+    @property
+    def embed_dim(self) -> int:
+        """Length of an embedding."""
+        with torch.no_grad():
+            return int(self.image_features(_grey(self)).pooled.shape[1])
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of tokens.
+
+        Raises:
+            ModelError: the text encoder does not say.
+        """
+        if self.classes is not None:
+            return len(self.classes) + FIRST
+        if self._embeddings is None:
+            raise ModelError(f"{self.name} does not say how many tokens it knows.", "Use a search by candidates.")
+        return self._embeddings
+
+    @property
+    def preprocess_config(self) -> dict[str, Any]:
+        """Size, mean and standard deviation, as they were given."""
+        return dict(self._settings)
+
+    @property
+    def image_tower(self) -> nn.Module:
+        """The module that pictures go through."""
+        return self._network.visual
+
+    def image_features(self, pixels: Tensor) -> ImageFeatures:
+        """Run the network once, differentiably, over pixels N×3×S×S in [0, 1]."""
+        if not len(pixels):  # not every network takes an empty batch
+            return self.image_features(pixels.new_zeros(1, *pixels.shape[1:]))[:0]
+        pooled, tokens = _both(self.image_tower(self.normalise(pixels)))
+        return ImageFeatures(F.normalize(pooled, dim=-1), pooled, tokens)
+
+    def text_features(
+        self, x: Sequence[str] | Tensor, pad_mask: Tensor | None = None, states: bool = True
+    ) -> TextFeatures:
+        """Run the text encoder once over strings or ids T×L."""
+        ids = self._as_ids(x, pad_mask)
+        if not len(ids):
+            none = self.text_features(ids.new_full((1, self.context_length), FIRST))
+            return TextFeatures(none.embedding[:0], none.pooled[:0], None)
+        pooled, found = _both(self._network.text(ids))
+        return TextFeatures(F.normalize(pooled, dim=-1), pooled, found)
+
+    @property
+    def _embeddings(self) -> int | None:
+        return text_tower.token_count(self._network)
+
+
+def _both(out: Any) -> tuple[Tensor, Tensor | None]:
+    """Split a tower's output into the pooled vectors and the tokens, where it gives these too."""
+    return out if isinstance(out, tuple) else (out, None)
+
+
+def _grey(model: WrappedModel) -> Tensor:
+    return torch.full((1, 3, model.image_size, model.image_size), 0.5, device=model.device)
 
 
 def _check(
@@ -91,12 +183,11 @@ def _check(
         )
 
 
-def _probe(model: VisionLanguageModel, size: int) -> None:
-    """One grey picture, so that a network of another kind is refused here and not in the middle of an attack."""
+def _probe(model: WrappedModel, size: int) -> None:
+    """Show the network one grey picture, so that one of another kind is refused here and not during an attack."""
     try:
         with torch.no_grad():
-            grey = torch.full((1, 3, size, size), 0.5, device=model.device)
-            pooled = model.image_features(grey).pooled
+            pooled = model.image_features(_grey(model)).pooled
     except CmaiError:
         raise
     except Exception as error:  # it is somebody else's network
@@ -112,7 +203,11 @@ def _probe(model: VisionLanguageModel, size: int) -> None:
 
 
 class _Towers(nn.Module):
-    """What `VisionLanguageModel` expects of an open_clip model: `visual`, `text` and `logit_scale` (a logarithm)."""
+    """Both encoders with the logarithm of the inverse temperature."""
+
+    visual: _Holder
+    text: nn.Module
+    logit_scale: nn.Parameter
 
     def __init__(self, visual: nn.Module, text: nn.Module, temperature: float):
         super().__init__()
@@ -124,7 +219,7 @@ class _Towers(nn.Module):
 
 
 class _Holder(nn.Module):
-    """A network under the name of an image tower, so that the attributes set here do not land on somebody's module."""
+    """A network inside a module of ours, so that nothing that is set here lands on somebody's module."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -135,79 +230,13 @@ class _Holder(nn.Module):
         return self.network(pixels)
 
 
-class _Lifted(nn.Module):
-    """A classifier whose logits are lifted onto the unit sphere (see the module's docstring)."""
-
-    def __init__(self, classifier: nn.Module, count: int):
-        super().__init__()
-        self.classifier, self.count = classifier, count
-        self.training = classifier.training
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        logits = self.classifier(pixels)
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != self.count:
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ModelError(f"The classifier gives {shape} for {self.count} classes.", "It should give N×C logits.")
-        point = logits.float() / RADIUS
-        rest = (1 - point.square().sum(dim=1, keepdim=True)).clamp(min=1e-12).sqrt()
-        return torch.cat([point, rest], dim=1)
-
-
-class _ClassVectors(nn.Module):
-    """Ids of `ClassTokenizer` → the coordinate vector of the class."""
-
-    def __init__(self, count: int):
-        super().__init__()
-        self.register_buffer("vectors", torch.eye(count, count + 1))
-        self.eval()
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.vectors[ids[:, 1] - _FIRST]
-
-
-class ClassTokenizer:
-    """A vocabulary of classes: a text is the class whose name stands in it. Where several do it is the longest, of
-    equally long ones the last ("a photo of a b" is b).
-
-    Raises:
-        OptionError: fewer than two classes, or a name twice.
-    """
-
-    sot_token_id, eot_token_id = _BOS, _EOS
-
-    def __init__(self, classes: Sequence[str]):
-        self.classes = tuple(str(name).strip().lower() for name in classes)
-        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes) or not all(self.classes):
-            raise OptionError(f"classes={list(classes)!r} is not accepted.", "Accepted: two or more different names.")
-        longest_first = sorted(self.classes, key=len, reverse=True)
-        self._pattern = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, longest_first))})(?!\w)")
-
-    def __call__(self, texts: Sequence[str], context_length: int | None = None) -> Tensor:
-        """Ids, int64 T×3.
-
-        Raises:
-            DataError: a text that names none of the classes.
-        """
-        return torch.tensor([[_BOS, _FIRST + self._class_of(text), _EOS] for text in texts], dtype=torch.int64)
-
-    def _class_of(self, text: str) -> int:
-        found = self._pattern.findall(text.lower())
-        if not found:
-            some = ", ".join(self.classes[:8]) + (", …" if len(self.classes) > 8 else "")
-            raise DataError(f"{text!r} names none of the classifier's classes.", f"It knows {some}.")
-        return self.classes.index(max(reversed(found), key=len))
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return " ".join(self.classes[k - _FIRST] for k in ids if k >= _FIRST)
-
-
 class _Tokenizer:
-    """A function from texts to ids, with what `VisionLanguageModel` asks of a tokenizer."""
+    """A function from texts to ids, with the methods of a tokenizer."""
 
     def __init__(self, function: Callable[[list[str]], Any]):
         self._function = function
-        self.sot_token_id = int(getattr(function, "sot_token_id", _BOS))
-        self.eot_token_id = int(getattr(function, "eot_token_id", _EOS))
+        self.sot_token_id = int(getattr(function, "sot_token_id", BOS))
+        self.eot_token_id = int(getattr(function, "eot_token_id", EOS))
 
     def __call__(self, texts: Sequence[str], context_length: int) -> Tensor:
         found = self._function(list(texts))

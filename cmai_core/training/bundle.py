@@ -1,14 +1,13 @@
 """From a finished training to a bundled model with a card.
 
-python -m cmai_core.training.bundle runs/base/model tabletop --measure    # with figures on the test split
-python -m cmai_core.training.bundle runs/tecoa/model tabletop-tecoa --heads runs/tecoa-heads/model
-python -m cmai_core.training.bundle --cards                     # print the cards of all bundled models as Markdown
-python -m cmai_core.training.bundle --hashes                    # of the bundled models as they are, written anew
+cmai bundle runs/base/model tabletop --measure    # with figures on the test split
+cmai bundle runs/tecoa/model tabletop-tecoa --heads runs/tecoa-heads/model
+cmai bundle --cards                     # print the cards of all bundled models as Markdown
+cmai bundle --hashes                    # of the bundled models as they are, written anew
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -16,12 +15,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmai_core.data.registry import DEFAULT_DATASET
 from cmai_core.errors import ModelError
 from cmai_core.progress import Progress
-from cmai_core.terminal import exit_status
+from cmai_core.tasks import TASKS
+from cmai_core.templates import render_markdown
 
 if TYPE_CHECKING:
-    from cmai_core.models.wrapper import VisionLanguageModel
+    from cmai_core.models.protocol import VisionLanguageModel
 
 SIZE_LIMIT = 4_500_000
 """Bytes of a bundled model's weights; consistency heads and tokenizer lie beside them."""
@@ -29,13 +30,6 @@ SHIFTED = 400
 """Pairs of each held-out or shifted split on which a bundled model's thresholds are tried."""
 EPSILONS = (1, 2, 4, 8)
 STEPS = 20
-SHOWN = {
-    "zero-shot": ("accuracy",),
-    "retrieval": ("image_to_text_r1", "text_to_image_r1"),
-    "vqa": ("accuracy",),
-    "captioning": ("fact_f1", "bleu4", "cider"),
-    "nlvr": ("accuracy",),
-}
 
 
 def bundle(
@@ -65,8 +59,8 @@ def bundle(
         ModelError: no model there, one over the size limit, or heads of other towers.
     """
     from cmai_core.models import load_model
+    from cmai_core.models.families.bundled import bundled_dir
     from cmai_core.models.integrity import record
-    from cmai_core.models.registry import bundled_dir
     from cmai_core.models.save import CARD_FILE, WEIGHTS_FILE, swap, write_card
 
     if not (source / "open_clip_config.json").is_file():
@@ -129,19 +123,21 @@ def _with_heads(card: dict[str, Any], building: Path, heads: Path) -> dict[str, 
 
 def _calibrate(model: VisionLanguageModel, target: Path, count: int) -> None:
     """Thresholds from the first validation pairs, and what they flag of others: fresh, held-out and shifted ones."""
-    from cmai_core.commands.cmcv import OTHERS, calibrated
+    from cmai_core.commands.cmcv import calibrated, other_splits
     from cmai_core.data import load_dataset
     from cmai_core.defenses.calibration import store_calibration
 
-    others = [load_dataset("tabletop", split=split, limit=min(count, SHIFTED)) for split in OTHERS]
-    store_calibration(calibrated(model, load_dataset("tabletop", split="validation"), others, limit=count), target)
+    tried = min(count, SHIFTED)
+    others = [load_dataset(DEFAULT_DATASET, split=split, limit=tried) for split in other_splits(DEFAULT_DATASET)]
+    validation = load_dataset(DEFAULT_DATASET, split="validation")
+    store_calibration(calibrated(model, validation, others, limit=count), target)
 
 
 def record_all() -> None:
     """Write down the hashes of every bundled model's files, the masked language model's included, as they are now."""
     from cmai_core.attacks.text_searches import masked_lm
+    from cmai_core.models.families.bundled import bundled_dir
     from cmai_core.models.integrity import record
-    from cmai_core.models.registry import bundled_dir
 
     for folder in sorted(bundled_dir().iterdir()):
         if folder.is_dir() and not folder.name.startswith("."):
@@ -159,13 +155,13 @@ def measure(model: VisionLanguageModel, limit: int, attacked: int) -> dict[str, 
 
     from cmai_core.attacks import task_pgd
     from cmai_core.attacks.result import AttackResult
+    from cmai_core.bootstrap import bootstrap_interval
     from cmai_core.data import load_dataset
     from cmai_core.data.pair import Batch
     from cmai_core.tasks import evaluate_clean
-    from cmai_core.tasks.metrics import bootstrap_interval
     from cmai_core.tasks.retrieval import Retrieval
 
-    dataset = load_dataset("tabletop", split="test", limit=limit)
+    dataset = load_dataset(DEFAULT_DATASET, split="test", limit=limit)
     clean = evaluate_clean(model, dataset, progress=_tell("clean"))
     task = Retrieval(gallery=limit)
     robust: dict[str, Any] = {}
@@ -208,91 +204,34 @@ def _stages(training: dict[str, Any]) -> list[dict[str, Any]]:
     return [*(_stages(training["start"]) if training.get("start") else ()), training]
 
 
+def _minutes(seconds: float | None) -> str:
+    return f"{(seconds or 0) / 60:.0f}"
+
+
+def _clean_rows(tasks: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Name the clean figures that a card shows, as far as they were measured."""
+    shown = [(task, measure) for task, info in TASKS.items() for measure in info.headline]
+    found = [(f"{task}, {measure.replace('_', ' ')}", tasks.get(task, {}).get(measure)) for task, measure in shown]
+    return [(name, {"chance": None} | entry) for name, entry in found if entry]
+
+
 def cards_markdown() -> str:
-    """All bundled models' cards."""
+    """Write docs/models.md: the cards of all bundled models."""
     from cmai_core.models import bundled_models
 
-    out = [
-        "# Model cards",
-        "",
-        "Small CoCa models (Yu et al. 2022, arXiv 2205.01917) in open_clip's own `local-dir` form, for Tabletop only.",
-        "Every figure was measured on the stored half-precision file; intervals are 95 % bootstrap. A retrieved item",
-        "counts as right when its caption is true of the scene. `python -m cmai_core.training.bundle --cards`",
-        "prints this page. Worst cases are over untargeted attacks by every loss; what attacks towards the strongest",
-        "false captions take besides stands in [results.md](results.md).",
-    ]
-    for card in bundled_models():
-        training, results = card.training, card.results
-        out += ["", f"## {card.name}", "", card.description, ""]
-        if training:
-            for stage in _stages(training):
-                out.append(
-                    f"- `{stage.get('command') or 'unknown'}`: seed {stage.get('seed')}, {stage.get('pairs', 0):,}"
-                    f" image-caption pairs, {stage.get('seconds', 0) / 60:.0f} minutes on {stage.get('device')}"
-                    f" ({stage.get('precision')})."
-                )
-            if training.get("heads"):
-                heads = training["heads"]
-                out.append(
-                    f"- Consistency heads afterwards, on the finished towers: `{heads.get('command')}`:"
-                    f" {heads.get('pairs', 0):,} pairs, {heads.get('seconds', 0) / 60:.0f} minutes."
-                )
-            if training.get("source"):
-                out.append(f"- After: {training['source']}")
-        tasks = results.get("test", {}).get("tasks", {})
-        if tasks:
-            scenes = results["test"]["scenes"]
-            out += ["", f"| clean, first {scenes:,} test scenes | value | chance |", "|---|---|---|"]
-            for task, measures in SHOWN.items():
-                for measure_name in measures:
-                    entry = tasks.get(task, {}).get(measure_name)
-                    if entry:
-                        chance = "" if entry.get("chance") is None else f"{entry['chance']:.3f}"
-                        out.append(f"| {task}, {measure_name.replace('_', ' ')} | {_interval(entry)} | {chance} |")
-        robust = results.get("robust_image_to_text_r1", {})
-        if robust:
-            number = next(iter(robust.values()))["n"]
-            out += [
-                "",
-                f"| image→text R@1 under PGD-{STEPS}, first {number} scenes | R@1 | mean S_c clean → attacked |",
-                "|---|---|---|",
-            ]
-            for epsilon, entry in robust.items():
-                scores = f"{entry['s_c_clean']:.3f} → {entry['s_c_attacked']:.3f}"
-                out.append(f"| L∞ {epsilon}/255 | {_interval(entry)} | {scores} |")
-        if results.get("robust"):
-            out += ["", f"| image→text R@1, protocol `{results['protocol']}` | clean | worst case |", "|---|---|---|"]
-            for epsilon, entry in results["robust"].items():
-                counted = f"{_interval(entry)} of {entry['total']:,}"
-                out.append(f"| L∞ {epsilon}/255, every loss | {entry['clean']:.3f} | {counted} |")
-    return "\n".join(out) + "\n"
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m cmai_core.training.bundle", description=__doc__.splitlines()[0])
-    parser.add_argument("source", nargs="?", type=Path, help="model folder of a finished training")
-    parser.add_argument("name", nargs="?", help="name of the bundled model")
-    parser.add_argument("--limit", type=int, default=1000, help="test scenes for the clean figures and the gallery")
-    parser.add_argument("--attacked", type=int, default=200, help="how many of them are attacked")
-    parser.add_argument("--heads", type=Path, help="model folder of a training of heads alone on the same towers")
-    parser.add_argument("--measure", action="store_true", help="on the test split (bases, not what is compared)")
-    parser.add_argument("--cards", action="store_true", help="print all cards as Markdown")
-    parser.add_argument("--hashes", action="store_true", help="write down the hashes of the bundled models' files")
-    args = parser.parse_args(argv)
-    if not (args.cards or args.hashes) and (args.source is None or args.name is None):
-        parser.error("give a model folder and a name, --cards or --hashes")
-
-    def command() -> None:
-        if args.source is not None:
-            options = {"heads": args.heads, "measured": args.measure}
-            bundle(args.source, args.name, limit=args.limit, attacked=args.attacked, **options)
-        if args.hashes:
-            record_all()
-        if args.cards:
-            print(cards_markdown(), end="")
-
-    return exit_status(command)
+    return render_markdown(
+        "cmai_core.training",
+        "models.md.j2",
+        cards=bundled_models(),
+        steps=STEPS,
+        stages=_stages,
+        minutes=_minutes,
+        interval=_interval,
+        clean_rows=_clean_rows,
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from cmai_core.cli import main
+
+    raise SystemExit(main(["bundle", *sys.argv[1:]]))

@@ -1,4 +1,4 @@
-"""What a model's image tokens tell of where things stand: `python -m cmai_core.training.placement tabletop`.
+"""What a model's image tokens tell of where things stand: `cmai placement tabletop`.
 
 A linear map is fitted from the tokens of patches that show an object to their place in the picture, and to the object's
 rank among the scene's objects from left to right and from front to back. R² of held-out scenes says what the tokens
@@ -7,17 +7,23 @@ hold: near 0, nothing that a linear map could read, and a decoder has to guess a
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import numpy as np
 import torch
 
-from cmai_core.terminal import exit_status
 from cmai_core.training.batches import NO_OBJECT, Arrays, places, to_pixels
 
 NAMES = ("place, vertical", "place, horizontal", "rank, left to right", "rank, front to back")
 _CHUNK = 64
+
+
+def validation_arrays(scenes: int) -> Arrays:
+    """Render the first scenes of Tabletop's validation split, where they are not in the cache."""
+    from cmai_core.data.tabletop.arrays import training_arrays
+    from cmai_core.models.tokenizer import bundled_tokenizer_dir
+
+    return training_arrays(bundled_tokenizer_dir() / "tokenizer.json", "validation", scenes)
 
 
 @torch.no_grad()
@@ -59,26 +65,9 @@ def placement(model: Any, arrays: Arrays, scenes: int = 500, held_out: float = 0
     return dict(zip(NAMES, (1 - residual).tolist(), strict=True))
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Print R² by model; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m cmai_core.training.placement", description=__doc__.split("\n")[0])
-    parser.add_argument("models", nargs="+", help="bundled names or local-dir:FOLDER")
-    parser.add_argument("--scenes", type=int, default=500, help="validation scenes (default: 500)")
-    args = parser.parse_args(argv)
-
-    def work() -> int:
-        from cmai_core.data.tabletop.arrays import training_arrays
-        from cmai_core.models import load_model
-        from cmai_core.models.tokenizer import bundled_tokenizer_dir
-
-        arrays = training_arrays(bundled_tokenizer_dir() / "tokenizer.json", "validation", args.scenes)
-        for spec in args.models:
-            found = placement(load_model(spec), arrays, args.scenes)
-            print(spec + ": " + ", ".join(f"{name} {value:.2f}" for name, value in found.items()))
-        return 0
-
-    return exit_status(work, "Interrupted.")
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    import sys
+
+    from cmai_core.cli import main
+
+    raise SystemExit(main(["placement", *sys.argv[1:]]))

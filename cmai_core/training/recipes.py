@@ -13,12 +13,13 @@ from typing import Any
 
 from cmai_core.defenses.controller import ControllerSettings, Level, Range
 from cmai_core.errors import OptionError
+from cmai_core.registry import Registry
 from cmai_core.training.settings import Inner, Recipe, Weights
 
 PAIRS = 40_000
 """Image-caption pairs that each defence of the comparison sees."""
 REFERENCE_S_C = 0.62
-"""What `python -m cmai_core.training.reference local-dir:runs/cmcv-mbat/model` prints: ARM's τ_c."""
+"""What `cmai reference local-dir:runs/cmcv-mbat/model` prints: ARM's τ_c."""
 
 _BASE = Recipe(
     name="base",
@@ -203,18 +204,25 @@ _RECIPES = (
     ),
 )
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _RECIPES}
+
+def _refuse(name: str, recipe: Any) -> str:
+    if not isinstance(recipe, Recipe):
+        return f"it is a {type(recipe).__name__}, not a cmai_core.training.settings.Recipe."
+    return "" if recipe.name == name else f"its own name is {recipe.name!r}."
 
 
-def get_recipe(name: str, **changes: Any) -> Recipe:
-    """A recipe by name, with settings changed. Names with a dot reach inside: `{"inner.beta": 0.0}`.
+RECIPES: Registry[Recipe] = Registry(
+    "training recipe", "cmai.recipes", {recipe.name: recipe for recipe in _RECIPES}, _refuse
+)
+
+
+def get_recipe(name: str, /, **changes: Any) -> Recipe:
+    """Return a recipe by name, with settings changed. Names with a dot reach inside: `{"inner.beta": 0.0}`.
 
     Raises:
         OptionError: unknown recipe or setting, or a value that cannot be.
     """
-    if name not in RECIPES:
-        raise OptionError(f"Unknown recipe {name!r}.", f"Recipes: {', '.join(RECIPES)}.")
-    recipe = RECIPES[name]
+    recipe = RECIPES.find(name)
     nested: dict[str, dict[str, Any]] = {}
     plain: dict[str, Any] = {}
     for key, value in changes.items():

@@ -1,16 +1,11 @@
 """What ARM's reference attack finds on a trained model: where τ_c of a later training is read off.
 
-python -m cmai_core.training.reference local-dir:runs/cmcv-mbat/model
+cmai reference local-dir:runs/cmcv-mbat/model
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from typing import Any
-
-from cmai_core.terminal import exit_status
 
 
 def reference_figures(spec: str, recipe: str = "cmai") -> dict[str, Any]:
@@ -43,7 +38,6 @@ def reference_figures(spec: str, recipe: str = "cmai") -> dict[str, Any]:
     vocabulary = bundled_tokenizer_dir() / "tokenizer.json"
     arrays = training_arrays(vocabulary, "validation", max(500, settings.pairs), false_captions=True)
     batch = reference_batch(chosen, arrays, settings.pairs).to(model.device)
-    model.clip.eval()
     scores = reference_scores(take_apart(model), model.heads, batch, settings)
     mean = float(scores.mean())
     return {
@@ -54,14 +48,9 @@ def reference_figures(spec: str, recipe: str = "cmai") -> dict[str, Any]:
     }
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Prints the figures as JSON; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m cmai_core.training.reference", description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="a model with consistency heads, such as local-dir:runs/cmcv-mbat/model")
-    parser.add_argument("--recipe", default="cmai", help="whose reference attack (default: cmai)")
-    args = parser.parse_args(argv)
-    return exit_status(lambda: print(json.dumps(reference_figures(args.model, args.recipe))))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    import sys
+
+    from cmai_core.cli import main
+
+    raise SystemExit(main(["reference", *sys.argv[1:]]))

@@ -18,7 +18,7 @@ from cmai_core.training.trainer import RunOptions, TrainingResult, train
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cmai_core.models.wrapper import VisionLanguageModel
+    from cmai_core.models.protocol import VisionLanguageModel
 
 
 def start_model(
@@ -57,6 +57,25 @@ def _reads_the_vocabulary(model: VisionLanguageModel) -> bool:
     text = "A small red metal cube is left of the sphere?"
     ids = Tokenizer.from_file(str(bundled_tokenizer_dir() / "tokenizer.json")).encode(text).ids
     return model.tokenize([text])[0, : len(ids)].tolist() == ids[:CONTEXT_LENGTH]
+
+
+def build_training_data(
+    scenes: int | None = None, *, workers: int | None = None, report: Callable[[int, int], None] | None = None
+) -> int:
+    """Render and cache Tabletop's training split, going on where it was stopped.
+
+    Args:
+        scenes: only the first so many. workers: processes; None: as many as there are cores.
+        report: told (scenes rendered, scenes in all).
+
+    Returns:
+        how many scenes are in the cache.
+    """
+    from cmai_core.data.tabletop.arrays import training_arrays
+    from cmai_core.models.tokenizer import bundled_tokenizer_dir
+
+    vocabulary = bundled_tokenizer_dir() / "tokenizer.json"
+    return len(training_arrays(vocabulary, "train", scenes, workers=workers, report=report))
 
 
 def run(

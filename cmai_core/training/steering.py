@@ -157,7 +157,8 @@ def recorded(name: str) -> tuple[tuple[int, Level], ...]:
     Raises:
         OptionError: no such model, or it was not trained with ARM.
     """
-    from cmai_core.models.registry import bundled_dir, card_of
+    from cmai_core.models.cards import card_of
+    from cmai_core.models.families.bundled import bundled_dir
 
     kind, given, folder = name.partition("local-dir:")
     history = card_of(Path(folder) if given else bundled_dir() / kind).training.get("steering")

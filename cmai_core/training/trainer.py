@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from cmai_core.errors import CmaiError, OptionError
 from cmai_core.files import check_folder
+from cmai_core.models.core import hash_of_weights
 from cmai_core.models.heads import ConsistencyHeads
 from cmai_core.models.tokenizer import bundled_tokenizer_dir
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
@@ -41,7 +42,7 @@ from cmai_core.training.text_inner import worst_words
 from cmai_core.training.validation import quick_validation, robust_validation
 
 if TYPE_CHECKING:
-    from cmai_core.models.wrapper import VisionLanguageModel
+    from cmai_core.models.protocol import VisionLanguageModel
 
 MAX_LOG_SCALE = math.log(100.0)
 _LOG_EVERY = 50
@@ -83,23 +84,19 @@ class RunOptions:
 
 
 def take_apart(model: VisionLanguageModel) -> Parts:
-    """A wrapped CoCa as `Parts`.
+    """Return the towers of a CoCa and what its losses need to know.
 
     Raises:
-        OptionError: the model is no CoCa with open_clip's own image tower.
+        ModelError: the model is no CoCa with open_clip's own image tower.
     """
-    from open_clip.transformer import VisionTransformer
-
-    clip = model.clip
-    if not model.has_decoder or not isinstance(clip.visual, VisionTransformer):
-        raise OptionError(f"{model.name} cannot be trained here.", "Give a CoCa, such as a bundled model.")
+    towers = model.trainable()
     return Parts(
-        visual=clip.visual,
-        text=clip.text,
-        decoder=clip.text_decoder,
-        logit_scale=clip.logit_scale,
-        mean=model._mean.to(model.device),
-        std=model._std.to(model.device),
+        visual=towers.visual,
+        text=towers.text,
+        decoder=towers.decoder,
+        logit_scale=towers.logit_scale,
+        mean=towers.mean,
+        std=towers.std,
         two_images=model.two_image_tokens,
         **dict(zip(("pad", "bos", "eos"), model.token_ids(), strict=True)),
         punctuation=model.punctuation.to(model.device),
@@ -150,20 +147,21 @@ class _Training:
     ):
         self.model, self.recipe, self.seed, self.processes = model, recipe, seed, processes
         self.parts = take_apart(model)
-        self.start = copy.deepcopy(model.clip.visual).eval().requires_grad_(False) if recipe.reads_start else None
-        model.clip.train().requires_grad_(False)
+        self.network = model.trainable().network
+        self.start = copy.deepcopy(self.parts.visual).eval().requires_grad_(False) if recipe.reads_start else None
+        self.network.train().requires_grad_(False)
         for name in recipe.trained:
             getattr(self.parts, name).requires_grad_(True)
-        model.clip.logit_scale.requires_grad_(bool(recipe.trained) and recipe.trained != ("visual",))
-        self.plain = copy.deepcopy(model.clip) if recipe.adapters else None
+        self.parts.logit_scale.requires_grad_(bool(recipe.trained) and recipe.trained != ("visual",))
+        self.plain = copy.deepcopy(self.network) if recipe.adapters else None
         if recipe.adapters:
-            adapters.attach(model.clip, recipe.adapters, torch.Generator().manual_seed(seed + 3))
+            adapters.attach(self.network, recipe.adapters, torch.Generator().manual_seed(seed + 3))
         self.heads = self._heads()
         generator = torch.Generator().manual_seed(seed + 1)
-        width, text = model.clip.visual.transformer.width, model.embed_dim
+        width, text = self.parts.visual.transformer.width, model.embed_dim
         self.head = PatchHead(width, generator).to(model.device) if recipe.weights.patch else None
         self.masked = MaskedHead(width, text, generator).to(model.device) if recipe.weights.masked else None
-        modules = {"clip": model.clip, "heads": self.heads, "head": self.head, "masked": self.masked}
+        modules = {"clip": self.network, "heads": self.heads, "head": self.head, "masked": self.masked}
         self.module = nn.ModuleDict({name: module for name, module in modules.items() if module is not None})
         self.loss = processes.wrap(StepLoss(self.module, self.parts, recipe.weights, self.start))
         self.optimizer = _optimizer(self.module, recipe)
@@ -361,12 +359,8 @@ def train(
 
 
 def _fingerprint(model: VisionLanguageModel) -> str:
-    """Of the starting weights, short."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.clip.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    """Return a short hash of the starting weights."""
+    return hash_of_weights(model.state())[:16]
 
 
 def _run(
@@ -491,7 +485,7 @@ def _save(
     }
     with training.average.applied():
         path = save_local_dir(_finished(training), folder / "model", card)
-    model.clip.eval()
+    training.network.eval()
     return path
 
 
@@ -499,10 +493,8 @@ def _finished(training: _Training) -> VisionLanguageModel:
     """The model as it is saved: low-rank updates are part of the matrices."""
     if training.plain is None:
         return training.model
-    model = copy.copy(training.model)
-    training.plain.load_state_dict(adapters.merged(training.model.clip))
-    model.clip = training.plain
-    return model
+    training.plain.load_state_dict(adapters.merged(training.network))
+    return training.model.with_network(training.plain)
 
 
 def _start_of(model: VisionLanguageModel) -> dict[str, Any]:

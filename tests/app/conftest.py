@@ -30,32 +30,44 @@ def tiny_models(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def app(tiny_models, monkeypatch):
+def switch():
+    """switch(at, name): goes to a page; run it afterwards. (AppTest.switch_page knows pages that are files only.)"""
+
+    def switched(at, name: str):
+        pages = {page["url_pathname"]: script for script, page in at._registered_pages.items()}
+        at._page_hash = pages[name]
+        return at
+
+    return switched
+
+
+@pytest.fixture
+def app(tiny_models, monkeypatch, switch):
     """A function that opens a page of the lab with these models."""
     import streamlit as st
     from streamlit.testing.v1 import AppTest
 
-    import cmai_core.models.registry as registry
-    from app import services
-    from app.threshold_desk import threshold_shelf
+    import cmai_core.models.families.bundled as bundled
+    from app.services.models import model_cards
+    from app.services.thresholds import threshold_cache
 
-    monkeypatch.setattr(registry, "bundled_dir", lambda: tiny_models)
+    monkeypatch.setattr(bundled, "bundled_dir", lambda: tiny_models)
     monkeypatch.setenv("CMAI_ALLOW_ANY", "1")  # what is refused without is tested in test_owner.py
     monkeypatch.setenv("CMAI_OPEN_REVIEW", "1")
     monkeypatch.setenv("CMAI_WARM_UP", "0")  # a thread would go on into the next test
-    services.cards.clear()
-    threshold_shelf.clear()  # thresholds found out by a test are not known to the next
+    model_cards.clear()
+    threshold_cache.clear()  # thresholds found out by a test are not known to the next
     st.cache_data.clear()
 
     def opened(page: str = "", query: dict[str, str] | None = None, **values) -> AppTest:
-        at = AppTest.from_file(str(ROOT / "app" / "streamlit_app.py"), default_timeout=60)
+        at = AppTest.from_file(str(ROOT / "app" / "streamlit_app.py"), default_timeout=240)
         for name, value in (query or {}).items():
             at.query_params[name] = value
         for name, value in values.items():
             at.session_state[name] = value
         at.run()
         if page:
-            at.switch_page(f"app_pages/{page}.py").run()
+            switch(at, page).run()
         return at
 
     return opened

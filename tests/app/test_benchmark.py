@@ -61,7 +61,6 @@ def queue():
 
 def test_every_recipe_offered_builds_at_every_effort():
     from cmai_core.attacks.recipes.registry import get_recipe
-    from cmai_core.evaluation.runs.entries import MINIMUM_NORM
     from cmai_core.evaluation.runs.grid import Grid
 
     for effort in EFFORTS:
@@ -69,7 +68,7 @@ def test_every_recipe_offered_builds_at_every_effort():
         grid = Grid(recipes=entries, epsilons=(2.0, 4.0))  # builds each of them
         for offer, entry in zip(OFFERS.values(), grid.entries, strict=True):
             assert entry.slug == offer.slug and get_recipe(offer.slug).modality == offer.modality
-            several = len(grid.epsilons_of(entry)) > 1 and offer.slug not in MINIMUM_NORM
+            several = len(grid.epsilons_of(entry)) > 1 and not entry.minimum_norm
             assert several != offer.own_budget, offer.slug
     quick = OFFERS["square"].entry("quick")
     assert quick == "square:queries=200" and OFFERS["square"].entry("published") == "square"
@@ -109,20 +108,18 @@ def test_what_is_not_offered_is_refused(changes, words):
 
 
 def test_presets_are_grids_and_a_command_says_the_same():
-    import argparse
     import dataclasses
     import shlex
 
-    from cmai_core.commands.evaluate import add_options, grid_of
+    from cmai_core.cli import parse
+    from cmai_core.commands.evaluate import grid_of
     from cmai_core.evaluation.runs.grid import Grid
 
     for preset in presets():
         chosen = dataclasses.replace(preset.choice, models=OTHERS[: preset.models], tau=0.2)
         grid = Grid.from_dict(chosen.checked().values())
-        parser = argparse.ArgumentParser()
-        add_options(parser)
-        words = shlex.split(command(chosen.values()).replace("\\\n", " "))[2:]
-        assert grid_of(parser.parse_args(words)).to_dict() == grid.to_dict()
+        words = shlex.split(command(chosen.values()).replace("\\\n", " "))[1:]
+        assert grid_of(parse(words)[1]).to_dict() == grid.to_dict()
         assert 0 < chosen.seconds < 1200
     assert duration(None) == "" and duration(8) == "about 8 s" and duration(200) == "about 3 min"
 

@@ -14,7 +14,7 @@ from cmai_core.evaluation.store.store import DATABASE, Store, default_folder
 @pytest.fixture
 def bench(app, tmp_path, monkeypatch):
     """bench(**values): the page over a store of its own; whatever still runs at the end is stopped."""
-    from app import benchmark_desk
+    from app.services.benchmark import benchmark_service
 
     monkeypatch.setenv("CMAI_DATA", str(tmp_path))
 
@@ -22,10 +22,10 @@ def bench(app, tmp_path, monkeypatch):
         return app("benchmark", **values)
 
     yield opened
-    desk = benchmark_desk.desk()
-    desk.cancel()
-    if desk.sweep is not None:
-        assert desk.sweep.wait(60).over
+    service = benchmark_service()
+    service.cancel()
+    if service.sweep is not None:
+        assert service.sweep.wait(60).over
 
 
 def tiny(at, **values):
@@ -53,9 +53,9 @@ def counted(at, ready, seconds=200):
 
 
 def finished(at, seconds=240):
-    from app.benchmark_desk import desk
+    from app.services.benchmark import benchmark_service
 
-    state = desk().sweep.wait(seconds)
+    state = benchmark_service().sweep.wait(seconds)
     assert state.state == "done", (state, state.error)
     return counted(at.run(), lambda at: any(frame.key == "bench_worst" for frame in at.dataframe))
 
@@ -88,8 +88,8 @@ def test_a_preset_fills_the_form(bench):
 
 def test_a_grid_runs_and_its_numbers_open_their_pairs(bench, texts):
     from app import state
-    from app.benchmark_desk import desk
-    from app.components.benchmark_results import figure_id
+    from app.components.benchmark.words import figure_id
+    from app.services.benchmark import benchmark_service
     from cmai_core.lab.benchmark.results import pairs_behind
 
     at = tiny(bench())
@@ -101,7 +101,7 @@ def test_a_grid_runs_and_its_numbers_open_their_pairs(bench, texts):
     assert {"clean", "picture 2/255", "picture 8/255"} <= set(table.columns) and "[" in table["clean"][0]
     cells = frame(at, "bench_cells")
     assert len(cells) == 2 + 2 * 2 * 2 and cells["right"].between(0, 1).all()
-    made = desk().results([desk().runs()[0].run]).result()
+    made = benchmark_service().results([benchmark_service().runs()[0].run]).result()
     for row in made.figures.to_dict("records"):
         pairs = pairs_behind(made.frame, row)
         hits = row["clean_hits"] if row["kind"] == "clean" else row["robust_hits"]
@@ -120,53 +120,54 @@ def test_a_grid_runs_and_its_numbers_open_their_pairs(bench, texts):
 
 
 def test_a_benchmark_is_its_visitors(bench, texts):
-    from app.benchmark_desk import desk
+    from app.services.benchmark import benchmark_service
 
     mine = tiny(bench(), bench_count=64, bench_image=["pgd"], bench_effort="usual")
     mine.button(key="start_bench").click().run()
-    assert desk().busy and mine.run().button(key="cancel_bench")
+    assert benchmark_service().busy and mine.run().button(key="cancel_bench")
     other = bench()
     keys = {button.key for button in other.button}
     assert "cancel_bench" not in keys and other.button(key="start_bench").disabled and not other.exception
     assert not [f for f in other.dataframe if f.key == "bench_live_table"]
     mine.button(key="cancel_bench").click().run()
-    assert desk().sweep.wait(60).state == "cancelled"
+    assert benchmark_service().sweep.wait(60).state == "cancelled"
     assert "Stopped" in texts(mine.run()) and "Stopped" not in texts(other.run())
 
 
 def test_a_stopped_run_goes_on(bench, texts):
-    from app.benchmark_desk import desk
+    from app.services.benchmark import benchmark_service
 
     longer = {"bench_image": ["fgsm", "pgd"], "bench_effort": "usual"}
     at = tiny(bench(), bench_count=64, **longer)
     at.button(key="start_bench").click().run()
     end = time.monotonic() + 200
-    while not (desk().state.run and any(cell.done for cell in desk().live(desk().state.run))):
-        assert time.monotonic() < end and not desk().state.over
+    service = benchmark_service()
+    while not (service.state.run and any(cell.done for cell in service.live(service.state.run))):
+        assert time.monotonic() < end and not service.state.over
         time.sleep(0.1)
     assert any("pairs attacked" in f.value.columns for f in at.run().dataframe)
     at.button(key="cancel_bench").click().run()
-    assert desk().sweep.wait(60).state == "cancelled"
-    run = desk().state.run
-    stored = sum(cell.done for cell in desk().live(run))
+    assert benchmark_service().sweep.wait(60).state == "cancelled"
+    run = benchmark_service().state.run
+    stored = sum(cell.done for cell in benchmark_service().live(run))
     counted(at.run(), lambda at: any(frame.key == "bench_worst" for frame in at.dataframe))
     assert "Stopped" in texts(at) and 16 <= stored < 8 * 64
     at.button(key="bench_go_on").click().run()
-    assert desk().busy and desk().sweep.values["limit"] == 64
-    desk().cancel()
-    assert desk().sweep.wait(60).run == run
+    assert benchmark_service().busy and benchmark_service().sweep.values["limit"] == 64
+    benchmark_service().cancel()
+    assert benchmark_service().sweep.wait(60).run == run
     tiny(at, bench_count=16, **longer).button(key="start_bench").click().run()  # the first pairs are stored by then
     at = finished(at)
-    assert 0 < desk().state.crafted <= 8 * 16 - 16
+    assert 0 < benchmark_service().state.crafted <= 8 * 16 - 16
 
 
 def test_a_store_in_use_and_a_broken_one_are_explained(bench, texts):
-    from app.benchmark_desk import desk
+    from app.services.benchmark import benchmark_service
 
     at = tiny(bench())
     with Store.write(default_folder()):
         at.button(key="start_bench").click().run()
-        desk().sweep.wait(120)
+        benchmark_service().sweep.wait(120)
         at.run()
         assert any("is being written by process" in e.value for e in at.error) and not at.exception
     (default_folder() / DATABASE).write_bytes(b"no database at all")
@@ -192,11 +193,12 @@ def test_the_first_paint_imports_no_torch(tmp_path):
     from pathlib import Path
 
     script = (
-        "import sys, app.benchmark_desk, app.components.benchmark_form, app.components.benchmark_run, "
-        "app.components.benchmark_stored, app.components.benchmark_teach\n"
-        "from app.benchmark_desk import desk\n"
-        "assert desk().runs() == []\n"
-        "from app.components.benchmark_form import of_preset, presets\n"
+        "import sys, app.app_pages.benchmark\n"
+        "from app.registry import PAGES\n"
+        "assert all(page.title for page in PAGES.values())\n"
+        "from app.services.benchmark import benchmark_service\n"
+        "assert benchmark_service().runs() == []\n"
+        "from app.components.benchmark.presets import of_preset, presets\n"
         "assert all(of_preset(p).checked().values() for p in presets())\n"
         "assert 'torch' not in sys.modules and 'open_clip' not in sys.modules, 'imported'"
     )

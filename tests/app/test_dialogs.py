@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app import services
-from app.uploads import take_upload
+from app.services.datasets import captions_of, lab_dataset, search_captions
+from app.services.models import require_model
+from app.services.pairs import lab_pair
+from app.services.uploads import take_upload
 from cmai_core.errors import CmaiError, DataError, ModelError
 
 
@@ -21,21 +23,21 @@ def picture(kind: str = "PNG") -> bytes:
 
 
 def test_a_search_finds_captions_with_all_words():
-    found = services.search("tabletop", "red CUBE")
+    found = search_captions("tabletop", "red CUBE")
     assert 0 < len(found) < 1000
     assert all("red" in caption and "cube" in caption for _, caption in found)
-    assert len(services.search("tabletop", "")) == len(services.captions_of("tabletop")) == 1000
-    assert services.search("tabletop", "zeppelin") == []
-    assert services.search("photos", "cat")
+    assert len(search_captions("tabletop", "")) == len(captions_of("tabletop")) == 1000
+    assert search_captions("tabletop", "zeppelin") == []
+    assert search_captions("photos", "cat")
 
 
 def test_stored_captions_are_the_dataset_s_own():
     for index in (0, 7, 999):
-        assert services.captions_of("tabletop")[index] == services.dataset("tabletop")[index].captions
+        assert captions_of("tabletop")[index] == lab_dataset("tabletop")[index].captions
 
 
 def test_an_item_is_read_once():
-    items = services.dataset("tabletop")
+    items = lab_dataset("tabletop")
     assert items[3] is items[3] and len(items) == 1000 and items.name == "tabletop"
     again = items.dataset[3]
     assert again.captions == items[3].captions and (again.image == items[3].image).all()
@@ -43,30 +45,30 @@ def test_an_item_is_read_once():
 
 
 def test_pairs_are_found_by_name():
-    pair = services.the_pair("photos/test/coffee", "my sentence", None, "")
+    pair = lab_pair("photos/test/coffee", "my sentence", None, "")
     assert pair.captions[0] == "my sentence" and pair.label == "cup of coffee"
-    assert services.the_pair("tabletop/test/12", "", None, "").id == "tabletop/test/12"
+    assert lab_pair("tabletop/test/12", "", None, "").id == "tabletop/test/12"
     for wrong in ("tabletop/test/1000", "photos/test/nobody", "x/y/z"):
         with pytest.raises(CmaiError):
-            services.the_pair(wrong, "", None, "")
+            lab_pair(wrong, "", None, "")
     with pytest.raises(DataError, match="scene"):
-        services.the_pair("scene", "a", None, "{")
+        lab_pair("scene", "a", None, "{")
 
 
 def test_an_upload_is_known_by_its_pixels():
     upload = take_upload(picture("PNG"))
     assert (upload.width, upload.height) == (60, 40)
-    assert services.the_pair(f"upload/{upload.sha}", "a", upload, "").image.shape == (40, 60, 3)
+    assert lab_pair(f"upload/{upload.sha}", "a", upload, "").image.shape == (40, 60, 3)
     with pytest.raises(DataError, match="uploaded picture"):
-        services.the_pair("upload/other", "a", upload, "")
+        lab_pair("upload/other", "a", upload, "")
     with pytest.raises(DataError):
         take_upload(b"not a picture")
 
 
 def test_a_model_must_be_chosen():
     with pytest.raises(ModelError):
-        services.require_model("  ", "defended")
-    assert services.require_model(" tabletop ", "undefended") == "tabletop"
+        require_model("  ", "defended")
+    assert require_model(" tabletop ", "undefended") == "tabletop"
 
 
 @pytest.fixture
@@ -77,11 +79,11 @@ def dialog(app):
     def opened(name: str) -> AppTest:
         script = f"""
 from app import state
-from app.components import pair_picker
+from app.components.attack_lab import {name}
 state.initialise()
-pair_picker.{name}_body()
+{name}.{name}_body()
 """
-        return AppTest.from_string(script, default_timeout=60).run()
+        return AppTest.from_string(script, default_timeout=240).run()
 
     return opened
 
@@ -108,7 +110,7 @@ def test_a_broken_upload_is_explained(dialog):
 
 def test_nothing_of_a_broken_upload_is_kept_but_what_is_said_of_it(monkeypatch):
     """A traceback would hold the frames that read the file, and the file with them."""
-    from app import uploads
+    from app.services import uploads
 
     kept = {}
     monkeypatch.setattr(uploads.st, "session_state", kept)

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from app.gate import Gate, Limits, headers, trim
+from app.access.gate import Gate, Limits, headers, trim
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -34,7 +34,7 @@ def test_the_query_goes_along(app):
 
 
 @pytest.mark.parametrize("query", ({}, {"epsilon": "4.0"}))
-def test_the_chip_of_another_page_leads_back_to_the_one_on_show(app, monkeypatch, query):
+def test_the_status_bar_of_another_page_leads_back_to_the_one_on_show(app, monkeypatch, query):
     from app import navigation
 
     went = []

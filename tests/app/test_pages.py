@@ -7,12 +7,14 @@ from dataclasses import fields, replace
 
 import pytest
 
-from app import services
-from app.components.detector import outcome
-from app.components.explanation_view import changed_words
-from app.components.sentence import marked
-from app.components.theme import escape
-from app.threshold_desk import threshold_shelf
+from app.components.attack_lab.detector import outcome
+from app.components.attention.words import changed_words
+from app.components.common.caption_diff import caption_diff
+from app.components.common.theme import escape
+from app.services import thresholds
+from app.services.jobs import job_queue
+from app.services.models import model_cache
+from app.services.showcase import showcase
 from cmai_core.lab.experiment import Experiment
 
 PAGES = ("distributions", "embedding_map", "attention", "review", "about")
@@ -166,7 +168,7 @@ def test_the_settings_of_a_result_come_back_exactly(app, result, texts):
 
 def test_a_link_marks_the_example_as_being_of_another_pair(app, texts):
     at = app(query=Experiment(pair="tabletop/test/7", caption="a white cube").to_query())
-    assert "stale_example" in keys(at) or not services.showcase()
+    assert "stale_example" in keys(at) or not showcase()
     assert not at.exception
 
 
@@ -238,16 +240,15 @@ def test_the_attack_of_the_lab_runs_to_its_end(app, texts, finished):
 def test_a_place_in_the_queue_is_told(app, finished):
     import threading
 
-    from app import services
-    from app.presence import presence
+    from app.services.presence import presence
     from cmai_core.jobs import Owner
 
     gate, end = threading.Event(), time.monotonic() + 60
-    while services.queue().pending and time.monotonic() < end:  # what the test before has cancelled
+    while job_queue().pending and time.monotonic() < end:  # what the test before has cancelled
         time.sleep(0.05)
     for name in ("one", "two"):
         presence().sit("", Owner.of(name))
-    others = [services.queue().submit(lambda p, c: gate.wait(60), owner=name) for name in ("one", "two")]
+    others = [job_queue().submit(lambda p, c: gate.wait(60), owner=name) for name in ("one", "two")]
     at = app(pair="tabletop/test/3", caption="a white cube", steps=1, objective="consistency", defended="none")
     try:
         at.button(key="start_attack").click().run()
@@ -282,52 +283,52 @@ def test_a_distribution_is_measured(app, texts, finished):
     at = app("distributions")
     at.select_slider(key="distribution_count").set_value(16)
     at.number_input(key="distribution_steps").set_value(2)
-    at.button(key="start_distribution").click().run()
-    finished(at, "distribution_job")
+    at.button(key="start_distributions").click().run()
+    finished(at, "page_distributions_job")
     assert not at.error and not at.exception, texts(at)
-    measured = at.session_state["distribution"]
+    measured = at.session_state["page_distributions_result"]
     assert len(measured.ids) == 16 and set(measured.clean) == {"undefended", "defended"}
     assert "false positives" in texts(at) and len(at.get("plotly_chart")) == 3
     sliders = [s for s in at.slider if s.key.startswith("threshold")]
     assert len(sliders) == 2 and "No threshold is known for this model" in texts(at)  # their cards have none
     sliders[0].set_value(sliders[0].max).run()
-    assert "100.0%" in texts(at) and "stale_distribution" not in keys(at)
+    assert "100.0%" in texts(at) and "stale_distributions" not in keys(at)
     at.number_input(key="distribution_steps").set_value(3).run()
-    assert "steps 3 (here 2)" in texts(at) and "stale_distribution" in keys(at)
-    assert at.button(key="stale_run_distribution")
+    assert "steps 3 (here 2)" in texts(at) and "stale_distributions" in keys(at)
+    assert at.button(key="stale_run_distributions")
 
 
 def test_an_embedding_map_is_drawn(app, texts, finished):
     at = app("embedding_map")
     at.select_slider(key="embedding_count").set_value(16)
     at.number_input(key="embedding_steps").set_value(2)
-    at.button(key="start_embedding").click().run()
-    finished(at, "embedding_job")
+    at.button(key="start_embedding_map").click().run()
+    finished(at, "page_embedding_map_job")
     assert not at.error and not at.exception, texts(at)
-    assert "Drift control" in texts(at) and at.get("plotly_chart") and "stale_embedding" not in keys(at)
+    assert "Drift control" in texts(at) and at.get("plotly_chart") and "stale_embedding_map" not in keys(at)
     at.select_slider(key="embedding_count").set_value(32).run()
-    assert "pairs 32 (here 16)" in texts(at) and "stale_embedding" in keys(at)
+    assert "pairs 32 (here 16)" in texts(at) and "stale_embedding_map" in keys(at)
     at.button(key="open_pair").click().run()
     assert at.session_state["pair"] == at.session_state["selected_point"] and not at.exception
 
 
-def test_an_explanation_is_made(app, texts, finished):
+def test_an_explanation_is_made(app, texts, finished, switch):
     at = app(pair="tabletop/test/3", caption="a white cube", steps=2, objective="consistency")
     at.button(key="start_attack").click().run()
     finished(at, "attack_job")
-    at.switch_page("app_pages/attention.py").run()
+    switch(at, "attention").run()
     at.number_input(key="explanation_steps").set_value(8)
-    at.button(key="start_explanation").click().run()
-    finished(at, "explanation_job")
+    at.button(key="start_attention").click().run()
+    finished(at, "page_attention_job")
     assert not at.error and not at.exception, texts(at)
     said = texts(at)
     assert "deletion AUC" in said and "completeness error" in said and "one scale for all" in said
-    assert "under mere noise" in said and "stale_explanation" not in keys(at)
+    assert "under mere noise" in said and "stale_attention" not in keys(at)
     at.number_input(key="explanation_steps").set_value(9).run()
-    assert "steps 9 (here 8)" in texts(at) and "stale_explanation" in keys(at)
+    assert "steps 9 (here 8)" in texts(at) and "stale_attention" in keys(at)
 
 
-def test_an_explanation_after_an_attack_on_words_is_of_the_attacked_sentence(app, texts, finished):
+def test_an_explanation_after_an_attack_on_words_is_of_the_attacked_sentence(app, texts, finished, switch):
     at = app(
         pair="tabletop/test/3", caption="a white cube", norm="text", objective="consistency", recipe="char", words=1,
         truth="free",
@@ -336,14 +337,14 @@ def test_an_explanation_after_an_attack_on_words_is_of_the_attacked_sentence(app
     finished(at, "attack_job")
     attacked = at.session_state["result"].first_craft.caption
     assert attacked not in ("", "a white cube")
-    at.switch_page("app_pages/attention.py").run()
-    assert marked("a white cube", attacked) in texts(at)
+    switch(at, "attention").run()
+    assert caption_diff("a white cube", attacked) in texts(at)
     at.number_input(key="explanation_steps").set_value(4)
     at.button_group(key="explanation_methods").set_value(["relevance"])
-    at.button(key="start_explanation").click().run()
-    finished(at, "explanation_job")
+    at.button(key="start_attention").click().run()
+    finished(at, "page_attention_job")
     assert not at.error and not at.exception, texts(at)
-    made, result, said = at.session_state["explanation"], at.session_state["result"], texts(at)
+    made, result, said = at.session_state["page_attention_result"], at.session_state["result"], texts(at)
     for role, explained in made.roles.items():
         reading = result.readings[role]
         assert explained.attacked == attacked and explained.control == {}
@@ -360,15 +361,15 @@ def test_an_attack_past_a_detector_is_judged_by_it(app, texts, finished, monkeyp
     from cmai_core.defenses.detector import clean_scores
 
     pairs = load_dataset("tabletop", split="test", limit=40)
-    threshold_shelf.clear()  # another test may have asked for these models' thresholds
-    monkeypatch.setattr(services, "calibration_pairs", lambda: pairs)
+    thresholds.threshold_cache.clear()  # another test may have asked for these models' thresholds
+    monkeypatch.setattr(thresholds, "calibration_pairs", lambda kind: pairs)
     at = app(pair="tabletop/test/3", caption="a white cube", steps=2, objective="aware", task="zero-shot", recipe="pgd")
     at.button(key="start_attack").click().run()
     finished(at, "attack_job")
     assert not at.error and not at.exception, texts(at)
     made, said = at.session_state["result"], texts(at)
     for role, reading in made.readings.items():
-        model = services.shelf().get(reading.spec)
+        model = model_cache().get(reading.spec)
         below = sum(score < reading.tau - 1e-6 for score in clean_scores(model, pairs))  # τ is one of the scores
         assert below <= 2 and reading.calibration_pairs == 40
         assert outcome(made, role) in said.replace("&#x27;", "'")

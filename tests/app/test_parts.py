@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from app import state
-from app.components import attack_parts
-from app.components.fields import among
-from app.components.sentence import marked, verdict
-from cmai_core.lab.choices import OBJECTIVES, PRESETS, SEARCHES, THREATS, WORDS, why_not, why_not_search
+from app.components.attack_lab import parts as attack_parts
+from app.components.common.caption_diff import caption_diff, truth_words
+from app.components.common.fields import one_of
+from cmai_core.attacks.objectives.registry import OBJECTIVES
+from cmai_core.lab.choices import PRESETS, SEARCHES, THREATS, home_of, parts_of, why_not, why_not_search
 from cmai_core.lab.experiment import Experiment
 from cmai_core.lab.result import LabResult
 
@@ -34,13 +35,13 @@ def test_a_preset_fills_the_three_parts(app):
         at.selectbox(key="preset").set_value(slug).run()
         assert not at.exception and not at.error
         preset = PRESETS[slug]
-        assert parts(at) == preset.parts and at.selectbox(key="preset").value == slug
+        assert parts(at) == parts_of(preset) and at.selectbox(key="preset").value == slug
         numbers = {n.key for n in at.number_input}
-        assert ("steps" in numbers, "queries" in numbers) == (bool(preset.steps), bool(preset.queries))
-        assert ("words" in numbers) == (preset.threat == "text")
-        assert bool([s for s in at.select_slider if s.key == "epsilon"]) == (preset.threat != "text")
-        if preset.epsilon:
-            assert at.session_state["epsilon"] == preset.epsilon
+        assert ("steps" in numbers, "queries" in numbers) == (preset.counts == "steps", preset.counts == "queries")
+        assert ("words" in numbers) == (home_of(preset) == "text")
+        assert bool([s for s in at.select_slider if s.key == "epsilon"]) == (home_of(preset) != "text")
+        if preset.norms:
+            assert at.session_state["epsilon"] == preset.budget().amount
 
 
 def test_what_does_not_combine_is_greyed_with_its_reason(app, texts):
@@ -49,7 +50,7 @@ def test_what_does_not_combine_is_greyed_with_its_reason(app, texts):
         assert not button(at, f"objective_{slug}").disabled
     for slug, search in SEARCHES.items():
         reason = why_not_search("l0", "margin", slug, "vqa")
-        if search.group != WORDS and set(search.threats) != {"joint"}:
+        if search.modality == "image":
             assert button(at, f"recipe_{slug}").disabled == bool(reason)
             assert not reason or button(at, f"recipe_{slug}").help == reason
         if reason:
@@ -64,20 +65,20 @@ def test_another_threat_model_settles_on_what_combines(app, texts):
     assert why_not(*parts(at), at.session_state["task"]) == "" and parts(at)[:2] == ("text", "consistency")
     assert "Changed to what combines" in texts(at)
     button(at, "norm_patch").click().run()
-    assert at.session_state["epsilon"] in (2.0, 4.0, 5.0) and why_not(*parts(at), "retrieval") == ""
+    assert at.session_state["epsilon"] == 0.05 and why_not(*parts(at), "retrieval") == ""
     at.run()
     assert "Changed to what combines" not in texts(at)
 
 
 def test_a_link_brings_the_parts_back(app):
     wanted = Experiment(
-        pair="tabletop/test/3", caption="a white cube", norm="patch", epsilon=10.0, objective="margin", task="vqa",
+        pair="tabletop/test/3", caption="a white cube", norm="patch", epsilon=0.1, objective="margin", task="vqa",
         recipe="square", queries=300,
     ).checked()  # fmt: skip
     at = app(query=wanted.to_query())
     assert not at.exception and not at.error
     assert parts(at) == ("patch", "margin", "square")
-    assert (at.session_state["epsilon"], at.session_state["queries"]) == (10.0, 300)
+    assert (at.session_state["epsilon"], at.session_state["queries"]) == (0.1, 300)
 
 
 def test_a_link_to_what_does_not_combine_is_explained(app):
@@ -92,17 +93,17 @@ def test_a_word_that_is_no_option_any_more_is_not_taken_for_one(monkeypatch):
     monkeypatch.setattr(state, "put", kept.__setitem__)
     attack_parts._take_preset()
     assert kept == {"preset": "own combination"}
-    assert among("own combination", ["a", "b"]) == "a" and among("b", ["a", "b"]) == "b"
-    assert among("3", range(4)) == 0
+    assert one_of("own combination", ["a", "b"]) == "a" and one_of("b", ["a", "b"]) == "b"
+    assert one_of("3", range(4)) == 0
 
 
 def test_changed_words_are_marked():
-    said = marked("a red <b> cube left of a ball", "a crimson <b> cube of a ball")
+    said = caption_diff("a red <b> cube left of a ball", "a crimson <b> cube of a ball")
     assert "<del>red</del>" in said and '<ins class="cm-changed">crimson</ins>' in said
     assert "&lt;b&gt;" in said and "left</del>" in said
-    assert marked("a cube", "a cube") == "a cube"
-    assert "still true" in verdict("a", "b", True) and "false" in verdict("a", "b", False)
-    assert "nobody can say" in verdict("a", "b", None) and "stays as it is" in verdict("a", "a", True)
+    assert caption_diff("a cube", "a cube") == "a cube"
+    assert "still true" in truth_words("a", "b", True) and "false" in truth_words("a", "b", False)
+    assert "nobody can say" in truth_words("a", "b", None) and "stays as it is" in truth_words("a", "a", True)
 
 
 def test_an_attack_on_words_is_shown_with_its_sentence(app, texts, finished):
@@ -110,9 +111,9 @@ def test_an_attack_on_words_is_shown_with_its_sentence(app, texts, finished):
         pair="tabletop/test/3", caption="", norm="text", objective="consistency", recipe="char", defended="none",
         words=2, truth="free",
     )  # fmt: skip
-    from app import services
+    from app.services.pairs import lab_pair
 
-    caption = services.the_pair("tabletop/test/3", "", None, "").captions[0]
+    caption = lab_pair("tabletop/test/3", "", None, "").captions[0]
     at.session_state["caption"] = caption
     at.run()
     button(at, "start_attack").click().run()
@@ -122,6 +123,6 @@ def test_an_attack_on_words_is_shown_with_its_sentence(app, texts, finished):
     craft, reading = made.first_craft, made.readings["undefended"]
     assert np.array_equal(craft.clean, craft.adversarial) and craft.caption != caption and craft.queries > 0
     assert reading.adversarial < reading.clean and abs(reading.adversarial - craft.score_float) < 1e-4
-    assert "cm-changed" in texts(at) and verdict(caption, craft.caption, craft.true) in texts(at)
+    assert "cm-changed" in texts(at) and truth_words(caption, craft.caption, craft.true) in texts(at)
     again = LabResult.from_dict(made.to_dict(), {"undefended": (craft.clean, craft.adversarial)})
     assert again.first_craft.caption == craft.caption and again.experiment == made.experiment

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from app.presence import GRACE, VISITOR_GRACE, Presence, browser, network
+from app.services.presence import GRACE, VISITOR_GRACE, Presence, browser, network
 from cmai_core.jobs import JobQueue, Owner
 
 
@@ -126,7 +126,7 @@ def test_one_household_is_one_address(address, wanted):
 @pytest.mark.parametrize(("address", "shared"), [("203.0.113.7", "203.0.113.7"), (None, None)])
 def test_tabs_of_a_browser_share_its_visitor_wherever_it_comes_from(address, shared, monkeypatch):
     """Streamlit tells no address of this machine's own visitors."""
-    from app import presence
+    from app.services import presence
 
     def owner(tab, cookie):
         context = SimpleNamespace(ip_address=address, cookies={presence.COOKIE: cookie} if cookie else {})

@@ -89,9 +89,9 @@ def test_a_file_that_is_no_queue_is_explained(app, tmp_path, monkeypatch):
     assert at.error and str(tmp_path) not in at.error[0].value and not at.exception
 
 
-def test_visitors_see_what_they_have_sent_and_judge_nothing(app, queue, texts, monkeypatch):
+def test_visitors_see_what_they_have_sent_and_judge_nothing(app, queue, texts, monkeypatch, switch):
     """Without the key: counts, their own entries, no buttons; a callback that is called all the same does nothing."""
-    from app.components import review_view
+    from app.components.review import queue as review_view
 
     put(queue, 3)
     first, second, _ = queue.entries()
@@ -99,7 +99,7 @@ def test_visitors_see_what_they_have_sent_and_judge_nothing(app, queue, texts, m
     at = app()
     monkeypatch.delenv("CMAI_OPEN_REVIEW")
     at.session_state["sent_to_review"] = {("key", "defended", 1): second.id}
-    at.switch_page("app_pages/review.py").run()
+    switch(at, "review").run()
     said = texts(at)
     assert second.texts[0] in said and first.texts[0] not in said and not at.exception
     assert not [b.key for b in at.button if b.key and b.key.startswith(("review_attack", "review_harmless"))]
@@ -111,12 +111,12 @@ def test_visitors_see_what_they_have_sent_and_judge_nothing(app, queue, texts, m
     assert queue.counts()["attack"] == 0
 
 
-def test_the_key_makes_a_reviewer(app, queue, texts, monkeypatch):
+def test_the_key_makes_a_reviewer(app, queue, texts, monkeypatch, switch):
     put(queue, 2)
     monkeypatch.setenv("CMAI_REVIEW_KEY", "a word for reviewers")
     at = app()
     monkeypatch.delenv("CMAI_OPEN_REVIEW")
-    at.switch_page("app_pages/review.py").run()
+    switch(at, "review").run()
     at.text_input(key="review_key_field").set_value(" a word for reviewers ").run()
     assert "a red cube 0" in texts(at) and "a red cube 1" in texts(at)
     at.button(key=f"review_attack_{queue.entries()[0].id}").click().run()

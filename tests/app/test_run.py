@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from app.components.score_card import treatment, unread, verdict
+from app.components.attack_lab.score_card import treatment, unread, verdict
 from cmai_core.defenses.detector import clean_scores
 from cmai_core.errors import Cancelled, OptionError
 from cmai_core.lab.calibration import lab_basis

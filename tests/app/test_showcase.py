@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-import cmai_core.models.registry as registry
+import cmai_core.models.families.bundled as bundled
 from cmai_core import showcase
 from cmai_core.errors import DataError
 
@@ -16,7 +16,7 @@ from cmai_core.errors import DataError
 def made(tiny_models, tmp_path_factory):
     folder = tmp_path_factory.mktemp("showcase")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "bundled_dir", lambda: tiny_models)
+        patch.setattr(bundled, "bundled_dir", lambda: tiny_models)
         bundle = showcase.build_showcase(folder, pairs=8, candidates=4, steps=3, calibration_pairs=24)
     return folder, bundle
 
@@ -39,7 +39,7 @@ def test_it_reads_back_as_it_was_made(made):
 
 def test_it_is_fresh_until_the_weights_change(made, tiny_models, monkeypatch):
     folder, _ = made
-    monkeypatch.setattr(registry, "bundled_dir", lambda: tiny_models)
+    monkeypatch.setattr(bundled, "bundled_dir", lambda: tiny_models)
     bundle = showcase.load_showcase(folder)
     assert showcase.stale_reasons(bundle) == []
     document = json.loads((folder / "showcase.json").read_text("utf-8"))
@@ -54,7 +54,7 @@ def test_it_is_fresh_until_the_weights_change(made, tiny_models, monkeypatch):
 
 
 def test_without_models_nothing_is_made(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "bundled_dir", lambda: tmp_path / "none")
+    monkeypatch.setattr(bundled, "bundled_dir", lambda: tmp_path / "none")
     assert showcase.build_showcase(tmp_path / "out") is None
     assert showcase.load_showcase(tmp_path / "out") is None
 
@@ -69,8 +69,8 @@ def test_the_bundled_example_shows_the_bundled_models():
     """Fails when a model was retrained and `python -m cmai_core.showcase` was not run again."""
     bundle = showcase.load_showcase()
     if bundle is None:
-        bundled = {card.name for card in registry.bundled_models()}
-        assert "tabletop" not in bundled, "tabletop is bundled, but no example: python -m cmai_core.showcase"
+        names = {card.name for card in bundled.bundled_models()}
+        assert "tabletop" not in names, "tabletop is bundled, but no example: python -m cmai_core.showcase"
         return
     assert showcase.stale_reasons(bundle) == []
     undefended = bundle.result.readings["undefended"]

@@ -10,15 +10,26 @@ import numpy as np
 import pytest
 import torch
 
-from app import services
-from app.components.doubt import doubted, marked_words, patch_map, patch_scale, place_line, spans, words_line
-from app.components.theme import number
-from app.components.verdict_view import basis_line, card_words, decision, percent, span
-from app.threshold_desk import ThresholdShelf, basis_of
-from app.verdict_desk import VerdictShelf, verdict_shelf
+from app.components.attack_lab.disagreement import (
+    disagreeing,
+    marked_words,
+    patch_map,
+    patch_scale,
+    place_line,
+    spans,
+    words_line,
+)
+from app.components.attack_lab.policies import span
+from app.components.attack_lab.verification_words import basis_line, card_words, decision, percent
+from app.components.common.theme import number
+from app.services import thresholds
+from app.services.models import model_cache
+from app.services.thresholds import ThresholdCache, basis_of
+from app.services.verdicts import VerdictCache, verdict_cache
 from cmai_core.data import load_dataset
+from cmai_core.data.registry import kind_of
 from cmai_core.defenses import Cmcv, ReviewQueue, Smoothing, store_calibration
-from cmai_core.defenses.basis import Basis, kind_of
+from cmai_core.defenses.basis import Basis
 from cmai_core.defenses.disagreement import LEAVE_ONE_OUT, VERIFIER, Disagreement
 from cmai_core.errors import Cancelled, DataError
 from cmai_core.evaluation.verification.cmcv import calibrate_cmcv
@@ -68,24 +79,24 @@ def attacked(loaded, pairs):
 
 @pytest.fixture(scope="module")
 def made(attacked, loaded, pairs):
-    shelf = ThresholdShelf()
+    cache = ThresholdCache()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(services, "calibration_pairs", lambda: pairs)
-        bases = {role: shelf.get(model, "tabletop", *QUIET) for role, model in loaded.items()}
+        patch.setattr(thresholds, "calibration_pairs", lambda kind: pairs)
+        bases = {role: cache.get(model, "tabletop", *QUIET) for role, model in loaded.items()}
     return judge_result(attacked, loaded, bases, pair=pairs[3], dataset=pairs)
 
 
 @pytest.fixture
 def lab(app, models, pairs, monkeypatch, tmp_path):
     """`app` with these models, few calibration pairs, and a review queue of its own."""
-    import cmai_core.models.registry as registry
+    import cmai_core.models.families.bundled as bundled
 
-    monkeypatch.setattr(registry, "bundled_dir", lambda: models)
-    monkeypatch.setattr(services, "calibration_pairs", lambda: pairs)
+    monkeypatch.setattr(bundled, "bundled_dir", lambda: models)
+    monkeypatch.setattr(thresholds, "calibration_pairs", lambda kind: pairs)
     monkeypatch.setenv("CMAI_DATA", str(tmp_path))
-    services.shelf.clear()
+    model_cache.clear()
     yield app
-    services.shelf.clear()
+    model_cache.clear()
 
 
 @pytest.fixture
@@ -103,7 +114,7 @@ def verified(lab, finished):
 
 def shown(at):
     """The verdict on show; one of the same content may have been made in an earlier test."""
-    return at.session_state["verdict"] or verdict_shelf().get(content_key(at.session_state["result"]))
+    return at.session_state["verdict"] or verdict_cache().get(content_key(at.session_state["result"]))
 
 
 # --- what is computed -------------------------------------------------------------------------------------------------
@@ -182,31 +193,31 @@ def test_the_pathway_s_answer_is_that_of_the_averaged_copies(loaded, pairs):
     assert tried.copies == 8 and tried.robust_seconds > tried.plain_seconds > 0
 
 
-def test_the_shelf_keeps_the_verdicts_that_were_used_last():
-    shelf = VerdictShelf(capacity=2)
+def test_the_cache_keeps_the_verdicts_that_were_used_last():
+    cache = VerdictCache(capacity=2)
     for key in "ab":
-        shelf.put(SimpleNamespace(key=key))
-    assert shelf.get("a").key == "a"
-    shelf.put(SimpleNamespace(key="c"))
-    assert shelf.get("a") and shelf.get("c") and shelf.get("b") is None
+        cache.put(SimpleNamespace(key=key))
+    assert cache.get("a").key == "a"
+    cache.put(SimpleNamespace(key="c"))
+    assert cache.get("a") and cache.get("c") and cache.get("b") is None
 
 
 def test_a_calibration_is_the_card_s_else_the_lab_s_and_photographs_have_none(loaded, pairs, monkeypatch):
     calls = []
-    monkeypatch.setattr(services, "calibration_pairs", lambda: calls.append(1) or pairs)
-    shelf = ThresholdShelf()
+    monkeypatch.setattr(thresholds, "calibration_pairs", lambda kind: calls.append(1) or pairs)
+    cache = ThresholdCache()
     assert [kind_of(n) for n in ("scene", "tabletop/test/1", "tabletop/holdout", "photos/test/coffee", "upload/0")] == [
         "tabletop", "tabletop", "tabletop", "photographs", "photographs"
     ]  # fmt: skip
-    assert shelf.get(loaded["defended"], "tabletop", *QUIET).stored and not calls
-    first = shelf.get(loaded["undefended"], "tabletop", *QUIET)
+    assert cache.get(loaded["defended"], "tabletop", *QUIET).stored and not calls
+    first = cache.get(loaded["undefended"], "tabletop", *QUIET)
     assert not first.stored and first.calibration.dataset == "tabletop/test"
-    assert shelf.get(loaded["undefended"], "tabletop", *QUIET) is first and len(calls) == 1
+    assert cache.get(loaded["undefended"], "tabletop", *QUIET) is first and len(calls) == 1
     for model in loaded.values():
-        none = shelf.get(model, "photographs", *QUIET)
+        none = cache.get(model, "photographs", *QUIET)
         assert none.calibration is None and none.tau() is None and "photographs" in none.note
     monkeypatch.setitem(loaded["defended"].card["cmcv"], "model", "other weights")
-    mended = ThresholdShelf().get(loaded["defended"], "tabletop", *QUIET)
+    mended = ThresholdCache().get(loaded["defended"], "tabletop", *QUIET)
     assert not mended.stored and mended.calibration.model == loaded["defended"].hash
     assert "of other weights" in mended.note and "made anew" in mended.note
 
@@ -224,7 +235,8 @@ def test_words_are_marked_where_they_stand_and_nothing_is_injected():
     said = marked_words("A  <b>Red</b>\tcube!", parts())
     assert "A  " in said and said.endswith("</mark>!")
     assert "&lt;b&gt;Red&lt;/b&gt;" in said and "<b>" not in said
-    assert said.count("cm-doubted") == 2 and "cm-doubted" not in marked_words("a <b>red</b> cube", parts(), True)
+    assert said.count("cm-disagree-named") == 2
+    assert "cm-disagree-named" not in marked_words("a <b>red</b> cube", parts(), True)
     assert words_line(parts()) == "Doubted words: <b>&lt;b&gt;red&lt;/b&gt;</b> (90%), <b>cube</b> (60%)."
     assert "No word is doubted" in words_line(parts(values=(0, 0.05, 0)))
     elsewhere = marked_words("nothing of it", parts())
@@ -233,7 +245,8 @@ def test_words_are_marked_where_they_stand_and_nothing_is_injected():
 
 def test_words_left_out_are_named_only_where_the_score_gains():
     gains = parts(values=(-0.2, 0.004, 0.003), by=LEAVE_ONE_OUT, height=0.005)
-    assert doubted(gains) == () and "gains nothing" in words_line(gains) and place_line(gains).startswith("No single")
+    assert disagreeing(gains) == () and "gains nothing" in words_line(gains)
+    assert place_line(gains).startswith("No single")
     gains = parts(values=(-0.2, 0.3, 0.02), by=LEAVE_ONE_OUT, height=0.05)
     assert "(+0.300)" in words_line(gains) and "upper right part (+0.050)" in place_line(gains)
 

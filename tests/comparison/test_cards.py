@@ -8,7 +8,7 @@ import pytest
 
 from cmai_core.comparison.cards import figures, write_cards
 from cmai_core.comparison.results import Result
-from cmai_core.models import registry
+from cmai_core.models.families import bundled
 from cmai_core.training.bundle import cards_markdown
 
 CLEAN = {"retrieval": {"image_to_text_r1": {"value": 0.8, "low": 0.7, "high": 0.9, "n": 10, "chance": 0.1}}}
@@ -39,7 +39,7 @@ def test_cards_keep_what_they_know_and_are_printed(result, tmp_path, monkeypatch
     card = json.loads((folder / "card.json").read_text())
     assert card["training"] == {"pairs": 8} and card["results"]["validation"] == {"vqa": 1}
     assert "old" not in card["results"]["test"]
-    monkeypatch.setattr(registry, "bundled_dir", lambda: tmp_path)
+    monkeypatch.setattr(bundled, "bundled_dir", lambda: tmp_path)
     page = cards_markdown()
     assert "| L∞ 2/255, every loss | 0.750 | 0.500 [" in page and "of 4 |" in page
     assert "| retrieval, image to text r1 | 0.800 [0.700, 0.900] | 0.100 |" in page

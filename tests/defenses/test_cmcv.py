@@ -19,7 +19,6 @@ from cmai_core.defenses.disagreement import LEAVE_ONE_OUT, VERIFIER, disagreemen
 from cmai_core.defenses.misaligned import misaligned_captions
 from cmai_core.defenses.temperature import fit_scaling
 from cmai_core.errors import DataError, ModelError, OptionError
-from cmai_core.evaluation.verification.calibration import calibrated_detector
 from cmai_core.evaluation.verification.cmcv import by_vagueness, calibrate_cmcv, equal_ranks, pair_scores, rates
 from cmai_core.models import load_model, save_local_dir
 from cmai_core.models.heads import ConsistencyHeads, log_verified, verification_loss, word_evidence
@@ -198,17 +197,6 @@ def test_both_thresholds_keep_their_expected_rate_on_a_further_pair(count, share
 def test_too_few_pairs_for_both_thresholds_are_refused():
     with pytest.raises(DataError, match="no threshold"):
         equal_ranks(np.arange(19.0), -np.arange(19.0), 0.05, "new")
-
-
-def test_a_calibrated_detector_of_the_verifier(headed, base, scenes):
-    part = Subset(scenes, range(60))
-    detector, threshold = calibrated_detector(headed, part, 0.1, score="verification")
-    log_v = pair_scores(headed, part)[1]
-    assert (log_v < detector.tau).mean() == threshold.realised_fpr <= 0.1
-    with pytest.raises(OptionError, match="no verifier"):
-        calibrated_detector(base, part, 0.1, score="verification")
-    with pytest.raises(OptionError, match="score"):
-        calibrated_detector(base, part, 0.1, score="other")
 
 
 def test_vague_and_specific_captions(scenes):

@@ -33,8 +33,7 @@ def model():
 @pytest.fixture(scope="module")
 def robust(model):
     """A model that differs in its image tower alone."""
-    other = copy.copy(model)
-    other.clip, other.name = copy.deepcopy(model.clip), "other"
+    other = model.with_network(copy.deepcopy(model.clip), "other")
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in other.clip.visual.parameters():

@@ -24,16 +24,15 @@ from cmai_core.defenses.pathways import Smoothing
 from cmai_core.defenses.preprocessing import BlockCompression, Quantise
 from cmai_core.defenses.system import System
 from cmai_core.errors import OptionError
-from cmai_core.evaluation.verification.calibration import calibrated_detector
 from cmai_core.explanations import last_layer_attention
-from cmai_core.models import VisionLanguageModel
+from cmai_core.models import OpenClipModel
 from cmai_core.models.architectures import build_from_config
+from cmai_core.models.families.bundled import bundled_tokenizer
 from cmai_core.models.heads import ConsistencyHeads
-from cmai_core.models.registry import bundled_tokenizer
 from cmai_core.seeds import sample_generators
 from cmai_core.tasks import get_task
 from cmai_core.tasks.captioning import Captioning
-from cmai_core.tasks.consistency import _statements, answer_texts
+from cmai_core.tasks.vqa import statements
 
 COUNT = 5
 
@@ -71,13 +70,13 @@ def model():
     config = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": text, "multimodal_cfg": decoder, "custom_text": True}
     preprocess = {"size": [32, 32], "mode": "RGB", "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
     clip = build_from_config(config, preprocess, torch.Generator().manual_seed(0))
-    return VisionLanguageModel(clip, bundled_tokenizer(), spec="small", card={"domain": "tabletop"})
+    return OpenClipModel(clip, bundled_tokenizer(), spec="small", card={"domain": "tabletop"})
 
 
 @pytest.fixture(scope="module")
 def headed(model):
     """The same model with consistency heads, whose verifier has doubts."""
-    found = VisionLanguageModel(model.clip, model.tokenizer, spec="small", card={"domain": "tabletop"})
+    found = OpenClipModel(model.clip, model.tokenizer, spec="small", card={"domain": "tabletop"})
     found.heads = ConsistencyHeads(found.head_sizes(8), torch.Generator().manual_seed(3))
     with torch.no_grad():
         found.heads.word_mlp[-1].weight.mul_(30)
@@ -256,7 +255,7 @@ def test_of_a_question_the_statement_with_the_answer_is_scored(model, batch, dat
     answers = [p.answer for p in task.predict(model, seen, prepared)]
     texts = []
     for question, answer in zip(prepared.asked, answers, strict=True):
-        texts.append(_statements(question, prepared.options)[prepared.options.index(answer)])
+        texts.append(statements(data[0], question, [answer])[0])
     expected = (seen.embedding * model.encode_text(texts)).sum(dim=1).detach()
     assert close(bound(model, batch.pixels, seen), expected)
     rows = torch.tensor([4, 1])
@@ -268,10 +267,10 @@ def test_the_statement_of_a_right_answer_is_true_and_of_a_wrong_one_false(data):
         pair = data[k]
         for question in pair.questions:
             if question.family == "existence":
-                yes, no = _statements(question.text, ("yes", "no"))
+                yes, no = statements(pair, question.text, ("yes", "no"))
                 assert pair.scene.satisfies(parse(yes)) == (question.answers == ("yes",))
                 assert pair.scene.satisfies(parse(no)) == (question.answers == ("no",))
-    assert _statements("who painted this?", ("me",)) == ["who painted this? me"]
+    assert statements(data[0], "who painted this?", ("me",)) == ["who painted this? me"]
 
 
 def test_of_a_caption_the_words_written_are_scored_and_two_image_statements_are_not(model, batch, data):
@@ -280,7 +279,7 @@ def test_of_a_caption_the_words_written_are_scored_and_two_image_statements_are_
     written = model.encode_text(model.generate(seen, max_tokens=task.max_tokens, beam=task.beam))
     assert close(score, (seen.embedding * written).sum(dim=1).detach())
     with pytest.raises(OptionError, match="does not score"):
-        answer_texts(get_task("nlvr"), model, batch.pairs, object())
+        get_task("nlvr").answer_texts(model, batch.pairs, object())
 
 
 @pytest.mark.parametrize("name", ["zero-shot", "retrieval", "vqa", "captioning"])
@@ -292,7 +291,7 @@ def test_heads_score_and_verify_the_text_of_the_answer(headed, batch, data, name
         if name == "zero-shot":
             texts = [prepared.prompts[prepared.options.index(a)] for a in answers]
         elif name == "vqa":
-            asked = [_statements(question, prepared.options) for question in prepared.asked]
+            asked = [statements(data[0], question, prepared.options) for question in prepared.asked]
             texts = [row[prepared.options.index(a)] for row, a in zip(asked, answers, strict=True)]
         rows = torch.tensor([2, 0, 2])
         for objective, expected in (
@@ -310,16 +309,13 @@ def test_heads_score_and_verify_the_text_of_the_answer(headed, batch, data, name
 # Calibration
 
 
-def test_calibration_flags_at_most_the_stated_share(model, data):
+def test_clean_scores_go_through_smoothing_and_the_answer(model, data):
     scores = clean_scores(model, data)
-    detector, threshold = calibrated_detector(model, data, 0.4, size=2)
-    assert threshold.count == COUNT and (scores < detector.tau - 1e-6).sum() <= 2
     assert np.allclose(clean_scores(model, data, size=2), scores, atol=1e-6)
     smooth = System(model, smoothing=Smoothing(Noise(sigma=0.3), copies=1))
     assert not np.allclose(clean_scores(smooth, data), scores, atol=1e-3)
     answer = clean_scores(model, data, task=get_task("zero-shot"))
     assert answer.shape == (COUNT,) and not np.allclose(answer, scores)
-    assert calibrated_detector(model, data, 0.4, task=get_task("zero-shot"))[0].task.name == "zero-shot"
     with pytest.raises(OptionError):
         ConsistencyDetector(1.5)
 

@@ -7,7 +7,7 @@ import pytest
 
 from cmai_core import cli
 from cmai_core.data import load_dataset
-from cmai_core.evaluation.checks.probing import CHECKS
+from cmai_core.evaluation.checks.probing import probe_names
 from cmai_core.evaluation.runs.grid import Grid
 from cmai_core.evaluation.runs.runner import run
 from cmai_core.evaluation.runs.setting import Setting
@@ -24,7 +24,7 @@ def test_one_step_on_two_pairs(tmp_path, capsys):
     document = json.loads(out.read_text())
     assert document["format"] == "cmai-check/1" and document["setting"]["attack"] == "pgd:steps=3"
     assert {check["status"] for check in document["checks"]} <= {"pass", "warn", "fail", "skipped"}
-    assert len(document["checks"]) == len(CHECKS) + 1  # that of gradients makes two
+    assert len(document["checks"]) == len(probe_names()) + 1  # that of gradients makes two
     assert all(check["evidence"] for check in document["checks"])
     printed = capsys.readouterr().out
     assert all(check["name"] in printed for check in document["checks"])

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cmai_core.bootstrap import bootstrap_interval
 from cmai_core.errors import DataError, OptionError
 from cmai_core.evaluation.figures.intervals import mean_interval, median_interval, ratio_interval, share_interval
 from cmai_core.evaluation.figures.metrics import (
@@ -21,7 +22,6 @@ from cmai_core.evaluation.figures.metrics import (
     worst_case_units,
 )
 from cmai_core.evaluation.figures.outcomes import Outcomes
-from cmai_core.tasks.metrics import bootstrap_interval
 
 
 def one(table: pd.DataFrame, **where) -> pd.Series:
@@ -159,7 +159,7 @@ def test_doubles_and_missing_columns_are_refused(made):
         accuracy(made.frame(part, part))
     with pytest.raises(DataError, match="text_index"):
         accuracy(made.frame(part).drop(columns="text_index"))
-    with pytest.raises(DataError, match="no readings"):
+    with pytest.raises(DataError, match="no predictions"):
         accuracy(made.frame(part).iloc[:0])
 
 

@@ -15,7 +15,7 @@ from cmai_core.evaluation.figures.latency import latency, training_overhead
 from cmai_core.evaluation.figures.probe import few_shot_probe, label_of
 from cmai_core.evaluation.figures.shift import shift_accuracy
 from cmai_core.models import load_model
-from cmai_core.models.registry import ModelCard
+from cmai_core.models.cards import ModelCard
 from cmai_core.tasks import evaluate_clean, get_task
 
 
@@ -66,7 +66,7 @@ class Told:
         return torch.tensor(np.stack([image.mean(axis=(0, 1)) for image in images]))
 
     def image_features(self, pixels):
-        from cmai_core.models.wrapper import ImageFeatures
+        from cmai_core.models.features import ImageFeatures
 
         return ImageFeatures(pixels, pixels, None)
 
@@ -122,7 +122,7 @@ def test_leaks_and_shortages_are_refused(model, scenes):
     with pytest.raises(DataError, match="shots of"):
         few_shot_probe(model, Subset(scenes, range(20)), Subset(scenes, range(20, 30)), "contains a red", (50,))
     with pytest.raises(OptionError, match="attribute"):
-        label_of(None, None, "weight")
+        label_of(scenes[0].scene, None, "weight")
 
 
 def test_labels_come_from_the_scene():

@@ -51,15 +51,15 @@ SQUARE_CAPTIONS = ("a red cube.", "a green cube.", "a blue cube.")
 def make_coca(seed=0, **vision):
     import torch
 
-    from cmai_core.models import VisionLanguageModel
+    from cmai_core.models import OpenClipModel
     from cmai_core.models.architectures import build_from_config
-    from cmai_core.models.registry import bundled_tokenizer
+    from cmai_core.models.families.bundled import bundled_tokenizer
 
     config = deepcopy(COCA)
     config["vision_cfg"] |= vision
     clip = build_from_config(config, PREPROCESS, torch.Generator().manual_seed(seed))
     clip.eval().requires_grad_(False)
-    return VisionLanguageModel(clip, bundled_tokenizer(), spec="small", card={"domain": "tabletop"})
+    return OpenClipModel(clip, bundled_tokenizer(), spec="small", card={"domain": "tabletop"})
 
 
 def make_clip(custom_text=True, vision=None):
@@ -67,7 +67,7 @@ def make_clip(custom_text=True, vision=None):
     import torch
     from open_clip.model import CLIP, CustomTextCLIP, set_model_preprocess_cfg
 
-    from cmai_core.models import VisionLanguageModel
+    from cmai_core.models import OpenClipModel
 
     vision = vision or {"image_size": SIZE, "patch_size": PATCH, "width": 24, "layers": 2, "head_width": 12}
     text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 2}
@@ -75,7 +75,7 @@ def make_clip(custom_text=True, vision=None):
         torch.manual_seed(3)
         clip = (CustomTextCLIP if custom_text else CLIP)(16, vision, text)
     set_model_preprocess_cfg(clip, dict(PREPROCESS))
-    return VisionLanguageModel(clip.eval(), open_clip.get_tokenizer("ViT-B-32"), spec="small-clip")
+    return OpenClipModel(clip.eval(), open_clip.get_tokenizer("ViT-B-32"), spec="small-clip")
 
 
 BUILDERS = {
@@ -114,6 +114,12 @@ def squares():
 def resnet():
     """A CLIP with a ResNet image tower."""
     return make_clip(vision={"image_size": SIZE, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None})
+
+
+@pytest.fixture(scope="session")
+def timm():
+    """A CLIP with one of timm's image towers."""
+    return make_clip(vision={"timm_model_name": "test_vit", "timm_model_pretrained": False, "image_size": SIZE})
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from cmai_core.errors import CmaiError, DataError, ModelError, OptionError
 from cmai_core.explanations import attention_flow, decoder_attention, last_layer_attention
 from cmai_core.explanations.attention import roll_out
 from cmai_core.models.recording import recorded_attention
-from cmai_core.models.towers import vision_parts
 
 
 def test_roll_out_by_hand():
@@ -33,7 +32,7 @@ def test_flows_sum_to_one(any_model, pixels):
 
 def test_flow_with_a_pooler_multiplies_the_poolers_attention(coca, pixels):
     model = coca(attentional_pool=True, attn_pooler_queries=6, attn_pooler_heads=4, width=24, head_width=12)
-    with torch.no_grad(), recorded_attention(vision_parts(model).modules) as weights:
+    with torch.no_grad(), recorded_attention(model.image_attention().modules) as weights:
         model.encode_image(pixels)
     tower = roll_out([weights["block 0"], weights["block 1"]])
     expected = torch.einsum("nk,nkp->np", weights["pooler"].mean(dim=1)[:, 0], tower)[:, 1:]
@@ -42,7 +41,7 @@ def test_flow_with_a_pooler_multiplies_the_poolers_attention(coca, pixels):
 
 def test_flow_of_a_mean_pooled_tower_is_the_mean_of_its_patches_rows(coca, pixels):
     model = coca(pool_type="avg")
-    with torch.no_grad(), recorded_attention(vision_parts(model).modules) as weights:
+    with torch.no_grad(), recorded_attention(model.image_attention().modules) as weights:
         model.encode_image(pixels)
     rows = roll_out(list(weights.values()))[:, 1:].mean(dim=1)
     np.testing.assert_allclose(attention_flow(model, pixels).map.reshape(3, -1), rows[:, 1:].numpy(), atol=1e-7)
@@ -74,7 +73,7 @@ def test_maps_do_not_depend_on_the_batch(any_model, pixels):
 
 def test_every_head_sums_to_one_with_the_class_token(any_model, pixels):
     found = last_layer_attention(any_model, pixels)
-    heads = 4 if vision_parts(any_model).pooler is not None else 2
+    heads = 4 if any_model.image_attention().pooler is not None else 2
     assert found.heads.shape == (3, heads, 4, 4)
     np.testing.assert_allclose(found.map, found.heads.mean(axis=1), atol=1e-7)
     np.testing.assert_allclose(found.map.sum(axis=(1, 2)) + found.checks["class_token_share"], 1, atol=1e-6)
@@ -152,17 +151,10 @@ def test_custom_blocks_are_refused(coca, pixels):
         attention_flow(coca(qk_norm=True), pixels)
 
 
-def test_timm_towers_are_refused(pixels):
-    from types import SimpleNamespace
-
-    from open_clip.timm_model import TimmModel
-
-    class Stub:
-        name, has_decoder = "with timm", False
-        clip = SimpleNamespace(visual=TimmModel("test_vit", 16, image_size=32, pretrained=False))
-
+def test_timm_towers_are_refused(timm, pixels):
     with pytest.raises(ModelError, match="TimmModel"):
-        attention_flow(Stub(), pixels)
+        attention_flow(timm, pixels)
+    assert not timm.capabilities.image_attention and timm.capabilities.text_attention
 
 
 def test_plain_clip_has_no_decoder(resnet, pixels):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from cmai_core.errors import DataError, OptionError
 from cmai_core.explanations import patch_sums, pixel_attribution, token_attribution
@@ -18,7 +17,7 @@ class Polynomial:
     name = "polynomial"
 
     def __init__(self, weight):
-        self.clip, self.weight = nn.Identity(), weight
+        self.weight = weight
 
     def consistency(self, pixels, embedded):
         return (self.weight * pixels**3).sum(dim=(1, 2, 3)) * embedded[:, 0]
@@ -98,9 +97,8 @@ def test_text_attribution_is_complete_and_spares_start_and_end(any_model, pixels
 
 def test_the_text_baseline_is_the_text_with_its_tokens_replaced(any_model, pixels, captions):
     """Padding as the baseline: the same embeddings as ids give where every inner token is token 0."""
-    from cmai_core.explanations.towers import text_parts
 
-    parts = text_parts(any_model)
+    parts = any_model.text_attention()
     pad, _, eos = any_model.token_ids()
     ids = any_model.tokenize(captions)
     swapped = ids.clone()

@@ -29,7 +29,7 @@ class Brightness:
     name = "brightness"
 
     def __init__(self, weights):
-        self.clip, self.weights = nn.Identity(), torch.as_tensor(weights, dtype=torch.float32)
+        self.weights = torch.as_tensor(weights, dtype=torch.float32)
         self.calls = 0
 
     def consistency(self, pixels, embedded):

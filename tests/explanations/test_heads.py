@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from cmai_core.explanations import grad_cam, pixel_attribution, relevance, text_relevance, token_attribution
-from cmai_core.explanations.towers import text_parts
 from cmai_core.models.heads import ConsistencyHeads
 
 
@@ -38,7 +37,7 @@ def test_attribution_by_tokens_sums_to_what_the_heads_score_changes(headed, pixe
         table = headed.clip.text.token_embedding
         kept = (ids == bos) | (ids == eos)
         nothing = torch.where(kept.unsqueeze(-1), table(ids), table.weight[pad])
-        start = headed.consistency(pixels, text_parts(headed).forward(ids, nothing)).numpy()
+        start = headed.consistency(pixels, headed.text_attention().forward(ids, nothing)).numpy()
     sums = np.array([values.sum() for values in found.token_values])
     np.testing.assert_allclose(sums, found.score - start, atol=5e-3)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
 from cmai_core.explanations import Explanation, cascading_randomisation, pixel_attribution, relevance
-from cmai_core.explanations.randomisation import randomise, tower_groups, with_own_image_tower
+from cmai_core.explanations.randomisation import randomise, tower_groups
 from cmai_core.progress import Cancelled, CancelToken
 
 
@@ -53,7 +55,7 @@ def test_the_model_keeps_its_weights_to_the_last_bit(any_model, pixels, captions
 
 
 def test_the_twin_shares_all_but_the_image_tower(any_model, pixels):
-    twin = with_own_image_tower(any_model)
+    twin = any_model.with_image_tower(copy.deepcopy(any_model.clip.visual))
     assert twin.clip is not any_model.clip and twin.clip.visual is not any_model.clip.visual
     shared = [(n, p) for n, p in twin.clip.named_parameters() if not n.startswith("visual.")]
     assert all(p is any_model.clip.get_parameter(n) for n, p in shared)

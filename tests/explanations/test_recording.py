@@ -10,10 +10,8 @@ from torch import nn
 
 from cmai_core import explanations as explain
 from cmai_core.errors import ModelError
-from cmai_core.explanations.recording import evaluation
-from cmai_core.explanations.towers import decoder_parts, text_parts
+from cmai_core.explanations.recording import recording_mode
 from cmai_core.models.recording import explicit_attention, recorded_attention, recorded_output
-from cmai_core.models.towers import vision_parts
 
 MASKS = {
     "none": lambda n, h, q, k: None,
@@ -56,7 +54,7 @@ def _like(padding, mask):
 
 
 def test_towers_give_the_same_with_their_attention_recorded(any_model, pixels, captions):
-    parts, text = vision_parts(any_model), text_parts(any_model)
+    parts, text = any_model.image_attention(), any_model.text_attention()
     with torch.no_grad():
         image, words = any_model.encode_image(pixels), any_model.encode_text(captions)
         with recorded_attention(parts.modules) as weights:
@@ -74,13 +72,13 @@ def test_the_decoder_gives_the_same_with_its_attention_recorded(any_coca, pixels
     with torch.no_grad():
         tokens = any_coca.image_features(pixels).tokens
         expected = any_coca.fusion_logits(tokens, ids)
-        with recorded_attention(decoder_parts(any_coca)) as weights:
+        with recorded_attention(any_coca.decoder_attention()) as weights:
             torch.testing.assert_close(any_coca.fusion_logits(tokens, ids), expected, atol=1e-6, rtol=1e-6)
     assert weights["layer 0"].shape == (3, 4, ids.shape[1], tokens.shape[1])
 
 
 def test_the_text_tower_from_embeddings_is_the_wrappers_own(any_model, captions):
-    parts = text_parts(any_model)
+    parts = any_model.text_attention()
     ids = any_model.tokenize(captions)
     with torch.no_grad():
         ours = parts.forward(ids, parts.tower.token_embedding(ids)).embedding
@@ -88,14 +86,14 @@ def test_the_text_tower_from_embeddings_is_the_wrappers_own(any_model, captions)
 
 
 def test_weights_are_part_of_the_graph(any_model, pixels):
-    with recorded_attention(vision_parts(any_model).modules) as weights:
+    with recorded_attention(any_model.image_attention().modules) as weights:
         out = any_model.encode_image(pixels.requires_grad_())
     gradients = torch.autograd.grad(out[:, 0].sum(), list(weights.values()))
     assert all(g.abs().sum() > 0 for g in gradients)
 
 
 def test_forward_is_restored_after_an_error_too(any_model):
-    modules = vision_parts(any_model).modules
+    modules = any_model.image_attention().modules
     with pytest.raises(RuntimeError, match="on purpose"), recorded_attention(modules):
         assert all("forward" in module.__dict__ for module in modules.values())
         raise RuntimeError("on purpose")
@@ -120,7 +118,7 @@ def test_other_threads_are_neither_recorded_nor_disturbed(any_model, pixels):
             with torch.no_grad():
                 found["embedding"] = any_model.encode_image(pixels[:1])
 
-        with recorded_attention(vision_parts(any_model).modules) as weights:
+        with recorded_attention(any_model.image_attention().modules) as weights:
             any_model.encode_image(pixels)
             thread = threading.Thread(target=other)
             thread.start()
@@ -159,7 +157,7 @@ def test_evaluation_restores_every_submodules_mode():
     net[1][0].train(True)
     net[1].grad_checkpointing = True
     before = [m.training for m in net.modules()]
-    with pytest.raises(KeyError), evaluation(net):
+    with pytest.raises(KeyError), recording_mode(net):
         assert not any(m.training for m in net.modules())
         assert net[1].grad_checkpointing is False
         raise KeyError

@@ -9,9 +9,7 @@ import torch
 from cmai_core.errors import DataError, ModelError
 from cmai_core.explanations import grad_cam, relevance, text_relevance
 from cmai_core.explanations.relevance import roll_relevance
-from cmai_core.explanations.towers import text_parts
 from cmai_core.models.recording import recorded_attention
-from cmai_core.models.towers import vision_parts
 
 SQUARES = ("a red cube.", "a green cube.", "a blue cube.")
 
@@ -50,7 +48,7 @@ def plain_relevance(weights, gradients):
 
 
 def test_agrees_with_a_second_implementation(any_model, pixels, captions):
-    parts = vision_parts(any_model)
+    parts = any_model.image_attention()
     with recorded_attention(parts.modules) as weights:
         score = any_model.consistency(pixels.clone().requires_grad_(), captions)
     gradients = dict(zip(weights, torch.autograd.grad(score.sum(), list(weights.values())), strict=True))
@@ -113,7 +111,7 @@ def test_relevance_follows_the_word_among_two_squares(finder, squares, generator
 
 
 def test_grad_cam_is_its_definition(any_model, pixels, captions):
-    norm = vision_parts(any_model).last_norm
+    norm = any_model.image_attention().last_norm
     kept = []
     handle = norm.register_forward_hook(lambda module, inputs, out: kept.append(out))
     score = any_model.consistency(pixels.clone().requires_grad_(), captions)
@@ -139,7 +137,7 @@ def test_words_and_tokens_line_up(any_model, pixels, captions):
 
 
 def test_text_relevance_agrees_with_a_second_implementation(any_model, pixels, captions):
-    parts = text_parts(any_model)
+    parts = any_model.text_attention()
     ids = any_model.tokenize(captions)
     embedded = parts.tower.token_embedding(ids).detach().requires_grad_()
     with recorded_attention(parts.blocks) as weights:

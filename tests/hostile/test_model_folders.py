@@ -28,10 +28,11 @@ from safetensors.torch import load_file, save_file
 
 from cmai_core.cli import main
 from cmai_core.errors import CmaiError, ModelError
-from cmai_core.models import VisionLanguageModel, bundled_models, load_model, registry, save_local_dir
+from cmai_core.models import OpenClipModel, bundled_models, load_model, save_local_dir
 from cmai_core.models.architectures import build_from_config
+from cmai_core.models.families import bundled
+from cmai_core.models.families.bundled import bundled_tokenizer
 from cmai_core.models.heads import ConsistencyHeads
-from cmai_core.models.registry import bundled_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG, CARD, WEIGHTS = "open_clip_config.json", "card.json", "open_clip_model.safetensors"
@@ -65,7 +66,7 @@ def clean(tmp_path_factory):
     """A small model with heads and a card, as CMAI saves it; copy it before changing it."""
     config = {"model_cfg": deepcopy(SMALL), "preprocess_cfg": deepcopy(PREPROCESS)}
     clip = build_from_config(config["model_cfg"], config["preprocess_cfg"], torch.Generator().manual_seed(5))
-    model = VisionLanguageModel(clip.eval(), bundled_tokenizer(), spec="clean", config=config)
+    model = OpenClipModel(clip.eval(), bundled_tokenizer(), spec="clean", config=config)
     model.heads = ConsistencyHeads(model.head_sizes(8), torch.Generator().manual_seed(6))
     card = {"name": "clean", "domain": "tabletop", "defended": True, "training": {"seed": 1}}
     return save_local_dir(model, tmp_path_factory.mktemp("clean") / "model", card)
@@ -508,7 +509,7 @@ def test_a_damaged_folder_is_refused_or_works_and_runs_and_writes_nothing(hostil
 def test_a_damaged_card_takes_no_other_model_out_of_the_list(clean, tmp_path, monkeypatch, name):
     for folder in ("first", "second"):
         shutil.copytree(clean, tmp_path / folder)
-    monkeypatch.setattr(registry, "bundled_dir", lambda: tmp_path)
+    monkeypatch.setattr(bundled, "bundled_dir", lambda: tmp_path)
     MUTATIONS[name][1](tmp_path / "first")
     cards = {card.name: card for card in bundled_models()}
     assert cards["first"].problem and not cards["second"].problem and cards["second"].defended

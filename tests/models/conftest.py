@@ -49,15 +49,15 @@ def make_small(seed: int = 0, **vision):
     """A fresh small CoCa in its wrapper, training mode, gradients on."""
     import torch
 
-    from cmai_core.models import VisionLanguageModel
+    from cmai_core.models import OpenClipModel
     from cmai_core.models.architectures import build_from_config
-    from cmai_core.models.registry import bundled_tokenizer
+    from cmai_core.models.families.bundled import bundled_tokenizer
 
     config = {"model_cfg": deepcopy(SMALL), "preprocess_cfg": deepcopy(PREPROCESS)}
     config["model_cfg"]["vision_cfg"] |= vision
     generator = torch.Generator().manual_seed(seed)
     clip = build_from_config(config["model_cfg"], config["preprocess_cfg"], generator)
-    return VisionLanguageModel(clip, bundled_tokenizer(), spec="small", config=config, card={"domain": "tabletop"})
+    return OpenClipModel(clip, bundled_tokenizer(), spec="small", config=config, card={"domain": "tabletop"})
 
 
 def make_small_clip(custom_text: bool):
@@ -66,7 +66,7 @@ def make_small_clip(custom_text: bool):
     import torch
     from open_clip.model import CLIP, CustomTextCLIP, set_model_preprocess_cfg
 
-    from cmai_core.models import VisionLanguageModel
+    from cmai_core.models import OpenClipModel
 
     vision = {"image_size": 32, "patch_size": 8, "width": 24, "layers": 2, "head_width": 12}
     text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 2}
@@ -74,7 +74,7 @@ def make_small_clip(custom_text: bool):
         torch.manual_seed(3)
         clip = (CustomTextCLIP if custom_text else CLIP)(16, vision, text)
     set_model_preprocess_cfg(clip, dict(PREPROCESS))
-    return VisionLanguageModel(clip.eval(), open_clip.get_tokenizer("ViT-B-32"), spec="small-clip")
+    return OpenClipModel(clip.eval(), open_clip.get_tokenizer("ViT-B-32"), spec="small-clip")
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,10 @@ from open_clip.model import CLIP, set_model_preprocess_cfg
 from safetensors.torch import load_file, save_file
 
 from cmai_core.errors import DataError, ModelError
-from cmai_core.models import VisionLanguageModel, load_model, save_local_dir
+from cmai_core.models import OpenClipModel, load_model, save_local_dir
 from cmai_core.models.heads import ConsistencyHeads, log_opposite, log_verified
-from cmai_core.models.registry import HEADS_FILE
 from cmai_core.models.scoring import both_text_vectors, has_heads, image_vectors, text_vectors
+from cmai_core.models.weights import HEADS_FILE
 
 
 def with_heads(model, seed=1, inner=8):
@@ -165,7 +165,7 @@ def test_an_image_tower_without_patch_tokens_cannot_have_heads():
     with torch.random.fork_rng(devices=[]):
         clip = CLIP(16, vision, text).eval()
     set_model_preprocess_cfg(clip, {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3})
-    model = VisionLanguageModel(clip, open_clip.get_tokenizer("ViT-B-32"), spec="resnet")
+    model = OpenClipModel(clip, open_clip.get_tokenizer("ViT-B-32"), spec="resnet")
     with pytest.raises(ModelError, match="image tower gives no tokens"):
         model.head_sizes()
 

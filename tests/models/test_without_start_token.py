@@ -17,9 +17,9 @@ from cmai_core.data.pair import Batch, Pair
 from cmai_core.data.words import Words
 from cmai_core.errors import DataError
 from cmai_core.explanations import token_attribution
-from cmai_core.models import VisionLanguageModel, load_model, save_local_dir
+from cmai_core.models import OpenClipModel, load_model, save_local_dir
+from cmai_core.models.texts import NO_TOKEN
 from cmai_core.models.tokenizer_files import load_tokenizer
-from cmai_core.models.wrapper import NO_TOKEN
 
 LANGUAGE = "a the red blue green cube ball cone ring and left of small large two cats"
 WORDS = LANGUAGE.split()
@@ -57,7 +57,7 @@ def siglip(tmp_path_factory):
             parameter.data.add_(0.2 * torch.randn(parameter.shape))
     set_model_preprocess_cfg(clip, preprocess)
     config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess}
-    model = VisionLanguageModel(clip.eval(), load_tokenizer(text, "vocabulary", folder), spec="siglip", config=config)
+    model = OpenClipModel(clip.eval(), load_tokenizer(text, "vocabulary", folder), spec="siglip", config=config)
     return load_model(f"local-dir:{save_local_dir(model, tmp_path_factory.mktemp('m') / 'siglip')}", "cpu")
 
 

@@ -10,16 +10,15 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 
 from cmai_core.errors import DataError
-from cmai_core.tasks.evaluate import _chance_recall
 from cmai_core.tasks.metrics import (
     bleu4,
-    bootstrap_interval,
     cider,
     normalise_answer,
     recall_at,
     tokens,
     vqa_accuracy,
 )
+from cmai_core.tasks.retrieval import _chance_recall
 
 TEXTS = ["a red cube on the table", "two large spheres and a cone", "a small green ring"]
 REFERENCES = [
@@ -27,35 +26,6 @@ REFERENCES = [
     ["a cone and two large spheres", "two spheres"],
     ["a blue pyramid", "a small ring"],
 ]
-
-
-def test_bootstrap_of_a_mean_matches_the_normal_approximation():
-    values = np.random.default_rng(0).normal(3.0, 2.0, 4000)
-    found = bootstrap_interval(values, resamples=4000, seed=1)
-    error = 1.96 * values.std() / np.sqrt(len(values))
-    assert found.value == pytest.approx(values.mean())
-    assert found.low == pytest.approx(values.mean() - error, abs=0.1 * error)
-    assert found.high == pytest.approx(values.mean() + error, abs=0.1 * error)
-    assert found.n == 4000
-
-
-def test_bootstrap_depends_on_its_seed_alone_and_on_nothing_for_constants():
-    values = np.arange(20.0)
-    assert bootstrap_interval(values, seed=1) == bootstrap_interval(values, seed=1)
-    assert bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)
-    sure = bootstrap_interval([1.0, 1.0, 1.0])
-    assert (sure.low, sure.value, sure.high) == (1.0, 1.0, 1.0)
-    with pytest.raises(DataError):
-        bootstrap_interval([])
-
-
-def test_a_statistic_is_applied_to_resampled_rows():
-    values = np.random.default_rng(0).normal(size=500)
-    direct = bootstrap_interval(values, seed=3)
-    through = bootstrap_interval(values[:, None], lambda rows: float(rows.mean()), seed=3)
-    assert through.value == pytest.approx(direct.value)
-    assert through.low == pytest.approx(direct.low, abs=0.03)
-    assert through.high == pytest.approx(direct.high, abs=0.03)
 
 
 def test_recall():

@@ -12,7 +12,8 @@ import torch
 from cmai_core.commands import cmcv as cmcv_command
 from cmai_core.defenses.calibration import calibration_of
 from cmai_core.errors import ModelError
-from cmai_core.models import load_model, registry
+from cmai_core.models import load_model
+from cmai_core.models.families import bundled
 from cmai_core.models.heads import ConsistencyHeads
 from cmai_core.models.save import save_local_dir
 from cmai_core.training.bundle import bundle
@@ -29,8 +30,8 @@ def folders(tmp_path, monkeypatch):
     """(a model without heads, the same with heads, heads of other towers); models are bundled into tmp_path."""
     assets = tmp_path / "models"
     assets.mkdir()
-    shutil.copytree(registry.bundled_dir() / "_tokenizer", assets / "_tokenizer")
-    monkeypatch.setattr(registry, "bundled_dir", lambda: assets)
+    shutil.copytree(bundled.bundled_dir() / "_tokenizer", assets / "_tokenizer")
+    monkeypatch.setattr(bundled, "bundled_dir", lambda: assets)
     out = []
     for name, towers, heads in (("plain", 0, False), ("headed", 0, True), ("others", 1, True)):
         model = helpers.model()
@@ -45,7 +46,7 @@ def folders(tmp_path, monkeypatch):
 
 def test_heads_of_the_same_towers_come_along_and_the_thresholds_are_those_of_the_stored_model(folders, monkeypatch):
     plain, headed, _ = folders
-    monkeypatch.setattr(cmcv_command, "OTHERS", ("holdout",))
+    monkeypatch.setattr(cmcv_command, "other_splits", lambda dataset: ("holdout",))
     card = bundle(plain, "made", heads=headed, measured=False, calibration=40)
     model = load_model("made", "cpu")
     assert model.heads is not None and model.name == "made" and card["training"]["heads"]["pairs"] == 8
@@ -57,7 +58,7 @@ def test_heads_of_the_same_towers_come_along_and_the_thresholds_are_those_of_the
 
 def test_what_cannot_be_bundled_leaves_nothing_behind(folders, monkeypatch):
     plain, headed, others = folders
-    kept = sorted(path.name for path in registry.bundled_dir().iterdir())
+    kept = sorted(path.name for path in bundled.bundled_dir().iterdir())
     with pytest.raises(ModelError, match="other towers"):
         bundle(plain, "made", heads=others, measured=False)
     with pytest.raises(ModelError, match="no consistency heads"):
@@ -67,4 +68,4 @@ def test_what_cannot_be_bundled_leaves_nothing_behind(folders, monkeypatch):
     monkeypatch.setattr("cmai_core.training.bundle.SIZE_LIMIT", 1000)
     with pytest.raises(ModelError, match="at most 1,000"):
         bundle(plain, "made")
-    assert sorted(path.name for path in registry.bundled_dir().iterdir()) == kept
+    assert sorted(path.name for path in bundled.bundled_dir().iterdir()) == kept

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from cmai_core.attacks.objectives.objective import Objective, needs_gradient
 from cmai_core.attacks.objectives.success import Criterion, Scored
@@ -267,31 +265,3 @@ def _joined(parts: list[torch.Tensor]) -> torch.Tensor | None:
     if not parts:
         return None
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-@contextlib.contextmanager
-def at_rest(model: Any) -> Iterator[None]:
-    """Evaluation mode and no parameter gradients while inside; each module and parameter is put back as it was found.
-
-    Consistency heads beside the model's towers are part of it. With `requires_grad` off, the forward pass keeps nothing
-    for parameter gradients, which nobody asks for.
-    """
-    root = model if isinstance(model, nn.Module) else getattr(model, "clip", None)
-    if not isinstance(root, nn.Module):
-        yield
-        return
-    heads = getattr(model, "heads", None)
-    roots = [root, heads] if isinstance(heads, nn.Module) else [root]
-    training = [module for part in roots for module in part.modules() if module.training]
-    trainable = [parameter for part in roots for parameter in part.parameters() if parameter.requires_grad]
-    try:
-        for module in training:
-            module.training = False
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for module in training:
-            module.training = True
-        for parameter in trainable:
-            parameter.requires_grad_(True)

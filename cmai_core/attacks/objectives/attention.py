@@ -12,7 +12,6 @@ from cmai_core.attacks.objectives.objective import Objective
 from cmai_core.data.pair import Batch
 from cmai_core.errors import OptionError
 from cmai_core.models.recording import recorded_attention
-from cmai_core.models.towers import vision_parts
 
 PIECE = 64
 
@@ -69,7 +68,7 @@ def looked_at(model: Any, pixels: torch.Tensor) -> torch.Tensor:
     Raises:
         ModelError: an image tower that gives out no attention.
     """
-    parts = vision_parts(model)
+    parts = model.image_attention()
     name = "pooler" if parts.pooler is not None else list(parts.blocks)[-1]
     with recorded_attention({name: parts.modules[name]}) as weights:
         model.image_features(pixels)

@@ -74,6 +74,7 @@ ROWS = (
         year=2019,
         url="https://arxiv.org/abs/1805.11090",
         cited=("population", "mutation", "span"),
+        least=6,
         remarks={"decay": "mutation to 0.1, span to 0.15"},
         compare="square and nes at equal queries",
         norms=PIXELS,

@@ -1,4 +1,4 @@
-"""The figures of the dataset card, measured: `python -m cmai_core.data.tabletop.statistics` prints them as Markdown."""
+"""The figures of the dataset card, measured: `cmai data statistics` prints them as Markdown."""
 
 from __future__ import annotations
 
@@ -85,19 +85,23 @@ def caption_figures(scenes: int = 1000) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    print("| split | scenes |\n|---|---|")
-    for split, number in SPLIT_SIZES.items():
-        print(f"| {split} | {number:,} |")
-    print("\n| captions (first 1,000 test scenes) | |\n|---|---|")
-    for name, value in caption_figures().items():
-        print(f"| {name} | {value:.3g} |")
-    print("\n| question family | questions | right from the words alone | chance |\n|---|---|---|---|")
+def markdown() -> str:
+    """Measure all figures; return the tables of the dataset card."""
+    lines = ["| split | scenes |", "|---|---|"]
+    lines += [f"| {split} | {number:,} |" for split, number in SPLIT_SIZES.items()]
+    lines += ["", "| captions (first 1,000 test scenes) | |", "|---|---|"]
+    lines += [f"| {name} | {value:.3g} |" for name, value in caption_figures().items()]
+    lines += ["", "| question family | questions | right from the words alone | chance |", "|---|---|---|---|"]
     for family, (accuracy, chance, number) in question_balance().items():
-        print(f"| {family} | {number:,} | {accuracy:.3f} | {chance:.3f} |")
+        lines.append(f"| {family} | {number:,} | {accuracy:.3f} | {chance:.3f} |")
     accuracy, number = statement_balance()
-    print(f"| two-image statements | {number:,} | {accuracy:.3f} | 0.500 |")
+    lines.append(f"| two-image statements | {number:,} | {accuracy:.3f} | 0.500 |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    main()
+    import sys
+
+    from cmai_core.cli import main
+
+    raise SystemExit(main(["data", "statistics", *sys.argv[1:]]))

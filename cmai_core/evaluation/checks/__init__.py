@@ -1,6 +1,6 @@
 """Self-checks of an evaluation: does it measure the model, or the weakness of the attack?
 
-    checks = checks_from_readings(frame)                                   # from a finished evaluation
+    checks = check_predictions(frame)                                   # from a finished evaluation
     checks = probe(model, "retrieval", dataset, epsilon=4 / 255)           # small experiments on a few samples
     print(report(checks))
 
@@ -9,9 +9,9 @@ AutoAttack (Croce and Hein 2020) raises. Each check is a `Check`: pass, warn, fa
 """
 
 from cmai_core.evaluation.checks.check import STATUSES, Check, report, worst
-from cmai_core.evaluation.checks.from_predictions import checks_from_readings
+from cmai_core.evaluation.checks.from_predictions import check_predictions
 
-__all__ = ["STATUSES", "Check", "checks_from_readings", "probe", "report", "worst"]
+__all__ = ["STATUSES", "Check", "check_predictions", "probe", "report", "worst"]
 
 
 def __getattr__(name: str):

@@ -18,7 +18,7 @@ from cmai_core.attacks.engine.record import SearchRecord
 from cmai_core.attacks.objectives.objective import TaskObjective
 from cmai_core.attacks.objectives.success import Untargeted
 from cmai_core.attacks.searches.external import External
-from cmai_core.attacks.specs import Recipe
+from cmai_core.attacks.specs import LENGTHS, Recipe
 from cmai_core.attacks.threats.image import ThreatModel
 from cmai_core.attacks.threats.regions.linf import LinfRegion
 from cmai_core.budget import Budget
@@ -91,12 +91,13 @@ def _values(plain: Any, name: str) -> list[int]:
 def attacker_of(
     attack: Any, model: Any, task: Any, dataset: Any, norm: str, epsilon: float | None, values: int, seed: int
 ) -> Attacker:
-    """Whatever may be tested, as an `Attacker`.
+    """Make an `Attacker` of whatever may be tested.
 
     Args:
         attack: an `Attack`; a `Recipe`; a recipe as a grid writes it ("pgd", "apgd:steps=50"); an object of Foolbox or
             torchattacks; a function (model, batch) → pixels, which is given `epsilon=` where it takes that.
-        norm, epsilon: of recipes and functions, in the units of `ThreatModel`; None: the attack's own ε, 4/255.
+        norm, epsilon: of recipes and functions, in the units of `ThreatModel`; None: the attack's own ε, or its usual
+            budget.
         values: 3·H·W.
 
     Raises:
@@ -106,8 +107,7 @@ def attacker_of(
         base = dataclasses.replace(attack, threat=attack.threat.sized(values))
         base = base if epsilon is None else _budget(base, epsilon)
         return Attacker(base, None if isinstance(base.search, External) else functools.partial(_budget, base))
-    one_of("norm", norm, ("linf", "l2"))
-    epsilon = Budget.usual(norm).pixels(values) if epsilon is None else epsilon
+    one_of("norm", norm, LENGTHS)
     if isinstance(attack, (str, Recipe)):
         base = _recipe(attack, task, dataset, norm, epsilon, values)
         if getattr(model, "rejects", False) and hasattr(model, "fooled"):
@@ -117,11 +117,12 @@ def attacker_of(
         raise OptionError(
             f"attack={attack!r} is not accepted.", "Accepted: an Attack, a recipe, or a function (model, batch)."
         )
+    epsilon = Budget.usual(norm).pixels(values) if epsilon is None else epsilon
     return _outside(attack, task, dataset, norm, epsilon, values, seed)
 
 
 def _budget(attack: Attack, epsilon: float) -> Attack:
-    """The attack at another ε; a step of fixed length grows with it."""
+    """Return the attack at another ε; a step of fixed length grows with it."""
     search, old = attack.search, float(torch.as_tensor(attack.threat.epsilon, dtype=torch.float64).max())
     length = getattr(search, "step_size", None)
     if length is not None and old > 0 and dataclasses.is_dataclass(search):
@@ -129,13 +130,13 @@ def _budget(attack: Attack, epsilon: float) -> Attack:
     return dataclasses.replace(attack, threat=dataclasses.replace(attack.threat, epsilon=epsilon), search=search)
 
 
-def _recipe(recipe: str | Recipe, task: Any, dataset: Any, norm: str, epsilon: float, values: int) -> Attack:
+def _recipe(recipe: str | Recipe, task: Any, dataset: Any, norm: str, epsilon: float | None, values: int) -> Attack:
     from cmai_core.evaluation.runs.entries import parse_entry
 
     entry = parse_entry(recipe.slug if isinstance(recipe, Recipe) else recipe, {})
     if entry.where or entry.modality != "image":
         raise OptionError(f"{entry.label!r} is no recipe on pictures.", "Accepted: `cmai recipes`, modality image.")
-    amount = Budget.of_pixels(norm, epsilon, values).amount
+    amount = None if epsilon is None else Budget.of_pixels(norm, epsilon, values).amount
     attack = entry.experiment(norm=norm, epsilon=amount).build(task, dataset, values)
     return dataclasses.replace(attack, name=entry.label)
 

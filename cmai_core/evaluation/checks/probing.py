@@ -14,13 +14,13 @@ from cmai_core.evaluation.runs.predictor import make_batch
 from cmai_core.evaluation.runs.setting import RememberingTask
 from cmai_core.options import whole
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
+from cmai_core.registry import Registry
 
-# What the attack is not needed for comes first, cheap ones before dear ones.
-_MODEL: dict[str, Callable[[Bench], Any]] = {
+_WITHOUT_ATTACK = (inference.CLEAN, inference.OPTIMISES)
+# Those of the model alone come first, quick ones before slow ones.
+_PROBES: dict[str, Callable[[Bench], Any]] = {
     inference.CLEAN: inference.clean_accuracy,
     inference.OPTIMISES: inference.optimises,
-}
-_ATTACK: dict[str, Callable[[Bench], Any]] = {
     inference.RANDOM: inference.randomised,
     gradients.PRESENT: gradients.gradients,
     sameness.WATCHED: sameness.watched,
@@ -42,8 +42,13 @@ _ATTACK: dict[str, Callable[[Bench], Any]] = {
     comparison.SCORES: comparison.black_box,
 }
 
-CHECKS = (*_MODEL, *_ATTACK, verdict.TOGETHER, verdict.ENOUGH)
-"""Names of all probing checks; the second one of gradients comes with the first."""
+PROBES: Registry[Callable[[Bench], Check | list[Check]]] = Registry("self-check", "cmai.probes", _PROBES)
+"""What ought to hold → experiment on a model and an attack that gives one `Check` or several."""
+
+
+def probe_names() -> tuple[str, ...]:
+    """Name all probing checks; the second one of gradients comes with the first."""
+    return (*PROBES, verdict.TOGETHER, verdict.ENOUGH)
 
 
 def probe(
@@ -62,7 +67,7 @@ def probe(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> list[Check]:
-    """Checks an attack on a model by small experiments. The model is left as it was found.
+    """Check an attack on a model by small experiments; the model is left as it was found.
 
     A check that looks at strength compares attacks on the samples that the model gets right when clean; few samples
     decide little, so a small lead is a warning, and only a lead that chance would hardly give is a failure.
@@ -73,7 +78,7 @@ def probe(
         epsilon: in the units of `ThreatModel` ([0, 1] pixel units for linf); None: the attack's own.
         attack: what is tested; see `attacker_of`. norm: "linf" or "l2", of recipes and functions.
         surrogates: name → another model, to make transferred pictures on.
-        queries: budget of the black-box search. only: names of checks (`CHECKS`); None: all.
+        queries: budget of the black-box search. only: names of checks (`probe_names`); None: all.
         cancel: looked at between and within the experiments; what was not run is "skipped".
 
     Raises:
@@ -84,8 +89,8 @@ def probe(
     whole("samples", samples, 1)
     whole("queries", queries, 1)
     whole("seed", seed, 0)
-    if unknown := sorted(set(only or ()) - set(CHECKS)):
-        raise OptionError(f"There is no check {unknown[0]!r}.", f"Accepted: {'; '.join(CHECKS)}.")
+    if unknown := sorted(set(only or ()) - set(probe_names())):
+        raise OptionError(f"There is no check {unknown[0]!r}.", f"Accepted: {'; '.join(probe_names())}.")
     task = get_task(task) if isinstance(task, str) else task
     if hasattr(task, "applies_to") and (why := task.applies_to(dataset, model)):
         raise OptionError(f"The task {task.name} does not apply: {why}", "Choose another task, model or dataset.")
@@ -100,16 +105,16 @@ def probe(
 def run_checks(
     bench: Bench, only: Collection[str] | None = None, progress: ProgressCallback | None = None
 ) -> list[Check]:
-    """The probing checks of a set-up, in order."""
+    """Make the probing checks of a set-up, in order."""
     found: list[Check] = []
-    every = {name: check for name, check in {**_MODEL, **_ATTACK}.items() if only is None or name in only}
+    every = {name: check for name, check in PROBES.items() if only is None or name in only}
     why = "" if bench.count else "The model gets none of the samples right, so there is nothing to attack."
     for done, (name, check) in enumerate(every.items()):
         if progress is not None:
             progress(Progress(done, len(every), name))
         if bench.cancel is not None and bench.cancel.cancelled:
             found.append(skipped(name, "Stopped before it was made."))
-        elif why and name not in _MODEL:
+        elif why and name not in _WITHOUT_ATTACK:
             found.append(skipped(name, why))
         else:
             found += _one(name, check, bench)
@@ -120,7 +125,7 @@ def run_checks(
 
 
 def _in_all(bench: Bench, found: Sequence[Check], only: Collection[str] | None) -> list[Check]:
-    """What the checks come to together."""
+    """Judge the checks together."""
     if bench.cancel is not None and bench.cancel.cancelled:
         why = "Stopped before it was made."
     else:

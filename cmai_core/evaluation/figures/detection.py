@@ -1,38 +1,23 @@
-"""How well a low consistency score S_c tells attacked pairs from clean ones: ROC, AUROC, thresholds, intervals.
+"""How well a low consistency score S_c tells attacked pairs from clean ones: ROC, AUROC, thresholds.
 
 One rule throughout: a pair is flagged when its score lies *below* the threshold, `score < τ`. "Positive" means
 attacked: the false-positive rate (FPR) is the share of clean pairs flagged, the true-positive rate (TPR) the share
-of attacked pairs flagged. Only NumPy; random numbers come from the generator that the caller gives.
+of attacked pairs flagged.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from cmai_core.bootstrap import percentiles, resampled_rows
 from cmai_core.errors import DataError, OptionError
 
 Scores = Sequence[float] | np.ndarray
 GUARANTEES = ("calibration", "new")
-
-
-@dataclass(frozen=True)
-class Roc:
-    """A receiver operating characteristic, from (0, 0) to (1, 1).
-
-    Attributes:
-        fpr, tpr: K values in [0, 1], neither ever falling.
-        thresholds: K values of τ that give them (`score < τ`); the first is −inf (nothing flagged).
-        area: the area under the curve, as `auroc`.
-    """
-
-    fpr: np.ndarray
-    tpr: np.ndarray
-    thresholds: np.ndarray
-    area: float
 
 
 @dataclass(frozen=True)
@@ -45,55 +30,12 @@ class Interval:
     level: float
 
 
-@dataclass(frozen=True)
-class Threshold:
-    """A threshold τ calibrated on clean pairs.
+def checked(scores: Scores, what: str) -> np.ndarray:
+    """Return scores as a float64 array.
 
-    Attributes:
-        tau: pairs with a score below it are flagged.
-        stated_fpr: the rate that was asked for.
-        realised_fpr: the share of the calibration pairs below τ; never more than `stated_fpr`.
-        count: calibration pairs.
-        guarantee: see `threshold_at_fpr`.
-        interval: τ over bootstrap samples of the calibration pairs; None where none was asked for.
+    Raises:
+        DataError: no scores, not a list of numbers, or scores that are not finite.
     """
-
-    tau: float
-    stated_fpr: float
-    realised_fpr: float
-    count: int
-    guarantee: str = "calibration"
-    interval: Interval | None = None
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Counts of several sets of scores over the same bins.
-
-    Attributes:
-        edges: B+1 values, rising.
-        counts: name → B counts. The last bin includes its right edge.
-        outside: name → how many scores lie outside the edges (0 unless limits were given).
-    """
-
-    edges: np.ndarray
-    counts: Mapping[str, np.ndarray]
-    outside: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A set of scores in numbers; `quantiles` at 5, 25, 50, 75 and 95 %, `sd` divides by N−1 (0 for N = 1)."""
-
-    count: int
-    mean: float
-    sd: float
-    low: float
-    high: float
-    quantiles: tuple[float, float, float, float, float]
-
-
-def _checked(scores: Scores, what: str) -> np.ndarray:
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 1 or not len(values):
         raise DataError(f"No {what} scores (an array of the shape {values.shape}).", "Give at least one number.")
@@ -102,59 +44,45 @@ def _checked(scores: Scores, what: str) -> np.ndarray:
     return values
 
 
-def _rate(value: float, name: str = "false-positive rate") -> float:
-    if not 0.0 <= value <= 1.0:
-        raise OptionError(f"A {name} of {value} does not exist.", "Give a number from 0 to 1.")
-    return float(value)
+def _labelled(clean_scores: Scores, attacked_scores: Scores) -> tuple[np.ndarray, np.ndarray]:
+    """Return (labels, scores) as scikit-learn wants them: 1 is attacked, higher means more likely attacked."""
+    clean, attacked = checked(clean_scores, "clean"), checked(attacked_scores, "attacked")
+    return np.repeat([0, 1], [len(clean), len(attacked)]), -np.concatenate([clean, attacked])
 
 
 def auroc(clean_scores: Scores, attacked_scores: Scores) -> float:
-    """Area under the ROC: the chance that an attacked pair scores lower than a clean one, ties counting half.
+    """Return the area under the ROC: the chance that an attacked pair scores lower than a clean one (ties count half).
 
-    0.5 is guessing, 1 perfect. Computed from ranks (Mann–Whitney U; Hanley and McNeil 1982), so it is exact.
-
-    Raises:
-        DataError: no scores, or scores that are not finite.
-    """
-    clean, attacked = np.sort(_checked(clean_scores, "clean")), _checked(attacked_scores, "attacked")
-    below = np.searchsorted(clean, attacked, side="left")
-    up_to = np.searchsorted(clean, attacked, side="right")
-    greater = len(clean) - up_to
-    return float((greater + 0.5 * (up_to - below)).mean() / len(clean))
-
-
-def roc(clean_scores: Scores, attacked_scores: Scores) -> Roc:
-    """The whole curve; one point for each distinct score, and (0, 0).
+    0.5 is guessing, 1 perfect (Hanley and McNeil 1982).
 
     Raises:
         DataError: no scores, or scores that are not finite.
     """
-    clean, attacked = np.sort(_checked(clean_scores, "clean")), np.sort(_checked(attacked_scores, "attacked"))
-    distinct = np.unique(np.concatenate([clean, attacked]))
-    fpr = np.searchsorted(clean, distinct, side="right") / len(clean)
-    tpr = np.searchsorted(attacked, distinct, side="right") / len(attacked)
-    return Roc(
-        np.concatenate([[0.0], fpr]),
-        np.concatenate([[0.0], tpr]),
-        np.concatenate([[-np.inf], np.nextafter(distinct, np.inf)]),
-        auroc(clean, attacked),
-    )
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(*_labelled(clean_scores, attacked_scores)))
 
 
 def roc_curve(clean_scores: Scores, attacked_scores: Scores) -> tuple[np.ndarray, np.ndarray]:
-    """(fpr, tpr) of `roc`, for drawing."""
-    curve = roc(clean_scores, attacked_scores)
-    return curve.fpr, curve.tpr
+    """Return (FPR, TPR) of all thresholds: (0, 0), then one point for each distinct score, up to (1, 1).
+
+    Raises:
+        DataError: no scores, or scores that are not finite.
+    """
+    from sklearn import metrics
+
+    fpr, tpr, _ = metrics.roc_curve(*_labelled(clean_scores, attacked_scores), drop_intermediate=False)
+    return fpr, tpr
 
 
 def rates_at(clean_scores: Scores, attacked_scores: Scores, tau: float) -> tuple[float, float]:
-    """(FPR, TPR) of flagging what scores below `tau`."""
-    clean, attacked = _checked(clean_scores, "clean"), _checked(attacked_scores, "attacked")
+    """Return (FPR, TPR) of flagging what scores below `tau`."""
+    clean, attacked = checked(clean_scores, "clean"), checked(attacked_scores, "attacked")
     return float((clean < tau).mean()), float((attacked < tau).mean())
 
 
 def threshold_at_fpr(clean_scores: Scores, fpr: float, guarantee: str = "calibration") -> float:
-    """The largest τ (among the scores) that keeps the false-positive rate at or under `fpr`.
+    """Return the largest τ (among the scores) that keeps the false-positive rate at or under `fpr`.
 
     Args:
         clean_scores: N scores of clean pairs, not those that will be reported on.
@@ -167,7 +95,9 @@ def threshold_at_fpr(clean_scores: Scores, fpr: float, guarantee: str = "calibra
         DataError: no scores, or scores that are not finite.
         OptionError: a rate outside [0, 1], an unknown guarantee.
     """
-    values, fpr = np.sort(_checked(clean_scores, "clean")), _rate(fpr)
+    values = np.sort(checked(clean_scores, "clean"))
+    if not 0.0 <= fpr <= 1.0:
+        raise OptionError(f"A false-positive rate of {fpr} does not exist.", "Give a number from 0 to 1.")
     if guarantee not in GUARANTEES:
         raise OptionError(f"Unknown guarantee {guarantee!r}.", f"Choose from {', '.join(GUARANTEES)}.")
     total = len(values) if guarantee == "calibration" else len(values) + 1
@@ -180,68 +110,6 @@ def threshold_at_fpr(clean_scores: Scores, fpr: float, guarantee: str = "calibra
     return float(values[position])
 
 
-def calibrate(
-    clean_scores: Scores,
-    fpr: float,
-    *,
-    guarantee: str = "calibration",
-    generator: np.random.Generator | None = None,
-    resamples: int = 1000,
-    level: float = 0.95,
-) -> Threshold:
-    """`threshold_at_fpr` with what it realises; with a generator also the bootstrap interval of τ."""
-    values = _checked(clean_scores, "clean")
-    tau = threshold_at_fpr(values, fpr, guarantee)
-    interval = None
-    if generator is not None:
-        samples = (
-            threshold_at_fpr(values[_rows(generator, len(values))], fpr, guarantee) for _ in range(_count(resamples))
-        )
-        interval = _percentiles(tau, samples, level)
-    return Threshold(tau, float(fpr), float((values < tau).mean()), len(values), guarantee, interval)
-
-
-def tpr_at_fpr(clean_scores: Scores, attacked_scores: Scores, fpr: float) -> float:
-    """Share of attacked pairs flagged at the threshold `threshold_at_fpr(clean_scores, fpr)`; conservative, no
-    interpolation between points of the curve."""
-    return rates_at(clean_scores, attacked_scores, threshold_at_fpr(clean_scores, fpr))[1]
-
-
-def bootstrap(
-    statistic: Callable[[np.ndarray, np.ndarray], float],
-    clean_scores: Scores,
-    attacked_scores: Scores,
-    *,
-    generator: np.random.Generator,
-    resamples: int = 1000,
-    level: float = 0.95,
-    paired: bool = False,
-) -> Interval:
-    """Percentile bootstrap (Efron 1979) of `statistic(clean, attacked)`, such as `auroc`.
-
-    Args:
-        statistic: called with two arrays.
-        generator: source of the resamples.
-        resamples: number of resamples, at least 100.
-        level: confidence, in (0, 1).
-        paired: row k of both sets is the same pair before and after the attack, and is drawn as one.
-
-    Raises:
-        DataError: no scores, scores that are not finite, or paired sets of different lengths.
-        OptionError: too few resamples, a level outside (0, 1).
-    """
-    clean, attacked = _checked(clean_scores, "clean"), _checked(attacked_scores, "attacked")
-    if paired and len(clean) != len(attacked):
-        raise DataError(f"{len(clean)} clean and {len(attacked)} attacked scores are not pairs.", "Use paired=False.")
-
-    def draw() -> float:
-        rows = _rows(generator, len(clean))
-        return statistic(clean[rows], attacked[rows if paired else _rows(generator, len(attacked))])
-
-    samples = (draw() for _ in range(_count(resamples)))
-    return _percentiles(float(statistic(clean, attacked)), samples, level)
-
-
 def auroc_interval(
     clean_scores: Scores,
     attacked_scores: Scores,
@@ -251,87 +119,57 @@ def auroc_interval(
     level: float = 0.95,
     paired: bool = False,
 ) -> Interval:
-    """`auroc` with its bootstrap interval."""
-    return bootstrap(
-        auroc, clean_scores, attacked_scores, generator=generator, resamples=resamples, level=level, paired=paired
-    )
-
-
-def tpr_interval(
-    clean_scores: Scores,
-    attacked_scores: Scores,
-    fpr: float,
-    *,
-    generator: np.random.Generator,
-    resamples: int = 1000,
-    level: float = 0.95,
-    paired: bool = False,
-) -> Interval:
-    """`tpr_at_fpr` with its bootstrap interval; the threshold is calibrated anew in each resample, so that its own
-    uncertainty is included."""
-    rate = _rate(fpr)
-    return bootstrap(
-        lambda clean, attacked: tpr_at_fpr(clean, attacked, rate),
-        clean_scores,
-        attacked_scores,
-        generator=generator,
-        resamples=resamples,
-        level=level,
-        paired=paired,
-    )
-
-
-def histogram(scores: Mapping[str, Scores], bins: int = 40, limits: tuple[float, float] | None = None) -> Histogram:
-    """Counts of each named set over shared bins.
+    """Return `auroc` with its bootstrap interval.
 
     Args:
-        scores: name → scores, e.g. {"clean": …, "adversarial": …}. A set may be empty.
-        bins: number of bins, 1 to 1000.
-        limits: (low, high); None: the range of all scores together (widened where they are all equal).
+        generator: source of the resamples. resamples: how many, at least 100. level: confidence, in (0, 1).
+        paired: row k of both sets is the same pair before and after the attack, and is drawn as one.
 
     Raises:
-        DataError: no scores at all, or scores that are not finite.
-        OptionError: a bad number of bins, limits that do not rise.
+        DataError: no scores, scores that are not finite, or paired sets of different lengths.
+        OptionError: too few resamples, a level outside (0, 1).
     """
-    if not 1 <= bins <= 1000:
-        raise OptionError(f"{bins} bins.", "Choose 1 to 1000.")
-    arrays = {name: _checked(v, name) if len(v) else np.zeros(0) for name, v in scores.items()}
-    everything = _checked(np.concatenate([*arrays.values(), np.zeros(0)]), "given")
-    low, high = limits if limits is not None else (float(everything.min()), float(everything.max()))
-    if limits is None and high - low < 1e-9:
-        low, high = low - 0.5e-3, high + 0.5e-3
-    if not low < high:
-        raise OptionError(f"Limits ({low}, {high}) of a histogram.", "The first must be smaller than the second.")
-    edges = np.linspace(low, high, bins + 1)
-    counts = {name: np.histogram(values, edges)[0] for name, values in arrays.items()}
-    outside = {name: int(len(values) - counts[name].sum()) for name, values in arrays.items()}
-    return Histogram(edges, counts, outside)
-
-
-def summary(scores: Scores) -> Summary:
-    """Count, mean, standard deviation, range and quantiles."""
-    values = _checked(scores, "given")
-    quantiles = tuple(float(q) for q in np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95]))
-    sd = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    return Summary(len(values), float(values.mean()), sd, float(values.min()), float(values.max()), quantiles)
-
-
-def _rows(generator: np.random.Generator, count: int) -> np.ndarray:
-    return generator.integers(0, count, size=count)
-
-
-def _count(resamples: int) -> int:
+    clean, attacked = checked(clean_scores, "clean"), checked(attacked_scores, "attacked")
+    if paired and len(clean) != len(attacked):
+        raise DataError(f"{len(clean)} clean and {len(attacked)} attacked scores are not pairs.", "Use paired=False.")
     if resamples < 100:
         raise OptionError(f"{resamples} bootstrap resamples.", "Use at least 100.")
-    return int(resamples)
+    blocks = _drawn(generator, len(clean), len(attacked), int(resamples), paired)
+    low, high = percentiles(resampled_areas(clean, attacked, blocks), level, interpolate=False)
+    return Interval(auroc(clean, attacked), low, high, level)
 
 
-def _percentiles(value: float, samples, level: float) -> Interval:
-    if not 0.0 < level < 1.0:
-        raise OptionError(f"A confidence level of {level}.", "Give a number between 0 and 1, such as 0.95.")
-    tail = (1.0 - level) / 2
-    # "lower"/"higher" instead of interpolation: τ may be −inf in some resamples
-    drawn = np.sort(np.fromiter(samples, dtype=np.float64))
-    low = drawn[math.floor(tail * (len(drawn) - 1))]
-    high = drawn[math.ceil((1.0 - tail) * (len(drawn) - 1))]
-    return Interval(value, float(low), float(high), level)
+def _drawn(
+    generator: np.random.Generator, clean: int, attacked: int, resamples: int, paired: bool
+) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+    """Yield for each resample how often each clean and each attacked score is taken (1×N and 1×M)."""
+    for _ in range(resamples):
+        (first,) = resampled_rows(generator, clean, 1)
+        second = first if paired else next(resampled_rows(generator, attacked, 1))
+        yield np.bincount(first, minlength=clean)[None], np.bincount(second, minlength=attacked)[None]
+
+
+def resampled_areas(
+    clean: np.ndarray, attacked: np.ndarray, blocks: Iterable[tuple[np.ndarray, np.ndarray]]
+) -> np.ndarray:
+    """Return the AUROC of many resamples, for which scikit-learn, called one by one, takes many seconds.
+
+    Args:
+        clean, attacked: N and M scores.
+        blocks: how often each score is taken: B×N and B×M of the next B resamples.
+
+    Returns:
+        One area for each resample, NaN where it has no clean or no attacked score.
+    """
+    order = np.argsort(clean, kind="stable")
+    below = np.searchsorted(clean[order], attacked, side="left")
+    up_to = np.searchsorted(clean[order], attacked, side="right")
+    areas = []
+    for taken_clean, taken_attacked in blocks:
+        up = np.cumsum(taken_clean[:, order], axis=1, dtype=float)
+        up = np.concatenate([np.zeros((len(up), 1)), up], axis=1)
+        # clean scores above each attacked one, equal ones counting half
+        above = up[:, -1:] - (up[:, below] + up[:, up_to]) / 2
+        with np.errstate(invalid="ignore", divide="ignore"):
+            areas.append((above * taken_attacked).sum(axis=1) / (up[:, -1] * taken_attacked.sum(axis=1)))
+    return np.concatenate(areas)

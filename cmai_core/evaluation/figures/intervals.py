@@ -1,25 +1,20 @@
-"""Bootstrap intervals of shares, means, ratios, medians and paired differences, fast enough for thousands of cells.
+"""95 % intervals of shares, means, ratios and medians, quick enough for thousands of cells.
 
-All are percentile intervals (Efron 1979) at 95 %, as `tasks.metrics.bootstrap_interval` gives them. A resample is a
-multinomial draw of how often each unit is taken; the draws depend on (number of units, seed) alone and are kept, so
+All are percentile intervals of the bootstrap (`cmai_core.bootstrap`). Draws depend on (number of units, seed) alone, so
 two figures over the same units are resampled alike. What is unknown is NaN.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
 
-RESAMPLES = 1000
-LEVEL = 0.95
-_KEPT_UNITS = 4096
-_CHUNK_VALUES = 4_000_000
+from cmai_core.bootstrap import LEVEL, percentiles, resampled_counts
 
 
 def share_interval(hits: np.ndarray, total: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds (low, high) of shares `hits / total` of independent units; NaN where the total is 0.
+    """Return the bounds (low, high) of shares `hits / total` of independent units; NaN where the total is 0.
 
     A resampled share is binomial with the probability hits/total, so its percentiles are known without drawing. Where
     none or all of the units hit, every resample is alike and the bootstrap says nothing; there the exact interval is
@@ -39,44 +34,13 @@ def share_interval(hits: np.ndarray, total: np.ndarray, level: float = LEVEL) ->
     return np.where(none, 0.0, low), np.where(every, 1.0, high)
 
 
-def weights(units: int, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[np.ndarray]:
-    """How often each unit is taken in each resample: float64 blocks of shape B×units, `resamples` rows in all.
-
-    The draws are those of `bootstrap_interval` with the same seed.
-    """
-    if units <= _KEPT_UNITS:
-        yield _kept_weights(units, resamples, seed)
-        return
-    rng, step = np.random.default_rng(seed), max(1, _CHUNK_VALUES // units)
-    for start in range(0, resamples, step):
-        rows = min(step, resamples - start)
-        yield rng.multinomial(units, np.full(units, 1 / units), size=rows).astype(float)
-
-
-@lru_cache(maxsize=3)
-def _kept_weights(units: int, resamples: int, seed: int) -> np.ndarray:
-    drawn = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=resamples).astype(float)
-    drawn.flags.writeable = False
-    return drawn
-
-
-def percentiles(drawn: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """(low, high) of resampled figures; resamples in which the figure does not exist (NaN) are left out."""
-    drawn = drawn[~np.isnan(drawn)]
-    if not len(drawn):
-        return np.nan, np.nan
-    method = "linear" if np.isfinite(drawn).all() else "closest_observation"
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], method=method)
-    return float(low), float(high)
-
-
 def mean_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
-    """(mean, low, high) of N finite values; NaN of none."""
+    """Return (mean, low, high) of N finite values; NaN of none."""
     return ratio_interval(values, np.ones(len(values)), seed)
 
 
 def ratio_interval(above: np.ndarray, below: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
-    """(Σ above / Σ below, low, high), resampling units (rows), such as pictures that have several texts each.
+    """Return (Σ above / Σ below, low, high), resampling units (rows), such as pictures that have several texts each.
 
     Args:
         above, below: N sums, one a unit. seed: of the resamples.
@@ -86,14 +50,13 @@ def ratio_interval(above: np.ndarray, below: np.ndarray, seed: int = 0) -> tuple
         return np.nan, np.nan, np.nan
     columns = np.stack([above, below], axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        drawn = [(block @ columns) for block in weights(len(above), seed=seed)]
-        sums = np.concatenate(drawn)
+        sums = np.concatenate([block @ columns for block in resampled_counts(len(above), seed=seed)])
         low, high = percentiles(sums[:, 0] / sums[:, 1])
     return float(above.sum() / below.sum()), low, high
 
 
 def median_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """(median, low, high) of N values, infinite ones allowed; NaN of none.
+    """Return (median, low, high) of N values, infinite ones allowed; NaN of none.
 
     How the median of a resample is distributed over the ordered values is known without drawing (Efron 1979, sec. 3).
     Of an even number of values the two middle ones are bounded each by itself, which errs on the wide side.
@@ -110,7 +73,7 @@ def median_interval(values: np.ndarray) -> tuple[float, float, float]:
 
 @lru_cache(maxsize=4096)
 def _median_ranks(count: int) -> tuple[int, int]:
-    """Places of the median's bounds among `count` ordered values."""
+    """Return the places of the median's bounds among `count` ordered values."""
     from scipy.stats import binom
 
     tail = (1 - LEVEL) / 2

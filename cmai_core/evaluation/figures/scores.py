@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from cmai_core.evaluation.figures.detection import Histogram, auroc, histogram, threshold_at_fpr
-from cmai_core.evaluation.figures.intervals import mean_interval, percentiles, share_interval, weights
-from cmai_core.evaluation.figures.metrics import FIGURE, Readings
+from cmai_core.bootstrap import percentiles, resampled_counts
+from cmai_core.evaluation.figures.detection import auroc, resampled_areas, threshold_at_fpr
+from cmai_core.evaluation.figures.intervals import mean_interval, share_interval
+from cmai_core.evaluation.figures.metrics import FIGURE, Predictions
 from cmai_core.evaluation.figures.outcomes import CELL, UNKNOWN, VALIDATION, Outcomes
 
 SCORES = {
@@ -28,13 +29,13 @@ REJECTION_RATE = 0.05
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def consistency(readings: Readings) -> pd.DataFrame:
+def consistency(predictions: Predictions) -> pd.DataFrame:
     """Mean and quantiles of each score over the units of each cell for which it is known clean and attacked.
 
     `consistency_clean`, `consistency`, and `consistency_change` (attacked − clean, paired). Columns beside FIGURE:
     `score` (one of SCORES), `sd`, and q05 … q95. hits is NA (a mean has none).
     """
-    outcomes = Outcomes.of(readings)
+    outcomes = Outcomes.of(predictions)
     out = []
     for number, rows in outcomes.rows.groupby("cell", sort=True):
         key = outcomes.cells.iloc[number][list(CELL)].to_dict()
@@ -59,25 +60,6 @@ def consistency(readings: Readings) -> pd.DataFrame:
     return pd.DataFrame(out, columns=[*CELL, *FIGURE, "score", "sd", *spread])
 
 
-def distribution(readings: Readings, score: str = "pair", bins: int = 40) -> Histogram:
-    """Counts of a score clean, attacked, and of successes, over shared bins; of the cells of the frame that is given.
-
-    Raises:
-        DataError: no score is known.
-    """
-    outcomes = Outcomes.of(readings)
-    rows, column = outcomes.rows, SCORES[score]
-    after = rows[column].to_numpy()
-    known = ~np.isnan(after)
-    clean = outcomes.units[f"{column}_clean"].to_numpy()[np.unique(rows["unit"].to_numpy())]
-    sets = {
-        "clean": clean[~np.isnan(clean)],
-        "attacked": after[known],
-        "successful": after[known & (rows["fooled"].to_numpy() == 1)],
-    }
-    return histogram(sets, bins)
-
-
 @dataclass(frozen=True)
 class _Clean:
     """Clean scores of a subject, and thresholds from validation where it has any.
@@ -93,7 +75,7 @@ class _Clean:
     note: str
 
 
-def detection(readings: Readings, intervals: bool = True) -> pd.DataFrame:
+def detection(predictions: Predictions, intervals: bool = True) -> pd.DataFrame:
     """What flagging low scores finds, cell by cell and score by score (column `score`: one of SCORES).
 
     Negatives are the target's clean units of the same split, positives a cell's attacked units.
@@ -109,7 +91,7 @@ def detection(readings: Readings, intervals: bool = True) -> pd.DataFrame:
     Args:
         intervals: bootstrap AUROC too (items are resampled, clean and attacked together); the rest is quick.
     """
-    outcomes = Outcomes.of(readings)
+    outcomes = Outcomes.of(predictions)
     cells, rows = outcomes.cells, outcomes.rows
     first = (outcomes.units["text_index"] == 0).to_numpy()
     kinds = {"one text": first, "several": np.ones(len(first), bool)}
@@ -205,22 +187,13 @@ def _auroc_figure(metric: str, clean: _Clean, attacked: np.ndarray, unit: np.nda
 def auroc_bounds(
     clean: np.ndarray, clean_unit: np.ndarray, attacked: np.ndarray, attacked_unit: np.ndarray
 ) -> tuple[float, float]:
-    """Bootstrap bounds of `detection.auroc`, drawing each unit's clean and attacked score together.
+    """Return the bootstrap bounds of `detection.auroc`, drawing each unit's clean and attacked score together.
 
     Args:
         clean, attacked: N and M scores. clean_unit, attacked_unit: which unit each belongs to.
     """
     number, place = np.unique(np.concatenate([clean_unit, attacked_unit]), return_inverse=True)
-    order = np.argsort(clean, kind="stable")
-    ordered, clean_place, attacked_place = clean[order], place[: len(clean)][order], place[len(clean) :]
-    below = np.searchsorted(ordered, attacked, side="left")
-    up_to = np.searchsorted(ordered, attacked, side="right")
-    found = []
-    for block in weights(len(number)):
-        up = np.concatenate([np.zeros((len(block), 1)), np.cumsum(block[:, clean_place], axis=1)], axis=1)
-        taken, total = block[:, attacked_place], up[:, -1:]
-        # clean scores above the attacked one, equal ones counting half
-        above = total - (up[:, below] + up[:, up_to]) / 2
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found.append((above * taken).sum(axis=1) / (total[:, 0] * taken.sum(axis=1)))
-    return percentiles(np.concatenate(found))
+    blocks = (
+        (counts[:, place[: len(clean)]], counts[:, place[len(clean) :]]) for counts in resampled_counts(len(number))
+    )
+    return percentiles(resampled_areas(clean, attacked, blocks))

@@ -13,19 +13,21 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cmai_core.errors import OptionError
+from cmai_core.evaluation.runs.attacked import Examples, attack_batch, predict
 from cmai_core.evaluation.runs.experiment import AttackExperiment
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 from cmai_core.versions import library_versions
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Batch, Pair, PairDataset
+    from cmai_core.evaluation.runs.predictor import Reading
 
 FORMAT = "cmai-attack/1"
 
 
 @dataclass
 class AttackReport:
-    """What an experiment came to.
+    """The outcome of an experiment.
 
     Attributes:
         data: everything but pixels, as JSON values (see `run_experiment`).
@@ -51,7 +53,7 @@ def run_experiment(
     models: Mapping[str, Any] | None = None,
     dataset: PairDataset | None = None,
 ) -> AttackReport:
-    """Loads models and data, attacks batch by batch, and shows the rounded pictures and the texts to every model.
+    """Load models and data, attack batch by batch, and show the rounded pictures and the texts to every model.
 
     The report's `data` holds: format, experiment, attack, recipe (its card, or None), models (spec, hash, …), versions,
     device, created, seconds, cancelled, `rates` (success on the crafting model by the attack's own criterion; of texts
@@ -92,6 +94,11 @@ def run_experiment(
         warn_truncated(model, dataset)
     attack = experiment.build(task, dataset, 3 * source.image_size**2, load)
     modality = experiment.modality
+    if experiment.spec.needs_detector and not getattr(source, "rejects", False):
+        raise OptionError(
+            f"The attack is on a detector, and {experiment.model} has none.",
+            "Give the recipe's option tau, or attack a defended system.",
+        )
     for spec, model in (models | surrogates).items():
         if modality != "text" and (reason := task.applies_to(dataset, model)):
             raise OptionError(f"The task {experiment.task} does not apply to {spec} on {experiment.dataset}.", reason)
@@ -102,11 +109,13 @@ def run_experiment(
         if token.cancelled and results:
             break
         listener = None if progress is None else _Offset(progress, index, count)
-        result = attack(source, batch, progress=listener, cancel=token, seed=experiment.seed)
+        result, examples = attack_batch(attack, source, batch, seed=experiment.seed, progress=listener, cancel=token)
         results.append(result)
         records = result.records()
         for spec, model in models.items():
-            readings = _read(model, task, dataset, batch, modality, result)
+            versions = [Examples.clean(batch), examples]
+            asked = None if modality == "text" else task
+            readings = _record(*predict(model, asked, dataset, batch, versions, modality))
             for record, reading in zip(records, readings, strict=True):
                 record.setdefault("models", {})[spec] = reading
         samples += records
@@ -198,17 +207,8 @@ def _batches(dataset: PairDataset, model: Any, size: int, captions: int) -> Iter
         yield make_batch(model, pairs, captions)
 
 
-def _read(model: Any, task: Any, dataset: PairDataset, batch: Batch, modality: str, result: Any) -> list[dict]:
-    """What a model answers before and after the attack, and S_c, by the rows of the result."""
-    from cmai_core.evaluation.runs.predictor import pictures, read_images, read_pairs
-
-    clean = pictures(batch.pixels)
-    if modality == "image":
-        before, after = read_images(model, task, dataset, batch, (clean, result.images()))
-    else:
-        attacked = result.images() if modality == "joint" else clean
-        versions = ((clean, batch.texts), (attacked, result.texts))
-        before, after = read_pairs(model, task if modality == "joint" else None, dataset, batch, versions)
+def _record(before: Sequence[Reading], after: Sequence[Reading]) -> list[dict[str, Any]]:
+    """Put what a model says before and after the attack as a report holds it, by the rows of the result."""
     return [
         {
             "clean_answer": b.answer,

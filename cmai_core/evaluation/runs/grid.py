@@ -8,9 +8,11 @@ from functools import cached_property
 from typing import Any
 
 from cmai_core.attacks.specs import LENGTHS
+from cmai_core.data.registry import DEFAULT_DATASET
 from cmai_core.errors import OptionError
 from cmai_core.evaluation.runs.entries import OUTSIDE_OPTIONS, Entry, parse_entry
 from cmai_core.options import flag, number, one_of, strict_options, whole
+from cmai_core.tasks import DEFAULT_TASK, TASKS
 
 _LISTS = ("models", "tasks", "recipes", "epsilons", "seeds", "sources")
 _MAY_BE_EMPTY = ("recipes", "sources")
@@ -32,18 +34,18 @@ class Grid:
         transfer: show each source's examples to every model. cascade: for each source, task and ε the recipes run one
             after another, cheap ones first, each only on items no one before it has turned wrong (`cascade`).
         options: by recipe name, as in `cmai attack` (there in the units of an experiment).
-        batch_size: items attacked together. validation: clean items of the split "validation" that thresholds are set
-            on (0: none).
+        batch_size: items attacked together. validation: clean items of the dataset's split for it that thresholds are
+            set on (0: none).
 
     Raises:
         OptionError: a value, recipe or option that is not accepted; the message lists what is.
     """
 
     models: Sequence[str] = ("tabletop",)
-    tasks: Sequence[str] = ("retrieval",)
+    tasks: Sequence[str] = (DEFAULT_TASK,)
     recipes: Sequence[str] = ("pgd",)
     epsilons: Sequence[float] = (4.0,)
-    dataset: str = "tabletop"
+    dataset: str = DEFAULT_DATASET
     split: str = "test"
     limit: int | None = 64
     sources: Sequence[str] = ()
@@ -57,8 +59,6 @@ class Grid:
     validation: int = 200
 
     def __post_init__(self) -> None:
-        from cmai_core.tasks import NAMES
-
         for name in _LISTS:
             values = getattr(self, name)
             if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
@@ -74,7 +74,7 @@ class Grid:
         for source in self.sources:
             one_of("source", source, self.models)
         for task in self.tasks:
-            one_of("task", task, NAMES)
+            one_of("task", task, tuple(TASKS))
         for epsilon in self.epsilons:
             number("epsilon", epsilon, 0.0, 255.0, above_low=True)
         for seed in self.seeds:
@@ -157,7 +157,7 @@ class Grid:
             return  # needs the surrogate itself
         from cmai_core.tasks import get_task
 
-        experiment.build(get_task("retrieval"), None, 3 * 128**2)
+        experiment.build(get_task(DEFAULT_TASK), None, 3 * 128**2)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

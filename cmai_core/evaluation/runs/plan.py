@@ -213,11 +213,13 @@ def _own_budget(attack: Any, norm: str, values: int) -> float | None:
 
 
 def units(description: Mapping[str, Any]) -> float:
-    """What an attack costs an item, about, in forward passes; a step with a gradient counts as three."""
+    """Estimate what an attack costs an item in forward passes; a step with a gradient counts as three."""
     if "members" in description:
         return sum(units(member) for member in description["members"])
     if "queries" in description:
         return float(description["queries"])
+    if "steps" not in description and "text_search" in description:
+        return units(description["text_search"])
     if "steps" not in description:
         rounds = description.get("rounds")
         return 20.0 * rounds if isinstance(rounds, int) else UNKNOWN_COST

@@ -1,16 +1,14 @@
-"""Thresholds of models: those they have, and a detector's from clean pairs at a stated false-positive rate."""
+"""The thresholds of a model: those of its card, or made on clean pairs."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from cmai_core.data.pair import PairDataset
-from cmai_core.defenses.basis import KINDS, Basis, kind_of, no_threshold, stored_basis
-from cmai_core.defenses.detector import ConsistencyDetector, VerificationDetector, detector_scores
+from cmai_core.data.registry import kind_of, kinds
+from cmai_core.defenses.basis import Basis, no_threshold, stored_basis
 from cmai_core.errors import CmaiError, DataError
-from cmai_core.evaluation.figures.detection import Threshold, calibrate
 from cmai_core.models.scoring import has_heads
 from cmai_core.options import one_of
 
@@ -22,10 +20,10 @@ def calibration_for(
     pairs: Callable[[], PairDataset] | None = None,
     fprs: Sequence[float] | None = None,
 ) -> Basis:
-    """The thresholds of a model for pairs of a kind: those of its card, else made on the pairs given.
+    """Return the thresholds of a model for pairs of a kind: those of its card, else made on the pairs given.
 
     Args:
-        model: a loaded model. kind: of `defenses.basis.KINDS`.
+        model: a loaded model. kind: as `data.registry.kind_of` names it.
         pairs: gives the clean pairs to calibrate on where the card has nothing for this kind; they are not used where
             they are of another kind. None: only the card counts.
         fprs: the rates where it is calibrated here; None: the usual ones.
@@ -35,7 +33,7 @@ def calibration_for(
     """
     from cmai_core.evaluation.verification.cmcv import FPRS, calibrate_cmcv
 
-    one_of("kind", kind, KINDS)
+    one_of("kind", kind, kinds())
     note = ""
     try:
         stored = stored_basis(getattr(model, "card", {}), model.hash, kind)
@@ -59,38 +57,3 @@ def calibration_for(
 def _fits(basis: Basis, model: Any) -> bool:
     """Whether thresholds have a verifier's part exactly where the model has one."""
     return all((known.log_tau_v is not None) == has_heads(model) for known in basis.calibration.thresholds)
-
-
-def calibrated_detector(
-    model: Any,
-    dataset: PairDataset,
-    fpr: float = 0.05,
-    *,
-    task: Any = None,
-    gallery: Any = None,
-    guarantee: str = "calibration",
-    size: int = 64,
-    score: str = "consistency",
-) -> tuple[ConsistencyDetector | VerificationDetector, Threshold]:
-    """The detector whose τ flags at most a share `fpr` of clean pairs, and what that threshold realises.
-
-    Args:
-        model: a model, or a System (calibrated through its preprocessing and smoothing).
-        dataset: clean validation pairs. fpr, guarantee: as in `evaluation.detection.threshold_at_fpr`.
-        task: the score is measured with the model's answer to it; None: with the given pair.
-        gallery: the dataset that the task is prepared with where the detector is used; None: `dataset`.
-        size: pictures at a time.
-        score: "consistency" (S_c) or "verification" (V_verify; the threshold is that of log V_verify).
-
-    Raises:
-        DataError: too few pairs for a threshold with this guarantee.
-        OptionError: the model has no verifier.
-    """
-    one_of("score", score, ("consistency", "verification"))
-    kind = ConsistencyDetector if score == "consistency" else VerificationDetector
-    (clean,) = detector_scores(model, dataset, [kind(0.0, task, dataset)], size=size)
-    threshold = calibrate(clean, fpr, guarantee=guarantee)
-    highest = 1.0 if score == "consistency" else 0.0
-    if not (math.isfinite(threshold.tau) and threshold.tau <= highest):
-        raise DataError(f"{threshold.count} pairs give no threshold at {fpr:g}.", "Give more pairs, or a higher rate.")
-    return kind(float(threshold.tau), task, dataset if gallery is None else gallery), threshold

@@ -39,7 +39,7 @@ class BagOfWords(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         self.vocabulary = ["<pad>", "<bos>", "<eos>", "<unk>", *words]
         self.index = {word: k for k, word in enumerate(self.vocabulary)}
-        self.vocabulary_size = len(self.vocabulary)
+        self.vocabulary_size, self.reads_distributions = len(self.vocabulary), True
         self.table = nn.Parameter(torch.randn(self.vocabulary_size, dim, generator=generator, dtype=torch.float64))
         self.image = nn.Parameter(torch.randn(3 * size * size, dim, generator=generator, dtype=torch.float64))
         self.text_passes = 0
@@ -101,9 +101,9 @@ def rows_of(batch, rows):
 
 
 def small_coca(seed=0):
-    from cmai_core.models import VisionLanguageModel
+    from cmai_core.models import OpenClipModel
     from cmai_core.models.architectures import build_from_config
-    from cmai_core.models.registry import bundled_tokenizer
+    from cmai_core.models.families.bundled import bundled_tokenizer
 
     text = {
         "context_length": 48,
@@ -149,7 +149,7 @@ def small_coca(seed=0):
     clip = build_from_config(config["model_cfg"], preprocess, torch.Generator().manual_seed(seed))
     with torch.no_grad():  # a freshly made tower hardly reacts to single words
         clip.text.token_embedding.weight.mul_(30)
-    return VisionLanguageModel(clip.eval(), bundled_tokenizer(), spec="small", config=config)
+    return OpenClipModel(clip.eval(), bundled_tokenizer(), spec="small", config=config)
 
 
 def tabletop_batch(count=4, size=32, each=1):

@@ -5,7 +5,7 @@
 
 Every maker takes `threat` (a `ThreatModel`), and
 
-- `task`, an object or a name ("retrieval" where none is given), and `dataset`, which goes to its `prepare`;
+- `task`, an object or a name (`tasks.DEFAULT_TASK` where none is given), and `dataset`, which goes to its `prepare`;
 - `objective` and `success` in place of the recipe's own (success: the task's prediction is wrong); or `target` (a
   class, or one per sample) or `rank` (the rank-th likeliest false class) for a targeted attack on a task with classes;
 - the options of its search by name.
@@ -52,11 +52,11 @@ Make = Callable[..., Any]
 
 
 def resolve_task(task: Any) -> Any:
-    """Return the task itself, the one of a name, or retrieval."""
+    """Return the task itself, the one of a name, or the usual one."""
     if task is None or isinstance(task, str):
-        from cmai_core.tasks import get_task
+        from cmai_core.tasks import DEFAULT_TASK, get_task
 
-        return get_task(task or "retrieval")
+        return get_task(task or DEFAULT_TASK)
     return task
 
 

@@ -77,10 +77,10 @@ def _goal(options: dict[str, Any]) -> dict[str, Any]:
         from cmai_core.tasks import get_task
 
         task = get_task(task)
-    if task.name == "retrieval":
+    if task.text_field == "query":
         return {"objective": Mismatch("image"), "success": Misretrieved("image")}
-    field = "question" if task.name == "vqa" else "caption"
-    return {"objective": TextTask(task, field, dataset), "success": TextTaskWrong(task, field, dataset)}
+    goal = (task, task.text_field, dataset)
+    return {"objective": TextTask(*goal), "success": TextTaskWrong(*goal)}
 
 
 def _text(make: Callable[..., Any], kind: type, *parts: type, names: tuple[str, ...] = ()) -> Maker:

@@ -1,0 +1,118 @@
+"""What every task answers, clean and adversarial, for both models, with ✓ and ✗ where the truth is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from app.components.common.theme import escape, label, mark, show
+from app.components.common.visitor_words import plain_reason
+from app.services.pictures import picture_url
+from cmai_core.lab.result import Answer, Reading, SecondPicture
+from cmai_core.tasks import TASKS
+
+
+def sign(correct: bool | None) -> str:
+    """Return ✓, ✗ or · (truth unknown), with words for people who do not see them."""
+    if correct is None:
+        return '<span class="cm-muted" title="truth unknown">·</span>'
+    return '<span role="img" aria-label="right">✓</span>' if correct else '<span role="img" aria-label="wrong">✗</span>'
+
+
+def _ranking(answer: Answer) -> str:
+    if len(answer.ranking) < 2:
+        return ""
+    rows = "".join(
+        f'<div>{sign(true)} {escape(text)}</div><div class="p">{probability:.1%}</div>'
+        for text, probability, true in answer.ranking
+    )
+    return f'<details><summary>top {len(answer.ranking)}</summary><div class="cm-rank">{rows}</div></details>'
+
+
+def _say(answer: Answer, role: str, changed: bool) -> str:
+    text = escape(answer.text or "(nothing)")
+    if changed:
+        text = f'<span class="cm-changed">{text}</span>'
+    return f'<div class="say">{mark(role)}{sign(answer.correct)} {text}{_ranking(answer)}</div>'
+
+
+def _two_pictures(own: np.ndarray, second: SecondPicture) -> str:
+    """Return both pictures of a statement: this pair's, which is attacked, and the other, which is not."""
+    sides = [("this picture, attacked", own), ("the second picture, stays clean", second.image)]
+    if second.left:
+        sides.reverse()
+    figures = "".join(
+        f'<figure><img src="{picture_url(image, "WEBP", 90, 96)}" alt="{place.capitalize()}: {words}">'
+        f"<figcaption><b>{place}</b>: {words}</figcaption></figure>"
+        for place, (words, image) in zip(("left", "right"), sides, strict=True)
+    )
+    return f'<div class="cm-pictures">{figures}</div>'
+
+
+def answers_view(
+    readings: Mapping[str, Reading],
+    pictures: Mapping[str, np.ndarray] | None = None,
+    second: SecondPicture | None = None,
+) -> None:
+    """Draw one card a model, one row a task: clean → adversarial, changed answers underlined.
+
+    Args:
+        pictures: role → the clean picture that model was shown. second: the other one of a statement about two.
+    """
+    cards = []
+    for role, reading in readings.items():
+        rows = []
+        for task, info in TASKS.items():
+            if task in reading.answers:
+                clean, adversarial = reading.answers[task]
+                prompt = f'<div class="cm-small">“{escape(clean.prompt)}”</div>' if clean.prompt else ""
+                if info.pictures == 2 and second is not None and second.image is not None and role in (pictures or {}):
+                    prompt += _two_pictures(pictures[role], second)
+                rows.append(
+                    f'<div class="cm-answer"><div class="cm-small cm-muted">{escape(info.title)}</div>{prompt}<div '
+                    'class="cm-two">'
+                    f'{_say(clean, "clean", False)}<div class="arrow" aria-label="after the attack">→</div>'
+                    f"{_say(adversarial, 'adversarial', clean.text != adversarial.text)}</div></div>"
+                )
+            elif task in reading.skipped:
+                rows.append(
+                    f'<div class="cm-answer"><div class="cm-small cm-muted">{escape(info.title)}</div>'
+                    f'<div class="cm-small">Not asked: {escape(plain_reason(reading.skipped[task]))}</div></div>'
+                )
+        broken, right = reading.broken_tasks()
+        if not reading.attacked:
+            summary = "not attacked"
+        elif right:
+            summary = f"{broken} of {right} right answers lost"
+        elif not reading.answers:
+            summary = "not asked"
+        elif all(clean.correct is None for clean, _ in reading.answers.values()):
+            summary = "truth unknown for this pair"
+        else:
+            summary = "no right answer even when clean"
+        cards.append(
+            f'<div class="cm-card"><div class="cm-row"><span class="cm-h grow">{label(role, role.capitalize())} '
+            f'<span class="cm-muted" style="font-weight:400">· {escape(reading.name)}</span></span>'
+            f'<span class="cm-tag">{summary}</span></div>{"".join(rows)}</div>'
+        )
+    show(f'<div class="cm-answers">{"".join(cards)}</div>')
+
+
+def answers_table(readings: Mapping[str, Reading]) -> list[dict[str, object]]:
+    """Return the answers as rows, for a table and CSV."""
+    return [
+        {
+            "model": reading.name,
+            "role": role,
+            "task": task,
+            "asked": clean.prompt,
+            "clean": clean.text,
+            "clean right": clean.correct,
+            "adversarial": adversarial.text,
+            "adversarial right": adversarial.correct,
+            "transferred": reading.transferred,
+        }
+        for role, reading in readings.items()
+        for task, (clean, adversarial) in reading.answers.items()
+    ]

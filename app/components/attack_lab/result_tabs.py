@@ -1,0 +1,168 @@
+"""The tabs below a finished attack: answers, perturbation, course, survival, files."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from app.components.attack_lab import verification_flow
+from app.components.attack_lab.answers import answers_table, answers_view
+from app.components.attack_lab.detector import aim
+from app.components.common.chart import chart
+from app.components.common.fold import fold_table
+from app.components.common.svg import line_chart
+from app.components.common.theme import label, number, show
+from cmai_core.lab.images import encode, perturbation_gain, perturbation_numbers, perturbation_view
+from cmai_core.lab.result import Craft, LabResult
+
+if TYPE_CHECKING:
+    pass
+
+
+def answers(result: LabResult) -> None:
+    """Draw what every task answers."""
+    pictures = {role: result.craft_for(role).clean for role in result.readings}
+    answers_view(result.readings, pictures, result.second)
+    fold_table("As a table", lambda: answers_table(result.readings), key="fold_answers")
+
+
+def perturbation(craft: Craft) -> None:
+    """Draw clean, change and adversarial side by side, with the gain of the change."""
+    if not craft.begun:
+        st.caption("No attacked picture was made.")
+        return
+    gain = perturbation_gain(craft.clean, craft.adversarial)
+    numbers = perturbation_numbers(craft.clean, craft.adversarial)
+    columns = st.columns(3)
+    for column, picture, name, alt in (
+        (columns[0], craft.clean, "● clean", "The clean picture"),
+        (
+            columns[1],
+            perturbation_view(craft.clean, craft.adversarial, gain),
+            f"change, ×{gain}, mid-grey = 0",
+            f"The difference of the two pictures, {gain} times enlarged around mid-grey",
+        ),
+        (columns[2], craft.adversarial, "◆ adversarial", "The adversarial picture"),
+    ):
+        column.image(picture, caption=name, output_format="PNG", width="stretch", alt=alt)
+    psnr = "∞" if numbers["psnr"] == float("inf") else f"{numbers['psnr']:.1f} dB"
+    show(
+        f'<div class="cm-row"><span class="cm-tag">largest change {numbers["linf"]:.0f}/255</span>'
+        f'<span class="cm-tag">root mean square {numbers["rms"]:.2f}/255</span>'
+        f'<span class="cm-tag">{numbers["changed"]:.0%} of the values changed</span><span class="cm-tag">PSNR '
+        f"{psnr}</span></div>"
+    )
+
+
+def course(result: LabResult) -> None:
+    """Draw S_c and the objective over the steps."""
+    score = {f"S_c on {r}": (c.score_trace, r) for r, c in result.crafts.items() if c.score_trace}
+    objective = {f"objective on {r}": (c.objective_trace, r) for r, c in result.crafts.items() if c.objective_trace}
+    if not score and not objective:
+        st.caption("No step was finished.")
+        return
+    steps = max(len(c.objective_trace) for c in result.crafts.values()) - 1
+    left, right = st.columns(2)
+    with left:
+        markup = line_chart(score, title=_course_title("S_c", score), x_label="step", x_max=steps)
+        chart(markup, key="course_score")
+    with right:
+        markup = line_chart(objective, title=_course_title("The objective", objective), x_label="step", x_max=steps)
+        chart(markup, key="course_objective")
+    fold_table("As a table", lambda: steps_table(result), key="fold_course")
+
+
+def steps_table(result: LabResult) -> list[dict[str, object]]:
+    """Return the curves as rows."""
+    return [
+        {"crafted on": r, "step": i, "S_c": s, "objective": o}
+        for r, c in result.crafts.items()
+        for i, (s, o) in enumerate(zip(c.score_trace, c.objective_trace, strict=False))
+    ]
+
+
+def _course_title(name: str, curves: dict) -> str:
+    if not curves:
+        return name
+    ys = next(iter(curves.values()))[0]
+    change = ys[-1] - ys[0]
+    verb = "falls" if change < -0.005 else "rises" if change > 0.005 else "stays level"
+    return f"{name} {verb} from {number(ys[0])} to {number(ys[-1])}"
+
+
+def survival(result: LabResult) -> None:
+    """Draw S_c in floating point, after PNG and after JPEG: a picture only counts if it can be saved."""
+    rows = "".join(
+        f"<tr><td>{label(role, role.capitalize())}</td><td>{number(r.clean)}</td><td>{number(r.float_score)}</td>"
+        f"<td>{number(r.adversarial)}</td><td>{number(r.jpeg_score)}</td></tr>"
+        for role, r in result.readings.items()
+    )
+    show(
+        "<table><thead><tr><th>S<sub>c</sub></th><th>clean</th><th>attacked, unrounded</th><th>attacked, saved "
+        "as PNG (8 bit)</th>"
+        f"<th>attacked, saved as JPEG 90</th></tr></thead><tbody>{rows}</tbody></table>"
+    )
+    lines = []
+    for role, craft in result.crafts.items():
+        if craft.success is None:
+            continue
+        word = "holds" if craft.success else "fails" if craft.success_float else "did not succeed, rounded or not"
+        lines.append(f"On the {role} model the attack on “{aim(result.experiment)}” {word} after the 8-bit round trip.")
+    st.caption(
+        " ".join([*lines, "All answers and scores on this page are those of the picture as a PNG file would hold it."])
+    )
+
+
+def files(result: LabResult, craft: Craft, link: str) -> None:
+    """Draw the downloads and the link."""
+    document = result.to_dict()
+    made = verification_flow.current(result)
+    if made is not None:
+        document["cmcv"] = made.to_dict()
+    one, two, three = st.columns(3)
+    one.download_button(
+        "Experiment (JSON)",
+        json.dumps(document, indent=1, ensure_ascii=False),
+        "cmai-experiment.json",
+        "application/json",
+        icon=":material/data_object:",
+        on_click="ignore",
+        width="stretch",
+        help="Seed, budgets, model hashes, library versions, traces and answers: enough to replay it exactly.",
+    )
+    two.download_button(
+        "Adversarial picture (PNG)",
+        encode(craft.adversarial),
+        f"adversarial-{craft.role}.png",
+        "image/png",
+        icon=":material/image:",
+        on_click="ignore",
+        width="stretch",
+        disabled=not craft.begun,
+    )
+    three.download_button(
+        "Clean picture (PNG)",
+        encode(craft.clean),
+        "clean.png",
+        "image/png",
+        icon=":material/image:",
+        on_click="ignore",
+        width="stretch",
+    )
+    if link:
+        st.caption("A link to this experiment:")
+        st.code(link, language=None, wrap_lines=True)
+    fold_table("What was run", lambda: settings_table(result), key="fold_run")
+
+
+def settings_table(result: LabResult) -> list[dict[str, str]]:
+    """Return settings, hashes and versions as rows."""
+    return [
+        *({"setting": k, "value": str(v)} for k, v in result.experiment.to_dict().items() if k != "scene" or v),
+        *({"setting": f"hash of {r.name}", "value": r.hash} for r in result.readings.values()),
+        {"setting": "device", "value": result.device},
+        {"setting": "made", "value": result.created},
+        *({"setting": k, "value": v} for k, v in result.versions.items()),
+    ]

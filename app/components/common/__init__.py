@@ -1,0 +1,1 @@
+"""Parts that every page may use. They import no page's parts."""

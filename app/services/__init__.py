@@ -1,0 +1,1 @@
+"""What the pages share: datasets, models, jobs, thresholds, verdicts, uploads, the benchmark. Nothing here draws."""
