@@ -132,6 +132,11 @@ def convex_norms() -> tuple[str, ...]:
     return tuple(name for name, norm in NORMS.items() if norm.convex)
 
 
+def norms_in_255() -> tuple[str, ...]:
+    """Return the norms whose amounts are k/255: those of the grid's ε."""
+    return tuple(name for name, norm in NORMS.items() if norm.in_255)
+
+
 @dataclass(frozen=True, order=True)
 class Budget:
     """An amount under a norm.

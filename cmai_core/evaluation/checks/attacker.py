@@ -21,7 +21,7 @@ from cmai_core.attacks.searches.external import External
 from cmai_core.attacks.specs import LENGTHS, Recipe
 from cmai_core.attacks.threats.image import ThreatModel
 from cmai_core.attacks.threats.regions.linf import LinfRegion
-from cmai_core.budget import Budget
+from cmai_core.budget import Budget, norm_of
 from cmai_core.errors import OptionError
 from cmai_core.options import one_of, strict_options, whole
 from cmai_core.reporting import Watch
@@ -212,5 +212,6 @@ class RandomNoise:
 
 def large_epsilon(norm: str, pixels: Sequence[int]) -> float:
     """A budget under which any picture can become (nearly) any other; `pixels`: the shape 3×H×W."""
-    count = math.prod(pixels)
-    return {"linf": LARGE, "l2": LARGE * math.sqrt(count), "l0": float(pixels[-1] * pixels[-2]), "patch": 1.0}[norm]
+    row = norm_of(norm)
+    everything = min(row.highest, pixels[-1] * pixels[-2])
+    return Budget(norm, 255 * LARGE if row.in_255 else everything).pixels(math.prod(pixels))
