@@ -25,8 +25,9 @@ ENTRY_POINTS = {
     "cmai.datasets": {"swatches": "other.datasets:SWATCHES"},
     "cmai.tasks": {"best-class": "other.tasks:BEST"},
     "cmai.metrics": {"confidence": "other.tasks:CONFIDENCE"},
+    "cmai.norms": {"grey": "other.norms:GREY"},
 }
-USES = ("commands", "models", "checks", "training", "pages", "datasets", "tasks")
+USES = ("commands", "models", "checks", "training", "pages", "datasets", "tasks", "norms")
 SCRIPT = """
 import importlib, json, sys, traceback
 found = {}

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-from cmai_core.attacks.engine.evaluator import at_rest
 from cmai_core.attacks.objectives.detectors import KNOWLEDGE, Accepted, Detector
 from cmai_core.attacks.objectives.objective import Objective
 from cmai_core.attacks.objectives.success import Criterion, Untargeted
@@ -27,6 +26,7 @@ from cmai_core.defenses.pathways import Pathway, Smoothing
 from cmai_core.defenses.preprocessing import Preprocessing
 from cmai_core.defenses.review import ReviewQueue
 from cmai_core.errors import OptionError
+from cmai_core.models.evaluation_mode import evaluation_mode
 from cmai_core.options import flag, one_of, strict_options, whole
 from cmai_core.seeds import sample_generators
 from cmai_core.tasks.base import Prediction
@@ -203,7 +203,7 @@ class System:
         Args:
             batch: pixels in [0, 1]; `pairs` for the task. prepared: `task.prepare(...)` of them, if at hand.
         """
-        with torch.no_grad(), at_rest(self):
+        with torch.no_grad(), evaluation_mode(self):
             device = getattr(self.model, "device", None) or batch.pixels.device
             pixels = batch.pixels.detach().to(device)
             prepared = task.prepare(self.model, list(batch.pairs), dataset) if prepared is None else prepared
