@@ -14,8 +14,10 @@ from typing import Any
 import streamlit as st
 
 from cmai_core.data.plain import plain_line
+from cmai_core.lab.benchmark.choices import GridChoice
 from cmai_core.lab.choices import FALSE_POSITIVE_RATE
 from cmai_core.lab.experiment import MAX_CAPTION, Experiment
+from cmai_core.tasks import DEFAULT_TASK
 
 OWNER = "owner"
 """A random name for this page, the owner of its jobs."""
@@ -115,8 +117,8 @@ BENCH_TRANSFER = "bench_transfer"
 BENCH_DETECTION = "bench_detection"
 BENCH_TAU = "bench_tau"
 BENCH_FORM: dict[str, Any] = {
-    BENCH_MODELS: [], BENCH_TASKS: ["retrieval"], BENCH_IMAGE: ["fgsm", "pgd"], BENCH_TEXT: [], BENCH_JOINT: [],
-    BENCH_EPSILONS: [2.0, 4.0], BENCH_SET: "tabletop/test", BENCH_COUNT: 32, BENCH_KIND: "full",
+    BENCH_MODELS: [], BENCH_TASKS: [DEFAULT_TASK], BENCH_IMAGE: ["fgsm", "pgd"], BENCH_TEXT: [], BENCH_JOINT: [],
+    BENCH_EPSILONS: [2.0, 4.0], BENCH_SET: GridChoice.dataset, BENCH_COUNT: 32, BENCH_KIND: "full",
     BENCH_EFFORT: "quick", BENCH_SEED: 0, BENCH_TRANSFER: True, BENCH_DETECTION: False, BENCH_TAU: 0.0,
 }  # fmt: skip
 BENCH_RUNS = "bench_runs"

@@ -13,6 +13,7 @@ from app import state
 from app.access import permissions
 from app.services.models import catalogue, default_model, require_model
 from app.services.showcase import showcase
+from cmai_core.data.registry import COMPOSED
 from cmai_core.errors import OptionError
 from cmai_core.lab.experiment import Experiment
 
@@ -119,7 +120,7 @@ def described() -> Experiment:
     undefended, defended = chosen_specs()
     return Experiment(
         pair=state.get(state.PAIR),
-        scene=state.get(state.SCENE) if state.get(state.PAIR) == "scene" else "",
+        scene=state.get(state.SCENE) if state.get(state.PAIR) == COMPOSED else "",
         caption=state.get(state.CAPTION),
         undefended=undefended,
         defended=defended,

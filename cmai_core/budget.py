@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from numbers import Real
 
 from cmai_core.errors import OptionError
@@ -127,10 +128,26 @@ class Budget:
         return self.amount * norm_of(self.norm).scale(value_count)
 
     @property
+    def needs_size(self) -> bool:
+        """Whether its size in pixel units depends on that of the pictures."""
+        scale = norm_of(self.norm).scale
+        return scale(1) != scale(4)
+
+    @property
     def words(self) -> str:
         """As people read it: "4/255", "100 pixels", "5 %"."""
-        norm = norm_of(self.norm)
-        return f"{self.amount * norm.shown:.6g}{norm.unit}"
+        return f"{self.shown:.6g}{norm_of(self.norm).unit}"
+
+    @property
+    def shown(self) -> float:
+        """The amount as it is written: per cent of the area for a patch, else the amount itself."""
+        return self.amount if norm_of(self.norm).shown == 1 else _shifted(self.amount, norm_of(self.norm).shown)
+
+    @staticmethod
+    def of_shown(norm: str, shown: float) -> Budget:
+        """Return the budget of an amount as it is written (`shown`)."""
+        factor = norm_of(norm).shown
+        return Budget(norm, shown if factor == 1 else _shifted(shown, 1 / factor))
 
     @property
     def on_ladder(self) -> bool:
@@ -141,6 +158,11 @@ class Budget:
         """The amounts offered for its norm, this one in its place among them."""
         amounts = sorted({*norm_of(self.norm).ladder, self.amount})
         return tuple(Budget(self.norm, amount) for amount in amounts)
+
+
+def _shifted(amount: float, factor: float) -> float:
+    """Multiply as people do: 0.07 by 100 is 7, not 7.000000000000001."""
+    return float(Decimal(repr(amount)) * Decimal(repr(factor))) if math.isfinite(amount) else amount
 
 
 def norm_of(name: str) -> Norm:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from cmai_core.data.registry import DEFAULT_DATASET
 from cmai_core.errors import OptionError
 from cmai_core.progress import CancelToken, ProgressCallback
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from cmai_core.data.pair import PairDataset
-    from cmai_core.evaluation.runs.experiment import AttackReport
+    from cmai_core.evaluation.runs.attack_run import AttackReport
     from cmai_core.explanations.result import Explanation
     from cmai_core.models.protocol import VisionLanguageModel
 
@@ -39,7 +40,7 @@ METHODS = ("integrated-gradients", "relevance", "grad-cam", "attention-flow")
 
 def attack(
     model: Model,
-    data: Data = "tabletop",
+    data: Data = DEFAULT_DATASET,
     *,
     recipe: str = "pgd",
     epsilon: float | None = None,
@@ -70,7 +71,8 @@ def attack(
     Raises:
         CmaiError: something that cannot be used or does not fit; the hint says what to do.
     """
-    from cmai_core.evaluation.runs.experiment import AttackExperiment, run_experiment
+    from cmai_core.evaluation.runs.attack_run import run_experiment
+    from cmai_core.evaluation.runs.experiment import AttackExperiment
 
     models = _models([model, *targets], device)
     names, dataset = list(models), _dataset(data, limit)
@@ -92,7 +94,7 @@ def attack(
 
 def evaluate(
     models: Model | Sequence[Model],
-    data: Data = "tabletop",
+    data: Data = DEFAULT_DATASET,
     *,
     recipes: str | Sequence[str] = ("pgd",),
     epsilons: Sequence[float] = (4.0,),
@@ -235,7 +237,7 @@ def _dataset(data: Data, limit: int | None) -> PairDataset:
 
 
 def _fitting_task(dataset: PairDataset, model: VisionLanguageModel) -> str:
-    """The task that is asked where none is named: retrieval, unless the model knows only its classes."""
+    """The task that is asked where none is named: the usual one, or where the model knows only its classes, those."""
     from cmai_core.tasks import get_task
 
     order = ("zero-shot", "retrieval") if model.classes else ("retrieval", "zero-shot")

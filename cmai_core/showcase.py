@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmai_core.data.registry import DATASETS, DEFAULT_DATASET
 from cmai_core.errors import DataError
 from cmai_core.files import atomic, write_text
 from cmai_core.lab.choices import CALIBRATION_PAIRS, FALSE_POSITIVE_RATE
@@ -121,7 +122,6 @@ def save_showcase(bundle: Showcase, folder: Path) -> None:
 
 def stale_reasons(bundle: Showcase) -> list[str]:
     """Why the example no longer shows the bundled models; empty while it does. Loads the models to hash them."""
-    from cmai_core.defenses.basis import TABLETOP
     from cmai_core.evaluation.verification.calibration import calibration_for
     from cmai_core.models import load_model
 
@@ -134,7 +134,7 @@ def stale_reasons(bundle: Showcase) -> list[str]:
             continue
         if model.hash != reading.hash:
             reasons.append(f"{reading.spec} has hash {model.hash[:12]}, the example was made with {reading.hash[:12]}")
-        basis = calibration_for(model, TABLETOP)
+        basis = calibration_for(model, DATASETS[DEFAULT_DATASET].kind)
         if basis.stored and basis.tau(bundle.false_positive_rate) != bundle.tau.get(role):
             reasons.append(f"{reading.spec} has another threshold by now")
     return reasons
@@ -159,13 +159,13 @@ def build_showcase(
     Returns:
         The example, or None when there is no bundled undefended model.
     """
-    from cmai_core.data import load_dataset
-    from cmai_core.defenses.basis import TABLETOP
+    from cmai_core.data.registry import load_dataset
     from cmai_core.evaluation.verification.calibration import calibration_for
     from cmai_core.lab.distribution import histogram_counts, score_distribution
     from cmai_core.lab.run import run_attack
     from cmai_core.models import bundled_models, load_model
 
+    info = DATASETS[DEFAULT_DATASET]
     names = {card.name for card in bundled_models()}
     if UNDEFENDED not in names:
         return None
@@ -173,12 +173,12 @@ def build_showcase(
     if DEFENDED in names:
         specs["defended"] = DEFENDED
     models = {role: load_model(spec) for role, spec in specs.items()}
-    items = load_dataset("tabletop", split="test", limit=1000)
+    items = load_dataset(info.name, split=info.usual, limit=info.most)
     base = Experiment(
         undefended=specs["undefended"], defended=specs.get("defended", ""), craft_on="each", epsilon=4.0, steps=steps
     )
-    validation = load_dataset("tabletop", split="validation", limit=calibration_pairs)
-    bases = {role: calibration_for(model, TABLETOP, pairs=lambda: validation) for role, model in models.items()}
+    validation = load_dataset(DEFAULT_DATASET, split=info.calibration, limit=calibration_pairs)
+    bases = {role: calibration_for(model, info.kind, pairs=lambda: validation) for role, model in models.items()}
     survey = score_distribution(models, items, count=pairs, experiment=base, progress=progress)
     ranked = sorted(range(min(candidates, pairs)), key=lambda k: _clarity(survey, k), reverse=True)
     results = []

@@ -13,7 +13,8 @@ from PIL import Image
 
 from cmai_core import cli
 from cmai_core.errors import OptionError
-from cmai_core.evaluation.runs.experiment import AttackExperiment, summarise
+from cmai_core.evaluation.runs.attack_run import summarise
+from cmai_core.evaluation.runs.experiment import AttackExperiment
 from cmai_core.terminal import Table, deliver
 
 
@@ -152,7 +153,7 @@ def test_a_mistake_is_two_lines_and_status_two(capsys, tmp_path):
         ("attack", "--limit", "0"): "Accepted: whole numbers from 1",
         ("attack", "--restarts", "2", "--no-random-start"): "Accepted: restarts=1",
         ("attack", "--objective", "both", "--alpha", "0", "--beta", "0"): "At least one part",
-        ("attack", "--recipe", "magic"): "Accepted: fgsm, r-fgsm, pgd",
+        ("attack", "--recipe", "magic"): "Accepted: pgd, mbat-pgd, fgsm",
         ("attack", "--recipe", "square", "--option", "speed=3"): "queries, share, rescale",
         ("attack", "--recipe", "square", "--steps", "3"): "queries, share, rescale",
         ("attack", "--recipe", "pgd", "--option", "epsilon=0.1"): "by the same name",

@@ -22,8 +22,11 @@ ENTRY_POINTS = {
     "cmai.probes": {"patience": "other.checks:patient"},
     "cmai.recipes": {"gentle": "other.training:RECIPE"},
     "cmai.pages": {"hello": "other.pages:PAGE"},
+    "cmai.datasets": {"swatches": "other.datasets:SWATCHES"},
+    "cmai.tasks": {"best-class": "other.tasks:BEST"},
+    "cmai.metrics": {"confidence": "other.tasks:CONFIDENCE"},
 }
-USES = ("commands", "models", "checks", "training", "pages")
+USES = ("commands", "models", "checks", "training", "pages", "datasets", "tasks")
 SCRIPT = """
 import importlib, json, sys, traceback
 found = {}

@@ -1,4 +1,4 @@
-"""What every request passes before Streamlit sees it: who may ask, how much may come in, headers on what goes out."""
+"""The gate before Streamlit: who may send requests, how much may come in, and the headers of every answer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MEGA = 1024 * 1024
 
 @dataclass(frozen=True)
 class Limits:
-    """What is taken at most.
+    """The most that is accepted.
 
     Attributes:
         connections: open pages. connections_each: of them from one address (but this machine's own, which a proxy has).
@@ -124,7 +124,7 @@ class Gate:
 
 
 def headers() -> dict[str, str]:
-    """What every answer carries, so that browsers do with it only what the lab means them to.
+    """Return the headers of every answer, which keep browsers from using it for anything else.
 
     Scripts come from the lab alone. Its components are modules made in the page (blob:), emotion writes styles into the
     page, and pictures are data: URLs.
@@ -157,7 +157,7 @@ def headers() -> dict[str, str]:
 
 
 def inline_scripts() -> list[str]:
-    """SHA-256 (base64) of the scripts that stand in Streamlit's own page, whichever version is installed."""
+    """Return the SHA-256 (base64) of the scripts in Streamlit's own page, whichever version is installed."""
     from streamlit import file_util
 
     page = (Path(file_util.get_static_dir()) / "index.html").read_text(encoding="utf-8")
@@ -166,7 +166,10 @@ def inline_scripts() -> list[str]:
 
 
 def why_refused(given: dict[str, str]) -> str:
-    """Why a request with these headers is not answered: it names another host, or comes from another site's page."""
+    """Return why a request with these headers is refused, "" if it is not.
+
+    It is refused if it names another host, or comes from another site's page.
+    """
     from streamlit import config
     from streamlit.web.server.starlette.starlette_websocket import is_host_allowed
 
@@ -193,7 +196,7 @@ def why_refused(given: dict[str, str]) -> str:
 
 
 def trim(limits: Limits) -> None:
-    """Lets go of uploaded files beyond the limits: of each page the oldest, then of the page that has the most."""
+    """Drop uploaded files beyond the limits: the oldest of each page, then those of the page that has the most."""
     from streamlit.runtime import Runtime
 
     if not Runtime.exists():
@@ -218,13 +221,13 @@ def trim(limits: Limits) -> None:
 
 
 def _beyond(files: dict[str, int], whole: list[str], most: int) -> Iterable[str]:
-    """The oldest files beyond the number that may be kept, and the oldest empty ones beyond ten times that."""
+    """Return the oldest files beyond the number that may be kept, and the oldest empty ones beyond ten times that."""
     empty = [key for key in files if not files[key]]
     return [*whole[: max(0, len(whole) - most)], *empty[: max(0, len(empty) - 10 * most)]]
 
 
 async def answer(send: Send, status: int, words: str) -> None:
-    """A plain sentence."""
+    """Send a plain sentence as the answer."""
     body = words.encode()
     kind = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*kind, (b"connection", b"close")]})

@@ -1,6 +1,6 @@
-"""What the owner of the lab allows its visitors, as `cmai app` hands it over: in environment variables.
+"""What the owner of the lab allows its visitors, which `cmai app` passes in environment variables.
 
-Nothing is allowed because of where a request comes from: a proxy that serves the whole world is "localhost", too.
+Nothing depends on where a request comes from: a proxy that serves the whole world is "localhost", too.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Rules:
     open_review: bool = False
 
     def reviewer(self, key: str) -> bool:
-        """Whether somebody who typed this key is a reviewer."""
+        """Tell whether somebody who typed this key is a reviewer."""
         given, known = key.strip().encode(), self.review_key.encode()
         return self.open_review or (bool(known) and hmac.compare_digest(given, known))
 
 
 def rules() -> Rules:
-    """The rules in force; what is not set allows nothing."""
+    """Return the rules in force; what is not set allows nothing."""
     read = os.environ.get
     try:
         most = float(read(MAX_DOWNLOAD) or DEFAULT_DOWNLOAD_GB)
@@ -66,20 +66,20 @@ def rules() -> Rules:
 
 
 def bundled(spec: str) -> bool:
-    """Whether a specification names a model that came with the lab."""
+    """Tell whether a specification names a bundled model."""
     from cmai_core.models.families.bundled import bundled_folder
 
     return bundled_folder(spec) is not None
 
 
 def allowed(spec: str) -> bool:
-    """Whether visitors may use a model."""
+    """Tell whether visitors may use a model."""
     now = rules()
     return now.any or spec in now.allow or bundled(spec)
 
 
 def require(spec: str) -> str:
-    """The specification, where visitors may use it.
+    """Return the specification if visitors may use it.
 
     Raises:
         ModelError: they may not.
@@ -90,7 +90,7 @@ def require(spec: str) -> str:
 
 
 def refusal(spec: str) -> ModelError:
-    """What a visitor is told who asks for another model."""
+    """Return the error for a visitor who asks for a model that is not offered."""
     return ModelError(
         f"The model {spec[:80]!r} is not among those that this lab offers.",
         "Choose one from the list, or ask the lab's owner to allow it.",
@@ -98,7 +98,7 @@ def refusal(spec: str) -> ModelError:
 
 
 def display_name(spec: str) -> str:
-    """How a model or a dataset is named to visitors: of a folder only the last part."""
+    """Return the name of a model or a dataset for visitors: of a folder only its last part."""
     if spec.startswith(("local-dir:", "/", ".", "~")) or re.match(r"[A-Za-z]:[\\/]", spec):
         return re.split(r"[\\/]", spec.rstrip("\\/"))[-1] or "folder"
     return spec

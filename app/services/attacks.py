@@ -26,13 +26,14 @@ def attack(
     cancel: Any,
 ) -> LabResult:
     """Run an experiment; runs in the worker thread."""
-    from cmai_core.defenses.basis import PHOTOGRAPHS, kind_of
+    from cmai_core.data.registry import kind_of
+    from cmai_core.lab.places import place_of
     from cmai_core.lab.run import run_attack
 
     with quiet_thread():
         pair = lab_pair(experiment.pair, experiment.caption, upload, experiment.scene)
         kind, bases = kind_of(experiment.pair), {}
-        items = lab_dataset("photos" if kind == PHOTOGRAPHS else "tabletop")
+        items = lab_dataset(place_of(experiment.pair))
         models = load_models(experiment_models(experiment), cache, progress)
         for role, model in models.items():
             if experiment.has_detector:

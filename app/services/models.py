@@ -14,6 +14,7 @@ import streamlit as st
 
 from app.access import permissions
 from app.services import downloads
+from cmai_core.data.registry import DATASETS, DEFAULT_DATASET, PHOTOGRAPHS
 from cmai_core.errors import CmaiError, ModelError
 from cmai_core.lab.experiment import DEFENDED, UNDEFENDED, Experiment
 from cmai_core.progress import Progress
@@ -128,9 +129,9 @@ def default_model(defended: bool) -> str:
 
 
 def domain_of(spec: str) -> str:
-    """Return "tabletop" for the bundled models and "photographs" for any other, without loading it."""
+    """Return the kind of pictures that a model was trained on, as far as its card tells, without loading it."""
     found = model_cards().get(spec)
-    return "photographs" if found is None else str(found.card.get("domain", "tabletop"))
+    return PHOTOGRAPHS if found is None else str(found.card.get("domain", DATASETS[DEFAULT_DATASET].kind))
 
 
 @st.cache_data(show_spinner=False)

@@ -9,39 +9,35 @@ import streamlit as st
 from app.services.datasets import index_of, lab_dataset, thumbnail_url
 from app.services.pictures import picture_url
 from app.services.showcase import showcase
+from cmai_core.data.registry import COMPOSED, composing_dataset
 from cmai_core.errors import DataError
 from cmai_core.lab.experiment import parse_pair_id
 from cmai_core.lab.images import data_url, decode
+from cmai_core.lab.places import place_of
 
 if TYPE_CHECKING:
     from app.services.uploads import Upload
+    from cmai_core.data.composer import Composer
     from cmai_core.data.pair import Pair
 
 
-@st.cache_data(show_spinner=False)
-def table_names() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of the tables and of the backdrops that a composed scene may have."""
-    from cmai_core.data.tabletop.render import BACKDROPS, TABLES
-
-    return tuple(TABLES), tuple(BACKDROPS)
+@st.cache_resource(show_spinner=False)
+def composer() -> Composer | None:
+    """Return what makes scenes to order; None if no dataset can."""
+    info = composing_dataset()
+    return None if info is None else info.make_composer()
 
 
 @st.cache_resource(show_spinner="Rendering …", max_entries=64)
 def composed(scene_json: str) -> Pair:
     """Render a composed scene and return it as a pair with its true captions."""
-    from cmai_core.data.tabletop.scene import Scene
-    from cmai_core.lab.compose import scene_pair
-
-    return scene_pair(Scene.from_json(scene_json))
+    return composer().pair(composer().read(scene_json))
 
 
 @st.cache_data(show_spinner="Rendering …", max_entries=64)
 def preview_url(scene_json: str) -> str:
     """Render a composed scene three times as fine as the models see it; returns a data: URL."""
-    from cmai_core.data.tabletop.render import render
-    from cmai_core.data.tabletop.scene import Scene
-
-    return data_url(render([Scene.from_json(scene_json)], 384)[0])
+    return data_url(composer().picture(composer().read(scene_json), 384))
 
 
 def chosen_thumbnail(pair_id: str, upload: Upload | None, scene_json: str) -> tuple[str, str]:
@@ -51,12 +47,12 @@ def chosen_thumbnail(pair_id: str, upload: Upload | None, scene_json: str) -> tu
     bundle = showcase()
     if bundle and pair_id == bundle.result.experiment.pair:
         return picture_url(bundle.result.first_craft.clean, side=160), pair_id
-    if pair_id == "scene":
+    if pair_id == COMPOSED:
         return picture_url(composed(scene_json).image), "composed here"
     if pair_id.startswith("upload/"):
         return own_upload(pair_id, upload).small, "your picture"
     name, split, item = parse_pair_id(pair_id)
-    return thumbnail_url(name, index_of(pair_id)), f"{name} · {split} · {item}"
+    return thumbnail_url(f"{name}/{split}", index_of(pair_id)), f"{name} · {split} · {item}"
 
 
 def truth_note(pair_id: str, caption: str, scene_json: str) -> tuple[bool | None, str] | None:
@@ -69,14 +65,11 @@ def truth_note(pair_id: str, caption: str, scene_json: str) -> tuple[bool | None
 
 @st.cache_data(show_spinner=False, max_entries=256)
 def _judged(pair_id: str, caption: str, scene_json: str) -> tuple[bool | None, str] | None:
-    from cmai_core.lab.compose import judge
+    from cmai_core.lab.judgement import judge
 
-    if pair_id == "scene":
-        scene = composed(scene_json).scene
-    elif pair_id.startswith("tabletop/"):
-        scene = lab_pair(pair_id, "", None, "").scene
-    else:
+    if pair_id.startswith("upload/"):
         return None
+    scene = composed(scene_json).scene if pair_id == COMPOSED else lab_pair(pair_id, "", None, "").scene
     return None if scene is None else judge(caption, scene)
 
 
@@ -90,16 +83,12 @@ def lab_pair(pair_id: str, caption: str, upload: Upload | None, scene_json: str)
 
     from cmai_core.data.pair import Pair
 
-    if pair_id == "scene":
-        from cmai_core.data.tabletop.scene import Scene
-        from cmai_core.lab.compose import scene_pair
-
-        return scene_pair(Scene.from_json(scene_json), caption)
+    if pair_id == COMPOSED:
+        return composer().pair(composer().read(scene_json), caption)
     if pair_id.startswith("upload/"):
         picture = decode(own_upload(pair_id, upload).png)
         return Pair(pair_id, picture, (caption,), meta={"source": "uploaded"})
-    name, _, _ = parse_pair_id(pair_id)
-    pair = lab_dataset(name)[index_of(pair_id)]
+    pair = lab_dataset(place_of(pair_id))[index_of(pair_id)]
     if not caption:
         return pair
     return dataclasses.replace(pair, captions=(caption, *(c for c in pair.captions if c != caption)))

@@ -1,4 +1,4 @@
-"""Who is there: which page belongs to which visitor, and whether it is still open.
+"""Which page belongs to which visitor, and whether it is still open.
 
 A page is open as long as Streamlit holds its connection, so a closed tab is known at once, and one whose machine has
 vanished as soon as the server's pings go unanswered (about a minute). A connection that comes back within `GRACE`
@@ -31,7 +31,7 @@ from cmai_core.jobs import Owner
 
 COOKIE = "_streamlit_xsrf"
 GRACE = 5.0
-"""Seconds for which a page may be away: a reconnection takes less."""
+"""Seconds for which a page may be closed: a reconnection takes less."""
 VISITOR_GRACE = 15.0
 """Seconds for which a visitor may be without any page: a page loaded anew is another page of the same visitor."""
 
@@ -56,7 +56,7 @@ class Presence:
         self._lock = threading.Lock()
 
     def sit(self, session: str, owner: Owner) -> None:
-        """Notes a page when it is first drawn; forgets those that are long closed."""
+        """Note a page when it is first drawn, and forget those that are long closed."""
         with self._lock:
             self._seats[owner.tab] = _Seat(session, owner)
             for tab, seat in list(self._seats.items()):
@@ -64,13 +64,13 @@ class Presence:
                     del self._seats[tab]
 
     def owner(self, tab: str) -> Owner | None:
-        """Whose a page is; None where it is not known (any more)."""
+        """Return the owner of a page, None if the page is not known (any more)."""
         with self._lock:
             seat = self._seats.get(tab)
             return None if seat is None else seat.owner
 
     def here(self, owner: Owner) -> bool:
-        """Whether a page, or where none is named any page of a visitor, is open or was a moment ago."""
+        """Tell whether a page (any page of the visitor if none is named) is open or was a moment ago."""
         with self._lock:
             if owner.tab:
                 seat = self._seats.get(owner.tab)
@@ -79,7 +79,7 @@ class Presence:
             return any([self._away(seat) <= VISITOR_GRACE for seat in seats])
 
     def _away(self, seat: _Seat) -> float:
-        """Seconds since a page was first found closed; 0 while it is open."""
+        """Return the seconds since a page was first found closed, 0 while it is open."""
         if self._connected(seat.session):
             seat.gone = None
             return 0.0
@@ -90,11 +90,12 @@ class Presence:
 
 @st.cache_resource(show_spinner=False)
 def presence() -> Presence:
+    """Return the pages of this process."""
     return Presence(_connected)
 
 
 def arrive() -> None:
-    """Called in each run of the whole script: notes the page, where that has not been done yet."""
+    """Note the page unless it is known. Called in each run of the whole script."""
     tab = state.get(state.OWNER)
     if presence().owner(tab) is None:
         context = get_script_run_ctx()
@@ -102,12 +103,12 @@ def arrive() -> None:
 
 
 def owner() -> Owner:
-    """Whose the jobs of this page are."""
+    """Return the owner of this page's jobs."""
     return presence().owner(state.get(state.OWNER)) or _owner(state.get(state.OWNER))
 
 
 def visitor() -> Owner:
-    """Whose the jobs are that belong to the visitor, whatever page is open."""
+    """Return the owner of jobs that belong to the visitor, whatever page is open."""
     mine = owner()
     return Owner("", mine.visitor, mine.address)
 
@@ -119,7 +120,7 @@ def _owner(tab: str) -> Owner:
 
 
 def browser(cookie: str) -> str:
-    """A browser's name, of its cookie "2|mask|masked token|time"; "" where that says nothing. The mask changes."""
+    """Return a browser's name from its cookie "2|mask|masked token|time", whose mask changes; "" if it has none."""
     try:
         _, mask, masked, _ = cookie.split("|")
         key, token = binascii.a2b_hex(mask), binascii.a2b_hex(masked)
@@ -131,7 +132,7 @@ def browser(cookie: str) -> str:
 
 
 def network(address: str) -> str:
-    """What counts as one address: that of IPv4, the /64 of IPv6, which one household has whole; "" for none."""
+    """Return what counts as one address: IPv4 itself, the /64 of IPv6, which one household has whole; "" for none."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

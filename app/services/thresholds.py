@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -46,7 +47,7 @@ class ThresholdCache:
 
         found = self.find(model.hash, kind)
         if found is None or found.calibration is None:
-            found = lab_basis(model, kind, calibration_pairs, progress=progress, cancel=cancel)
+            found = lab_basis(model, kind, partial(calibration_pairs, kind), progress=progress, cancel=cancel)
             self._put(model.hash, found)
         return found
 

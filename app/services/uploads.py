@@ -1,4 +1,4 @@
-"""Pictures of visitors: decoded once, in a process of their own, kept small under the id of the uploaded file."""
+"""Pictures of visitors: decoded once, in a process of their own, and kept small under the uploaded file's id."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Upload:
 
 
 def take_upload(data: bytes) -> Upload:
-    """Decodes an upload, safely and within bounds of time and memory.
+    """Decode an upload, safely and within bounds of time and memory.
 
     Raises:
         DataError: for anything that is not a proper picture.
@@ -53,7 +53,7 @@ def take_upload(data: bytes) -> Upload:
 
 
 def taken(file: Any) -> Upload:
-    """The picture of an uploaded file: decoded in the first run that sees it, then what was kept of it.
+    """Return the picture of an uploaded file, which is decoded in the first run that sees it.
 
     Args:
         file: as `st.file_uploader` gives it. Its bytes are let go of as soon as they have been decoded.
@@ -94,7 +94,7 @@ def _turn() -> Iterator[None]:
 
 
 def _let_go(file: Any) -> None:
-    """Drops the bytes that Streamlit keeps of an uploaded file, and leaves the widget its name."""
+    """Drop the bytes that Streamlit keeps of an uploaded file, and leave the widget its name."""
     from streamlit.runtime.scriptrunner import get_script_run_ctx
     from streamlit.runtime.uploaded_file_manager import UploadedFileRec
 

@@ -12,8 +12,9 @@ from app.services.datasets import lab_dataset
 from app.services.jobs import quiet_thread
 from app.services.models import load_models
 from app.services.pairs import lab_pair
-from cmai_core.defenses.basis import PHOTOGRAPHS, kind_of
+from cmai_core.data.registry import kind_of
 from cmai_core.errors import CmaiError
+from cmai_core.lab.places import place_of
 from cmai_core.lab.verdict import LabVerdict, judge_result
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def verify(
         bases = {role: thresholds.get(model, kind, progress, cancel) for role, model in models.items()}
         try:
             pair = lab_pair(experiment.pair, experiment.caption, upload, experiment.scene)
-            items = lab_dataset("photos" if kind == PHOTOGRAPHS else "tabletop")
+            items = lab_dataset(place_of(experiment.pair))
         except CmaiError:  # somebody else's upload: the policies cannot be tried, all else can be said
             pair = items = None
         made = judge_result(result, models, bases, pair=pair, dataset=items, progress=progress, cancel=cancel)

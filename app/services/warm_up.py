@@ -66,12 +66,14 @@ def models() -> None:
 
 def _load(names: list[str], cache: ModelCache) -> None:
     """Load the models, and the pictures and captions that every attack is shown among."""
+    from cmai_core.lab.experiment import Experiment
     from cmai_core.lab.pair_in_context import OTHERS
+    from cmai_core.lab.places import place_of
 
     for name in names:
         cache.get(name)
     with quiet_thread():
-        items = lab_dataset("tabletop")
+        items = lab_dataset(place_of(Experiment.pair))
     for k in range(min(len(items), OTHERS + 1)):
         items[k]
 

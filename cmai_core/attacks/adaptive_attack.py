@@ -34,7 +34,7 @@ def adaptive(
     tau: float | None = None,
     detectors: Sequence[Detector] = (),
     norm: str = "linf",
-    epsilon: Any = 4 / 255,
+    epsilon: Any = None,
     losses: Sequence[str] | None = None,
     forms: Sequence[str] = FORMS,
     plain: bool = True,
@@ -130,7 +130,7 @@ def _against(
     tau: float | None = None,
     detectors: Sequence[Detector] = (),
     norm: str = "linf",
-    epsilon: Any = 4 / 255,
+    epsilon: Any = None,
     **options: Any,
 ) -> Attack:
     """PGD against detectors. `goal`: from the detectors, what is raised and when it has succeeded."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-
 from cmai_core.attacks.objectives.objective import Objective, Weighted
 from cmai_core.attacks.objectives.text import TextObjective
 from cmai_core.attacks.threats.image import ThreatModel
@@ -36,7 +34,7 @@ def check_fit(search: Any, threat: ThreatModel, objective: Objective) -> None:
             raise OptionError(f"{name} does not go with the objective {raised.describe()}.", f"Accepted: {accepted}.")
         if getattr(inner, "universal", False):
             _check_norm("One perturbation for all", threat.norm, SHARED)
-            if len(torch.as_tensor(threat.epsilon).unique()) > 1:
+            if not threat.shared:
                 raise OptionError("One perturbation for all needs one epsilon.", "Accepted: a single number.")
         if getattr(inner, "start", "") == "sign" and inner.random_start:
             _check_norm("start='sign', a corner of the linf ball,", threat.norm, ("linf",))

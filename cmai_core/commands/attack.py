@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cmai_core.attacks.objectives.registry import OBJECTIVES
+from cmai_core.budget import NORMS
 from cmai_core.commands.parameters import Device, Json, Quiet, pair_limit
+from cmai_core.data.registry import DEFAULT_DATASET, dataset_words
 from cmai_core.errors import OptionError
 from cmai_core.files import check_folder, write_json
+from cmai_core.tasks import DEFAULT_TASK, TASKS
 from cmai_core.terminal import SHARE_AND_TIME, check_outputs, deliver, interruptible, progress_bar, read_object
 
 if TYPE_CHECKING:
@@ -34,7 +38,7 @@ def attack(
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help="a dataset's name, or the path of a folder, CSV or JSONL file (default: tabletop)"),
+        typer.Option(help=f"{dataset_words()} (default: {DEFAULT_DATASET})"),
     ] = None,
     split: Annotated[str | None, typer.Option(help="default: test")] = None,
     limit: Annotated[
@@ -56,13 +60,13 @@ def attack(
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option(help="judged, and attacked: zero-shot, retrieval, vqa, captioning, nlvr (default: retrieval)"),
+        typer.Option(help=f"judged, and attacked: {', '.join(TASKS)} (default: {DEFAULT_TASK})"),
     ] = None,
     objective: Annotated[
         str | None,
         typer.Option(
-            help="task: its loss; margin, kl, embedding: others of images; consistency: -S_c; both: alpha*loss - "
-            "beta*S_c (default: task, or the recipe's own)"
+            help=f"what is raised: {', '.join(OBJECTIVES)}; on texts consistency or task (default: task, or the "
+            "recipe's own)"
         ),
     ] = None,
     alpha: Annotated[float | None, typer.Option(help="weight of the task's loss in both (default: 1)")] = None,
@@ -70,13 +74,15 @@ def attack(
     norm: Annotated[
         str | None,
         typer.Option(
-            help="linf, or l2: root mean square change per pixel value; with a recipe also l0, patch "
+            help=f"{', '.join(NORMS)}, where the recipe goes with it; l2: root mean square change per pixel value "
             "(default: linf, or the recipe's own)"
         ),
     ] = None,
     epsilon: Annotated[
         float | None,
-        typer.Option(help="budget in units of 1/255; l0: pixels, patch: share of the area (default: 4)"),
+        typer.Option(
+            help="budget in units of 1/255; l0: pixels, patch: share of the area (default: the recipe's usual, or 4)"
+        ),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(help="gradient steps (default: 20, or the recipe's own, as with all that follows)")
@@ -104,7 +110,7 @@ def attack(
     check_outputs({"--json": json_file})
     if save_images:
         check_folder(save_images)
-    from cmai_core.evaluation.runs.experiment import run_experiment
+    from cmai_core.evaluation.runs.attack_run import run_experiment
 
     with interruptible() as cancel, progress_bar(quiet, form=SHARE_AND_TIME) as show:
         report = run_experiment(experiment, progress=show, cancel=cancel, device=device)

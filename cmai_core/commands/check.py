@@ -10,9 +10,11 @@ import typer
 
 from cmai_core.budget import Budget
 from cmai_core.commands.parameters import Dataset, Device, Json, Quiet, Split
+from cmai_core.data.registry import DEFAULT_DATASET
 from cmai_core.errors import OptionError
 from cmai_core.files import write_json
 from cmai_core.progress import CancelToken, ProgressCallback
+from cmai_core.tasks import DEFAULT_TASK, TASKS
 from cmai_core.terminal import check_outputs, deliver, interruptible, progress_bar
 
 if TYPE_CHECKING:
@@ -23,13 +25,13 @@ FORMAT = "cmai-check/1"
 
 def check(
     model: Annotated[str, typer.Option(help="a bundled name or an open_clip specification")] = "tabletop",
-    task: Annotated[str, typer.Option(help="zero-shot, retrieval, vqa, captioning, nlvr")] = "retrieval",
+    task: Annotated[str, typer.Option(help=", ".join(TASKS))] = DEFAULT_TASK,
     epsilon: Annotated[float, typer.Option(help="budget in units of 1/255 (l2: root mean square)")] = 4.0,
     norm: Annotated[str, typer.Option(help="linf or l2")] = "linf",
     attack: Annotated[
         str, typer.Option(metavar="RECIPE", help="what is checked, such as pgd or apgd:steps=50")
     ] = "pgd",
-    dataset: Dataset = "tabletop",
+    dataset: Dataset = DEFAULT_DATASET,
     split: Split = "test",
     samples: Annotated[int, typer.Option(help="pairs used; more of them decide more")] = 32,
     surrogates: Annotated[

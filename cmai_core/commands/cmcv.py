@@ -1,4 +1,4 @@
-"""`cmai cmcv`: calibrates a model's consistency verification on clean pairs, and says what it realises on others."""
+"""`cmai cmcv`: consistency verification calibrated on clean pairs, and what it flags of others."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cmai_core.commands.parameters import Dataset, Device, Json, Quiet
+from cmai_core.data.pair import item_scene
+from cmai_core.data.registry import DATASETS, DEFAULT_DATASET, kind_of
 from cmai_core.errors import ModelError, OptionError
 from cmai_core.files import write_json
 from cmai_core.progress import Progress, ProgressCallback
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     from cmai_core.defenses.calibration import Calibration
 
 FORMAT = "cmai-cmcv/1"
-TABLETOP = "tabletop"
-OTHERS = ("holdout", "test-light", "test-table", "test-viewpoint", "test-style", "test-corruption")
 FPRS = (0.01, 0.05)
 
 
@@ -40,11 +40,16 @@ def cmcv(
             "(conformal)"
         ),
     ] = "calibration",
-    dataset: Dataset = TABLETOP,
-    split: Annotated[str, typer.Option(help="calibrated on its first pairs, its next are reported")] = "validation",
+    dataset: Dataset = DEFAULT_DATASET,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="calibrated on its first pairs, its next are reported (default: the dataset's own, or validation)"
+        ),
+    ] = None,
     splits: Annotated[
         list[str] | None,
-        typer.Option(metavar="[SPLIT...]", help=f"reported besides; default, on Tabletop: {' '.join(OTHERS)}"),
+        typer.Option(metavar="[SPLIT...]", help="reported besides (default: the dataset's held-out and shifted ones)"),
     ] = None,
     store: Annotated[bool, typer.Option("--store", help="write thresholds and rates into the model's card")] = False,
     device: Device = None,
@@ -53,7 +58,9 @@ def cmcv(
 ) -> int:
     """Set consistency verification to false-positive rates, and say what it flags of other clean pairs."""
     rates = sorted(set(fprs or FPRS))
-    others = (OTHERS if dataset == TABLETOP else ()) if splits is None else tuple(dict.fromkeys(filter(None, splits)))
+    info = DATASETS.get(dataset)
+    split = split or (info and info.calibration) or "validation"
+    others = other_splits(dataset) if splits is None else tuple(dict.fromkeys(filter(None, splits)))
     _check_options(rates, limit, guarantee, split, others)
     folder = _folder_of(model) if store else None
     check_outputs({"--json": json_file})
@@ -95,7 +102,6 @@ def _check_options(rates: Sequence[float], limit: int, guarantee: str, split: st
 
 def _say_notes(model: Any, found: Calibration, dataset: str, split: str, folder: Path | None) -> None:
     """Say on stderr which threshold is in use, what is missing and where it was stored."""
-    from cmai_core.defenses.basis import kind_of
     from cmai_core.evaluation.verification.calibration import calibration_for
 
     basis = calibration_for(model, kind_of(dataset))
@@ -106,6 +112,12 @@ def _say_notes(model: Any, found: Calibration, dataset: str, split: str, folder:
         print(f"{dataset}/{split} has no further pairs: take a smaller --limit.", file=sys.stderr)
     if folder is not None:
         print(f"Stored in the card of {folder}.", file=sys.stderr)
+
+
+def other_splits(dataset: str) -> tuple[str, ...]:
+    """Return the splits of a dataset that thresholds are tried on besides: held-out and shifted ones."""
+    info = DATASETS.get(dataset)
+    return () if info is None else (*info.held_out, *info.shifts)
 
 
 class _Read:
@@ -136,11 +148,11 @@ def calibrated(
     guarantee: str = "calibration",
     progress: ProgressCallback | None = None,
 ) -> Calibration:
-    """Thresholds from the first pairs of a dataset, with the rates that they realise on pairs that had no part in them.
+    """Set thresholds on the first pairs of a dataset, with the rates that they realise on fresh pairs.
 
     Args:
         dataset: consistent pairs: the first `limit` are calibrated on, the next `limit` reported on under the dataset's
-            split; Tabletop's of these also in two halves, "vague" and "specific" (`cmcv.by_vagueness`).
+            split; with ground truth these also in two halves, "vague" and "specific" (`cmcv.by_vagueness`).
         others: further sets, whose first `limit` pairs are reported on under their split.
         fprs, guarantee: as for `calibrate_cmcv`.
         progress: told of pairs read.
@@ -153,7 +165,7 @@ def calibrated(
 
     known = first(dataset, limit)
     fresh = Subset(dataset, range(len(known), min(2 * len(known), len(dataset))))
-    halved = dataset.name == TABLETOP and len(fresh) > 1
+    halved = len(fresh) > 1 and item_scene(fresh, 0) is not None
     sets = [*([fresh] if len(fresh) else []), *(first(other, limit) for other in others)]
     # Calibration reads every pair for its own caption, for a false one, and to find that.
     total = 3 * len(known) + sum(map(len, sets)) + halved * len(fresh)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cmai_core.commands.parameters import Dataset, Split
+from cmai_core.data.registry import DATASETS, DEFAULT_DATASET
 from cmai_core.errors import OptionError
 from cmai_core.files import atomic, check_writable, is_stdout
 from cmai_core.progress import Progress
@@ -37,24 +38,17 @@ def build(scenes: Scenes = None, workers: Workers = None) -> None:
     for name, value in (("scenes", scenes), ("workers", workers)):
         if value is not None and value < 1:
             raise OptionError(f"--{name} is {value}.", "Accepted: whole numbers from 1.")
-    from cmai_core.data.tabletop.arrays import training_arrays
-    from cmai_core.models.tokenizer import bundled_tokenizer_dir
+    from cmai_core.training.runs import build_training_data
 
     with progress_bar(quiet=False, unit="scenes") as show:
-        arrays = training_arrays(
-            bundled_tokenizer_dir() / "tokenizer.json",
-            "train",
-            scenes,
-            workers=workers,
-            report=lambda done, total: show(Progress(done, total)),
-        )
-    print(f"{len(arrays)} training scenes are in the cache.")
+        count = build_training_data(scenes, workers=workers, report=lambda done, total: show(Progress(done, total)))
+    print(f"{count} training scenes are in the cache.")
 
 
 @data.command("sheet")
 def sheet(
     out: Annotated[Path, typer.Option(metavar="FILE.png", help="where it is written (-: to stdout)")],
-    dataset: Dataset = "tabletop",
+    dataset: Dataset = DEFAULT_DATASET,
     split: Split = "test",
     count: Annotated[int, typer.Option(help="pictures")] = 24,
     columns: Annotated[int, typer.Option(help="of the sheet")] = 6,
@@ -89,8 +83,9 @@ def _contact_sheet(images: Sequence[Image], columns: int, side: int = 128, gap: 
 
 
 @data.command("statistics")
-def statistics() -> None:
-    """Measure the figures of Tabletop's card; prints them as Markdown (minutes)."""
-    from cmai_core.data.tabletop.statistics import markdown
-
-    print(markdown())
+def statistics(dataset: Dataset = DEFAULT_DATASET) -> None:
+    """Measure the figures of a dataset's card; prints them as Markdown (minutes)."""
+    text = DATASETS.find(dataset).card_figures()
+    if text is None:
+        raise OptionError(f"No figures of the dataset {dataset} are measured.", "Choose another.")
+    print(text)

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cmai_core.commands.parameters import Device, Json, Quiet, pair_limit
+from cmai_core.data.registry import DEFAULT_DATASET, dataset_words
 from cmai_core.errors import CmaiWarning, OptionError
 from cmai_core.files import write_json
 from cmai_core.progress import Progress
+from cmai_core.tasks import DEFAULT_TASK, TASKS
 from cmai_core.terminal import (
     SHARE_AND_WORDS,
     Table,
@@ -47,7 +49,7 @@ def evaluate(
     ] = None,
     tasks: Annotated[
         list[str] | None,
-        typer.Option(metavar="TASK...", help="zero-shot, retrieval, vqa, captioning, nlvr (default: retrieval)"),
+        typer.Option(metavar="TASK...", help=f"{', '.join(TASKS)} (default: {DEFAULT_TASK})"),
     ] = None,
     recipes: Annotated[
         list[str] | None,
@@ -57,7 +59,7 @@ def evaluate(
         ),
     ] = None,
     epsilons: Annotated[list[float] | None, typer.Option(metavar="E...", help="in units of 1/255 (default: 4)")] = None,
-    dataset: Annotated[str | None, typer.Option(help="a dataset's name or a path (default: tabletop)")] = None,
+    dataset: Annotated[str | None, typer.Option(help=f"{dataset_words()} (default: {DEFAULT_DATASET})")] = None,
     split: Annotated[str | None, typer.Option(help="default: test")] = None,
     limit: Annotated[
         str | None, typer.Option(metavar="N", help="only the first so many items (default: 64); all: every item")

@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from cmai_core.commands.parameters import Dataset, Device, Json, Split, pair_limit
+from cmai_core.data.registry import DEFAULT_DATASET
 from cmai_core.files import is_stdout, write_json
 from cmai_core.terminal import check_outputs, deliver
 
 
 def evaluate_clean(
     model: Annotated[str, typer.Option(help="a bundled name or an open_clip specification")] = "tabletop",
-    dataset: Dataset = "tabletop",
+    dataset: Dataset = DEFAULT_DATASET,
     split: Split = "test",
     limit: Annotated[str, typer.Option(metavar="N", help="only the first so many pairs; all: every pair")] = "1000",
     tasks: Annotated[list[str] | None, typer.Option("--task", help="only this one; may be repeated")] = None,

@@ -20,8 +20,9 @@ def masked_lm(
     ] = None,
 ) -> None:
     """Train the bundled masked language model anew."""
-    from cmai_core.attacks.text_searches.masked_lm import folder, save_masked_lm, train_masked_lm
+    from cmai_core.attacks.text_searches.masked_lm import folder, save_masked_lm
     from cmai_core.models.integrity import record
+    from cmai_core.training.masked_lm import train_masked_lm
 
     start = time.perf_counter()
 

@@ -12,14 +12,11 @@ from cmai_core.terminal import Table, deliver
 if TYPE_CHECKING:
     from cmai_core.models.cards import ModelCard
 
-ELSEWHERE = """
-Besides these, whatever open_clip loads: ViT-B-32/laion2b_s34b_b79k, hf-hub:organisation/repository,
-local-dir:/path/to/folder; and ViT-B-32/random for a real architecture with random weights."""
-
 
 def models(as_json: Annotated[bool, typer.Option("--json", help="the cards as JSON")] = False) -> None:
     """List the models that can be loaded."""
     from cmai_core.models import bundled_models
+    from cmai_core.models.families.family import FAMILIES
 
     cards = bundled_models()
     if as_json:
@@ -28,7 +25,8 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="the cards as JS
         return
     rows = [(card.name, _kind(card), card.problem or card.description) for card in cards]
     listed = Table(rows, head=False) if rows else "No model is bundled (make models trains them)."
-    deliver([listed, ELSEWHERE])
+    others = [(family.example, family.note) for name, family in FAMILIES.items() if name != "bundled"]
+    deliver([listed, "\nBesides these:", Table(others, head=False)])
 
 
 def _kind(card: ModelCard) -> str:

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from cmai_core.data.registry import dataset_words
 from cmai_core.errors import OptionError
 
 Device = Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda if there is one)")]
 Threads = Annotated[int | None, typer.Option(help="processor threads")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress bar")]
-Dataset = Annotated[str, typer.Option(help="a dataset's name or a path")]
+Dataset = Annotated[str, typer.Option(help=dataset_words())]
 Split = Annotated[str, typer.Option(help="of the dataset")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write it as JSON here (-: to stdout)")]
 

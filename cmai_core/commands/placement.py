@@ -12,12 +12,11 @@ def placement(
     scenes: Annotated[int, typer.Option(help="validation scenes")] = 500,
 ) -> None:
     """Measure how well a linear map reads objects' places off a model's image tokens (R²)."""
-    from cmai_core.data.tabletop.arrays import training_arrays
     from cmai_core.models import load_model
-    from cmai_core.models.tokenizer import bundled_tokenizer_dir
     from cmai_core.training.placement import placement as measure
+    from cmai_core.training.placement import validation_arrays
 
-    arrays = training_arrays(bundled_tokenizer_dir() / "tokenizer.json", "validation", scenes)
+    arrays = validation_arrays(scenes)
     for spec in models:
         found = measure(load_model(spec), arrays, scenes)
         print(spec + ": " + ", ".join(f"{name} {value:.2f}" for name, value in found.items()))

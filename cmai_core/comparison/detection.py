@@ -26,7 +26,7 @@ def detection_figures(
     """Detection of successful attacks on one model, with the attacker unaware of any detector.
 
     Args:
-        frame: readings of the part FAMILIES, every attack on every scene. store: the folder they come from.
+        frame: predictions of the part FAMILIES, every attack on every scene. store: the folder they come from.
         test, validation: whole splits; the bank of distances are the validation pairs after those that thresholds are
             set on.
 

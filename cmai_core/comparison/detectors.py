@@ -29,7 +29,7 @@ from cmai_core.comparison.protocol import PROTOCOL
 from cmai_core.data.pair import Pair, PairDataset
 from cmai_core.evaluation.runs.predictor import make_batch
 from cmai_core.models.scoring import has_heads
-from cmai_core.tasks.consistency import answer_scores, answer_texts, answered
+from cmai_core.tasks.consistency import answer_scores, answered
 
 GIVEN, RETRIEVED = "given", "retrieved"
 VERIFIED = (f"S_c, {GIVEN}", f"V, {GIVEN}", f"S_c, {RETRIEVED}", f"V, {RETRIEVED}")
@@ -108,7 +108,7 @@ def _scores(
     features = model.image_features(pixels)
     prepared = task.prepare(model, list(pairs), dataset)
     logits = task.logits(model, features, prepared)
-    texts = answer_texts(task, model, pairs, prepared, encode=not has_heads(model))
+    texts = task.answer_texts(model, pairs, prepared, encode=not has_heads(model))
     retrieved = answered(task, model, features, texts)
     out = {
         f"cosine, {GIVEN}": (features.embedding * model.encode_text(given)).sum(dim=1),

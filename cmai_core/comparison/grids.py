@@ -47,13 +47,13 @@ def measured(
         store: folder of an evaluation store. models: loaded ones by name. dataset: the split, loaded.
 
     Returns:
-        (verdicts on the model, the readings' frame).
+        (verdicts on the model, the predictions' frame).
 
     Raises:
         CmaiError: a cell that failed, or that cannot be measured. Cancelled: stopped before its end.
     """
     from cmai_core.errors import Cancelled, CmaiError
-    from cmai_core.evaluation.runs import predictions as readings
+    from cmai_core.evaluation.runs import predictions
     from cmai_core.evaluation.runs.runner import run
     from cmai_core.evaluation.store.store import Store
 
@@ -68,6 +68,6 @@ def measured(
         for cell in report.plan.cells:
             if cell.skipped:
                 raise CmaiError(f"{model}, {part.name}: {cell.recipe} on {cell.task}: {cell.skipped}")
-        frame = readings.frame(opened, report.plan)
+        frame = predictions.frame(opened, report.plan)
     planned = [(cell.task, cell.norm, cell.epsilon, cell.source) for cell in report.plan.cells]
     return verdicts(frame, model, [item for item, _ in report.plan.items], planned), frame

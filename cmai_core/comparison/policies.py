@@ -61,8 +61,8 @@ def policy_figures(
     """Each policy's answers about the first `protocol.aimed.targeted` scenes of the main part, clean and attacked.
 
     Args:
-        frame, store: readings and examples of the main part. What fooled the plain model is shown to every policy: see
-            `worst_pictures`.
+        frame, store: predictions and examples of the main part. Every policy is evaluated on what fooled the plain
+            model: see `worst_pictures`.
 
     Returns:
         policy → `clean`, `attacked` (right), `clean_rejected`, `attacked_rejected` (strings of `verdicts`, "1": yes),

@@ -67,10 +67,10 @@ def rights(text: str) -> np.ndarray:
 def verdicts(
     frame: pd.DataFrame, target: str, items: Sequence[str], asked_of: Iterable[tuple[str, str, float, str]] = ()
 ) -> list[Verdict]:
-    """Verdicts on one target from the readings of a part.
+    """Verdicts on one target from the predictions of a part.
 
     Args:
-        frame: of `evaluation.readings.frame`. items: the scenes' ids, in order.
+        frame: of `evaluation.runs.predictions.frame`. items: the scenes' ids, in order.
         asked_of: (task, norm, ε, source) that were planned. Where a model gets nothing right, a cascade attacks
             nothing, and the frame has no row to tell of it.
 

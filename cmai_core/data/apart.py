@@ -29,7 +29,7 @@ _ANEW = "Open it in an image program, make it smaller and save it anew."
 
 
 def decode_apart(data: bytes, *, side: int = SIDE, seconds: int = SECONDS, name: str = "The picture") -> np.ndarray:
-    """Decodes a picture as `uploads.decode_image` does, in a child process, and makes it smaller where it is large.
+    """Decode a picture as `uploads.decode_image` does, in a child process, and makes it smaller where it is large.
 
     Args:
         data: the bytes of a JPEG, PNG or WebP file.
@@ -62,7 +62,7 @@ def decode_apart(data: bytes, *, side: int = SIDE, seconds: int = SECONDS, name:
 
 
 def shrunk(picture: np.ndarray, side: int) -> np.ndarray:
-    """A picture (uint8 H×W×3) with no side longer than `side` pixels; the same where it has none."""
+    """Return a picture (uint8 H×W×3) with no side longer than `side` pixels; the same where it has none."""
     from PIL import Image
 
     height, width = picture.shape[:2]

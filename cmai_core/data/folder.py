@@ -112,7 +112,7 @@ class FilePairs:
         )
 
     def texts(self, count: int | None = None) -> Iterator[tuple[str, str]]:
-        """(file, text) of every caption and question of the first `count` pairs; no picture is decoded."""
+        """Yield (file, text) of every caption and question of the first `count` pairs; no picture is decoded."""
         for entry in self._entries[:count]:
             for text in (*entry.captions, *(question.text for question in entry.questions)):
                 yield entry.relative, text
@@ -122,7 +122,7 @@ class FilePairs:
         return ()
 
     def truth(self, captions: Sequence[str], indices: Sequence[int]) -> np.ndarray | None:
-        """None: captions are known only by pairing."""
+        """Return None: captions are known only by pairing."""
         return None
 
     @staticmethod
@@ -132,7 +132,7 @@ class FilePairs:
 
 
 def load_pairs(path: str | Path, split: str = "test", limit: int | None = None) -> FilePairs:
-    """Opens a folder, or a CSV, TSV or JSONL file, of pairs. See the module for the layouts.
+    """Open a folder, or a CSV, TSV or JSONL file, of pairs. See the module for the layouts.
 
     Args:
         path: the folder or file.

@@ -22,7 +22,7 @@ class ImageCache:
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, decode: Callable[[], np.ndarray]) -> np.ndarray:
-        """The picture of `key`, decoded by `decode()` where it is not at hand (outside the lock: decoding is slow)."""
+        """Return the picture of `key`, decoded by `decode()` where it is not kept (outside the lock: that is slow)."""
         with self._lock:
             found = self._items.get(key)
             if found is not None:

@@ -69,13 +69,13 @@ class InMemory:
         return () if self._questions is None else tuple(self._questions[index])
 
     def texts(self, count: int | None = None) -> Iterator[tuple[str, str]]:
-        """(picture, text) of every caption and question of the first `count` pictures."""
+        """Yield (picture, text) of every caption and question of the first `count` pictures."""
         for index in range(len(self))[:count]:
             for text in (*self._captions_of(index), *(question.text for question in self._questions_of(index))):
                 yield f"picture {index}", text
 
     def truth(self, captions: Sequence[str], indices: Sequence[int]) -> np.ndarray | None:
-        """None: what is true of a picture beyond its own captions is not known."""
+        """Return None: what is true of a picture beyond its own captions is not known."""
         return None
 
 

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
-    from cmai_core.data.tabletop.scene import Scene
+    from cmai_core.data.truth import Scene
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Pair:
         captions: at least one; all true of the image.
         questions: may be empty.
         label: class name, where the dataset has classes.
-        scene: Tabletop's ground truth, None for photographs.
+        scene: what is known to be in the picture, where the dataset knows it (`data.truth`); None for photographs.
         meta: anything else worth showing (file name, licence, source).
     """
 
@@ -71,7 +70,11 @@ class Pair:
 
 @runtime_checkable
 class PairDataset(Protocol):
-    """A sequence of pairs. Reading an item may decode a file; nothing else is kept."""
+    """A sequence of pairs. Reading an item may decode a file; nothing else is kept.
+
+    A dataset that knows more without reading pictures may say so by further methods of an index: `item_id`,
+    `item_captions`, `item_scene`, and `item_version` (a name of the item's content; the content is hashed without it).
+    """
 
     name: str
     split: str
@@ -87,8 +90,26 @@ class PairDataset(Protocol):
         ...
 
     def truth(self, captions: Sequence[str], indices: Sequence[int]) -> np.ndarray | None:
-        """Which caption is true of which item: bool, len(captions)×len(indices). None where only pairings are known."""
+        """Return which caption is true of which item: bool, len(captions)×len(indices); None without ground truth."""
         ...
+
+
+def item_id(dataset: PairDataset, index: int) -> str:
+    """Return the id of an item, without reading its picture where the dataset knows ids without (`item_id`)."""
+    known = getattr(dataset, "item_id", None)
+    return dataset[index].id if known is None else known(index)
+
+
+def item_captions(dataset: PairDataset, index: int) -> tuple[str, ...]:
+    """Return the captions of an item, without reading its picture where the dataset can (`item_captions`)."""
+    known = getattr(dataset, "item_captions", None)
+    return dataset[index].captions if known is None else known(index)
+
+
+def item_scene(dataset: PairDataset, index: int) -> Scene | None:
+    """Return what is known to be in a picture, without reading it where the dataset can (`item_scene`)."""
+    known = getattr(dataset, "item_scene", None)
+    return dataset[index].scene if known is None else known(index)
 
 
 @dataclass(frozen=True)

@@ -257,10 +257,11 @@ class Photos:
 
     @property
     def statements(self) -> Sequence[TwoImageStatement]:
+        """No two-image statements."""
         return ()
 
     def truth(self, captions: Sequence[str], indices: Sequence[int]) -> np.ndarray | None:
-        """None: captions are known only by pairing."""
+        """Return None: captions are known only by pairing."""
         return None
 
 

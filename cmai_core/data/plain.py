@@ -12,7 +12,7 @@ _EMPTY = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 
 
 def plain_line(text: str) -> str:
-    """One line of visible text, "" where nothing is left.
+    """Return one line of visible text, "" where nothing is left.
 
     Control characters, invisible marks, and marks that reverse the reading direction go; runs of white space become one
     space; letters are composed (Unicode NFC). Cleaning twice changes nothing.

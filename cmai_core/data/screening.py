@@ -32,7 +32,7 @@ _ANEW = "Open it in an image program and save it anew."
 
 
 def screen(data: bytes, name: str, max_pixels: int) -> None:
-    """Refuses a file whose pieces would cost its decoder more than its pixels do.
+    """Refuse a file whose pieces would cost its decoder more than its pixels do.
 
     Args:
         data: a whole file; one that is neither JPEG, PNG nor WebP passes, as does a damaged one.
@@ -52,7 +52,7 @@ def screen(data: bytes, name: str, max_pixels: int) -> None:
 
 
 def screen_exif(size: int, name: str) -> None:
-    """Refuses more EXIF metadata than a picture has use for.
+    """Refuse more EXIF metadata than a picture has use for.
 
     Raises:
         DataError: more than `MAX_EXIF` bytes.

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import numpy as np
+from cmai_core.data.pair import Pair, PairDataset, TwoImageStatement, item_captions, item_id, item_scene
 
-from cmai_core.data.pair import Pair, PairDataset, TwoImageStatement
+if TYPE_CHECKING:
+    import numpy as np
+
+    from cmai_core.data.truth import Scene
 
 
 class Subset:
@@ -34,8 +38,21 @@ class Subset:
     def __getitem__(self, index: int) -> Pair:
         return self.dataset[self.indices[index]]
 
+    def item_id(self, index: int) -> str:
+        """Return an item's id, without its picture where the dataset can."""
+        return item_id(self.dataset, self.indices[index])
+
+    def item_captions(self, index: int) -> tuple[str, ...]:
+        """Return an item's captions, likewise."""
+        return item_captions(self.dataset, self.indices[index])
+
+    def item_scene(self, index: int) -> Scene | None:
+        """Return an item's ground truth, likewise."""
+        return item_scene(self.dataset, self.indices[index])
+
     @property
     def statements(self) -> Sequence[TwoImageStatement]:
+        """The dataset's statements about two items that are both here."""
         if self._statements is None:
             place = {old: new for new, old in enumerate(self.indices)}
             self._statements = tuple(
@@ -54,11 +71,12 @@ class Subset:
         return lambda count=None: texts(len(self) if count is None else min(count, len(self)))
 
     def truth(self, captions: Sequence[str], indices: Sequence[int]) -> np.ndarray | None:
+        """Ask the dataset."""
         return self.dataset.truth(captions, [self.indices[index] for index in indices])
 
 
 def first(dataset: PairDataset, limit: int | None) -> PairDataset:
-    """The first `limit` items; the dataset itself where it has no more than that."""
+    """Return the first `limit` items; the dataset itself where it has no more than that."""
     if limit is None or limit >= len(dataset):
         return dataset
     return Subset(dataset, range(limit))

@@ -10,20 +10,20 @@ TRUE, FALSE = "true", "false"
 
 
 def question_prompt(question: str) -> str:
-    """What the decoder reads before it answers: the question, without surrounding blanks."""
+    """Return what the decoder reads before it answers: the question, without surrounding blanks."""
     return question.strip()
 
 
 def question_with_answer(question: str, answer: str) -> str:
-    """The question with its answer, as the decoder is trained on it: "is there a red cube? yes"."""
+    """Return the question with its answer, as the decoder is trained on it: "is there a red cube? yes"."""
     return f"{question_prompt(question)} {answer.strip()}"
 
 
 def statement_prompt(statement: str) -> str:
-    """What the decoder reads before it judges a statement about two images: without a full stop at the end."""
+    """Return what the decoder reads before it judges a two-image statement: without a full stop at the end."""
     return statement.strip().rstrip(" .")
 
 
 def statement_with_truth(statement: str, truth: bool) -> str:
-    """The statement with its judgement: "both pictures show a cone true"."""
+    """Return the statement with its judgement: "both pictures show a cone true"."""
     return f"{statement_prompt(statement)} {TRUE if truth else FALSE}"

@@ -48,7 +48,7 @@ def decode_image(
     max_bytes: int = MAX_BYTES,
     name: str = "",
 ) -> np.ndarray:
-    """Decodes a picture safely.
+    """Decode a picture safely.
 
     Upright by its EXIF orientation, the first frame of an animation, transparency composited on white, 16 bits a
     channel rescaled (not clipped) to 8, all metadata dropped.
@@ -111,7 +111,7 @@ def decode_image(
 
 
 def clean_caption(text: str, max_chars: int = 300) -> str:
-    """Makes one line of plain text of what a person typed or a file holds.
+    """Make one line of plain text of what a person typed or a file holds.
 
     Control characters, invisible marks and marks that reverse the reading direction go, runs of white space become one
     space, and letters are composed (Unicode NFC).
@@ -132,7 +132,7 @@ def clean_caption(text: str, max_chars: int = 300) -> str:
 
 
 def sha256_of(array: np.ndarray) -> str:
-    """A key for an array that no other array shares: SHA-256 over its type, shape and bytes (64 hexadecimal digits)."""
+    """Return a key that no other array shares: SHA-256 over type, shape and bytes (64 hexadecimal digits)."""
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
     digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

@@ -22,6 +22,7 @@ class Words:
 
     @staticmethod
     def split(text: str) -> Words:
+        """Take a text apart."""
         words, gaps, end = [], [], 0
         for match in _WORD.finditer(text):
             gaps.append(text[end : match.start()])
@@ -36,7 +37,7 @@ class Words:
         return "".join(gap + word for gap, word in zip(self.gaps, (*self.words, ""), strict=True))
 
     def spans(self) -> list[tuple[int, int]]:
-        """Where each word stands in the text: (start, end) in characters."""
+        """Return where each word stands in the text: (start, end) in characters."""
         found, at = [], 0
         for gap, word in zip(self.gaps, self.words, strict=False):
             at += len(gap)
@@ -45,7 +46,7 @@ class Words:
         return found
 
     def replace(self, index: int, word: str) -> Words:
-        """Another word at `index`; the case of the old one is kept, and an "a" or "an" before it made to agree."""
+        """Put another word at `index`; the case of the old one is kept, and an "a" or "an" before it made to agree."""
         words = list(self.words)
         words[index] = match_case(words[index], word)
         article = self.words[index - 1] if index else ""
@@ -55,11 +56,11 @@ class Words:
         return Words(tuple(words), self.gaps)
 
     def spell(self, index: int, word: str) -> Words:
-        """The word at `index` written in exactly this way."""
+        """Write the word at `index` in exactly this way."""
         return Words((*self.words[:index], word, *self.words[index + 1 :]), self.gaps)
 
     def insert(self, index: int, word: str) -> Words:
-        """One more word before word `index` (after the last where `index` is the number of words)."""
+        """Insert one more word before word `index` (after the last where `index` is the number of words)."""
         gaps = list(self.gaps)
         if not self.words:
             return Words((word,), (gaps[0], ""))
@@ -67,7 +68,7 @@ class Words:
         return Words((*self.words[:index], word, *self.words[index:]), tuple(gaps))
 
     def delete(self, index: int) -> Words:
-        """Without word `index`; the punctuation around it stays."""
+        """Leave out word `index`; the punctuation around it stays."""
         left, right = self.gaps[index], self.gaps[index + 1]
         gap = left + right.lstrip() if index == 0 else left.rstrip() + right
         return Words(
@@ -75,7 +76,7 @@ class Words:
         )
 
     def swap(self, first: int, second: int) -> Words:
-        """Two words in each other's places."""
+        """Swap two words."""
         words = list(self.words)
         words[first], words[second] = words[second], words[first]
         return Words(tuple(words), self.gaps)
@@ -86,21 +87,21 @@ def _vowel(word: str) -> bool:
 
 
 def match_case(old: str, new: str) -> str:
-    """`new` written as `old` is: ALL CAPITALS, Capitalised, or as it comes."""
+    """Write `new` as `old` is: ALL CAPITALS, Capitalised, or as it comes."""
     if len(old) > 1 and old.isupper():
         return new.upper()
     return new[:1].upper() + new[1:] if old[:1].isupper() else new
 
 
 def same_case(old: str, new: str) -> bool:
-    """Whether `new` is written as `old` is: capitalised at the start or not, shouted or not."""
+    """Tell whether `new` is written as `old` is: capitalised at the start or not, shouted or not."""
     shouted = len(old) > 1 and old.isupper()
     starts = not new[:1].isalpha() or not old[:1].isalpha() or old[:1].isupper() == new[:1].isupper()
     return starts and (not shouted or new.upper() == new)
 
 
 def distance(left: Sequence, right: Sequence) -> int:
-    """Fewest insertions, deletions, substitutions and swaps of neighbours (each 1) that turn one into the other.
+    """Count the fewest insertions, deletions, substitutions and swaps of neighbours that turn one into the other.
 
     Optimal string alignment: no item is edited twice. Works on strings and on lists of words.
     """
@@ -127,7 +128,7 @@ def distance(left: Sequence, right: Sequence) -> int:
 
 
 def word_distance(left: str, right: str) -> int:
-    """`distance` in words; "a" and "an" count as one word, so that an article may follow its noun."""
+    """Return `distance` in words; "a" and "an" count as one word, so that an article may follow its noun."""
     return distance(*([_ARTICLES[0] if w in _ARTICLES else w for w in Words.split(t).words] for t in (left, right)))
 
 
@@ -148,7 +149,7 @@ class Edit:
 
 
 def edits(clean: str, edited: str) -> tuple[Edit, ...]:
-    """What was done to a text, word by word, as a shortest alignment tells it (swaps show as two substitutions)."""
+    """List what was done to a text, word by word, by a shortest alignment (swaps show as two substitutions)."""
     a, b = Words.split(clean).words, Words.split(edited).words
     cost = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
     for i in range(len(a), -1, -1):

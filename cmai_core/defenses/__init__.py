@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cmai_core.lazy import lazily
 
 if TYPE_CHECKING:
-    from cmai_core.defenses.basis import Basis, kind_of, stored_basis
+    from cmai_core.defenses.basis import Basis, stored_basis
     from cmai_core.defenses.calibration import Calibration, calibration_of, store_calibration
     from cmai_core.defenses.cmcv import Cmcv, Verdict
     from cmai_core.defenses.detector import AnyDetector, ConsistencyDetector, VerificationDetector, clean_scores
@@ -39,7 +39,6 @@ __all__ = [
     "VerificationDetector",
     "calibration_of",
     "clean_scores",
-    "kind_of",
     "shifted",
     "store_calibration",
     "stored_basis",
@@ -63,7 +62,6 @@ _HOME = {
     "VerificationDetector": "detector",
     "calibration_of": "calibration",
     "clean_scores": "detector",
-    "kind_of": "basis",
     "shifted": "pathways",
     "store_calibration": "calibration",
     "stored_basis": "basis",

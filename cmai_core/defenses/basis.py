@@ -13,18 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cmai_core.data.registry import PHOTOGRAPHS, kind_of, kind_title
 from cmai_core.defenses.calibration import CARD_KEY, Calibration, Thresholds
 from cmai_core.errors import CmaiError
 
-TABLETOP, PHOTOGRAPHS = "tabletop", "photographs"
-KINDS = (TABLETOP, PHOTOGRAPHS)
 USUAL_RATE = 0.05
 """The false-positive rate at which a threshold is shown where nobody has chosen another."""
-
-
-def kind_of(name: str) -> str:
-    """The kind of pairs that a dataset ("tabletop/validation"), a pair ("upload/…") or a composed scene belongs to."""
-    return TABLETOP if name == "scene" or name.partition("/")[0] == TABLETOP else PHOTOGRAPHS
 
 
 @dataclass(frozen=True)
@@ -32,7 +26,7 @@ class Basis:
     """What is known of one model's thresholds for pairs of one kind.
 
     Attributes:
-        kind: of KINDS. calibration: None where no threshold is known.
+        kind: as `data.registry.kind_of` names it. calibration: None where no threshold is known.
         stored: whether it stands in the model's card; else it was made when it was asked for.
         note: why there is none, or what else must be known of it ("" where nothing).
     """
@@ -44,21 +38,21 @@ class Basis:
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """The false-positive rates that there are thresholds for, rising."""
+        """Return the false-positive rates that there are thresholds for, rising."""
         return () if self.calibration is None else tuple(known.fpr for known in self.calibration.thresholds)
 
     def at(self, fpr: float) -> Thresholds | None:
-        """The thresholds of a stated rate; None where there are none."""
+        """Return the thresholds of a stated rate; None where there are none."""
         return self.calibration.at(fpr) if fpr in self.rates else None
 
     def tau(self, fpr: float = USUAL_RATE) -> float | None:
-        """τ of S_c alone: at most the share `fpr` of clean pairs lies below it. None where it is not known."""
+        """Return τ of S_c alone: at most the share `fpr` of clean pairs lies below it. None where it is not known."""
         known = self.at(fpr)
         return None if known is None else known.tau
 
     @property
     def origin(self) -> str:
-        """What the thresholds were set on, in words; "" without any."""
+        """Say what the thresholds were set on, in words; "" without any."""
         known = self.calibration
         if known is None:
             return ""
@@ -66,7 +60,7 @@ class Basis:
         return f"{where}, on {known.count:,} clean pairs of {known.dataset}"
 
     def said(self, fpr: float = USUAL_RATE) -> str:
-        """τ's value, rate and origin in a sentence, or that no threshold is known."""
+        """Say τ's value, rate and origin in a sentence, or that no threshold is known."""
         tau = self.tau(fpr)
         if tau is None:
             return self.note or f"No threshold is known for {self.kind}."
@@ -74,14 +68,14 @@ class Basis:
 
 
 def no_threshold(kind: str) -> str:
-    """Why there is no threshold for a kind of pairs, as a sentence."""
+    """Say in a sentence why there is no threshold for a kind of pairs."""
     if kind == PHOTOGRAPHS:
-        return "No threshold is known for photographs: one that was set on Tabletop scenes holds for no others."
-    return "No threshold is known for this model on Tabletop scenes."
+        return "No threshold is known for photographs: one that was set on pictures of another kind does not hold."
+    return f"No threshold is known for this model on {kind_title(kind)} pictures."
 
 
 def stored_basis(card: Mapping[str, Any], weights: str, kind: str) -> Basis | None:
-    """The thresholds of a model's card for pairs of a kind; None where the card has none for them.
+    """Return the thresholds of a model's card for pairs of a kind; None where the card has none for them.
 
     Args:
         card: of the model. weights: hash of the weights that are really there.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cmai_core.lab.choices import OBJECTIVES, SEARCHES, TASKLESS, THREATS, budget_words
-from cmai_core.lab.experiment import NORMS, Experiment
+from cmai_core.attacks.objectives.registry import OBJECTIVES
+from cmai_core.errors import OptionError
+from cmai_core.lab.choices import SEARCHES, THREATS, free_step, of_task
+from cmai_core.lab.experiment import Experiment
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Difference:
 
 
 def in_force(e: Experiment) -> dict[str, tuple[str, str]]:
-    """Name → (kind of setting, value in words) of all that decides what an experiment shows.
+    """Return name → (kind of setting, value in words) of all that decides what an experiment shows.
 
     What its search, objective and threat model do not use is left out, so that changing it makes no result stale. The
     experiment need not be valid: a form may be half filled in.
@@ -32,31 +34,37 @@ def in_force(e: Experiment) -> dict[str, tuple[str, str]]:
         "defended model": ("model", e.defended or "none"),
         "crafted on": ("setting", e.craft_on),
         "threat model": ("setting", THREATS.get(e.norm, e.norm)),
-        "objective": ("setting", OBJECTIVES.get(e.objective, e.objective)),
+        "objective": ("setting", OBJECTIVES[e.objective].word if e.objective in OBJECTIVES else e.objective),
         "search": ("setting", search.word if search else e.recipe),
         "seed": ("setting", f"{e.seed}"),
     }
     if e.norm != "text":
-        found["ε"] = ("setting", budget_words(e.norm, e.epsilon))
+        found["ε"] = ("setting", epsilon_words(e))
     if e.edits_words:
         found |= {"words": ("setting", f"{e.words}"), "truth": ("setting", e.truth)}
-    if e.objective not in TASKLESS:
+    if of_task(e.objective):
         found["task"] = ("setting", e.task)
     if e.objective == "both":
         found |= {"α": ("setting", f"{e.alpha:g}"), "β": ("setting", f"{e.beta:g}")}
-    if search and search.steps:
-        found["steps"] = ("setting", f"{e.steps}")
-    if search and search.queries:
-        found["queries"] = ("setting", f"{e.queries}")
+    if search and search.counts:
+        found[search.counts] = ("setting", f"{getattr(e, search.counts)}")
     if search and search.restarts:
         found["restarts"] = ("setting", f"{e.restarts}")
-    if search and search.step_size and e.norm in NORMS:
+    if search and free_step(search, e.norm):
         found["step size"] = ("setting", f"{e.step_size:g}/255")
     return found
 
 
+def epsilon_words(e: Experiment) -> str:
+    """Say an experiment's budget on pixels as people read it, in or out of range."""
+    try:
+        return e.budget.words if e.budget else ""
+    except OptionError:
+        return f"{e.epsilon:g}"
+
+
 def differences(shown: Experiment, wanted: Experiment) -> tuple[Difference, ...]:
-    """What must change for a result of `shown` to be one of `wanted`; empty where it is one."""
+    """Say what must change for a result of `shown` to be one of `wanted`; empty where it is one."""
     before, after = in_force(shown), in_force(wanted)
     names = [*before, *(name for name in after if name not in before)]
     found = []

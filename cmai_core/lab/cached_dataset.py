@@ -1,4 +1,4 @@
-"""A dataset that keeps what it has read: every attack in the lab asks for the same gallery."""
+"""A dataset that keeps the items that it has read: every attack in the lab asks for the same gallery."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cmai_core.data.pair import Pair, PairDataset, TwoImageStatement
+from cmai_core.data.pair import Pair, PairDataset, TwoImageStatement, item_captions, item_id
 
 
 class KeptItems:
@@ -30,9 +30,19 @@ class KeptItems:
             self._items[index] = self.dataset[index]
         return self._items[index]
 
+    def item_id(self, index: int) -> str:
+        """Return an item's id, without its picture where the dataset can."""
+        return item_id(self.dataset, index)
+
+    def item_captions(self, index: int) -> tuple[str, ...]:
+        """Return an item's captions, likewise."""
+        return self._items[index].captions if index in self._items else item_captions(self.dataset, index)
+
     @property
     def statements(self) -> Sequence[TwoImageStatement]:
+        """Return the dataset's two-image statements."""
         return self.dataset.statements
 
     def truth(self, captions: Sequence[str], indices: Sequence[int]) -> np.ndarray | None:
+        """Ask the dataset."""
         return self.dataset.truth(captions, indices)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cmai_core.data.pair import Pair, PairDataset
-from cmai_core.defenses.basis import TABLETOP, Basis
+from cmai_core.data.registry import calibrating_dataset
+from cmai_core.defenses.basis import Basis
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 
 if TYPE_CHECKING:
@@ -50,11 +51,11 @@ def lab_basis(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> Basis:
-    """A model's thresholds for pairs of a kind: its card's, else made on Tabletop's validation pairs, which takes
-    seconds; for photographs only the card's.
+    """Return a model's thresholds for pairs of a kind: its card's, else made on validation pairs of that kind, which
+    takes seconds; where no dataset of the kind has pairs for it, only the card's.
 
     Args:
-        kind: as `defenses.basis.kind_of` names it. pairs: gives the clean pairs, none of which is ever attacked.
+        kind: as `data.registry.kind_of` names it. pairs: gives the clean pairs, none of which is ever attacked.
 
     Raises:
         Cancelled: when told to stop. DataError: too few pairs for a threshold.
@@ -64,4 +65,4 @@ def lab_basis(
     def watched() -> _Watched:
         return _Watched(pairs(), f"Calibrating {model.name}", progress, cancel)
 
-    return calibration_for(model, kind, pairs=watched if kind == TABLETOP else None)
+    return calibration_for(model, kind, pairs=watched if calibrating_dataset(kind) is not None else None)

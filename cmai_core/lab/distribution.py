@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from cmai_core.data.pair import Batch, Pair, PairDataset
 from cmai_core.evaluation.figures import detection
 from cmai_core.evaluation.figures.histogram import histogram
 from cmai_core.lab.experiment import Experiment
-from cmai_core.lab.run import attack_for, clean_pixels
+from cmai_core.lab.run import clean_pixels
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 from cmai_core.versions import library_versions
 
@@ -143,13 +143,11 @@ def score_distribution(
 def _attack_batch(
     model: VisionLanguageModel, pairs: Sequence[Pair], experiment: Experiment, progress: Any, cancel: Any
 ) -> Any:
-    from cmai_core.attacks import Consistency
-
     pixels = clean_pixels(model, [p.image for p in pairs])
     batch = Batch(
         tuple(p.id for p in pairs), pixels, tuple(p.captions[0] for p in pairs), tuple(range(len(pairs))), tuple(pairs)
     )
-    attack = attack_for(experiment, -Consistency(), None, pixels[0].numel())
+    attack = replace(experiment, objective="consistency").spec().build(value_count=pixels[0].numel())
     return attack(model, batch, progress=progress, cancel=cancel, seed=experiment.seed)
 
 

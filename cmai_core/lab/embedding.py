@@ -6,14 +6,14 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cmai_core.data.pair import Batch, PairDataset
 from cmai_core.lab.experiment import Experiment
-from cmai_core.lab.run import attack_for, clean_pixels
+from cmai_core.lab.run import clean_pixels
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 
 if TYPE_CHECKING:
@@ -147,8 +147,6 @@ def _stage(progress: ProgressCallback | None, done: int, total: int, stage: str)
 def _embed(model: VisionLanguageModel, pairs, texts, experiment: Experiment, tell, cancel) -> dict[str, np.ndarray]:
     import torch
 
-    from cmai_core.attacks import Consistency
-
     found: dict[str, list[np.ndarray]] = {
         k: [] for k in ("clean", "adversarial", "text", "clean_pictures", "adversarial_pictures")
     }
@@ -158,7 +156,7 @@ def _embed(model: VisionLanguageModel, pairs, texts, experiment: Experiment, tel
         some, words = pairs[first : first + BATCH], texts[first : first + BATCH]
         pixels = clean_pixels(model, [p.image for p in some])
         batch = Batch(tuple(p.id for p in some), pixels, tuple(words), tuple(range(len(some))), tuple(some))
-        attack = attack_for(experiment, -Consistency(), None, pixels[0].numel())
+        attack = replace(experiment, objective="consistency").spec().build(value_count=pixels[0].numel())
         listener = None if tell is None else _within(tell, first, len(some))
         result = attack(model, batch, progress=listener, cancel=cancel, seed=experiment.seed)
         rounded = result.pixels_8bit.to(pixels.device)

@@ -11,20 +11,29 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from cmai_core.attacks.attack_spec import AttackSpec
+from cmai_core.attacks.objectives.registry import OBJECTIVES, present_name
+from cmai_core.budget import NORMS, Budget
 from cmai_core.data.plain import plain_line
+from cmai_core.data.registry import COMPOSED, DATASETS, DEFAULT_DATASET, composing_dataset
 from cmai_core.errors import CmaiError, OptionError
-from cmai_core.lab.choices import DETECTOR_OBJECTIVES, SEARCHES, THREATS, why_not
-from cmai_core.lab.choices import OBJECTIVES as OBJECTIVE_WORDS
+from cmai_core.lab.choices import (
+    SEARCHES,
+    THREATS,
+    budget_norm,
+    budget_of,
+    free_step,
+    of_detector,
+    of_task,
+    usual_epsilon,
+    why_not,
+)
+from cmai_core.tasks import DEFAULT_TASK, TASKS
 
-EPSILON_LADDER = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-"""Budgets offered to people, in units of 1/255."""
-
-NORMS = ("linf", "l2")
-"""Norms of the pages that measure many pairs; the attack lab has all of `choices.THREATS`."""
-OBJECTIVES = tuple(OBJECTIVE_WORDS)
+EPSILON_LADDER = NORMS["linf"].ladder
+"""Budgets offered for many pairs, in units of 1/255."""
 TRUTHS = ("kept", "free")
 CRAFT_ON = ("undefended", "defended", "each")
-TASKS = ("zero-shot", "retrieval", "vqa", "captioning", "nlvr")
 MAX_STEPS = 200
 MAX_RESTARTS = 10
 MIN_QUERIES, MAX_QUERIES = 10, 10_000
@@ -65,13 +74,12 @@ class Experiment:
         undefended, defended: model specifications; `defended` may be "" (one model only).
         craft_on: which model the perturbation is made on; the other is then shown the same picture ("transferred");
             "each" makes one for each (white box each).
-        norm: the threat model, one of `choices.THREATS`. "linf": every pixel value changes by at most epsilon/255.
-            "l2": the root mean square change of the pixel values is at most epsilon/255, so that one ladder serves both
-            norms and every picture size. "l0": at most epsilon pixel positions. "patch": a square of epsilon per cent
-            of the area. "text": the picture stays. "joint": pixels as in linf, and words.
-        epsilon: in the units of `norm`. step_size: in units of 1/255, for searches whose step is free.
-        objective: what the attacker raises, one of `choices.OBJECTIVES`: the loss of `task` (or what the recipe makes
-            of the task), minus S_c, alpha·loss − beta·S_c, …
+        norm: the threat model, one of `choices.THREATS`: a norm of the pixels; "text": the picture stays; "joint":
+            pixels as in linf, and words.
+        epsilon: as in `Budget` (of linf for "joint"). Files and links hold it as people read it, a patch in per cent
+            of the area. step_size: in units of 1/255, for searches whose step is free.
+        objective: what the attacker raises, a name of `attacks.objectives.registry`; of searches that bring an
+            objective of their own, "task" or "aware" is that.
         recipe: the search, one of `choices.SEARCHES`, named by the recipe that is built from it.
         steps, queries, restarts: each for the searches that count in them.
         words: most words of the sentence that may change. truth: "kept": the edited sentence stays true of the scene
@@ -79,20 +87,20 @@ class Experiment:
             embedding); "free": anything goes.
     """
 
-    pair: str = "tabletop/test/0"
+    pair: str = f"{DEFAULT_DATASET}/{DATASETS[DEFAULT_DATASET].usual}/0"
     scene: str = ""
     caption: str = ""
     undefended: str = UNDEFENDED
     defended: str = DEFENDED
     craft_on: str = "undefended"
     norm: str = "linf"
-    epsilon: float = 4.0
+    epsilon: float = usual_epsilon("linf")
     steps: int = 20
     step_size: float = 1.0
     restarts: int = 1
     seed: int = 0
     objective: str = "both"
-    task: str = "retrieval"
+    task: str = DEFAULT_TASK
     alpha: float = 1.0
     beta: float = 1.0
     recipe: str = "pgd"
@@ -104,9 +112,10 @@ class Experiment:
         # Whichever way a sentence comes in (a field, a link, a file), it becomes one line of visible text here.
         if isinstance(self.caption, str) and len(self.caption) <= 20 * MAX_CAPTION:
             object.__setattr__(self, "caption", plain_line(self.caption))
+        object.__setattr__(self, "objective", present_name(self.objective))
 
     def checked(self) -> Experiment:
-        """Itself, when every value is in range.
+        """Return itself, when every value is in range.
 
         Raises:
             OptionError: naming the first value that is not. DataError: the composed scene cannot be read.
@@ -116,9 +125,9 @@ class Experiment:
                 raise OptionError(f"{name} is {_shown(getattr(self, name))}, not text.")
         one_of = {
             "norm": tuple(THREATS),
-            "objective": OBJECTIVES,
+            "objective": tuple(OBJECTIVES),
             "craft_on": CRAFT_ON,
-            "task": TASKS,
+            "task": tuple(TASKS),
             "recipe": tuple(SEARCHES),
             "truth": TRUTHS,
         }
@@ -130,14 +139,13 @@ class Experiment:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1e300 <= value <= 1e300:
                 raise OptionError(f"{name} is {_shown(value)}, not a number.")
             if not low <= value <= high:
-                raise OptionError(f"{name} is {value:g}.", f"It lies between {low:g} and {high:g}.")
+                said = [self._as_shown(name, x) for x in (value, low, high)]
+                raise OptionError(f"{name} is {said[0]:g}.", f"It lies between {said[1]:g} and {said[2]:g}.")
             if (name in WHOLE or (name == "epsilon" and self.norm == "l0")) and int(value) != value:
                 raise OptionError(f"{name} is {value}.", "It is a whole number.")
         search = SEARCHES[self.recipe]
-        if search.steps and self.steps < search.least_steps:
-            raise OptionError(
-                f"steps is {self.steps}.", f"{search.name} takes between {search.least_steps} and {MAX_STEPS}."
-            )
+        if search.counts == "steps" and self.steps < search.least:
+            raise OptionError(f"steps is {self.steps}.", f"{search.name} takes between {search.least} and {MAX_STEPS}.")
         reason = why_not(self.norm, self.objective, self.recipe, self.task, self.pair)
         if reason:
             raise OptionError("These three parts do not combine.", reason)
@@ -157,46 +165,92 @@ class Experiment:
                 raise OptionError(f"{name} is {_shown(value)}.", f"At most {MAX_NAME} visible characters are accepted.")
         if self.craft_on == "defended" and not self.defended:
             raise OptionError("The attack is crafted on the defended model, but there is none.", "Choose one.")
-        if self.pair == "scene" and not self.scene:
+        if self.pair == COMPOSED and not self.scene:
             raise OptionError("The composed scene is missing.", "Compose it again.")
         if self.scene:
-            if self.pair != "scene":
+            if self.pair != COMPOSED:
                 raise OptionError("There is a composed scene, but the pair is another one.", "Leave one of them out.")
-            from cmai_core.data.tabletop.scene import Scene
-
-            Scene.from_json(self.scene)
+            composing = composing_dataset()
+            if composing is None:
+                raise OptionError("There is no dataset here whose scenes are composed.", "Choose another pair.")
+            composing.make_composer().read(self.scene)
         return self
 
+    @property
+    def budget(self) -> Budget | None:
+        """The budget on pixels; None where the picture stays."""
+        return budget_of(self.norm, self.epsilon)
+
+    @property
+    def task_of_attack(self) -> str:
+        """The task that the attack is about; "" where its objective needs none."""
+        return self.task if not self.edits_words and of_task(self.objective) else ""
+
+    def spec(self, true_of_scene: bool = False) -> AttackSpec:
+        """The attack that is asked for.
+
+        Args:
+            true_of_scene: whether the sentence is known to be true of the picture's scene (of attacks on words).
+        """
+        search = SEARCHES[self.recipe]
+        options: dict[str, Any] = {search.counts: getattr(self, search.counts)} if search.counts else {}
+        if search.restarts:
+            options["restarts"] = self.restarts
+        if self.edits_words:
+            truth = "none" if self.truth == "free" else "scene" if true_of_scene else "similarity"
+            options |= {"words": self.words, "truth": truth}
+        if self.norm == "joint":
+            options["step_size"] = None  # 2.5·ε/steps: the published length at the published ε and steps
+        if "stop_on_success" in search.options:
+            # Queries are what black-box attacks are judged by; the others show how far they get.
+            options["stop_on_success"] = search.counts == "queries" and OBJECTIVES[self.objective].judged
+        return AttackSpec(
+            recipe=self.recipe,
+            objective=None if self.edits_words or search.own_objective else self.objective,
+            alpha=self.alpha,
+            beta=self.beta,
+            budget=self.budget,
+            step_size=self.step_size or None if free_step(search, self.norm) else None,
+            options=options,
+            seed=self.seed,
+        )
+
+    def _as_shown(self, name: str, value: float) -> float:
+        """A value as people read it."""
+        norm = budget_norm(self.norm) if name == "epsilon" else None
+        return value if norm is None or norm not in NORMS or value < 0 else value * NORMS[norm].shown
+
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return plain JSON values, ε as people read it (`Budget.shown`)."""
+        return asdict(self) | ({"epsilon": self.budget.shown} if self.norm == "patch" else {})
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Experiment:
-        """From JSON values; unknown names are an error, so that a misspelt option is not silently ignored."""
+        """Read JSON values; unknown names are an error, so that a misspelt option is not silently ignored."""
         known = {f.name for f in fields(Experiment)}
         if not isinstance(values, Mapping):
             raise OptionError("An experiment is names with values.", f"Known: {', '.join(sorted(known))}.")
         unknown = sorted(str(name) for name in set(values) - known)
         if unknown:
             raise OptionError(f"Unknown option {_shown(unknown[0])}.", f"Known: {', '.join(sorted(known))}.")
-        return replace(Experiment(), **values).checked()
+        return replace(Experiment(), **_kept_amount(values)).checked()
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), sort_keys=True)
 
     def to_query(self) -> dict[str, str]:
-        """URL query parameters: only what differs from the defaults, besides the pair and the sentence."""
-        default = Experiment()
+        """Return URL query parameters: only what differs from the defaults, besides the pair and the sentence."""
+        default, shown = Experiment(), self.to_dict()
         query = {}
         for field in fields(self):
-            value = getattr(self, field.name)
+            value = shown[field.name]
             if field.name in ("pair", "caption") or value != getattr(default, field.name):
                 query[field.name] = _exactly(value) if isinstance(value, float) else str(value)
         return query
 
     @staticmethod
     def from_query(query: Mapping[str, str]) -> Experiment | None:
-        """The experiment a link describes; None where the link describes none (no `pair`).
+        """Read the experiment that a link describes; None where it describes none (no `pair`).
 
         Raises:
             OptionError: for a value that is not in range or not a number. CmaiError: for a pair that cannot be.
@@ -208,7 +262,7 @@ class Experiment:
         for field in fields(Experiment):
             if field.name in query:
                 values[field.name] = _read(field.name, query[field.name], type(getattr(default, field.name)))
-        found = replace(default, **values).checked()
+        found = replace(default, **_kept_amount(values)).checked()
         parse_pair_id(found.pair)
         return found
 
@@ -222,9 +276,9 @@ class Experiment:
     def units(self) -> int:
         """What the search counts in: queries, or steps over all restarts; 1 where it counts in neither."""
         search = SEARCHES[self.recipe]
-        if search.queries:
-            return self.queries
-        return self.steps * (self.restarts if search.restarts else 1) if search.steps else 1
+        if search.counts != "steps":
+            return self.queries if search.counts else 1
+        return self.steps * (self.restarts if search.restarts else 1)
 
     @property
     def edits_words(self) -> bool:
@@ -234,7 +288,7 @@ class Experiment:
     @property
     def has_detector(self) -> bool:
         """Whether the models are attacked with a detector around them."""
-        return self.objective in DETECTOR_OBJECTIVES
+        return of_detector(self.objective)
 
     def crafted_models(self) -> tuple[str, ...]:
         """Roles ("undefended", "defended") on which a perturbation is made."""
@@ -244,8 +298,17 @@ class Experiment:
 
 
 def epsilon_range(norm: str) -> tuple[float, float]:
-    """Least and largest budget of a threat model, in its own units."""
-    return 0.0, {"l0": 1e6, "patch": 100.0}.get(norm, 64.0)
+    """Return the least and the largest ε of a threat model, in its own units."""
+    return 0.0, {"l0": 1e6, "patch": 1.0}.get(norm, 64.0)
+
+
+def _kept_amount(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a file or link with ε as code has it: a patch is written in per cent of the area."""
+    epsilon = values.get("epsilon")
+    plain = isinstance(epsilon, (int, float)) and not isinstance(epsilon, bool)
+    if values.get("norm") != "patch" or not plain or not 0 <= epsilon <= 100:
+        return dict(values)
+    return {**values, "epsilon": Budget.of_shown("patch", epsilon).amount}
 
 
 def _shown(value: Any) -> str:
@@ -278,18 +341,18 @@ def _read(name: str, text: str, kind: type) -> Any:
     return kind(text)
 
 
-_ITEM = re.compile(r"(tabletop|photos)/(test)/([A-Za-z0-9_]{1,80})")
+_ITEM = re.compile(r"([A-Za-z0-9_-]{1,80})/([A-Za-z0-9_-]{1,80})/([A-Za-z0-9_][A-Za-z0-9_.-]{0,79})")
 
 
 def parse_pair_id(pair: str) -> tuple[str, str, str] | None:
-    """(dataset, split, item) of a dataset item's id; None for uploads and composed scenes.
+    """Take a pair's id apart: (dataset, split, item) of an item that the lab offers; None for uploads and scenes.
 
     Raises:
         CmaiError: for anything else.
     """
-    if pair == "scene" or pair.startswith("upload/"):
+    if pair == COMPOSED or pair.startswith("upload/"):
         return None
     found = _ITEM.fullmatch(pair)
-    if found:
+    if found and found[1] in DATASETS and found[2] in DATASETS[found[1]].shown:
         return found[1], found[2], found[3]
-    raise CmaiError(f"There is no pair {_shown(pair)}.", "Pairs are named like tabletop/test/17.")
+    raise CmaiError(f"There is no pair {_shown(pair)}.", f"Pairs are named like {Experiment.pair}.")

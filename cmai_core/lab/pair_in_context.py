@@ -1,4 +1,4 @@
-"""One pair among others of its kind: what lets every task be asked about a single picture, from wherever it comes."""
+"""One pair among others of its kind, so that every task can be asked about a single picture, from wherever it comes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from cmai_core.data.pair import Pair, PairDataset, TwoImageStatement
+from cmai_core.data.truth import ground_truth_of, truth_table
 
 OTHERS = 199
 """Other pairs in the gallery, so that retrieval searches through 200."""
@@ -19,7 +20,7 @@ OTHERS = 199
 class PairAmong:
     """A dataset (`PairDataset`) of the pair, at index 0, and the first other items of `dataset`.
 
-    The pair need not belong to `dataset`: an upload stands among photographs, a composed scene among Tabletop's.
+    The pair need not belong to `dataset`: an upload stands among photographs, a composed scene among rendered ones.
     """
 
     pair: Pair
@@ -57,33 +58,15 @@ class PairAmong:
 
     @cached_property
     def statements(self) -> Sequence[TwoImageStatement]:
-        """Statements about the pair (left) and another scene (right), the same each time; empty without scenes."""
-        scenes = [item.scene for item in self.items[:64]]
-        if self.pair.scene is None or any(scene is None for scene in scenes) or len(scenes) < 8:
+        """Return statements about the pair (left) and another scene (right), the same each time; () without scenes."""
+        shown = self.items[:64]
+        known = ground_truth_of(shown)
+        if known is None or len(shown) < 8:
             return ()
-        from cmai_core.data.tabletop.nlvr import items
-        from cmai_core.data.tabletop.statements import encode_scenes
-
         seed = hashlib.sha256(self.pair.scene.to_json().encode()).digest()[:8]
-        made = items(encode_scenes(scenes)[0], 600, np.random.default_rng(list(seed)))
-        return tuple(TwoImageStatement(i.left, i.right, i.text, i.truth, i.family) for i in made if i.left == 0)
+        made = known.two_image_statements([p.scene for p in shown], 600, np.random.default_rng(list(seed)))
+        return tuple(statement for statement in made if statement.left == 0)
 
     def truth(self, captions: Sequence[str], indices: Sequence[int]) -> np.ndarray | None:
-        """Which caption is true of which item; None where only the pairing is known."""
-        scenes = [self.items[i].scene for i in indices]
-        if any(scene is None for scene in scenes):
-            return None
-        from cmai_core.data.tabletop.language import parse
-        from cmai_core.data.tabletop.statements import StatementError, truth_matrix
-
-        out = np.zeros((len(captions), len(indices)), bool)
-        readable, parsed = [], []
-        for k, text in enumerate(captions):
-            try:
-                parsed.append(parse(text))
-                readable.append(k)
-            except StatementError:
-                continue
-        if parsed:
-            out[readable] = truth_matrix(parsed, scenes)
-        return out
+        """Return which caption is true of which item: bool; None where only the pairing is known."""
+        return truth_table(captions, [self.items[i] for i in indices])

@@ -66,7 +66,8 @@ def pathway_answer(
     smoothing = Smoothing()
     with torch.no_grad(), at_rest(model):
         pixels = model.preprocess([picture])
-        asked, prepared = setting.prepare(task, model)
+        asked = setting.task(task, model)
+        prepared = asked.prepare(model, [setting.pair], setting.dataset)
 
         def plain() -> Any:
             return asked.predict(model, model.image_features(pixels), prepared)

@@ -79,7 +79,7 @@ class Reading:
     """What one model makes of the clean and of the adversarial picture.
 
     Attributes:
-        role, spec, name, hash: which model; `domain` what it was trained on ("tabletop" or "photographs").
+        role, spec, name, hash: which model; `domain` the kind of pictures it was trained on (`data.registry.kinds`).
         picture: the role whose craft it was shown. Equal to `role`: a white-box attack; else a transferred one.
         clean, adversarial: S_c of picture and sentence in [-1, 1], the adversarial one after rounding to 8 bits; None
             where the model was shown no attack, as that was cancelled before its turn.
@@ -149,7 +149,7 @@ class SecondPicture:
 
 @dataclass(frozen=True)
 class LabResult:
-    """An experiment and everything it showed. Maps are keyed by role; `second`: of the task "nlvr", if asked."""
+    """An experiment and everything it showed. Maps are keyed by role; `second`: where a task asked about two."""
 
     experiment: Experiment
     crafts: Mapping[str, Craft]

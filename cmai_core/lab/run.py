@@ -12,13 +12,17 @@ import numpy as np
 
 from cmai_core.data.pair import Batch, Pair, PairDataset
 from cmai_core.errors import OptionError
-from cmai_core.lab.build import attack_for, image_objective, success_of, words_attack_for
-from cmai_core.lab.choices import FALSE_POSITIVE_RATE, SEARCHES, TASKLESS
-from cmai_core.lab.experiment import TASKS, Experiment
+from cmai_core.evaluation.runs.attacked import attack_batch
+from cmai_core.evaluation.runs.predictor import Encoded, encode, read_images, read_pairs
+from cmai_core.evaluation.runs.predictor import Reading as Read
+from cmai_core.lab.choices import FALSE_POSITIVE_RATE, SEARCHES
+from cmai_core.lab.experiment import Experiment
 from cmai_core.lab.images import perturbation_numbers, round_trip
+from cmai_core.lab.judgement import judge
 from cmai_core.lab.pair_in_context import PairAmong
 from cmai_core.lab.result import Answer, Craft, LabResult, Reading, SecondPicture
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
+from cmai_core.tasks import TASKS, get_task
 from cmai_core.versions import library_versions
 
 if TYPE_CHECKING:
@@ -87,25 +91,22 @@ def run_attack(
         str(next(iter(models.values())).device),
         datetime.now(UTC).isoformat(timespec="seconds"),
         library_versions(),
-        _second(setting) if any("nlvr" in reading.answers for reading in readings.values()) else None,
+        _second(setting, {task for reading in readings.values() for task in reading.answers}),
     )
 
 
-def _second(setting: Setting) -> SecondPicture | None:
-    """The other picture of the statement that the task "nlvr" asks about; None where there is no statement."""
-    from cmai_core.tasks import get_task
-
-    items = setting.dataset
-    (statement,) = get_task("nlvr").statements([setting.pair], items)
-    if statement is None:
-        return None
-    left = items[statement.left].id != setting.pair.id
-    other = items[statement.left if left else statement.right]
-    return SecondPicture(other.image, other.id, left)
+def _second(setting: Setting, answered: set[str]) -> SecondPicture | None:
+    """The other picture of the task that asks about two; None where no such task was answered."""
+    for name, info in TASKS.items():
+        if info.pictures == 2 and name in answered:
+            found = get_task(name).second_picture(setting.pair, setting.dataset)
+            if found is not None:
+                return SecondPicture(found.pair.image, found.pair.id, found.left)
+    return None
 
 
 def with_sentence(pair: Pair, caption: str) -> Pair:
-    """The pair as the tasks see it: a sentence that is false of the scene (or not understood) is no caption of it."""
+    """Return the pair as the tasks see it: a sentence that is false of the scene, or not understood, is no caption."""
     true = tuple(c for c in pair.captions if c != caption)
     if pair.scene is not None and true and not _is_true(caption, pair):
         return dataclasses.replace(pair, captions=true)
@@ -120,27 +121,31 @@ class Setting:
     dataset: PairDataset
 
     def saying(self, caption: str) -> Setting:
-        """The same pair with another sentence in the place of its first one."""
+        """Return the same pair with another sentence instead of its first one."""
         rest = self.pair.captions[1:]
         pair = dataclasses.replace(self.pair, captions=(caption, *(c for c in rest if c != caption)))
         return Setting(pair, PairAmong(pair, self.dataset.dataset))
 
-    def prepare(self, name: str, model: VisionLanguageModel, rows: int = 1) -> tuple[Any, Any]:
-        """A task, and what it prepared for `rows` pictures of this one pair.
+    def asked(self, name: str, model: VisionLanguageModel, seen: Encoded) -> list[Read]:
+        """Ask a task about pictures of this one pair.
 
         Raises:
             OptionError: it does not apply; the message says why.
         """
-        import torch
+        count = len(seen.pixels)
+        rows = Batch(tuple(map(str, range(count))), seen.pixels, (), (), (self.pair,) * count)
+        return read_images(model, self.task(name, model), self.dataset, rows, [seen])[0]
 
-        from cmai_core.tasks import get_task
+    def task(self, name: str, model: VisionLanguageModel) -> Any:
+        """Find a task that applies to this pair and model.
 
+        Raises:
+            OptionError: it does not apply; the message says why.
+        """
         task = get_task(name)
-        reason = task.applies_to(self.dataset, model)
-        if reason:
+        if reason := task.applies_to(self.dataset, model):
             raise OptionError(reason)
-        with torch.no_grad():
-            return task, task.prepare(model, [self.pair] * rows, self.dataset)
+        return task
 
 
 def clean_pixels(model: VisionLanguageModel, images: Sequence[np.ndarray]) -> torch.Tensor:
@@ -163,33 +168,24 @@ def _craft(
 ) -> Craft:
     pixels = clean_pixels(model, [setting.pair.image])
     if cancel is not None and cancel.cancelled:
-        return Craft(**_pictures(role, pixels, pixels), cancelled=True, begun=False)
+        return Craft(**_pictures(role, pixels, _to_picture(pixels)), cancelled=True, begun=False)
     batch = Batch((setting.pair.id,), pixels, (experiment.caption,), (0,), (setting.pair,))
     listener = course.attacking(role)
-    if experiment.edits_words:
-        attack = words_attack_for(experiment, _is_true(experiment.caption, setting.pair))
-        result = attack(model, batch, progress=listener, cancel=cancel, seed=experiment.seed)
-        return _craft_of_words(experiment, role, pixels, result)
-    task = prepared = None
-    if experiment.objective not in TASKLESS:
-        task, prepared = setting.prepare(experiment.task, model)
-    success = success_of(experiment, task, prepared)
-    attack = attack_for(
-        experiment,
-        image_objective(experiment, task, prepared),
-        success,
-        pixels[0].numel(),
-        task=task,
-        dataset=setting.dataset,
-    )
+    task = setting.task(experiment.task, model) if experiment.task_of_attack else None
+    spec = experiment.spec(_is_true(experiment.caption, setting.pair))
+    attack = spec.build(task, setting.dataset, value_count=pixels[0].numel())
     attacked = model if tau is None else _guarded(model, tau)
-    result = attack(attacked, batch, progress=listener, cancel=cancel, seed=experiment.seed)
+    result, examples = attack_batch(attack, attacked, batch, seed=experiment.seed, progress=listener, cancel=cancel)
+    shown = _pictures(role, pixels, examples.images[0])
+    if experiment.edits_words:
+        return _craft_of_words(experiment, shown, result)
+    judged = task is not None or experiment.has_detector
     return _begun(
         Craft(
-            **_pictures(role, pixels, result.pixels_8bit),
+            **shown,
             **_course_of(result),
-            success=None if success is None else bool(result.success_8bit[0]),
-            success_float=None if success is None else bool(result.success[0]),
+            success=bool(result.success_8bit[0]) if judged else None,
+            success_float=bool(result.success[0]) if judged else None,
             forwards=int(result.forwards[0]),
             backwards=int(result.backwards[0]),
         )
@@ -222,14 +218,14 @@ def _with_detector(reading: Reading, basis: Basis | None) -> Reading:
     )
 
 
-def _craft_of_words(experiment: Experiment, role: str, pixels: torch.Tensor, result: Any) -> Craft:
-    """The craft of a text or joint attack; the picture of a text attack is the clean one."""
+def _craft_of_words(experiment: Experiment, shown: dict[str, Any], result: Any) -> Craft:
+    """Make the craft of a text or joint attack from its pictures and its result."""
     joint = experiment.norm == "joint"
     changed = result.label_changed[0]
     idle = result.cancelled and not result.steps_done and result.texts[0] == experiment.caption
     return _begun(
         Craft(
-            **_pictures(role, pixels, result.pixels_8bit if joint else pixels),
+            **shown,
             **_course_of(result),
             forwards=int(result.forwards[0]) if joint else 0,
             backwards=int(result.backwards_image[0] if joint else result.backwards[0]),
@@ -240,8 +236,9 @@ def _craft_of_words(experiment: Experiment, role: str, pixels: torch.Tensor, res
     )
 
 
-def _pictures(role: str, before: torch.Tensor, after: torch.Tensor) -> dict[str, Any]:
-    clean, adversarial = _to_picture(before), _to_picture(after)
+def _pictures(role: str, before: torch.Tensor, adversarial: np.ndarray) -> dict[str, Any]:
+    """Put the clean and the attacked picture, with the size of the change, as a craft holds them."""
+    clean = _to_picture(before)
     sizes = perturbation_numbers(clean, adversarial)
     return {
         "role": role,
@@ -266,8 +263,6 @@ def _course_of(result: Any) -> dict[str, Any]:
 
 def _is_true(caption: str, pair: Pair) -> bool:
     """Whether a sentence is known to be true of the pair's scene."""
-    from cmai_core.lab.compose import judge
-
     return pair.scene is not None and judge(caption, pair.scene)[0] is True
 
 
@@ -282,9 +277,9 @@ class _Course:
     """How far the whole run is, as plain data for drawing: every attack, then every model's answers."""
 
     def __init__(self, progress: ProgressCallback | None, experiment: Experiment, models: int):
-        search = SEARCHES[experiment.recipe]
+        counts = SEARCHES[experiment.recipe].counts
         self._progress = progress
-        self._steps = experiment.queries if search.queries else experiment.steps if search.steps else 1
+        self._steps = getattr(experiment, counts) if counts else 1
         self._each = max(experiment.units, LEAST_UNITS)
         self._total = self._each * len(experiment.crafted_models()) + READING_STEPS * models
         self._done = 0  # of parts that are finished
@@ -344,7 +339,6 @@ def _read(
     """
     import torch
 
-    from cmai_core.models.scoring import image_vectors, text_vectors
     from cmai_core.models.truncation import unread_of
 
     after = setting if craft.caption in ("", caption) else setting.saying(craft.caption)
@@ -353,10 +347,11 @@ def _read(
         shown = [craft.clean]
         if craft.begun:
             shown += [craft.adversarial, round_trip(craft.adversarial, "JPEG", 90)]
-        pixels = model.preprocess(shown)
-        features = model.image_features(pixels)
-        image, text = image_vectors(model, features), text_vectors(model, [caption, craft.caption or caption])
-        scores = [float(image[k] @ text[min(k, 1)]) for k in range(len(shown))] + [None] * (3 - len(shown))
+        seen = encode(model, shown)
+        texts = [caption, *[craft.caption or caption] * (len(shown) - 1)]
+        rows = Batch(tuple(map(str, range(len(shown)))), seen.pixels, tuple(texts), tuple(range(len(shown))))
+        (found,) = read_pairs(model, None, None, rows, [(seen, texts)])
+        scores = [reading.consistency for reading in found] + [None] * (3 - len(shown))
         answers, skipped = {}, {}
         for number, name in enumerate(TASKS):
             if cancel is not None and cancel.cancelled:
@@ -365,17 +360,13 @@ def _read(
             course.reading(role, name, (number + 1) / (len(TASKS) + 1))
             try:
                 if after is setting:
-                    task, prepared = setting.prepare(name, model, rows=2)
-                    found = task.predict(model, features[:2], prepared)
+                    found = setting.asked(name, model, seen.rows(0, min(2, len(shown))))
                 else:
-                    found = []
-                    for row, side in enumerate((setting, after)):
-                        task, prepared = side.prepare(name, model)
-                        found += task.predict(model, features[row : row + 1], prepared)
+                    found = [*setting.asked(name, model, seen.rows(0, 1)), *after.asked(name, model, seen.rows(1, 2))]
             except OptionError as error:
                 skipped[name] = str(error)
                 continue
-            answers[name] = tuple(answer_of(p) for p in found)
+            answers[name] = tuple(answer_of(reading.prediction) for reading in found)
         course.read()
     return Reading(
         role=role,

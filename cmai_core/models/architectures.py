@@ -35,7 +35,7 @@ PREPROCESS: dict[str, Any] = {
 
 
 def _coca(width: int, vision: dict[str, Any]) -> dict[str, Any]:
-    """open_clip `model_cfg` of a CoCa whose text tower, decoder and shared space all have the given width."""
+    """Return the open_clip `model_cfg` of a CoCa whose towers and shared space all have the given width."""
     return {
         "embed_dim": width,
         "vision_cfg": {"image_size": IMAGE_SIZE, "patch_size": 16, "output_tokens": True, **vision},
@@ -82,7 +82,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 
 def model_config(name: str) -> dict[str, Any]:
-    """A copy of an architecture's `open_clip_config.json`: keys `model_cfg` and `preprocess_cfg`.
+    """Return a copy of an architecture's `open_clip_config.json`: keys `model_cfg` and `preprocess_cfg`.
 
     Raises:
         ModelError: unknown name.
@@ -93,7 +93,7 @@ def model_config(name: str) -> dict[str, Any]:
 
 
 def build(name: str, generator: torch.Generator | None = None) -> nn.Module:
-    """A freshly initialised open_clip CoCa.
+    """Build a freshly initialised open_clip CoCa.
 
     Args:
         name: a key of `ARCHITECTURES`.
@@ -109,7 +109,7 @@ def build(name: str, generator: torch.Generator | None = None) -> nn.Module:
 def build_from_config(
     model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any], generator: torch.Generator | None = None
 ) -> nn.Module:
-    """`build` for any CoCa `model_cfg` (see open_clip's `model_configs`)."""
+    """Build a CoCa of any `model_cfg` (see open_clip's `model_configs`)."""
     import torch
     from open_clip.coca_model import CoCa
     from open_clip.model import set_model_preprocess_cfg

@@ -1,4 +1,4 @@
-"""What is known of a model without loading it: its `card.json`, read and checked once for everybody who asks."""
+"""A model's card: what is known of it without loading it, read from `card.json` and checked."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _MOST_BYTES = 4 << 20
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What is known of a bundled model without loading it.
+    """What a bundled model's card says.
 
     Attributes:
         name: its spec.
         defended: whether it was trained against attacks.
         description: one sentence.
-        training: command, data, seed, time (as its training wrote them).
+        training: command, data, seed, time, as its training wrote them.
         results: figures by task and threat model.
         card: everything in card.json.
         verifier: whether consistency heads lie beside the weights.
@@ -43,7 +43,7 @@ class ModelCard:
 
 
 def card_of(folder: Path) -> ModelCard:
-    """The card of the model in a folder, empty where it has none.
+    """Read the card of the model in a folder, empty where it has none.
 
     Raises:
         ModelError: it cannot be read, is not JSON, or has values of another kind than a card's.
@@ -65,7 +65,7 @@ def card_of(folder: Path) -> ModelCard:
 
 
 def card_or_problem(folder: Path) -> ModelCard:
-    """As `card_of`; of a damaged card one that says what is wrong with it."""
+    """Read a card as `card_of` does; a damaged one becomes a card with a `problem`."""
     try:
         return card_of(folder)
     except ModelError as error:
@@ -116,7 +116,7 @@ _CARD: dict[str, Any] = {
 
 
 def _misfit(value: Any, shape: Any, where: str) -> str:
-    """What of a value does not have a shape, in words; "" where all has."""
+    """Say which part of a value does not have the shape; "" where all parts do."""
     if isinstance(shape, dict):
         if value is None:
             return ""

@@ -26,7 +26,7 @@ Rule = Callable[[Any], Any]
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The configuration in a file, checked: `model_cfg` and `preprocess_cfg` with known keys and possible values.
+    """Read and check a configuration: `model_cfg` and `preprocess_cfg` with known keys and possible values.
 
     Raises:
         ModelError: not readable, not JSON, a key that is not known, a value that cannot be.
@@ -35,7 +35,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def checked_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A copy of a configuration that holds only what is known.
+    """Return a copy of a configuration that holds only what is known.
 
     Args:
         config: contents of an `open_clip_config.json`. where: what to call it in errors.
@@ -61,7 +61,10 @@ def checked_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 @functools.cache
 def known_repositories() -> frozenset[str]:
-    """Repositories of tokenizers and text towers that open_clip's own configurations name; no others are followed."""
+    """Return the repositories that open_clip's own configurations name for tokenizers and text towers.
+
+    No others are followed.
+    """
     import open_clip
 
     found = set()

@@ -56,6 +56,15 @@ class Decoding(ImageInput, TextInput):
         """
         raise self._no_decoder()
 
+    def shared_fusion_logits(self, tokens: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """Return `fusion_logits` of K texts for each image, which share its keys and values: (N·K)×L×V.
+
+        Args:
+            tokens: image tokens N×P×W. states: token states (N·K)×L×W, the K texts of an image in a row.
+        """
+        owner = torch.arange(len(tokens), device=tokens.device).repeat_interleave(len(states) // max(len(tokens), 1))
+        return self.fusion_logits(tokens, states, owner)
+
     def two_image_tokens(self, tokens_left: torch.Tensor, tokens_right: torch.Tensor) -> torch.Tensor:
         """Join the tokens of two images as the decoder reads them together: N×2P×W.
 

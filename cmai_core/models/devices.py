@@ -1,4 +1,4 @@
-"""The device to compute on, checked where it is named."""
+"""The device to compute on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
-    """The device to compute on: as asked for, else the first CUDA device, else the CPU.
+    """Return the device to compute on: as asked for, else the first CUDA device, else the CPU.
 
     Raises:
         ModelError: no such device, or none that computes here.

@@ -1,4 +1,6 @@
-"""The forward passes of a CoCa as training and half precision run them: open_clip's own numbers in less time.
+"""The forward passes of a CoCa written out for speed: open_clip's own numbers in less time.
+
+Training uses them, and so does every pass in half precision on a CPU.
 
 open_clip calls `nn.MultiheadAttention`, encodes captions at the full context length of 48 although they hold about
 sixteen tokens, and projects the image tokens to keys and values once for every text. Here the parameters are the same,
@@ -21,10 +23,12 @@ from cmai_core.models.patches import embed_patches
 
 @dataclass
 class Vision:
-    """What the image tower gives: `pooled` N×D before normalisation, `tokens` N×P×W, `grid` N×P×W or None.
+    """Outputs of the image tower.
 
-    `grid` are the tokens in patch order (row by row) for the per-patch auxiliary loss; with a plain class-token tower
-    they are `tokens`, with an attentional pooler the tokens before it.
+    Attributes:
+        pooled: N×D, before normalisation. tokens: N×P×W, what the decoder reads.
+        grid: N×P×W tokens in patch order (row by row), for the per-patch auxiliary loss; with an attentional pooler the
+            tokens before it, else `tokens`.
     """
 
     pooled: Tensor
@@ -41,13 +45,13 @@ def _split(x: Tensor, heads: int) -> Tensor:
 
 
 def stream(x: Tensor) -> Tensor:
-    """The residual stream in the precision of the matrix products: bf16 within autocast (half the memory traffic)."""
+    """Cast the residual stream to the precision of the matrix products: bf16 within autocast halves the traffic."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention; `mask` bool, True = may look."""
+    """Compute attention; `mask` bool, True = may look."""
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     # PyTorch's fused bf16 attention is five times slower backwards than this on a CPU.
@@ -60,7 +64,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor
 
 
 def _attend(attention: nn.MultiheadAttention, x: Tensor, mask: Tensor | None) -> Tensor:
-    """Self-attention; `mask` bool, True = may look."""
+    """Compute self-attention; `mask` bool, True = may look."""
     heads = attention.num_heads
     q, k, v = F.linear(x, attention.in_proj_weight, attention.in_proj_bias).chunk(3, dim=-1)
     out = _sdpa(_split(q, heads), _split(k, heads), _split(v, heads), mask)
@@ -83,12 +87,12 @@ def _self_block(block: nn.Module, x: Tensor, mask: Tensor | None = None) -> Tens
 
 
 def vision(tower: nn.Module, pixels: Tensor, mean: Tensor, std: Tensor) -> Vision:
-    """Encodes pixels in [0, 1] (N×3×S×S); mean and std are shaped 3×1×1."""
+    """Encode pixels in [0, 1] (N×3×S×S); mean and std are shaped 3×1×1."""
     return encode(tower, (pixels - mean) / std)
 
 
 def encode(tower: nn.Module, normalised: Tensor) -> Vision:
-    """The same from normalised pixels."""
+    """Encode normalised pixels N×3×S×S."""
     x = stream(embed_patches(tower, normalised))
     for block in tower.transformer.resblocks:
         x = _self_block(block, x)
@@ -98,13 +102,19 @@ def encode(tower: nn.Module, normalised: Tensor) -> Vision:
 
 
 def pays(part: nn.Module, x: Tensor) -> bool:
-    """Whether `encode` or `decode` should stand in for the pass of an image tower or a multimodal decoder itself.
+    """Return whether `encode` or `decode` is faster than an image tower's or decoder's own pass, and may replace it.
 
-    So it is in half precision on a CPU, where PyTorch's own attention is slow, for plain blocks of which nobody records
-    anything (see `recording`).
+    True in half precision on a CPU, where PyTorch's own attention is slow, for plain blocks that nobody is recording
+    (see `recording`).
+
+    Args:
+        part: an image tower or a multimodal decoder. x: its input.
     """
-    if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-        return False
+    return x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and is_plain(part)
+
+
+def is_plain(part: nn.Module) -> bool:
+    """Return whether an image tower or decoder is made of plain blocks, and nobody is recording it (`recording`)."""
     from open_clip.transformer import ResidualAttentionBlock
 
     stack = getattr(part, "transformer", part)
@@ -115,7 +125,7 @@ def pays(part: nn.Module, x: Tensor) -> bool:
 
 
 def trim(ids: Tensor, pad: int = 0) -> Tensor:
-    """Drops the columns that are padding in every row (at least one column stays)."""
+    """Drop the columns that are padding in every row (at least one column stays)."""
     return ids[:, : max(1, int((ids != pad).sum(dim=1).max()))]
 
 
@@ -124,7 +134,7 @@ def _causal(length: int, device: torch.device) -> Tensor:
 
 
 def text_states(tower: nn.Module, ids: Tensor) -> Tensor:
-    """Token states T×L×W of the causal text tower, without the class token; exact for ids of any trimmed length."""
+    """Return token states T×L×W of the causal text tower, without the class token, for ids of any trimmed length."""
     x = stream(tower.token_embedding(ids) + tower.positional_embedding[: ids.shape[1]])
     mask = _causal(ids.shape[1], ids.device)
     for block in tower.transformer.resblocks:
@@ -135,12 +145,14 @@ def text_states(tower: nn.Module, ids: Tensor) -> Tensor:
 def text_embedding(
     tower: nn.Module, ids: Tensor, pad: int = 0, embedded: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Class-token embedding T×D (not normalised) and token states T×L×W of ids cut to any common length.
-
-    `embedded`: T×L×W, the tokens' embeddings to take in the place of the ids' own (for gradients in the tokens).
+    """Return class-token embeddings T×D (not normalised) and token states T×L×W of ids cut to any common length.
 
     open_clip masks the keys of padding, shifted by one because its mask puts the class token first: of the padding
-    exactly the first one is looked at, and the class token itself only when no padding is left. So it is here.
+    exactly the first position is looked at, and the class token itself only when no padding is left. The same is done
+    here.
+
+    Args:
+        embedded: T×L×W, used instead of the tokens' own embeddings (for gradients in the tokens).
     """
     full = tower.context_length
     length = min(int((ids != pad).sum(dim=1).max()) + 1, full)
@@ -175,7 +187,7 @@ def text_embedding(
 def decode(
     decoder: nn.Module, tokens: Tensor, groups: Sequence[Tensor], readers: Sequence[Tensor | None] | None = None
 ) -> list[Tensor]:
-    """Decoder states (before `ln_final`) of groups of texts that share their images.
+    """Return decoder states (before `ln_final`) of groups of texts that share their images.
 
     Args:
         decoder: open_clip's MultimodalTransformer.
@@ -209,7 +221,7 @@ def decode(
 
 
 def _read_block(block: nn.Module, x: Tensor, at: Tensor) -> Tensor:
-    """`_self_block` under the causal mask at one position of each row: T×L×W → T×W."""
+    """Run `_self_block` under the causal mask at one position of each row: T×L×W → T×W."""
     attention, rows = block.attn, torch.arange(len(x), device=x.device)
     width, heads = attention.embed_dim, attention.num_heads
     normed = _norm(block.ln_1, x)
@@ -222,5 +234,5 @@ def _read_block(block: nn.Module, x: Tensor, at: Tensor) -> Tensor:
 
 
 def vocabulary_logits(decoder: nn.Module, states: Tensor) -> Tensor:
-    """Logits over the vocabulary of decoder states (any leading shape)."""
+    """Return logits over the vocabulary of decoder states (any leading shape)."""
     return _norm(decoder.ln_final, states) @ decoder.text_projection

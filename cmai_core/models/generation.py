@@ -44,58 +44,76 @@ def generate_ids(
     Returns:
         N lists of added ids, without the end token.
     """
-    count, device = len(prompt), prompt.device
-    rows = torch.arange(count, device=device).repeat_interleave(beam)
-    ids = torch.full((count * beam, context_length), pad_id, dtype=torch.long, device=device)
-    ids[:, : prompt.shape[1]] = prompt[rows]
-    start = lengths.to(device)[rows]
-    ends = start.clone()
-    scores = torch.full((count, beam), float("-inf"), device=device)
-    scores[:, 0] = 0.0
-    alive = ends < context_length
+    beams = _Beams(prompt, lengths, beam, context_length, pad_id)
     for _ in range(max_tokens):
-        if not bool(alive.any()):
+        if not bool(beams.alive.any()):
             break
-        log_probs = _next_log_probs(fusion, tokens, rows, ids, ends, alive, forbidden)
+        beams.extend(_next_log_probs(fusion, tokens, beams, forbidden), eos_id)
+    return beams.best(eos_id)
+
+
+class _Beams:
+    """The hypotheses of a beam search, `beam` rows for each of N prompts.
+
+    Attributes:
+        ids: int64 (N·beam)×context_length. ends: how many tokens of each row are there, start how many of the prompt.
+        scores: N×beam, sums of log-probabilities. alive: bool, which rows can be continued.
+    """
+
+    def __init__(self, prompt: torch.Tensor, lengths: torch.Tensor, beam: int, context_length: int, pad: int):
+        self.count, device = len(prompt), prompt.device
+        self.beam, self.context_length, self.pad = beam, context_length, pad
+        self.images = torch.arange(self.count, device=device).repeat_interleave(beam)
+        self.ids = torch.full((self.count * beam, context_length), pad, dtype=torch.long, device=device)
+        self.ids[:, : prompt.shape[1]] = prompt[self.images]
+        self.start = lengths.to(device)[self.images]
+        self.ends = self.start.clone()
+        self.scores = torch.full((self.count, beam), float("-inf"), device=device)
+        self.scores[:, 0] = 0.0
+        self.alive = self.ends < context_length
+
+    @property
+    def _first_rows(self) -> torch.Tensor:
+        return torch.arange(self.count, device=self.ids.device) * self.beam
+
+    def extend(self, log_probs: torch.Tensor, eos: int) -> None:
+        """Keep the best continuations of each prompt by log-probabilities (N·beam)×V, ranked by their mean."""
         vocabulary = log_probs.shape[1]
         # A finished hypothesis has one successor, itself, at no cost.
-        log_probs[~alive] = float("-inf")
-        log_probs[~alive, pad_id] = 0.0
-        totals = scores.view(-1, 1) + log_probs
-        added = (ends - start + alive.long()).clamp(min=1).unsqueeze(1)
-        ranked = (totals / added).view(count, -1).topk(beam, dim=1).indices
-        parents = (ranked // vocabulary + torch.arange(count, device=device).unsqueeze(1) * beam).view(-1)
+        log_probs[~self.alive] = float("-inf")
+        log_probs[~self.alive, self.pad] = 0.0
+        totals = self.scores.view(-1, 1) + log_probs
+        added = (self.ends - self.start + self.alive.long()).clamp(min=1).unsqueeze(1)
+        ranked = (totals / added).view(self.count, -1).topk(self.beam, dim=1).indices
+        parents = (ranked // vocabulary + self._first_rows.unsqueeze(1)).view(-1)
         chosen = (ranked % vocabulary).view(-1)
-        scores = totals.view(count, -1).gather(1, ranked)
-        ids, ends, alive = ids[parents], ends[parents], alive[parents]
-        live = alive.nonzero().squeeze(1)
-        ids[live, ends[live]] = chosen[live]
-        ends = ends + alive.long()
-        alive = alive & (chosen != eos_id) & (ends < context_length)
-    best = (scores / (ends - start).clamp(min=1).view(count, beam)).argmax(dim=1)
-    picked = best + torch.arange(count, device=device) * beam
-    texts = []
-    for row in picked.tolist():
-        added_ids = ids[row, int(start[row]) : int(ends[row])].tolist()
-        texts.append(added_ids[:-1] if added_ids and added_ids[-1] == eos_id else added_ids)
-    return texts
+        self.scores = totals.view(self.count, -1).gather(1, ranked)
+        self.ids, self.ends, self.alive = self.ids[parents], self.ends[parents], self.alive[parents]
+        live = self.alive.nonzero().squeeze(1)
+        self.ids[live, self.ends[live]] = chosen[live]
+        self.ends = self.ends + self.alive.long()
+        self.alive = self.alive & (chosen != eos) & (self.ends < self.context_length)
+
+    def best(self, eos: int) -> list[list[int]]:
+        """Return the added ids of each prompt's best hypothesis, without the end token."""
+        lengths = (self.ends - self.start).clamp(min=1).view(self.count, self.beam)
+        picked = (self.scores / lengths).argmax(dim=1) + self._first_rows
+        texts = []
+        for row in picked.tolist():
+            added = self.ids[row, int(self.start[row]) : int(self.ends[row])].tolist()
+            texts.append(added[:-1] if added and added[-1] == eos else added)
+        return texts
 
 
 def _next_log_probs(
-    fusion: FusionFunction,
-    tokens: torch.Tensor,
-    rows: torch.Tensor,
-    ids: torch.Tensor,
-    ends: torch.Tensor,
-    alive: torch.Tensor,
-    forbidden: tuple[int, ...],
+    fusion: FusionFunction, tokens: torch.Tensor, beams: _Beams, forbidden: tuple[int, ...]
 ) -> torch.Tensor:
-    """Log-probabilities of the next token for every hypothesis (rows that are not alive: zeros), float32."""
-    live = alive.nonzero().squeeze(1)
-    reach = int(ends[live].max())
-    logits = fusion(tokens[rows[live]], ids[live, :reach])
-    last = logits[torch.arange(len(live), device=logits.device), ends[live] - 1].float()
+    """Return log-probabilities of every hypothesis' next token, float32 (zeros in rows that are not alive)."""
+    live = beams.alive.nonzero().squeeze(1)
+    reach = int(beams.ends[live].max())
+    logits = fusion(tokens[beams.images[live]], beams.ids[live, :reach])
+    last = logits[torch.arange(len(live), device=logits.device), beams.ends[live] - 1].float()
     last[:, list(forbidden)] = float("-inf")
-    out = torch.zeros(len(ids), last.shape[1], device=ids.device)
+    out = torch.zeros(len(beams.ids), last.shape[1], device=beams.ids.device)
     out[live] = last.log_softmax(dim=1)
     return out

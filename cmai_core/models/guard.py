@@ -29,7 +29,7 @@ def guarded(action: Callable[[], _Result], where: str) -> _Result:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its type where it has none."""
+    """Return the first line of an error's text, or its type where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 

@@ -1,7 +1,7 @@
-"""Heads of their own for consistency: P_v and P_t beside the contrastive head, and the verifier V_verify.
+"""Consistency heads: P_v and P_t beside the contrastive head, and the verifier V_verify.
 
 `S_c = cos(P_v(h_v), P_t(h_t))`. V_verify reads a caption word by word: every word looks at the image's patches and says
-how probable it is that the picture bears it out. A caption is consistent when each of its words is, so V_verify is
+how probable it is that the picture supports it. A caption is consistent when each of its words is, so V_verify is
 the product of the words' probabilities (a noisy AND: Pearl 1988, sec. 4.3.2), and which word disagrees is part of the
 answer instead of being reconstructed after it. Where the model has a decoder, a word's evidence also holds how likely
 the decoder finds it after the words before and with this picture: that knows more of a scene than new heads learn.
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class HeadSizes:
-    """Widths: of the shared embedding, image tokens and text token states; `inner` of the heads' own space."""
+    """Widths of the shared embedding, image tokens and text token states; `inner`: of the heads' own space."""
 
     embedding: int
     tokens: int
@@ -47,15 +47,15 @@ class TextStates:
         return len(self.states)
 
     def __getitem__(self, rows: Any) -> TextStates:
-        """Rows by slice, mask or index tensor."""
+        """Select rows by slice, mask or index tensor."""
         return TextStates(self.states[rows], self.counted[rows], self.said[rows])
 
     def expand(self, count: int) -> TextStates:
-        """One text `count` times."""
+        """Repeat one text `count` times."""
         return TextStates(*(x.expand(count, *x.shape[1:]) for x in (self.states, self.counted, self.said)))
 
     def at_length(self, length: int) -> TextStates:
-        """Cut or padded to L positions; none of the added ones counts."""
+        """Cut or pad to L positions; none of the added ones counts."""
 
         def fit(x: Tensor) -> Tensor:
             more = length - x.shape[1]
@@ -93,28 +93,28 @@ class ConsistencyHeads(nn.Module):
                     module.weight.normal_(std=module.in_features**-0.5, generator=generator)
                     module.bias.zero_()
             self.image_query.normal_(std=1.0, generator=generator)
-            # At the start every word is probably borne out: a caption of ten words then has about even odds.
+            # At the start every word is probably supported: a caption of ten words then has about even odds.
             self.word_mlp[-1].weight.mul_(0.1)
             self.word_mlp[-1].bias.fill_(2.6)
             # And the less, the further the decoder would rather say something else.
             self.evidence.weight.copy_(torch.tensor([[0.0, 2.0]]))
 
     def image(self, pooled: Tensor, tokens: Tensor) -> Tensor:
-        """P_v(h_v): N×D pooled embeddings (before normalisation) and N×P×W patch tokens → N×inner, unit length."""
+        """Compute P_v(h_v), N×inner of unit length, from pooled embeddings N×D (not normalised) and tokens N×P×W."""
         keys, values = self.image_keys(tokens).chunk(2, dim=-1)
         weights = (keys @ self.image_query * self.sizes.inner**-0.5).softmax(dim=-1)
         seen = (weights.unsqueeze(-1) * values).sum(dim=1)
         return F.normalize(_full(self.image_mlp(torch.cat([pooled, seen], dim=-1))), dim=-1)
 
     def text(self, pooled: Tensor) -> Tensor:
-        """P_t(h_t): T×D pooled embeddings (before normalisation) → T×inner, unit length."""
+        """Compute P_t(h_t): T×D pooled embeddings (before normalisation) → T×inner, unit length."""
         return F.normalize(_full(self.text_mlp(pooled)), dim=-1)
 
     def words(self, tokens: Tensor, states: Tensor, evidence: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """How far the picture bears out each word.
+        """Judge how well the picture supports each word.
 
         Args:
-            tokens: T×P×W, patch tokens of each text's image.
+            tokens: N×P×W, patch tokens of the images; each has T/N texts in a row (usually one).
             states: T×L×W', token states of the texts.
             evidence: T×L×2 of `word_evidence`; None (no decoder): nothing is known.
 
@@ -123,15 +123,17 @@ class ConsistencyHeads(nn.Module):
         """
         queries = self.word_queries(states)
         keys, values = self.patch_keys(tokens).chunk(2, dim=-1)
-        weights = (queries @ keys.transpose(-1, -2) * self.sizes.inner**-0.5).softmax(dim=-1)
-        seen = weights @ values
+        asked = queries.reshape(len(tokens), -1, self.sizes.inner)  # the texts of one image share its keys and values
+        weights = (asked @ keys.transpose(-1, -2) * self.sizes.inner**-0.5).softmax(dim=-1)
+        seen = (weights @ values).reshape(queries.shape)
+        weights = weights.reshape(*queries.shape[:2], -1)
         known = queries.new_zeros(*queries.shape[:2], 2) if evidence is None else evidence.to(queries)
         odds = self.word_mlp(torch.cat([queries, seen, queries * seen, known], dim=-1)) + self.evidence(known)
         return _full(odds.squeeze(-1)), weights
 
 
 def word_evidence(logits: Tensor, said: Tensor) -> Tensor:
-    """What a decoder says of each word: T×L×2, its log probability and by how much it falls short of the likeliest.
+    """Return what a decoder says of each word: T×L×2, its log probability and how far it is below the likeliest.
 
     In units of four nats, at least −3; the first position, of which nothing is predicted, has zeros.
 
@@ -150,25 +152,25 @@ def word_evidence(logits: Tensor, said: Tensor) -> Tensor:
 
 
 def log_verified(odds: Tensor, counted: Tensor) -> Tensor:
-    """log V_verify, T values ≤ 0: the sum of log σ(odds) over the words that count (bool T×L)."""
+    """Return log V_verify, T values ≤ 0: the sum of log σ(odds) over the words that count (bool T×L)."""
     return F.logsigmoid(_full(odds)).masked_fill(~counted, 0.0).sum(dim=-1)
 
 
 def verification_loss(log_probability: Tensor, consistent: Tensor) -> Tensor:
-    """Binary cross entropy of V_verify, T values; `consistent`: bool T. Stable where V is close to 0 or 1."""
+    """Return the binary cross entropy of V_verify, T values; `consistent`: bool T. Stable near 0 and 1."""
     x = log_probability.clamp(max=-1e-6)
     return -torch.where(consistent, x, log_opposite(x))
 
 
 def log_opposite(log_probability: Tensor) -> Tensor:
-    """log(1 − p) of log p < 0, exact where p is close to 0 or to 1."""
+    """Return log(1 − p) of log p < 0, exact where p is close to 0 or to 1."""
     # Mächler 2012, "Accurately computing log(1 − exp(−|a|))", eq. 7.
     x, half = log_probability, -0.6931
     return torch.where(x > half, torch.log(-torch.expm1(x)), torch.log1p(-torch.exp(x.clamp(max=half))))
 
 
 def _full(x: Tensor) -> Tensor:
-    """Half precision as single; single and double as they are."""
+    """Return half precision as single; single and double as they are."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 

@@ -1,6 +1,6 @@
-"""Whether a bundled model is as it was bundled: SHA-256 of its files, in a list beside the models.
+"""Check that a bundled model is as it was bundled: SHA-256 of its files, in a list beside the models.
 
-`training/bundle.py` writes the list. It holds what decides a model's answers (configuration, weights, consistency
+`training/bundle.py` writes the list. It covers what decides a model's answers (configuration, weights, consistency
 heads, vocabulary) and not the card, whose figures are written later. It tells damage, a flipped bit or a half copied
 file; it is no signature: who can change the models can change the list.
 """
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 from cmai_core.errors import ModelError
+from cmai_core.files import write_text
 from cmai_core.models.jsonfile import read_object
 
 HASHES_FILE = "hashes.json"
@@ -21,22 +21,21 @@ _LEFT_OUT = ("card.json",)
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def record(folder: Path) -> None:
-    """Write the hashes of a model's files into the list beside its folder; the other models' entries stay."""
+    """Write the hashes of a model's files into the list beside its folder; the other models' entries stay.
+
+    Raises:
+        DataError: the list cannot be written. ModelError: it is damaged.
+    """
     listed = folder.parent / HASHES_FILE
     entries = read_object(listed, _MOST_BYTES) if listed.is_file() else {}
     entries[folder.name] = {path.name: file_hash(path) for path in sorted(folder.iterdir()) if _counts(path)}
-    building = listed.with_name(f".{HASHES_FILE}.{os.getpid()}")
-    try:
-        building.write_text(json.dumps(entries, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        os.replace(building, listed)
-    finally:
-        building.unlink(missing_ok=True)
+    write_text(listed, json.dumps(entries, indent=1, sort_keys=True) + "\n")
 
 
 def verify(folder: Path) -> dict[str, str]:

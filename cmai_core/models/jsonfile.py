@@ -16,7 +16,7 @@ _AGAIN = "Save or fetch the model again."
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """The contents of an ordinary file of at most `most` bytes; pipes and devices, which can block, are not opened.
+    """Read an ordinary file of at most `most` bytes; pipes and devices, which can block, are not opened.
 
     Raises:
         ModelError: no such file, no right to read it, not an ordinary one, or a larger one.
@@ -36,7 +36,7 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 
 def read_object(path: Path, most: int, *, strict: bool = True) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Read the JSON object in a file.
 
     Args:
         path: the file. most: its largest size in bytes.

@@ -1,4 +1,4 @@
-"""What to do when a device runs out of memory: take fewer images at a time."""
+"""When a device runs out of memory: take fewer images at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cmai_core.errors import CmaiError
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on any kind of device."""
+    """Return whether an exception says that memory ran out, on any kind of device."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error).lower()
@@ -18,7 +18,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def smaller(size: int) -> int:
-    """Half of a number of images that was too many; frees what the failed pass left.
+    """Halve a number of images that was too many; free what the failed pass left.
 
     Raises:
         CmaiError: it was a single image.

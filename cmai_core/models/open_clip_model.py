@@ -196,6 +196,13 @@ class OpenClipModel(BaseModel):
             return fused_forward.vocabulary_logits(decoder, read).float()
         return decoder(shown, states)
 
+    def shared_fusion_logits(self, tokens: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """Return the decoder's logits of several texts for each image; see `Decoding.shared_fusion_logits`."""
+        if not self.has_decoder or not fused_forward.is_plain(self.clip.text_decoder):
+            return super().shared_fusion_logits(tokens, states)
+        (read,) = fused_forward.decode(self.clip.text_decoder, tokens, [states])
+        return fused_forward.vocabulary_logits(self.clip.text_decoder, read).float()
+
     # Inside
 
     @property

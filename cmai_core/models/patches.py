@@ -13,7 +13,7 @@ from torch import nn
 
 
 def embed_patches(visual: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """What open_clip's `VisionTransformer._embeds` gives: N×(1+P)×W tokens, the class token first.
+    """Embed the patches as open_clip's `VisionTransformer._embeds` does: N×(1+P)×W tokens, the class token first.
 
     Args:
         visual: an open_clip `VisionTransformer`. x: N×3×S×S normalised pixels, S a multiple of the patch size.

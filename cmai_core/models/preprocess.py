@@ -1,7 +1,7 @@
-"""Images as people have them → the square of pixels that a model reads.
+"""Images of any size to the square of pixels that a model reads.
 
 The result stays on the 8-bit lattice (k/255), like the image that a person sees, and is not normalised: mean and
-standard deviation are applied inside the wrapper, so that ε means the same for every model.
+standard deviation are applied inside the model, so that ε means the same for every model.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Preprocessing:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Preprocessing:
-        """What open_clip's `preprocess_cfg` asks for; keys that are missing or null have open_clip's defaults.
+        """Read open_clip's `preprocess_cfg`; keys that are missing or null have open_clip's defaults.
 
         Raises:
-            ModelError: what cannot be: sides that differ, a list of another length than three, a standard deviation
-                that is not positive, a value that is not finite, an unknown way to resize.
+            ModelError: an impossible value: sides that differ, a list of another length than three, a standard
+                deviation that is not positive, a value that is not finite, an unknown way to resize.
         """
         given = {key: value for key, value in config.items() if value is not None}
         interpolation = given.get("interpolation", "bicubic")
@@ -146,7 +146,7 @@ def _check(image: np.ndarray, index: int) -> None:
 
 
 def _fit(image: np.ndarray, size: int, interpolation: str, resize_mode: str, fill: int) -> torch.Tensor:
-    """One image, uint8 1×3×size×size."""
+    """Resize and crop one image: uint8 1×3×size×size."""
     height, width = image.shape[:2]
     if resize_mode == "squash":
         target = (size, size)

@@ -176,6 +176,11 @@ class Tokenizing(Protocol):
         """Number of tokens."""
         ...
 
+    @property
+    def reads_distributions(self) -> bool:
+        """Whether texts may be distributions over tokens, so that gradients reach the words."""
+        ...
+
     def token_ids(self) -> tuple[int, int, int]:
         """Return (pad, bos, eos); bos is −1 where there is none."""
         ...
@@ -235,6 +240,10 @@ class Verifier(Protocol):
         log: bool = False,
     ) -> torch.Tensor:
         """Return V_verify of each text with its image, T values in [0, 1], or its logarithm."""
+        ...
+
+    def verify_options(self, features: ImageFeatures, texts: TextStates) -> torch.Tensor:
+        """Return log V_verify of K texts for each image, N×K."""
         ...
 
     def verify_words(

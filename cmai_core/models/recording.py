@@ -1,4 +1,4 @@
-"""Seeing inside a model for the length of one call, and leaving it as it was found.
+"""Recording what happens inside a model during one call, and leaving it as it was found.
 
 open_clip asks `nn.MultiheadAttention` for no weights (`need_weights=False`, hard-coded), and PyTorch computes them
 outside the autograd graph when they are asked for. So the attention's `forward` is replaced, on the instance, by the
@@ -25,7 +25,7 @@ LOCK = threading.RLock()
 
 @contextmanager
 def recorded_attention(modules: Mapping[str, nn.MultiheadAttention]) -> Iterator[dict[str, torch.Tensor]]:
-    """Within the block, each forward pass of this thread leaves its attention weights in the yielded dictionary.
+    """Record attention weights: each forward pass of this thread within the block puts them into the dictionary.
 
     Args:
         modules: name → attention module.
@@ -56,7 +56,7 @@ def recorded_attention(modules: Mapping[str, nn.MultiheadAttention]) -> Iterator
 
 @contextmanager
 def recorded_output(module: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Within the block, each forward pass of this thread appends the module's output to the yielded list.
+    """Record outputs: each forward pass of this thread within the block appends the module's output to the list.
 
     Where the output is not part of an autograd graph yet, it is made its beginning (a leaf that requires a gradient),
     so that gradients with respect to it exist although the parameters are frozen.
@@ -81,7 +81,7 @@ def recorded_output(module: nn.Module) -> Iterator[list[torch.Tensor]]:
 
 @contextmanager
 def replaced_forwards(modules: Mapping[str, nn.Module], make: Any) -> Iterator[None]:
-    """`make(name, module, original forward, this thread)` stands in for each module's forward within the block."""
+    """Replace each module's forward within the block by `make(name, module, original forward, this thread)`."""
     owner = threading.get_ident()
     with LOCK, ExitStack() as undo:
         for name, module in modules.items():
@@ -107,7 +107,7 @@ def explicit_attention(
     attn_mask: torch.Tensor | None = None,
     key_padding_mask: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`nn.MultiheadAttention` written out: (output as the module's own, weights N×heads×queries×keys in the graph).
+    """Compute `nn.MultiheadAttention` written out: (its output, weights N×heads×queries×keys in the graph).
 
     Args:
         query, key, value: as for the module (batch first or not, as it is set).

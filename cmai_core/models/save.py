@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +49,6 @@ def save_local_dir(
             other things than a model.
         DataError: it cannot be written.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     path = Path(path)
     if model.config is None:
         raise ModelError(
@@ -57,28 +56,49 @@ def save_local_dir(
         )
     if path.exists() and any(path.iterdir()) and not (path / CONFIG_FILE).is_file():
         raise ModelError(f"The folder {path} is not empty and holds no model.", "Choose another one.")
-    weights = {name: _stored(name, tensor, dtype) for name, tensor in model.clip.state_dict().items()}
+    weights = {name: _stored(name, tensor, dtype) for name, tensor in model.state().items()}
     of_heads = {} if model.heads is None else model.heads.state_dict()
     of_heads = {name: _stored(f"heads.{name}", tensor, dtype) for name, tensor in of_heads.items()}
+    with _appearing(path) as building:
+        _write(building, model, model.card if card is None else card, weights, of_heads)
+    return path
+
+
+@contextmanager
+def _appearing(path: Path) -> Iterator[Path]:
+    """Yield a folder that replaces `path` when the block ends well, and is removed when it does not."""
+    from safetensors import SafetensorError
+
     building: Path | None = None
     try:
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             building = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
             os.chmod(building, 0o755)
-            write_text(building / CONFIG_FILE, _json_text(model.config))
-            write_text(building / CARD_FILE, _json_text(model.card if card is None else card))
-            save_file(weights, building / WEIGHTS_FILE, metadata={"format": "pt"})
-            if model.heads is not None:
-                write_heads(of_heads, model.heads.sizes, building / HEADS_FILE)
-            _save_tokenizer(model, building)
+            yield building
             swap(building, path)
     except SafetensorError as error:
         raise DataError(f"{path} cannot be written: {error}.", "Free space there, or name another place.") from error
     finally:
         if building is not None:
             shutil.rmtree(building, ignore_errors=True)
-    return path
+
+
+def _write(
+    folder: Path,
+    model: OpenClipModel,
+    card: dict[str, Any],
+    weights: dict[str, torch.Tensor],
+    heads: dict[str, torch.Tensor],
+) -> None:
+    from safetensors.torch import save_file
+
+    write_text(folder / CONFIG_FILE, _json_text(model.config))
+    write_text(folder / CARD_FILE, _json_text(card))
+    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    if model.heads is not None:
+        write_heads(heads, model.heads.sizes, folder / HEADS_FILE)
+    _save_tokenizer(model, folder)
 
 
 def write_card(path: str | Path, card: dict[str, Any]) -> None:
@@ -99,7 +119,7 @@ def _stored(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor
 
 
 def _save_tokenizer(model: OpenClipModel, folder: Path) -> None:
-    """Bundled vocabulary: copied; another Hugging Face one: saved; open_clip's own BPE: nothing to store."""
+    """Copy the bundled vocabulary, save another Hugging Face one; open_clip's own BPE needs no file."""
     inner = getattr(model.tokenizer, "tokenizer", None)
     if inner is None:
         return
@@ -112,7 +132,7 @@ def _save_tokenizer(model: OpenClipModel, folder: Path) -> None:
 
 
 def swap(building: Path, path: Path) -> None:
-    """Put `building` in the place of `path`."""
+    """Replace the folder `path` by the folder `building`."""
     if not path.exists():
         os.rename(building, path)
         return

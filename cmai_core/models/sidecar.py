@@ -25,7 +25,7 @@ def write_heads(weights: dict[str, torch.Tensor], sizes: HeadSizes, path: Path) 
 
 
 def read_heads(path: Path) -> ConsistencyHeads:
-    """Heads in float32, in evaluation mode, with parameters that ask for no gradient.
+    """Read heads in float32, in evaluation mode, with parameters that ask for no gradient.
 
     Raises:
         ModelError: a damaged file, or one of other heads.
@@ -50,7 +50,7 @@ def read_heads(path: Path) -> ConsistencyHeads:
 
 
 def _sizes(text: str) -> HeadSizes:
-    """The sizes in a header; four whole numbers that a model can have."""
+    """Read the sizes in a header: four whole numbers that a model can have."""
     given = json.loads(text)
     names = [field.name for field in fields(HeadSizes)]
     if not isinstance(given, dict) or sorted(given) != sorted(names):

@@ -1,4 +1,4 @@
-"""What a model would take, from its configuration alone, and whether this machine has it.
+"""The memory that a model needs, from its configuration alone, and whether this machine has it.
 
 The architecture is built on PyTorch's `meta` device, where tensors have shapes and no contents: exact for every tower
 that open_clip can build, in a second or two at most, and without memory.
@@ -22,12 +22,12 @@ _HINT = "Choose a smaller model, or a machine with more memory."
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What a model takes.
+    """The memory that a model needs.
 
     Attributes:
         parameters: how many numbers its weights are.
         weights: bytes of parameters and buffers in single precision.
-        working: bytes that one picture and one text with their gradients take beside these, at least.
+        working: bytes that one picture and one text with their gradients need besides, at least.
     """
 
     parameters: int
@@ -41,7 +41,7 @@ class ModelSize:
 
 
 def machine_memory() -> int | None:
-    """Bytes of memory of this machine, or of the container that this process is in; None where it is not to be had."""
+    """Return the bytes of memory of this machine, or of its container; None where the system does not say."""
     limits = []
     with contextlib.suppress(AttributeError, ValueError, OSError):
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
@@ -54,7 +54,7 @@ def machine_memory() -> int | None:
 
 
 def estimate(model_cfg: Mapping[str, Any], memory: int | None = None) -> ModelSize:
-    """The size of a model from a checked `model_cfg` (see `configuration`).
+    """Estimate the size of a model from a checked `model_cfg` (see `configuration`).
 
     Args:
         model_cfg: of a configuration, or of open_clip's own.
@@ -98,8 +98,7 @@ def check_memory(model_cfg: Mapping[str, Any], where: str, *, stored: int = 0, m
 
 
 def _lower_bounds(model_cfg: Mapping[str, Any]) -> tuple[int, int]:
-    """At least so many parameters, and bytes that one picture and one text keep for a backward pass, of open_clip's own
-    towers (others: 0).
+    """Return lower bounds of open_clip's own towers (others: 0): parameters, and bytes kept for a backward pass.
 
     Each layer of a transformer keeps at least its input, queries, keys and values, the attention's output and both
     sides of the MLP; one layer's attention weights are written out where somebody looks at them.
@@ -130,7 +129,7 @@ def _text(config: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _transformer(tokens: int, width: int, layers: int, ratio: float, heads: int) -> tuple[float, float]:
-    """(parameters, numbers kept) of a stack of blocks over so many tokens."""
+    """Return (parameters, numbers kept) of a stack of blocks over so many tokens."""
     kept = layers * tokens * width * (6 + 2 * ratio) + heads * float(tokens) ** 2
     return tokens * width + layers * width**2 * (4 + 2 * ratio), kept
 

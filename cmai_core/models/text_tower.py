@@ -1,4 +1,4 @@
-"""One forward pass of open_clip's text tower, from ids or from embeddings, over no more positions than needed.
+"""Forward passes of open_clip's text tower, from ids or from embeddings, over no more positions than needed.
 
 The tower is causal, so padding after the end of a text cannot change what comes before it: the pass is cut after the
 longest text of the batch (captions of 12 tokens cost a quarter of the 48 positions). In CoCa the class token stands
@@ -84,13 +84,13 @@ def _fit(
 
 
 def _additive(allowed: torch.Tensor, heads: int, dtype: torch.dtype) -> torch.Tensor:
-    """Boolean T×Q×K (True = may look) → additive mask (T·heads)×Q×K as `nn.MultiheadAttention` wants it."""
+    """Turn a boolean mask T×Q×K (True = may look) into an additive one, (T·heads)×Q×K, for `nn.MultiheadAttention`."""
     mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, float("-inf"))
     return mask.repeat_interleave(heads, dim=0)
 
 
 def _key_validity(ids: torch.Tensor, tower: Any) -> torch.Tensor:
-    """Which token positions may be looked at, T×L, under open_clip's class-token mask (see the module's docstring)."""
+    """Return which token positions may be looked at, T×L, under open_clip's class-token mask (see the module)."""
     valid = ids != tower.pad_id
     if tower.correct_cls_mask:
         return valid
@@ -142,7 +142,7 @@ def forward_coca(
 
 
 def _plain_blocks(transformer: Any) -> bool:
-    """Whether the layers are open_clip's own, one after another, batch first."""
+    """Return whether the layers are open_clip's own, one after another, batch first."""
     from open_clip.transformer import ResidualAttentionBlock, Transformer
 
     return (
@@ -154,7 +154,7 @@ def _plain_blocks(transformer: Any) -> bool:
 
 
 def _class_token(transformer: Any, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The last position after the last layer, T×W, which asks the others there and is asked by none."""
+    """Compute the last position after the last layer, T×W; in that layer no other position looks at it."""
     *before, last = transformer.resblocks
     for block in before:
         tokens = block(tokens, attn_mask=mask)

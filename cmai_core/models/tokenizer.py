@@ -38,12 +38,12 @@ _HERE = Path(__file__).resolve().parent
 
 
 def bundled_tokenizer_dir() -> Path:
-    """Where the vocabulary of the bundled models lies."""
+    """Return the folder of the bundled models' vocabulary."""
     return assets_dir() / "models" / "_tokenizer"
 
 
 def ids_of(tokenizer: Any, texts: list[str], context_length: int) -> torch.Tensor:
-    """Token ids of an open_clip tokenizer, int64 T×context_length.
+    """Return token ids of an open_clip tokenizer, int64 T×context_length.
 
     As `tokenizer(texts, context_length=context_length)`; Hugging Face's are padded here, which takes half the time.
     """
@@ -61,14 +61,14 @@ def ids_of(tokenizer: Any, texts: list[str], context_length: int) -> torch.Tenso
 
 
 def word_list(name: str) -> list[str]:
-    """The words of a text asset of this package ("tabletop" or "common"), in order, each once."""
+    """Read the words of a text asset of this package ("tabletop" or "common"), in order, each once."""
     lines = (_HERE / f"words_{name}.txt").read_text(encoding="utf-8").splitlines()
     words = [word for line in lines if not line.startswith("#") for word in line.split()]
     return list(dict.fromkeys(words))
 
 
 def _pipeline(model):
-    """A `tokenizers.Tokenizer` around `model` with this vocabulary's normaliser, splitter and decoder."""
+    """Make a `tokenizers.Tokenizer` around `model` with this vocabulary's normaliser, splitter and decoder."""
     from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
 
     tokenizer = Tokenizer(model)
@@ -108,45 +108,9 @@ def build_tokenizer(corpus: Iterable[str], path: str | Path, required_words: Seq
     Raises:
         ModelError: a required word is not one piece, they do not fit, or the corpus gives too few merges.
     """
-    from tokenizers import AddedToken, models, pre_tokenizers, processors, trainers
-
-    vocabulary = {token: index for index, token in enumerate(SPECIAL_TOKENS)}
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    for token in alphabet:
-        vocabulary[token] = len(vocabulary)
-    for word in required_words:
-        pieces = _pieces(word)
-        if len(pieces) != 1:
-            raise ModelError(f"The required word {word!r} is split into {len(pieces)} pieces.", "Give single words.")
-        vocabulary.setdefault(pieces[0], len(vocabulary))
-    if len(vocabulary) > VOCABULARY_SIZE:
-        raise ModelError(
-            f"{len(required_words)} required words make {len(vocabulary)} tokens, {VOCABULARY_SIZE} fit.",
-            "Shorten the word lists.",
-        )
-
-    learner = _pipeline(models.BPE())
-    learner.train_from_iterator(
-        corpus,
-        trainers.BpeTrainer(vocab_size=4 * VOCABULARY_SIZE, initial_alphabet=alphabet, show_progress=False),
-    )
-    learned = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
-    merges = []
-    for left, right in learned:
-        if left + right not in vocabulary:
-            if len(vocabulary) == VOCABULARY_SIZE:
-                break
-            vocabulary[left + right] = len(vocabulary)
-        merges.append((left, right))
-    if len(vocabulary) < VOCABULARY_SIZE:
-        raise ModelError(f"The corpus yields only {len(vocabulary)} of {VOCABULARY_SIZE} tokens.", "Give more text.")
-
-    tokenizer = _pipeline(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    vocabulary = _whole_tokens(required_words)
+    merges = _learn_merges(corpus, vocabulary)
     pad, bos, eos = SPECIAL_TOKENS
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{bos} $A {eos}", special_tokens=[(bos, BOS_ID), (eos, EOS_ID)]
-    )
     special = {"pad_token": pad, "bos_token": bos, "eos_token": eos}
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -159,10 +123,67 @@ def build_tokenizer(corpus: Iterable[str], path: str | Path, required_words: Seq
     }
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    contents = (tokenizer.to_str(pretty=False), json.dumps(config, indent=2), json.dumps(special, indent=2))
+    contents = (_serialised(vocabulary, merges), json.dumps(config, indent=2), json.dumps(special, indent=2))
     for name, text in zip(FILES, contents, strict=True):
         write_text(path / name, text + "\n")
     return path
+
+
+def _alphabet() -> list[str]:
+    """Return the characters that stand for the 256 bytes."""
+    from tokenizers import pre_tokenizers
+
+    return sorted(pre_tokenizers.ByteLevel.alphabet())
+
+
+def _whole_tokens(required_words: Sequence[str]) -> dict[str, int]:
+    """Return token → id of the special tokens, the bytes and the required words."""
+    vocabulary = {token: index for index, token in enumerate((*SPECIAL_TOKENS, *_alphabet()))}
+    for word in required_words:
+        pieces = _pieces(word)
+        if len(pieces) != 1:
+            raise ModelError(f"The required word {word!r} is split into {len(pieces)} pieces.", "Give single words.")
+        vocabulary.setdefault(pieces[0], len(vocabulary))
+    if len(vocabulary) > VOCABULARY_SIZE:
+        raise ModelError(
+            f"{len(required_words)} required words make {len(vocabulary)} tokens, {VOCABULARY_SIZE} fit.",
+            "Shorten the word lists.",
+        )
+    return vocabulary
+
+
+def _learn_merges(corpus: Iterable[str], vocabulary: dict[str, int]) -> list[tuple[str, str]]:
+    """Learn merges from texts and fill the vocabulary with their tokens, until it is full."""
+    from tokenizers import models, trainers
+
+    learner = _pipeline(models.BPE())
+    learner.train_from_iterator(
+        corpus,
+        trainers.BpeTrainer(vocab_size=4 * VOCABULARY_SIZE, initial_alphabet=_alphabet(), show_progress=False),
+    )
+    merges = []
+    for left, right in json.loads(learner.to_str())["model"]["merges"]:
+        if left + right not in vocabulary:
+            if len(vocabulary) == VOCABULARY_SIZE:
+                break
+            vocabulary[left + right] = len(vocabulary)
+        merges.append((left, right))
+    if len(vocabulary) < VOCABULARY_SIZE:
+        raise ModelError(f"The corpus yields only {len(vocabulary)} of {VOCABULARY_SIZE} tokens.", "Give more text.")
+    return merges
+
+
+def _serialised(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> str:
+    """Return the contents of tokenizer.json."""
+    from tokenizers import AddedToken, models, processors
+
+    tokenizer = _pipeline(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    _, bos, eos = SPECIAL_TOKENS
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A {eos}", special_tokens=[(bos, BOS_ID), (eos, EOS_ID)]
+    )
+    return tokenizer.to_str(pretty=False)
 
 
 def build_bundled_tokenizer(path: str | Path | None = None) -> Path:

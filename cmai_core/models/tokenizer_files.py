@@ -82,7 +82,7 @@ _MOST_CHARMAP = 2 << 20
 
 
 def load_tokenizer(text_cfg: Mapping[str, Any], where: str, folder: Path | None = None) -> Any:
-    """open_clip's tokenizer object of a checked `text_cfg`.
+    """Load open_clip's tokenizer object of a checked `text_cfg`.
 
     Args:
         text_cfg: of a checked configuration, or of open_clip's own. where: what to call it in errors.
@@ -113,7 +113,7 @@ def load_tokenizer(text_cfg: Mapping[str, Any], where: str, folder: Path | None 
 
 
 def repository_tokenizer(name: str, where: str) -> Path:
-    """The folder of a known repository's tokenizer files: from the cache, else fetched.
+    """Return the folder of a known repository's tokenizer files: from the cache, else fetched.
 
     Raises:
         ModelError: a repository that open_clip's own configurations do not name, or files that cannot be had.
@@ -127,7 +127,7 @@ def repository_tokenizer(name: str, where: str) -> Path:
 
 
 def fetch_tokenizer(repository: str, where: str, vocabulary: tuple[str, ...] = (TOKENIZER_FILE,)) -> Path:
-    """The folder of a repository's tokenizer files: from the cache, else fetched.
+    """Return the folder of a repository's tokenizer files: from the cache, else fetched.
 
     The vocabulary comes last, so that where it is in the cache the others are as well.
 
@@ -158,7 +158,7 @@ def fetch_tokenizer(repository: str, where: str, vocabulary: tuple[str, ...] = (
 
 
 def tower_folder(name: str) -> Path:
-    """The folder with the checked `config.json` of a Hugging Face text tower: from the cache, else fetched.
+    """Return the folder with the checked `config.json` of a Hugging Face text tower: from the cache, else fetched.
 
     Raises:
         ModelError: a tower that open_clip's own configurations do not name, or a configuration that cannot be had or
@@ -214,7 +214,7 @@ def check_folder(folder: Path, where: str, needs_vocabulary: bool = True) -> Non
 
 
 def _check_entries(folder: Path) -> None:
-    """Loaders open whatever has one of their names: no pipes and devices, and nothing huge but the weights."""
+    """Refuse pipes, devices and huge files: loaders open whatever has one of their names."""
     try:
         entries = [(entry.name, entry.stat()) for entry in os.scandir(folder)]
     except OSError as error:
@@ -231,7 +231,7 @@ def _check_entries(folder: Path) -> None:
 
 
 def _check_model_type(config: Mapping[str, Any], path: Path, known: Any) -> None:
-    """Of a `config.json`: Hugging Face's loaders look up classes by its type."""
+    """Check the type in a `config.json`, by which Hugging Face's loaders look up classes."""
     if "auto_map" in config:
         raise _code(path)
     kind = config.get("model_type")
@@ -304,7 +304,7 @@ def _check_ids(content: Mapping[str, Any], path: Path) -> None:
 
 
 def _check_vocabulary(content: Mapping[str, Any], path: Path) -> None:
-    """The steps that a text goes through: known ones, no regular expression but known ones, and no growth."""
+    """Check the steps that a text goes through: known ones with known regular expressions, without growth."""
     growth = 1
     sections = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
     pending: list[tuple[Any, int]] = [(content.get(section), 0) for section in sections]

@@ -1,4 +1,4 @@
-"""What of a sentence a model reads: texts longer than its context are cut, and that must be said.
+"""Texts that are longer than a model's context: they are cut, and people are told.
 
 truncation_of(model, caption)          # of one sentence; None where all of it is read
 warn_truncated(model, dataset)         # of a dataset's texts: how many, and the first
@@ -37,7 +37,7 @@ class Truncation:
     unread: str
 
     def said(self, name: str) -> str:
-        """In a sentence, about the model of this name."""
+        """Describe it in a sentence, about the model of this name."""
         return (
             f"{name} reads {self.context} tokens and this sentence has {self.tokens}: "
             f"the end is cut, from “{_first_words(self.unread)}”."
@@ -45,7 +45,7 @@ class Truncation:
 
 
 def truncation_of(model: Any, caption: str) -> Truncation | None:
-    """What a model cuts off a sentence; None where it reads all of it.
+    """Return how a model cuts a sentence; None where it reads all of it.
 
     Args:
         model: a `VisionLanguageModel`, or what else has its `tokenizer` and `context_length`.
@@ -61,13 +61,13 @@ def truncation_of(model: Any, caption: str) -> Truncation | None:
 
 
 def unread_of(model: Any, caption: str) -> str:
-    """The end of a sentence that a model does not read; "" where it reads all of it."""
+    """Return the end of a sentence that a model does not read; "" where it reads all of it."""
     found = truncation_of(model, caption)
     return "" if found is None else found.unread
 
 
 def bundled_truncation(caption: str) -> Truncation | None:
-    """The same for the bundled models, without loading one."""
+    """Return how the bundled models cut a sentence, without loading one; None where they read all of it."""
     return _cut(lambda text: len(_bundled().encode(text).ids), tokenizer.CONTEXT_LENGTH, caption)
 
 

@@ -1,4 +1,4 @@
-"""Files of weights: which one of a folder is read, and what is asked of it before that."""
+"""Files of weights: which one of a folder is read, and the checks before that."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SLACK = 1 << 20
 
 
 def weights_in(folder: Path) -> Path:
-    """The file in a folder that open_clip would read.
+    """Return the file in a folder that open_clip would read.
 
     Raises:
         ModelError: there is none.
@@ -31,7 +31,7 @@ def weights_in(folder: Path) -> Path:
 
 
 def checked_weights(path: Path) -> Path:
-    """The path itself, once its file can be read without running code and takes no more memory than its size.
+    """Check that a file can be read without running code, in no more memory than its size; return its path.
 
     Raises:
         ModelError: not an ordinary file, not to be read, or a PyTorch file of a kind that is not read.
@@ -51,7 +51,7 @@ def checked_weights(path: Path) -> Path:
 
 
 def _check_pickle(path: Path) -> None:
-    """PyTorch's zip form, stored without compression, whose tensors are no larger than the file."""
+    """Accept only PyTorch's zip form, stored without compression, whose tensors are no larger than the file."""
     import torch
 
     from cmai_core.models.guard import guarded

@@ -29,14 +29,14 @@ def _pieces(model: VisionLanguageModel, ids: Sequence[int]) -> list[str]:
 
 
 def punctuation_ids(model: VisionLanguageModel) -> list[int]:
-    """The ids of tokens that are punctuation and nothing else: they claim nothing."""
+    """Return the ids of tokens that are punctuation and nothing else: they claim nothing."""
     pieces = _pieces(model, range(model.vocabulary_size))
     plain = [piece.removesuffix(_END).lstrip("".join(_STARTS)) for piece in pieces]
     return [i for i, piece in enumerate(plain) if piece and set(piece) <= set(string.punctuation)]
 
 
 def token_strings(model: VisionLanguageModel, ids: Sequence[int]) -> tuple[str, ...]:
-    """Each token as people read it, without marks of where words begin or end; special tokens in angle brackets."""
+    """Spell each token as people read it, without marks of word boundaries; special tokens in angle brackets."""
     pad, bos, eos = model.token_ids()
     names = {pad: "<pad>"} if getattr(model.tokenizer, "tokenizer", None) is not None else {}
     names |= {bos: "<start>", eos: "<end>"}  # a vocabulary may pad with its end token
@@ -48,7 +48,7 @@ def token_strings(model: VisionLanguageModel, ids: Sequence[int]) -> tuple[str, 
 
 
 def merge_words(model: VisionLanguageModel, ids: Sequence[int]) -> tuple[tuple[str, ...], list[list[int]]]:
-    """(words, for each word the positions of its tokens in `ids`); special tokens belong to no word."""
+    """Return (words, for each word the positions of its tokens in `ids`); special tokens belong to no word."""
     pad, bos, eos = model.token_ids()
     special = {bos, eos} | ({pad} if getattr(model.tokenizer, "tokenizer", None) is not None else set())
     pieces = _pieces(model, ids)
@@ -75,10 +75,10 @@ def merge_words(model: VisionLanguageModel, ids: Sequence[int]) -> tuple[tuple[s
 
 
 def per_word(values: np.ndarray, groups: list[list[int]]) -> np.ndarray:
-    """The sum of token values over each word, float32."""
+    """Return the sum of token values over each word, float32."""
     return np.array([values[group].sum() for group in groups], dtype=np.float32)
 
 
 def used_length(ids: Sequence[int], eos: int) -> int:
-    """Number of tokens up to and including the end token."""
+    """Return the number of tokens up to and including the end token."""
     return list(ids).index(eos) + 1 if eos in ids else len(ids)

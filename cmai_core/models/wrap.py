@@ -1,15 +1,8 @@
-"""Anybody's network as a vision-language model: a classifier, or an image encoder with a text encoder.
-
-A classifier becomes one by its classes: a text stands for the class that it names, and the cosine of picture and class,
-times the temperature, is exactly the classifier's own logit. So that a cosine can be an unbounded logit, the logits z
-are lifted onto the unit sphere with one coordinate more, (z/R, √(1 − |z|²/R²)), and a class is a coordinate vector:
-R · cos = z_c, gradients included, as long as |z| ≤ R.
-"""
+"""Anybody's network as a vision-language model: a classifier (`classifier.py`), or two encoders with a tokenizer."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,12 +13,9 @@ from torch import Tensor, nn
 from cmai_core.errors import CmaiError, DataError, ModelError, OptionError
 from cmai_core.models import text_tower
 from cmai_core.models.base import BaseModel
+from cmai_core.models.classifier import BOS, EOS, FIRST, RADIUS, ClassTokenizer, ClassVectors, LiftedLogits
 from cmai_core.models.features import ImageFeatures, TextFeatures
 from cmai_core.models.preprocess import Preprocessing
-
-RADIUS = 1000.0
-"""R: logits whose norm exceeds it come out smaller than they are."""
-_PAD, _BOS, _EOS, _FIRST = 0, 1, 2, 3
 
 
 def wrap(
@@ -67,9 +57,10 @@ def wrap(
     _check(image_size, mean, std, temperature, context_length)
     words: ClassTokenizer | _Tokenizer
     if text is None:
-        words, longest = ClassTokenizer(classes or ()), _EOS + 1
-        count = len(words.classes)
-        network = _Towers(_Lifted(image, count), _ClassVectors(count), 1 / RADIUS)
+        known = ClassTokenizer(classes or ())
+        count = len(known.classes)
+        network = _Towers(LiftedLogits(image, count), ClassVectors(count), 1 / RADIUS)
+        words, longest = known, EOS + 1
     else:
         if tokenizer is None:
             raise OptionError("A text encoder without a tokenizer.", "Give tokenizer=: texts to ids T×L.")
@@ -131,7 +122,7 @@ class WrappedModel(BaseModel):
             ModelError: the text encoder does not say.
         """
         if self.classes is not None:
-            return len(self.classes) + _FIRST
+            return len(self.classes) + FIRST
         if self._embeddings is None:
             raise ModelError(f"{self.name} does not say how many tokens it knows.", "Use a search by candidates.")
         return self._embeddings
@@ -159,7 +150,7 @@ class WrappedModel(BaseModel):
         """Run the text encoder once over strings or ids T×L."""
         ids = self._as_ids(x, pad_mask)
         if not len(ids):
-            none = self.text_features(ids.new_full((1, self.context_length), _FIRST))
+            none = self.text_features(ids.new_full((1, self.context_length), FIRST))
             return TextFeatures(none.embedding[:0], none.pooled[:0], None)
         pooled, found = _both(self._network.text(ids))
         return TextFeatures(F.normalize(pooled, dim=-1), pooled, found)
@@ -239,81 +230,13 @@ class _Holder(nn.Module):
         return self.network(pixels)
 
 
-class _Lifted(nn.Module):
-    """A classifier whose logits are lifted onto the unit sphere (see the module's docstring)."""
-
-    def __init__(self, classifier: nn.Module, count: int):
-        super().__init__()
-        self.classifier, self.count = classifier, count
-        self.training = classifier.training
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        logits = self.classifier(pixels)
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != self.count:
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ModelError(f"The classifier gives {shape} for {self.count} classes.", "It should give N×C logits.")
-        point = logits.float() / RADIUS
-        rest = (1 - point.square().sum(dim=1, keepdim=True)).clamp(min=1e-12).sqrt()
-        return torch.cat([point, rest], dim=1)
-
-
-class _ClassVectors(nn.Module):
-    """The coordinate vectors of classes, by ids of `ClassTokenizer`."""
-
-    vectors: Tensor
-
-    def __init__(self, count: int):
-        super().__init__()
-        self.register_buffer("vectors", torch.eye(count, count + 1))
-        self.eval()
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.vectors[ids[:, 1] - _FIRST]
-
-
-class ClassTokenizer:
-    """A vocabulary of classes: a text is the class whose name stands in it. Where several do it is the longest, of
-    equally long ones the last ("a photo of a b" is b).
-
-    Raises:
-        OptionError: fewer than two classes, or a name twice.
-    """
-
-    sot_token_id, eot_token_id = _BOS, _EOS
-
-    def __init__(self, classes: Sequence[str]):
-        self.classes = tuple(str(name).strip().lower() for name in classes)
-        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes) or not all(self.classes):
-            raise OptionError(f"classes={list(classes)!r} is not accepted.", "Accepted: two or more different names.")
-        longest_first = sorted(self.classes, key=len, reverse=True)
-        self._pattern = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, longest_first))})(?!\w)")
-
-    def __call__(self, texts: Sequence[str], context_length: int | None = None) -> Tensor:
-        """Ids, int64 T×3.
-
-        Raises:
-            DataError: a text that names none of the classes.
-        """
-        return torch.tensor([[_BOS, _FIRST + self._class_of(text), _EOS] for text in texts], dtype=torch.int64)
-
-    def _class_of(self, text: str) -> int:
-        found = self._pattern.findall(text.lower())
-        if not found:
-            some = ", ".join(self.classes[:8]) + (", …" if len(self.classes) > 8 else "")
-            raise DataError(f"{text!r} names none of the classifier's classes.", f"It knows {some}.")
-        return self.classes.index(max(reversed(found), key=len))
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return " ".join(self.classes[k - _FIRST] for k in ids if k >= _FIRST)
-
-
 class _Tokenizer:
     """A function from texts to ids, with the methods of a tokenizer."""
 
     def __init__(self, function: Callable[[list[str]], Any]):
         self._function = function
-        self.sot_token_id = int(getattr(function, "sot_token_id", _BOS))
-        self.eot_token_id = int(getattr(function, "eot_token_id", _EOS))
+        self.sot_token_id = int(getattr(function, "sot_token_id", BOS))
+        self.eot_token_id = int(getattr(function, "eot_token_id", EOS))
 
     def __call__(self, texts: Sequence[str], context_length: int) -> Tensor:
         found = self._function(list(texts))

@@ -1,7 +1,8 @@
 """What a task is: texts prepared once, a differentiable loss, a prediction that can be right or wrong.
 
 A task is asked about N pairs at a time, one row of image features a pair. The same object serves training, attacks and
-evaluation. Most tasks choose among options; `ChoiceTask` has what these share.
+evaluation, and says all that others need to know of it: what its answers depend on, which texts they amount to, how
+they are measured. Most tasks choose among options; `ChoiceTask` has what these share.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from cmai_core.errors import OptionError
+from cmai_core.tasks.measuring import AnswerMeasurement, Measurement, MeasurementSetting
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Pair, PairDataset
     from cmai_core.models.features import ImageFeatures
     from cmai_core.models.protocol import VisionLanguageModel
+    from cmai_core.tasks.consistency import AnswerTexts
 
 TOP = 5
 
@@ -47,13 +51,18 @@ class Task(ABC):
 
     Attributes:
         name: as in `TASKS`. needs_decoder: whether CLIP-like models without fusion are left out.
+        text_field: which of a pair's texts an attack on words edits: its "caption", its "question", or its caption as
+            the "query" that is searched with.
+        metrics: names of the metrics of its answers (`metrics.METRICS`) that it reports besides figures of its own.
     """
 
     name: str
     needs_decoder = False
+    text_field = "caption"
+    metrics: tuple[str, ...] = ("accuracy",)
 
     def applies_to(self, dataset: PairDataset, model: VisionLanguageModel) -> str:
-        """ "" if the task can be asked, else the reason why not, in a sentence."""
+        """Return "" if the task can be asked, else why not, in a sentence."""
         if self.needs_decoder and not model.has_decoder:
             return f"{model.name} has no multimodal decoder, which {self.name} needs."
         if not len(dataset):
@@ -63,9 +72,46 @@ class Task(ABC):
     def _missing(self, dataset: PairDataset) -> str:
         return ""
 
+    def for_items(self, count: int, gallery: int | None = None) -> Task:
+        """Return the task as it is asked about a dataset's first `count` items.
+
+        Args:
+            gallery: captions of the gallery, for a task that searches one; None: its usual size.
+        """
+        return self
+
+    def identity(self, dataset: PairDataset) -> dict[str, Any]:
+        """Return what the answers depend on besides item, model and the task's name: JSON values by name.
+
+        They stand in the addresses of stored results, so a task must go on giving what it gave.
+        """
+        return {}
+
+    def answer_texts(
+        self, model: VisionLanguageModel, pairs: Sequence[Pair], prepared: Any, *, encode: bool = True
+    ) -> AnswerTexts:
+        """Return the texts that the possible answers amount to, which S_c and V_verify score.
+
+        Args:
+            encode: False: only which texts they are. With consistency heads, each of them would be a pass of the text
+                tower of its own, where in the end only those texts are scored that are answers.
+
+        Raises:
+            OptionError: the answers amount to no texts.
+        """
+        raise OptionError(f"S_c does not score the answers of {self.name}.", "Score the given pair, or another task.")
+
+    def second_picture(self, pair: Pair, dataset: PairDataset) -> SecondPicture | None:
+        """Return the other picture of the question about a pair; None where the question is about one picture."""
+        return None
+
+    def measurement(self, setting: MeasurementSetting) -> Measurement:
+        """Return what asks the task about a dataset's pairs and counts the answers (`tasks.evaluate`)."""
+        return AnswerMeasurement(self, setting)
+
     @abstractmethod
     def prepare(self, model: VisionLanguageModel, pairs: Sequence[Pair], dataset: PairDataset | None = None) -> Any:
-        """Everything that does not depend on the pixels under attack, without gradients; has `select_rows(rows)`.
+        """Prepare all that does not depend on the pixels under attack, without gradients; has `select_rows(rows)`.
 
         Args:
             pairs: N pairs; they need not belong to the dataset.
@@ -74,11 +120,23 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, model: VisionLanguageModel, features: ImageFeatures, prepared: Any) -> Tensor:
-        """N values, differentiable in the features; larger = worse for the model."""
+        """Return N values, differentiable in the features; larger = worse for the model."""
 
     @abstractmethod
     def predict(self, model: VisionLanguageModel, features: ImageFeatures, prepared: Any) -> list[Prediction]:
-        """One prediction a row."""
+        """Return one prediction a row."""
+
+
+@dataclass(frozen=True)
+class SecondPicture:
+    """The other picture of a question about two.
+
+    Attributes:
+        pair: whose picture it is. left: whether it stands on the left.
+    """
+
+    pair: Pair
+    left: bool
 
 
 @dataclass(frozen=True)
@@ -101,7 +159,7 @@ class Choices:
         return len(self.target)
 
     def select_rows(self, rows: Tensor) -> Choices:
-        """The same for some of the rows (int64)."""
+        """Return the same for some of the rows (int64)."""
         kept: dict[str, Any] = {"asked": tuple(self.asked[int(r)] for r in rows)}
         for f in fields(self):
             value = getattr(self, f.name)
@@ -117,10 +175,10 @@ class ChoiceTask(Task):
 
     @abstractmethod
     def logits(self, model: VisionLanguageModel, features: ImageFeatures, prepared: Choices) -> Tensor:
-        """N×C scores whose softmax is the probability of each option; differentiable in the features."""
+        """Return N×C scores whose softmax is the probability of each option; differentiable in the features."""
 
     def loss(self, model: VisionLanguageModel, features: ImageFeatures, prepared: Choices) -> Tensor:
-        """−log of the probability of the right options together. Rows without any right option give 0."""
+        """Return −log of the probability of the right options together; 0 for rows without any right option."""
         scores = F.log_softmax(self.logits(model, features, prepared).float(), dim=-1)
         right = scores.masked_fill(~prepared.target, float("-inf"))
         answerable = prepared.target.any(dim=-1)
@@ -128,17 +186,17 @@ class ChoiceTask(Task):
         return -torch.logsumexp(right, dim=-1)
 
     def true_classes(self, prepared: Choices) -> Tensor:
-        """bool N×C: which options are right."""
+        """Return which options are right: bool N×C."""
         return prepared.target
 
     def wrong(self, model: VisionLanguageModel, features: ImageFeatures, prepared: Choices) -> Tensor:
-        """bool N: the answer is known to be wrong. Stays on the device."""
+        """Return whether each answer is known to be wrong: bool N, on the model's device."""
         best = self.logits(model, features, prepared).argmax(dim=-1, keepdim=True)
         return ~prepared.target.gather(1, best)[:, 0] & prepared.known
 
     @torch.no_grad()
     def predict(self, model: VisionLanguageModel, features: ImageFeatures, prepared: Choices) -> list[Prediction]:
-        """The most probable option of each row."""
+        """Predict the most probable option of each row."""
         probabilities = self.logits(model, features, prepared).float().softmax(dim=-1)
         values, places = (t.cpu() for t in probabilities.topk(min(TOP, probabilities.shape[1]), dim=-1))
         target, known = prepared.target.cpu(), prepared.known.cpu()
@@ -155,12 +213,12 @@ class ChoiceTask(Task):
         return out
 
     def extra(self, prepared: Choices, row: int) -> dict[str, Any]:
-        """More to say about a row's prediction."""
+        """Return further detail of a row's prediction."""
         return {}
 
     @torch.no_grad()
     def stand_in(self, model: VisionLanguageModel, pairs: Sequence[Pair], prepared: Choices) -> Choices:
-        """`prepared` with the clean image's answer as the target of the rows whose truth is unknown."""
+        """Return `prepared` with the clean image's answer as the target of the rows whose truth is unknown."""
         rows = (~prepared.known).nonzero()[:, 0]
         if not len(rows):
             return prepared
@@ -170,22 +228,3 @@ class ChoiceTask(Task):
         target = prepared.target.clone()
         target[rows] = F.one_hot(best, target.shape[1]).bool()
         return replace(prepared, target=target)
-
-
-def true_of(pair: Pair, texts: Sequence[str]) -> np.ndarray | None:
-    """Which texts are true of the pair's scene (unreadable ones are not); None where only the pairing is known."""
-    if pair.scene is None:
-        return None
-    from cmai_core.data.tabletop.language import parse
-    from cmai_core.data.tabletop.statements import StatementError, truth_matrix
-
-    out, readable, parsed = np.zeros(len(texts), bool), [], []
-    for k, text in enumerate(texts):
-        try:
-            parsed.append(parse(text))
-            readable.append(k)
-        except StatementError:
-            continue
-    if parsed:
-        out[readable] = truth_matrix(parsed, [pair.scene])[:, 0]
-    return out

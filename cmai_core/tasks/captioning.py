@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmai_core.tasks.base import Prediction, Task, true_of
+from cmai_core.data.truth import ground_truth_of
+from cmai_core.tasks.base import Prediction, Task
+from cmai_core.tasks.consistency import AnswerTexts
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Pair, PairDataset
@@ -30,7 +32,7 @@ class References:
         return len(self.ids)
 
     def select_rows(self, rows: Tensor) -> References:
-        """The same for some of the rows (int64)."""
+        """Return the same for some of the rows (int64)."""
         rows = rows.to(self.ids.device)
         return replace(
             self, ids=self.ids[rows], states=self.states[rows], pairs=tuple(self.pairs[int(r)] for r in rows)
@@ -38,7 +40,7 @@ class References:
 
 
 class Captioning(Task):
-    """A generated caption is right when it is true of the scene; where there is no scene, nothing is right or wrong.
+    """A generated caption is right when it is true of the scene; without ground truth nothing is right or wrong.
 
     Args:
         max_tokens: length of a generated caption; beam: hypotheses, 1 is greedy.
@@ -46,37 +48,49 @@ class Captioning(Task):
 
     name = "captioning"
     needs_decoder = True
+    metrics = ("bleu4", "cider", "true", "fact_f1")
 
     def __init__(self, max_tokens: int = 44, beam: int = 1):
         self.max_tokens, self.beam = max_tokens, beam
+
+    def answer_texts(
+        self, model: VisionLanguageModel, pairs: Sequence[Pair], prepared: References, *, encode: bool = True
+    ) -> AnswerTexts:
+        """Return no texts: the caption is written anew for each picture (`write`)."""
+        return AnswerTexts(prepared, None, None)
+
+    def write(self, model: VisionLanguageModel, features: ImageFeatures) -> list[str]:
+        """Write a caption of each picture."""
+        return model.generate(features, max_tokens=self.max_tokens, beam=self.beam)
 
     @torch.no_grad()
     def prepare(
         self, model: VisionLanguageModel, pairs: Sequence[Pair], dataset: PairDataset | None = None
     ) -> References:
-        """Encodes the first caption of each pair."""
+        """Encode the first caption of each pair."""
         ids = model.trim(model.tokenize([pair.captions[0] for pair in pairs]))
         return References(ids, model.text_states(ids), tuple(pairs))
 
     def loss(self, model: VisionLanguageModel, features: ImageFeatures, prepared: References) -> Tensor:
-        """Mean cross entropy a token of the pair's first caption, in nats."""
+        """Return the mean cross entropy a token of the pair's first caption, in nats."""
         return -_log_likelihood(model, features, prepared.ids, prepared.states)
 
     @torch.no_grad()
     def predict(self, model: VisionLanguageModel, features: ImageFeatures, prepared: References) -> list[Prediction]:
-        """Generated captions; `score` is the geometric mean of their tokens' probabilities."""
-        texts = model.generate(features, max_tokens=self.max_tokens, beam=self.beam)
+        """Write captions; `score` is the geometric mean of their tokens' probabilities."""
+        texts = self.write(model, features)
         ids = model.trim(model.tokenize(texts))
         scores = _log_likelihood(model, features, ids, model.text_states(ids)).exp().tolist()
         out = []
         for text, score, pair in zip(texts, scores, prepared.pairs, strict=True):
-            truth = true_of(pair, [text])
             detail: dict = {"references": list(pair.captions)}
-            if pair.scene is not None:
-                from cmai_core.data.tabletop.captions import fact_f1
-
-                detail["fact_f1"] = float(fact_f1([text], [pair.scene])[0])
-            out.append(Prediction(text, None if truth is None else bool(truth[0]), score, detail))
+            truth = ground_truth_of([pair])
+            facts = None if truth is None else truth.fact_f1([text], [pair.scene])
+            if facts is not None:
+                detail["fact_f1"] = float(facts[0])
+            # A caption of a known scene that cannot be read is wrong.
+            correct = None if truth is None else truth.holds(text, pair.scene) is True
+            out.append(Prediction(text, correct, score, detail))
         return out
 
 

@@ -1,4 +1,4 @@
-"""Which text S_c is measured with, task by task: the text that the model's answer amounts to.
+"""S_c and V_verify of a model's own answer: measured with the text that the answer amounts to (`Task.answer_texts`).
 
 Zero-shot: the prompt of the predicted class. Retrieval: the retrieved caption. Question answering: the statement made
 of question and predicted answer. Captioning: the generated caption. Two-image statements are not scored.
@@ -12,18 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-from zlib import crc32
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from cmai_core.data.text import question_with_answer
-from cmai_core.errors import OptionError
 from cmai_core.models.scoring import has_heads, image_vectors, text_vectors
 
 if TYPE_CHECKING:
-    from cmai_core.data.pair import Pair
     from cmai_core.models.features import ImageFeatures
     from cmai_core.models.protocol import VisionLanguageModel
 
@@ -34,8 +29,8 @@ class AnswerTexts:
 
     Attributes:
         prepared: what the task prepared.
-        strings: C texts, the same for every row, or N×C; None where the text is written anew for each picture
-            (captions).
+        strings: C texts, the same for every row, or N×C; None where the task writes the text anew for each picture
+            (`task.write(model, features)`).
         vectors: C×d or N×C×d, unit length, what S_c compares; None where `strings` is, or where encoding was not
             asked for.
     """
@@ -46,11 +41,11 @@ class AnswerTexts:
 
     @property
     def shared(self) -> bool:
-        """Whether `strings` are the same for every row."""
+        """Tell whether `strings` are the same for every row."""
         return isinstance(self.strings[0], str)
 
     def select_rows(self, rows: Tensor) -> AnswerTexts:
-        """The same for some of the rows (int64)."""
+        """Return the same for some of the rows (int64)."""
         strings, vectors = self.strings, self.vectors
         if strings is not None and not self.shared:
             strings = tuple(strings[int(row)] for row in rows)
@@ -59,39 +54,32 @@ class AnswerTexts:
 
 
 @torch.no_grad()
-def answer_texts(
-    task: Any, model: VisionLanguageModel, pairs: Sequence[Pair], prepared: Any, *, encode: bool = True
+def option_texts(
+    model: VisionLanguageModel, prepared: Any, texts: Sequence[str], vectors: Tensor, *, encode: bool = True
 ) -> AnswerTexts:
-    """Encodes the texts of every possible answer.
+    """Return texts that are the same for every row, of a task that ranks by their contrastive embeddings.
 
     Args:
-        encode: False: only which texts they are. With consistency heads, each of them would be a pass of the text tower
-            of its own, where in the end only those texts are scored that are answers.
-
-    Raises:
-        OptionError: a task whose answers are not scored (two-image statements).
+        texts: C, one for each option. vectors: C×d, their embeddings, which S_c compares without consistency heads.
     """
-    if task.name == "captioning":
-        return AnswerTexts(prepared, None, None)
-    if task.name == "vqa":
-        texts = tuple(tuple(_statements(question, prepared.options)) for question in prepared.asked)
-        if not encode:
-            return AnswerTexts(prepared, texts, None)
-        distinct = list(dict.fromkeys(text for row in texts for text in row))
-        encoded = _encoded(model, distinct)
-        place = {text: k for k, text in enumerate(distinct)}
-        index = torch.tensor([[place[text] for text in row] for row in texts], device=encoded.device)
-        return AnswerTexts(prepared, texts, encoded[index])
-    embeddings = getattr(prepared, "embeddings", None)
-    if embeddings is None:
-        raise OptionError(
-            f"S_c does not score the answers of {task.name}.",
-            "Accepted: zero-shot, retrieval, vqa, captioning; or the given pair.",
-        )
-    strings = tuple(getattr(prepared, "prompts", None) or prepared.options)
     if has_heads(model):
-        embeddings = _encoded(model, strings) if encode else None
-    return AnswerTexts(prepared, strings, embeddings)
+        vectors = _encoded(model, texts) if encode else None
+    return AnswerTexts(prepared, tuple(texts), vectors)
+
+
+@torch.no_grad()
+def row_texts(
+    model: VisionLanguageModel, prepared: Any, texts: Sequence[Sequence[str]], *, encode: bool = True
+) -> AnswerTexts:
+    """Return texts of each row's own: N×C."""
+    texts = tuple(map(tuple, texts))
+    if not encode:
+        return AnswerTexts(prepared, texts, None)
+    distinct = list(dict.fromkeys(text for row in texts for text in row))
+    encoded = _encoded(model, distinct)
+    place = {text: k for k, text in enumerate(distinct)}
+    index = torch.tensor([[place[text] for text in row] for row in texts], device=encoded.device)
+    return AnswerTexts(prepared, texts, encoded[index])
 
 
 def _encoded(model: VisionLanguageModel, texts: Sequence[str]) -> Tensor:
@@ -99,7 +87,7 @@ def _encoded(model: VisionLanguageModel, texts: Sequence[str]) -> Tensor:
 
 
 def answer_consistency(task: Any, model: VisionLanguageModel, features: ImageFeatures, texts: AnswerTexts) -> Tensor:
-    """S_c of each picture with the text of the answer given about it, N values in [-1, 1].
+    """Return S_c of each picture with the text of the answer given about it: N values in [-1, 1].
 
     Differentiable in the features; which answer is given is taken as it is.
     """
@@ -119,7 +107,7 @@ def answer_consistency(task: Any, model: VisionLanguageModel, features: ImageFea
 def answer_scores(
     task: Any, model: VisionLanguageModel, features: ImageFeatures, texts: AnswerTexts
 ) -> tuple[Tensor, Tensor | None]:
-    """S_c and log V_verify of each picture with the text of the answer given about it, N values each, no gradient.
+    """Return S_c and log V_verify of each picture with the text of the answer given: N values each, no gradient.
 
     Args:
         texts: of a model with consistency heads, they need not be encoded: only the answers given are.
@@ -140,32 +128,8 @@ def answer_scores(
 
 @torch.no_grad()
 def answered(task: Any, model: VisionLanguageModel, features: ImageFeatures, texts: AnswerTexts) -> list[str]:
-    """The text that the answer given about each picture amounts to: N strings."""
+    """Return the text that the answer given about each picture amounts to: N strings."""
     if texts.strings is None:
-        return _written(task, model, features)
+        return task.write(model, features)
     best = task.logits(model, features, texts.prepared).argmax(dim=-1).tolist()
     return [(texts.strings if texts.shared else texts.strings[row])[k] for row, k in enumerate(best)]
-
-
-def _written(task: Any, model: VisionLanguageModel, features: ImageFeatures) -> list[str]:
-    return model.generate(features, max_tokens=task.max_tokens, beam=task.beam)
-
-
-def _statements(question: str, answers: Sequence[str]) -> list[str]:
-    """The statement that each answer to a question makes; where there is none, the question followed by the answer."""
-    from cmai_core.data.tabletop.language import parse_question, realise, statement_of
-    from cmai_core.data.tabletop.statements import StatementError
-
-    try:
-        query = parse_question(question)
-    except StatementError:
-        return [question_with_answer(question, answer) for answer in answers]
-    out = []
-    for answer in answers:
-        try:
-            # The wording is drawn; the address of its random numbers is the text itself.
-            rng = np.random.default_rng(crc32(f"{question}\x1f{answer}".encode()))
-            out.append(realise(statement_of(query, answer), rng))
-        except StatementError:
-            out.append(question_with_answer(question, answer))
-    return out

@@ -6,6 +6,7 @@ one is clean, and `detail["side"]` says on which side the pair's image stands.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from cmai_core.data.text import FALSE, TRUE, statement_prompt
 from cmai_core.errors import OptionError
-from cmai_core.tasks.base import Choices, ChoiceTask
+from cmai_core.tasks.base import Choices, ChoiceTask, SecondPicture
+from cmai_core.tasks.measuring import AnswerMeasurement, Measurement, MeasurementSetting, without_image
 from cmai_core.tasks.vqa import answer_tokens
 
 if TYPE_CHECKING:
@@ -49,8 +51,24 @@ class Nlvr(ChoiceTask):
     def _missing(self, dataset: PairDataset) -> str:
         return "" if len(dataset.statements) else f"{dataset.name} has no statements about two images."
 
+    def identity(self, dataset: PairDataset) -> dict[str, Any]:
+        """Return the dataset's statements."""
+        return {"statements": [[s.left, s.right, s.text, s.truth] for s in dataset.statements]}
+
+    def second_picture(self, pair: Pair, dataset: PairDataset) -> SecondPicture | None:
+        """Return the other picture of the statement about a pair; None where there is no statement."""
+        (statement,) = self.statements([pair], dataset)
+        if statement is None:
+            return None
+        left = dataset[statement.left].id != pair.id
+        return SecondPicture(dataset[statement.left if left else statement.right], left)
+
+    def measurement(self, setting: MeasurementSetting) -> Measurement:
+        """Return the accuracy over every statement about the pairs."""
+        return NlvrMeasurement(self, setting)
+
     def statements(self, pairs: Sequence[Pair], dataset: PairDataset) -> list[TwoImageStatement | None]:
-        """For each pair the first statement about it; None where the dataset has none."""
+        """Return for each pair the first statement about it; None where the dataset has none."""
         wanted = {pair.id for pair in pairs}
         places = _places(dataset, wanted)
         first: dict[int, TwoImageStatement] = {}
@@ -63,7 +81,7 @@ class Nlvr(ChoiceTask):
     def prepare(
         self, model: VisionLanguageModel, pairs: Sequence[Pair], dataset: PairDataset | None = None
     ) -> NlvrChoices:
-        """A statement for each pair. A pair about which there is none has no known truth.
+        """Prepare a statement for each pair. A pair about which there is none has no known truth.
 
         Raises:
             OptionError: no dataset, or it has no statement about any of the pairs.
@@ -90,7 +108,7 @@ class Nlvr(ChoiceTask):
         left: Sequence[bool],
         known: Sequence[bool] | None = None,
     ) -> NlvrChoices:
-        """Any statements, one a row, with the other image (uint8 H×W×3) of each and the side of the row's own."""
+        """Prepare any statements, one a row, with the other image (uint8 H×W×3) of each and the row's own side."""
         pad, _, eos = model.token_ids()
         ids = model.tokenize([statement_prompt(item.text) for item in items])
         last = (ids == eos).int().argmax(dim=1) - 1
@@ -109,6 +127,7 @@ class Nlvr(ChoiceTask):
         )
 
     def logits(self, model: VisionLanguageModel, features: ImageFeatures, prepared: NlvrChoices) -> Tensor:
+        """Return the decoder's scores of "true" and "false"."""
         own, other = features.tokens, prepared.other.to(features.tokens.dtype)
         left = prepared.left[:, None, None]
         joined = model.two_image_tokens(torch.where(left, own, other), torch.where(left, other, own))
@@ -117,7 +136,40 @@ class Nlvr(ChoiceTask):
         return scores[rows, prepared.last].index_select(1, prepared.tokens)
 
     def extra(self, prepared: NlvrChoices, row: int) -> dict[str, Any]:
+        """Return the side on which the pair's picture stands."""
         return {"side": "left" if bool(prepared.left[row]) else "right"}
+
+
+class NlvrMeasurement(AnswerMeasurement):
+    """Accuracy over every statement whose left picture is asked about. Chance is the commoner judgement."""
+
+    def __init__(self, task: Nlvr, setting: MeasurementSetting):
+        super().__init__(task, setting)
+        self.truths: list[bool] = []
+        self._about: dict[int, list[TwoImageStatement]] = defaultdict(list)
+        for item in setting.dataset.statements:
+            if item.left < setting.count:
+                self._about[item.left].append(item)
+
+    def ask(self, model: VisionLanguageModel, pairs: Sequence[Pair], features: ImageFeatures, start: int) -> None:
+        """Ask every statement about the pairs."""
+        items = [(k, item) for k in range(len(pairs)) for item in self._about[start + k]]
+        for first in range(0, len(items), self.setting.batch):
+            some = items[first : first + self.setting.batch]
+            own = features[torch.tensor([k for k, _ in some], device=model.device)]
+            others = [self.setting.dataset[item.right].image for _, item in some]
+            prepared = self.task.prepare_items(model, [item for _, item in some], others, [True] * len(some))
+            found = self.task.predict(model, own, prepared)
+            self.answers += [(without_image(pairs[k]), p, None) for (k, _), p in zip(some, found, strict=True)]
+            self.truths += [item.truth for _, item in some]
+
+    def figures(self) -> dict[str, Any]:
+        """Return the accuracy of all statements."""
+        if not self.truths:
+            return {}
+        share = sum(self.truths) / len(self.truths)
+        self.answers = [(pair, found, max(share, 1 - share)) for pair, found, _ in self.answers]
+        return super().figures()
 
 
 def _places(dataset: PairDataset, wanted: set[str]) -> dict[str, int]:

@@ -1,22 +1,28 @@
 """Image→text retrieval: which caption of a fixed gallery belongs to the image.
 
-Only the query image is perturbed; the gallery's captions are clean. On Tabletop a retrieved caption is right when it is
-true of the scene (many scenes share captions); elsewhere when it is one of the pair's own.
+Only the query image is perturbed; the gallery's captions are clean. Where the ground truth is known, a retrieved
+caption is right when it is true of the scene (many scenes share captions); elsewhere when it is one of the pair's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from math import comb
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cmai_core.data.pair import item_captions
+from cmai_core.data.truth import true_texts
 from cmai_core.errors import OptionError
-from cmai_core.tasks.base import Choices, ChoiceTask, true_of
+from cmai_core.tasks.base import Choices, ChoiceTask
+from cmai_core.tasks.consistency import AnswerTexts, option_texts
+from cmai_core.tasks.measuring import Measurement, MeasurementSetting, entry, metric_figures, without_image
+from cmai_core.tasks.metrics import Records, bootstrap_interval, recall_at
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Pair, PairDataset
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
     from cmai_core.models.protocol import VisionLanguageModel
 
 GALLERY = 200
+RECALLS = (1, 5, 10)
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,8 @@ class Retrieval(ChoiceTask):
     """Args: gallery: how many of the dataset's first items stand in the gallery, each with its first caption."""
 
     name = "retrieval"
+    text_field = "query"
+    metrics = ()
 
     def __init__(self, gallery: int = GALLERY):
         if gallery < 2:
@@ -48,8 +57,29 @@ class Retrieval(ChoiceTask):
     def _missing(self, dataset: PairDataset) -> str:
         return "" if len(dataset) > 1 else "Retrieval needs a gallery of at least two items."
 
+    def for_items(self, count: int, gallery: int | None = None) -> Retrieval:
+        """Return the task with a gallery of at least `count` captions.
+
+        An item outside the gallery would bring its own caption, and so make the question depend on its batch.
+        """
+        return Retrieval(max(GALLERY if gallery is None else gallery, count))
+
+    def identity(self, dataset: PairDataset) -> dict[str, Any]:
+        """Return the gallery."""
+        return {"gallery": list(self.captions(dataset))}
+
+    def answer_texts(
+        self, model: VisionLanguageModel, pairs: Sequence[Pair], prepared: RetrievalChoices, *, encode: bool = True
+    ) -> AnswerTexts:
+        """Return the gallery's captions."""
+        return option_texts(model, prepared, prepared.options, prepared.embeddings, encode=encode)
+
+    def measurement(self, setting: MeasurementSetting) -> Measurement:
+        """Return recall in both directions."""
+        return RetrievalMeasurement(self, setting)
+
     def captions(self, dataset: PairDataset) -> tuple[str, ...]:
-        """The gallery: first captions of the dataset's first items, each text once. Read once for each dataset."""
+        """Return the gallery: first captions of the dataset's first items, each once. Read once for each dataset."""
         try:
             found = self._captions.get(dataset)
         except TypeError:  # not weakly referable or not hashable
@@ -60,13 +90,13 @@ class Retrieval(ChoiceTask):
 
     def _read(self, dataset: PairDataset) -> tuple[str, ...]:
         count = min(self.gallery, len(dataset))
-        return tuple(dict.fromkeys(dataset[k].captions[0] for k in range(count)))
+        return tuple(dict.fromkeys(item_captions(dataset, k)[0] for k in range(count)))
 
     @torch.no_grad()
     def prepare(
         self, model: VisionLanguageModel, pairs: Sequence[Pair], dataset: PairDataset | None = None
     ) -> RetrievalChoices:
-        """Encodes the gallery; pairs that are not in it add their first caption.
+        """Encode the gallery; pairs that are not in it add their first caption.
 
         Without a dataset the gallery is the pairs' own first captions.
 
@@ -80,7 +110,7 @@ class Retrieval(ChoiceTask):
         place = {text: k for k, text in enumerate(texts)}
         target = np.zeros((len(pairs), len(texts)), bool)
         for row, pair in enumerate(pairs):
-            truth = true_of(pair, texts)
+            truth = true_texts(texts, pair)
             if truth is not None:
                 target[row] = truth
             target[row, [place[text] for text in pair.captions if text in place]] = True
@@ -93,7 +123,7 @@ class Retrieval(ChoiceTask):
         )
 
     def _embeddings(self, model: VisionLanguageModel, texts: tuple[str, ...]) -> Tensor:
-        """The gallery as a model encodes it: once for its batches, until the gallery or the model's weights change."""
+        """Encode the gallery with a model: once for its batches, until the gallery or the model's weights change."""
         version = getattr(model, "weights_version", None)
         if version is None:  # not a model that tells when its weights change
             return model.encode_text(list(texts))
@@ -103,4 +133,63 @@ class Retrieval(ChoiceTask):
         return kept[2]
 
     def logits(self, model: VisionLanguageModel, features: ImageFeatures, prepared: RetrievalChoices) -> Tensor:
+        """Return the cosines with the gallery, at the model's scale."""
         return model.logit_scale * features.embedding @ prepared.embeddings.T
+
+
+class RetrievalMeasurement(Measurement):
+    """Recall at 1, 5 and 10 in both directions, among the gallery; an item is right when the caption is true of it."""
+
+    def __init__(self, task: Retrieval, setting: MeasurementSetting):
+        super().__init__(task, setting)
+        self.pairs: list[Pair] = []
+        self.images: list[np.ndarray] = []
+        self.texts: list[np.ndarray] = []
+
+    def ask(self, model: VisionLanguageModel, pairs: Sequence[Pair], features: ImageFeatures, start: int) -> None:
+        """Encode pictures and first captions."""
+        self.images.append(features.embedding.float().cpu().numpy())
+        self.texts.append(model.encode_text([pair.captions[0] for pair in pairs]).float().cpu().numpy())
+        self.pairs += map(without_image, pairs)
+
+    def figures(self) -> dict[str, Any]:
+        """Return the recalls; `…_own_r1` counts only the pair itself."""
+        images, texts = np.concatenate(self.images), np.concatenate(self.texts)
+        total, seed = len(self.pairs), self.setting.seed
+        size = total if self.setting.gallery is None else min(self.setting.gallery, total)
+        found: dict[str, list[tuple[np.ndarray, float, int]]] = {}
+        for start in range(0, total, size):
+            some = slice(start, start + size)
+            for name, hits, chance in _recalls(self.pairs[some], images[some] @ texts[some].T):
+                found.setdefault(name, []).append((hits, chance, len(hits)))
+        out = {}
+        for name, parts in found.items():
+            hits, chances, counts = zip(*parts, strict=True)
+            out[name] = entry(
+                bootstrap_interval(np.concatenate(hits), seed=seed), float(np.average(chances, weights=counts))
+            )
+        own = np.eye(total, dtype=bool)
+        records = Records((), tuple(self.pairs), similarity=images @ texts.T, truth=own, seed=seed)
+        return out | metric_figures(self.task, records)
+
+
+def _recalls(pairs: list[Pair], similarity: np.ndarray) -> Iterator[tuple[str, np.ndarray, float]]:
+    """(measure, hits, chance) of retrieval among some pairs; similarity: their pictures × their captions."""
+    captions = [pair.captions[0] for pair in pairs]
+    own = np.eye(len(pairs), dtype=bool)
+    truth = own.copy()
+    for k, pair in enumerate(pairs):
+        known = true_texts(captions, pair)
+        mine = set(pair.captions)
+        truth[k] |= np.array([text in mine for text in captions]) if known is None else known
+    for name, scores, right in (("image_to_text", similarity, truth), ("text_to_image", similarity.T, truth.T)):
+        for k in RECALLS:
+            if k <= len(captions):
+                yield f"{name}_r{k}", recall_at(scores, right, k), _chance_recall(right, k)
+        yield f"{name}_own_r1", recall_at(scores, own, 1), 1 / len(captions)
+
+
+def _chance_recall(truth: np.ndarray, k: int) -> float:
+    """Expected recall@k of a random order."""
+    total = truth.shape[1]
+    return float(np.mean([1 - comb(total - int(m), k) / comb(total, k) for m in truth.sum(axis=1)]))

@@ -6,32 +6,33 @@ any.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmai_core.data.text import question_prompt
+from cmai_core.data.text import question_prompt, question_with_answer
+from cmai_core.data.truth import ground_truth_of
 from cmai_core.errors import OptionError
 from cmai_core.tasks.base import Choices, ChoiceTask
+from cmai_core.tasks.consistency import AnswerTexts, row_texts
+from cmai_core.tasks.measuring import Measurement, MeasurementSetting, entry, metric_figures, without_image
+from cmai_core.tasks.metrics import Records, bootstrap_interval, normalise_answer, vqa_accuracy
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Pair, PairDataset, Question
     from cmai_core.models.features import ImageFeatures
     from cmai_core.models.protocol import VisionLanguageModel
+    from cmai_core.tasks.base import Prediction
 
-_CHUNK = 64
-
-
-def tabletop_answers() -> tuple[str, ...]:
-    """Every answer Tabletop's questions have."""
-    from cmai_core.data.tabletop.scene import COLOURS, MATERIALS, MAX_OBJECTS, SHAPES, SIZES
-
-    return ("yes", "no", *map(str, range(MAX_OBJECTS + 1)), *COLOURS, *SHAPES, *MATERIALS, *SIZES)
+QUESTIONS_PER_PAIR = 4
+_CHUNK, _ASKED = 64, 128
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,12 @@ class VqaChoices(Choices):
 
 
 class Vqa(ChoiceTask):
-    """Args: answers: the vocabulary of answers (None: Tabletop's for its scenes, else the pairs' accepted answers)."""
+    """Args: answers: the vocabulary of answers; None: all that the pairs' ground truth knows, and the accepted ones."""
 
     name = "vqa"
     needs_decoder = True
+    text_field = "question"
+    metrics = ()
 
     def __init__(self, answers: Sequence[str] | None = None):
         self.answers = tuple(answers) if answers is not None else None
@@ -61,8 +64,19 @@ class Vqa(ChoiceTask):
         some = range(min(8, len(dataset)))
         return "" if any(dataset[k].questions for k in some) else f"{dataset.name} has no questions."
 
+    def answer_texts(
+        self, model: VisionLanguageModel, pairs: Sequence[Pair], prepared: VqaChoices, *, encode: bool = True
+    ) -> AnswerTexts:
+        """Return the statement that each answer makes; where there is none, the question followed by the answer."""
+        rows = [statements(pair, asked, prepared.options) for pair, asked in zip(pairs, prepared.asked, strict=True)]
+        return row_texts(model, prepared, rows, encode=encode)
+
+    def measurement(self, setting: MeasurementSetting) -> Measurement:
+        """Return VQAv2's accuracy over several questions a pair."""
+        return VqaMeasurement(self, setting)
+
     def question(self, pair: Pair) -> Question:
-        """The question that is asked about a pair.
+        """Return the question that is asked about a pair.
 
         Raises:
             OptionError: it has none.
@@ -74,14 +88,14 @@ class Vqa(ChoiceTask):
     def prepare(
         self, model: VisionLanguageModel, pairs: Sequence[Pair], dataset: PairDataset | None = None
     ) -> VqaChoices:
-        """One question a pair. A question without accepted answers has no known truth."""
+        """Prepare one question a pair. A question without accepted answers has no known truth."""
         return self.prepare_questions(model, pairs, [self.question(pair) for pair in pairs])
 
     @torch.no_grad()
     def prepare_questions(
         self, model: VisionLanguageModel, pairs: Sequence[Pair], questions: Sequence[Question]
     ) -> VqaChoices:
-        """Any questions, one a row: `pairs[i]` is asked `questions[i]` (a pair may stand in several rows)."""
+        """Prepare any questions, one a row: `pairs[i]` is asked `questions[i]` (a pair may stand in several rows)."""
         options = self.options(pairs, questions)
         place = {text: k for k, text in enumerate(options)}
         target = torch.zeros(len(pairs), len(options), dtype=torch.bool)
@@ -111,16 +125,16 @@ class Vqa(ChoiceTask):
         return self.stand_in(model, pairs, prepared)
 
     def options(self, pairs: Sequence[Pair], questions: Sequence[Question]) -> tuple[str, ...]:
-        """The vocabulary of answers for these questions."""
+        """Return the vocabulary of answers for these questions."""
         if self.answers is not None:
             return self.answers
         accepted = dict.fromkeys(a.strip().lower() for q in questions for a in q.answers)
-        if all(pair.scene is not None for pair in pairs):
-            return tuple(dict.fromkeys([*tabletop_answers(), *accepted]))
-        return tuple(dict.fromkeys(["yes", "no", *accepted]))
+        truth = ground_truth_of(pairs)
+        known = () if truth is None else truth.answers()
+        return tuple(dict.fromkeys([*(known or ("yes", "no")), *accepted]))
 
     def logits(self, model: VisionLanguageModel, features: ImageFeatures, prepared: VqaChoices) -> Tensor:
-        """Log-probability of each answer after the question, per token."""
+        """Return the log-probability of each answer after the question, per token."""
         if prepared.single is None:
             return self._long_answers(model, features, prepared)
         scores = model.fusion_logits(features.tokens, prepared.states)
@@ -128,7 +142,7 @@ class Vqa(ChoiceTask):
         return scores[rows, prepared.last].index_select(1, prepared.single)
 
     def _long_answers(self, model: VisionLanguageModel, features: ImageFeatures, prepared: VqaChoices) -> Tensor:
-        """Answers of several tokens: each is appended to the question and scored, by the mean over its tokens."""
+        """Score answers of several tokens: each is appended to the question and scored, by the mean over its tokens."""
         pad = model.token_ids()[0]
         longest = max(map(len, prepared.answers))
         padded = torch.full((len(prepared.answers), longest), pad, device=prepared.ids.device)
@@ -154,9 +168,66 @@ class Vqa(ChoiceTask):
 
 
 def answer_tokens(model: VisionLanguageModel, answers: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-    """Token ids of each answer as it stands after a question, without begin and end tokens."""
+    """Return the token ids of each answer as it stands after a question, without begin and end tokens."""
     _, bos, eos = model.token_ids()
     out = []
     for row in model.tokenize(list(answers)).tolist():
         out.append(tuple(row[1 if row[0] == bos else 0 : row.index(eos) if eos in row else len(row)]))
     return tuple(out)
+
+
+def statements(pair: Pair, question: str, answers: Sequence[str]) -> list[str]:
+    """Return the text that each answer to a question amounts to: a statement where the ground truth makes one."""
+    truth = ground_truth_of([pair])
+    made = [None if truth is None else truth.statement(question, answer) for answer in answers]
+    return [question_with_answer(question, answer) if m is None else m for m, answer in zip(made, answers, strict=True)]
+
+
+class VqaMeasurement(Measurement):
+    """VQAv2's accuracy over up to four questions a pair, and by family. Chance is the family's commonest answer."""
+
+    def __init__(self, task: Vqa, setting: MeasurementSetting):
+        super().__init__(task, setting)
+        self.found: list[tuple[Pair, Question, Prediction]] = []
+
+    def ask(self, model: VisionLanguageModel, pairs: Sequence[Pair], features: ImageFeatures, start: int) -> None:
+        """Ask the questions of each pair that have an accepted answer."""
+        asked = [(k, question) for k, pair in enumerate(pairs) for question in _spread(pair.questions)]
+        for first in range(0, len(asked), _ASKED):
+            some = asked[first : first + _ASKED]
+            rows = [k for k, _ in some]
+            prepared = self.task.prepare_questions(model, [pairs[k] for k in rows], [q for _, q in some])
+            own = features[torch.tensor(rows, device=model.device)]
+            answers = self.task.predict(model, own, prepared)
+            self.found += [(without_image(pairs[k]), q, p) for (k, q), p in zip(some, answers, strict=True)]
+
+    def figures(self) -> dict[str, Any]:
+        """Return the accuracy of all questions, and of each family."""
+        groups: dict[str, list[tuple[Question, Prediction]]] = defaultdict(list)
+        for _, question, prediction in self.found:
+            groups[question.family].append((question, prediction))
+        seed, out, scores, guesses = self.setting.seed, {}, [], []
+        for family, entries in sorted(groups.items()):
+            answers = [normalise_answer(q.answers[0]) for q, _ in entries]
+            common = max(sorted(set(answers)), key=answers.count)
+            right = [vqa_accuracy(p.answer, q.answers) for q, p in entries]
+            guess = [vqa_accuracy(common, q.answers) for q, _ in entries]
+            scores, guesses = scores + right, guesses + guess
+            if family:
+                out[f"accuracy_{family}"] = entry(bootstrap_interval(right, seed=seed), float(np.mean(guess)))
+        if not scores:
+            return {}
+        whole = {"accuracy": entry(bootstrap_interval(scores, seed=seed), float(np.mean(guesses)))}
+        return whole | out | metric_figures(self.task, self._records())
+
+    def _records(self) -> Records:
+        pairs, questions, found = zip(*self.found, strict=True)
+        accepted = tuple(question.answers for question in questions)
+        return Records(found, pairs, (None,) * len(found), accepted=accepted, seed=self.setting.seed)
+
+
+def _spread(questions: Sequence[Question]) -> list[Question]:
+    """Up to four of a pair's questions, spread evenly, without those that nobody knows the answer to."""
+    last = len(questions) - 1
+    places = sorted({round(k * last / (QUESTIONS_PER_PAIR - 1)) for k in range(QUESTIONS_PER_PAIR)})
+    return [questions[k] for k in places if 0 <= k <= last and questions[k].answers]

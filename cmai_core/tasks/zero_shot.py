@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cmai_core.data.registry import DATASETS, DatasetInfo
+from cmai_core.data.truth import true_texts
 from cmai_core.errors import OptionError
-from cmai_core.tasks.base import Choices, ChoiceTask, true_of
+from cmai_core.tasks.base import Choices, ChoiceTask
+from cmai_core.tasks.consistency import AnswerTexts, option_texts
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Pair, PairDataset
@@ -28,24 +31,38 @@ class ZeroShotChoices(Choices):
 
 
 def prompt(name: str, dataset_name: str) -> str:
-    """A class as a sentence: "a red cube" on Tabletop, "a photo of a cat" elsewhere."""
-    phrase = f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
-    return phrase if dataset_name == "tabletop" else f"a photo of {phrase}"
+    """Return a class as a sentence: "a red cube" on Tabletop, "a photo of a cat" where a dataset says nothing else."""
+    info = DATASETS.get(dataset_name)
+    return (DatasetInfo.prompt if info is None else info.prompt).format(_with_article(name))
+
+
+def _with_article(name: str) -> str:
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
 class ZeroShot(ChoiceTask):
-    """On Tabletop a class ("red cube") is right when the scene holds one; elsewhere when it is the pair's label."""
+    """The nearest class: right when the scene holds one, or without ground truth, when it is the pair's label."""
 
     name = "zero-shot"
 
     def _missing(self, dataset: PairDataset) -> str:
         return "" if len(dataset.classes) > 1 else f"{dataset.name} has no classes to choose from."
 
+    def identity(self, dataset: PairDataset) -> dict[str, Any]:
+        """Return the classes, with the dataset that gives their prompts."""
+        return {"classes": [dataset.name, list(dataset.classes)]}
+
+    def answer_texts(
+        self, model: VisionLanguageModel, pairs: Sequence[Pair], prepared: ZeroShotChoices, *, encode: bool = True
+    ) -> AnswerTexts:
+        """Return the classes' prompts."""
+        return option_texts(model, prepared, prepared.prompts, prepared.embeddings, encode=encode)
+
     @torch.no_grad()
     def prepare(
         self, model: VisionLanguageModel, pairs: Sequence[Pair], dataset: PairDataset | None = None
     ) -> ZeroShotChoices:
-        """Encodes the prompts of the dataset's classes (of the pairs' own labels without a dataset).
+        """Encode the prompts of the dataset's classes (of the pairs' own labels without a dataset).
 
         Raises:
             OptionError: fewer than two classes.
@@ -54,11 +71,11 @@ class ZeroShot(ChoiceTask):
         if len(classes) < 2:
             raise OptionError("Zero-shot classification needs at least two classes.", "Give a dataset with classes.")
         prompts = tuple(prompt(name, dataset.name if dataset is not None else "") for name in classes)
-        plain = [prompt(name, "tabletop") for name in classes]
+        plain = [_with_article(name) for name in classes]
         target = np.zeros((len(pairs), len(classes)), bool)
         known = np.zeros(len(pairs), bool)
         for row, pair in enumerate(pairs):
-            truth = true_of(pair, plain)
+            truth = true_texts(plain, pair)
             if truth is None:
                 truth = np.array([name == pair.label for name in classes])
             target[row], known[row] = truth, truth.any()
@@ -73,4 +90,5 @@ class ZeroShot(ChoiceTask):
         return self.stand_in(model, pairs, prepared)
 
     def logits(self, model: VisionLanguageModel, features: ImageFeatures, prepared: ZeroShotChoices) -> Tensor:
+        """Return the cosines with the prompts, at the model's scale."""
         return model.logit_scale * features.embedding @ prepared.embeddings.T

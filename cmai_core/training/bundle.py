@@ -15,8 +15,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmai_core.data.registry import DEFAULT_DATASET
 from cmai_core.errors import ModelError
 from cmai_core.progress import Progress
+from cmai_core.tasks import TASKS
 from cmai_core.templates import render_markdown
 
 if TYPE_CHECKING:
@@ -28,13 +30,6 @@ SHIFTED = 400
 """Pairs of each held-out or shifted split on which a bundled model's thresholds are tried."""
 EPSILONS = (1, 2, 4, 8)
 STEPS = 20
-SHOWN = {
-    "zero-shot": ("accuracy",),
-    "retrieval": ("image_to_text_r1", "text_to_image_r1"),
-    "vqa": ("accuracy",),
-    "captioning": ("fact_f1", "bleu4", "cider"),
-    "nlvr": ("accuracy",),
-}
 
 
 def bundle(
@@ -128,12 +123,14 @@ def _with_heads(card: dict[str, Any], building: Path, heads: Path) -> dict[str, 
 
 def _calibrate(model: VisionLanguageModel, target: Path, count: int) -> None:
     """Thresholds from the first validation pairs, and what they flag of others: fresh, held-out and shifted ones."""
-    from cmai_core.commands.cmcv import OTHERS, calibrated
+    from cmai_core.commands.cmcv import calibrated, other_splits
     from cmai_core.data import load_dataset
     from cmai_core.defenses.calibration import store_calibration
 
-    others = [load_dataset("tabletop", split=split, limit=min(count, SHIFTED)) for split in OTHERS]
-    store_calibration(calibrated(model, load_dataset("tabletop", split="validation"), others, limit=count), target)
+    tried = min(count, SHIFTED)
+    others = [load_dataset(DEFAULT_DATASET, split=split, limit=tried) for split in other_splits(DEFAULT_DATASET)]
+    validation = load_dataset(DEFAULT_DATASET, split="validation")
+    store_calibration(calibrated(model, validation, others, limit=count), target)
 
 
 def record_all() -> None:
@@ -164,7 +161,7 @@ def measure(model: VisionLanguageModel, limit: int, attacked: int) -> dict[str, 
     from cmai_core.tasks import evaluate_clean
     from cmai_core.tasks.retrieval import Retrieval
 
-    dataset = load_dataset("tabletop", split="test", limit=limit)
+    dataset = load_dataset(DEFAULT_DATASET, split="test", limit=limit)
     clean = evaluate_clean(model, dataset, progress=_tell("clean"))
     task = Retrieval(gallery=limit)
     robust: dict[str, Any] = {}
@@ -213,7 +210,7 @@ def _minutes(seconds: float | None) -> str:
 
 def _clean_rows(tasks: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Name the clean figures that a card shows, as far as they were measured."""
-    shown = [(task, measure) for task, measures in SHOWN.items() for measure in measures]
+    shown = [(task, measure) for task, info in TASKS.items() for measure in info.headline]
     found = [(f"{task}, {measure.replace('_', ' ')}", tasks.get(task, {}).get(measure)) for task, measure in shown]
     return [(name, {"chance": None} | entry) for name, entry in found if entry]
 

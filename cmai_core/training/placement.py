@@ -18,6 +18,14 @@ NAMES = ("place, vertical", "place, horizontal", "rank, left to right", "rank, f
 _CHUNK = 64
 
 
+def validation_arrays(scenes: int) -> Arrays:
+    """Render the first scenes of Tabletop's validation split, where they are not in the cache."""
+    from cmai_core.data.tabletop.arrays import training_arrays
+    from cmai_core.models.tokenizer import bundled_tokenizer_dir
+
+    return training_arrays(bundled_tokenizer_dir() / "tokenizer.json", "validation", scenes)
+
+
 @torch.no_grad()
 def placement(model: Any, arrays: Arrays, scenes: int = 500, held_out: float = 0.2) -> dict[str, float]:
     """R² of a least-squares map from patch tokens, by name, on the last `held_out` of the scenes.

@@ -59,6 +59,25 @@ def _reads_the_vocabulary(model: VisionLanguageModel) -> bool:
     return model.tokenize([text])[0, : len(ids)].tolist() == ids[:CONTEXT_LENGTH]
 
 
+def build_training_data(
+    scenes: int | None = None, *, workers: int | None = None, report: Callable[[int, int], None] | None = None
+) -> int:
+    """Render and cache Tabletop's training split, going on where it was stopped.
+
+    Args:
+        scenes: only the first so many. workers: processes; None: as many as there are cores.
+        report: told (scenes rendered, scenes in all).
+
+    Returns:
+        how many scenes are in the cache.
+    """
+    from cmai_core.data.tabletop.arrays import training_arrays
+    from cmai_core.models.tokenizer import bundled_tokenizer_dir
+
+    vocabulary = bundled_tokenizer_dir() / "tokenizer.json"
+    return len(training_arrays(vocabulary, "train", scenes, workers=workers, report=report))
+
+
 def run(
     recipe: Recipe,
     *,

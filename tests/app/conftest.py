@@ -60,7 +60,7 @@ def app(tiny_models, monkeypatch, switch):
     st.cache_data.clear()
 
     def opened(page: str = "", query: dict[str, str] | None = None, **values) -> AppTest:
-        at = AppTest.from_file(str(ROOT / "app" / "streamlit_app.py"), default_timeout=60)
+        at = AppTest.from_file(str(ROOT / "app" / "streamlit_app.py"), default_timeout=240)
         for name, value in (query or {}).items():
             at.query_params[name] = value
         for name, value in values.items():

@@ -83,7 +83,7 @@ from app.components.attack_lab import {name}
 state.initialise()
 {name}.{name}_body()
 """
-        return AppTest.from_string(script, default_timeout=60).run()
+        return AppTest.from_string(script, default_timeout=240).run()
 
     return opened
 

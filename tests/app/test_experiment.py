@@ -8,16 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cmai_core.attacks.objectives.registry import OBJECTIVES
 from cmai_core.data.plain import plain_line
 from cmai_core.errors import CmaiError, OptionError
 from cmai_core.lab.choices import SEARCHES, THREATS, settled
-from cmai_core.lab.experiment import CRAFT_ON, OBJECTIVES, TASKS, TRUTHS, Experiment, parse_pair_id
+from cmai_core.lab.experiment import CRAFT_ON, TASKS, TRUTHS, Experiment, parse_pair_id
 
 
 def combining(e: Experiment) -> Experiment:
     """With an objective and a search that go with the threat model and the task."""
     objective, recipe = settled(e.norm, e.objective, e.recipe, e.task, e.pair)
-    epsilon = max(1.0, e.epsilon) if e.norm == "l0" else e.epsilon
+    epsilon = {"l0": max(1.0, e.epsilon), "patch": e.epsilon / 16}.get(e.norm, e.epsilon)
     return replace(e, objective=objective, recipe=recipe, epsilon=epsilon)
 
 
@@ -34,12 +35,12 @@ experiments = st.builds(
     step_size=st.floats(0.0, 64.0),
     restarts=st.integers(1, 10),
     seed=st.integers(0, 2**31 - 1),
-    objective=st.sampled_from(OBJECTIVES),
+    objective=st.sampled_from(list(OBJECTIVES)),
     recipe=st.sampled_from(list(SEARCHES)),
     queries=st.integers(10, 10_000),
     words=st.integers(1, 5),
     truth=st.sampled_from(TRUTHS),
-    task=st.sampled_from(TASKS),
+    task=st.sampled_from(list(TASKS)),
     alpha=st.sampled_from([0.5, 1.0, 3.0]),
     beta=st.sampled_from([0.5, 1.0, 3.0]),
 ).map(combining)
@@ -57,6 +58,18 @@ def test_links_from_before_there_were_recipes_mean_pgd():
     assert (old.recipe, old.norm, old.objective) == ("pgd", "l2", "task")
 
 
+def test_links_and_files_of_earlier_versions_mean_what_they_meant():
+    link = {"pair": "tabletop/test/1", "caption": "a", "norm": "patch", "epsilon": "5", "objective": "deviation"}
+    old = Experiment.from_query(link)
+    assert (old.epsilon, old.objective) == (0.05, "embedding") and old.budget.words == "5 %"
+    assert old.to_query()["epsilon"] == "5" and old.to_dict()["epsilon"] == 5.0
+    file = old.to_dict() | {"objective": "deviation"}
+    assert Experiment.from_dict(file) == old
+    for per_cent in ("1", "0.5", "7", "100", "33.3"):
+        again = Experiment.from_query(link | {"epsilon": per_cent})
+        assert again.to_query()["epsilon"] == per_cent and Experiment.from_query(again.to_query()) == again
+
+
 def test_a_link_without_a_pair_is_no_experiment():
     assert Experiment.from_query({"epsilon": "4"}) is None
 
@@ -66,7 +79,7 @@ def test_a_link_without_a_pair_is_no_experiment():
     [
         {"epsilon": -1.0}, {"epsilon": 65.0}, {"epsilon": float("nan")}, {"steps": 0}, {"steps": 10**6}, {"steps": 2.5},
         {"recipe": "x"}, {"recipe": "cw"}, {"queries": 9}, {"words": 6}, {"truth": "x"},
-        {"norm": "patch", "epsilon": 101.0},
+        {"norm": "patch", "epsilon": 1.01},
         {"norm": "l1"}, {"objective": "x"}, {"task": "x"}, {"craft_on": "x"}, {"seed": -1}, {"restarts": 11},
         {"caption": "  "}, {"caption": "a" * 301}, {"undefended": ""}, {"alpha": 0.0, "beta": 0.0},
         {"craft_on": "defended", "defended": ""}, {"pair": "scene"},

@@ -362,7 +362,7 @@ def test_an_attack_past_a_detector_is_judged_by_it(app, texts, finished, monkeyp
 
     pairs = load_dataset("tabletop", split="test", limit=40)
     thresholds.threshold_cache.clear()  # another test may have asked for these models' thresholds
-    monkeypatch.setattr(thresholds, "calibration_pairs", lambda: pairs)
+    monkeypatch.setattr(thresholds, "calibration_pairs", lambda kind: pairs)
     at = app(pair="tabletop/test/3", caption="a white cube", steps=2, objective="aware", task="zero-shot", recipe="pgd")
     at.button(key="start_attack").click().run()
     finished(at, "attack_job")

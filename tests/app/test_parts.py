@@ -8,7 +8,8 @@ from app import state
 from app.components.attack_lab import parts as attack_parts
 from app.components.common.caption_diff import caption_diff, truth_words
 from app.components.common.fields import one_of
-from cmai_core.lab.choices import OBJECTIVES, PRESETS, SEARCHES, THREATS, WORDS, why_not, why_not_search
+from cmai_core.attacks.objectives.registry import OBJECTIVES
+from cmai_core.lab.choices import PRESETS, SEARCHES, THREATS, home_of, parts_of, why_not, why_not_search
 from cmai_core.lab.experiment import Experiment
 from cmai_core.lab.result import LabResult
 
@@ -34,13 +35,13 @@ def test_a_preset_fills_the_three_parts(app):
         at.selectbox(key="preset").set_value(slug).run()
         assert not at.exception and not at.error
         preset = PRESETS[slug]
-        assert parts(at) == preset.parts and at.selectbox(key="preset").value == slug
+        assert parts(at) == parts_of(preset) and at.selectbox(key="preset").value == slug
         numbers = {n.key for n in at.number_input}
-        assert ("steps" in numbers, "queries" in numbers) == (bool(preset.steps), bool(preset.queries))
-        assert ("words" in numbers) == (preset.threat == "text")
-        assert bool([s for s in at.select_slider if s.key == "epsilon"]) == (preset.threat != "text")
-        if preset.epsilon:
-            assert at.session_state["epsilon"] == preset.epsilon
+        assert ("steps" in numbers, "queries" in numbers) == (preset.counts == "steps", preset.counts == "queries")
+        assert ("words" in numbers) == (home_of(preset) == "text")
+        assert bool([s for s in at.select_slider if s.key == "epsilon"]) == (home_of(preset) != "text")
+        if preset.norms:
+            assert at.session_state["epsilon"] == preset.budget().amount
 
 
 def test_what_does_not_combine_is_greyed_with_its_reason(app, texts):
@@ -49,7 +50,7 @@ def test_what_does_not_combine_is_greyed_with_its_reason(app, texts):
         assert not button(at, f"objective_{slug}").disabled
     for slug, search in SEARCHES.items():
         reason = why_not_search("l0", "margin", slug, "vqa")
-        if search.group != WORDS and set(search.threats) != {"joint"}:
+        if search.modality == "image":
             assert button(at, f"recipe_{slug}").disabled == bool(reason)
             assert not reason or button(at, f"recipe_{slug}").help == reason
         if reason:
@@ -64,20 +65,20 @@ def test_another_threat_model_settles_on_what_combines(app, texts):
     assert why_not(*parts(at), at.session_state["task"]) == "" and parts(at)[:2] == ("text", "consistency")
     assert "Changed to what combines" in texts(at)
     button(at, "norm_patch").click().run()
-    assert at.session_state["epsilon"] in (2.0, 4.0, 5.0) and why_not(*parts(at), "retrieval") == ""
+    assert at.session_state["epsilon"] == 0.05 and why_not(*parts(at), "retrieval") == ""
     at.run()
     assert "Changed to what combines" not in texts(at)
 
 
 def test_a_link_brings_the_parts_back(app):
     wanted = Experiment(
-        pair="tabletop/test/3", caption="a white cube", norm="patch", epsilon=10.0, objective="margin", task="vqa",
+        pair="tabletop/test/3", caption="a white cube", norm="patch", epsilon=0.1, objective="margin", task="vqa",
         recipe="square", queries=300,
     ).checked()  # fmt: skip
     at = app(query=wanted.to_query())
     assert not at.exception and not at.error
     assert parts(at) == ("patch", "margin", "square")
-    assert (at.session_state["epsilon"], at.session_state["queries"]) == (10.0, 300)
+    assert (at.session_state["epsilon"], at.session_state["queries"]) == (0.1, 300)
 
 
 def test_a_link_to_what_does_not_combine_is_explained(app):

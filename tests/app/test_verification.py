@@ -27,8 +27,9 @@ from app.services.models import model_cache
 from app.services.thresholds import ThresholdCache, basis_of
 from app.services.verdicts import VerdictCache, verdict_cache
 from cmai_core.data import load_dataset
+from cmai_core.data.registry import kind_of
 from cmai_core.defenses import Cmcv, ReviewQueue, Smoothing, store_calibration
-from cmai_core.defenses.basis import Basis, kind_of
+from cmai_core.defenses.basis import Basis
 from cmai_core.defenses.disagreement import LEAVE_ONE_OUT, VERIFIER, Disagreement
 from cmai_core.errors import Cancelled, DataError
 from cmai_core.evaluation.verification.cmcv import calibrate_cmcv
@@ -80,7 +81,7 @@ def attacked(loaded, pairs):
 def made(attacked, loaded, pairs):
     cache = ThresholdCache()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(thresholds, "calibration_pairs", lambda: pairs)
+        patch.setattr(thresholds, "calibration_pairs", lambda kind: pairs)
         bases = {role: cache.get(model, "tabletop", *QUIET) for role, model in loaded.items()}
     return judge_result(attacked, loaded, bases, pair=pairs[3], dataset=pairs)
 
@@ -91,7 +92,7 @@ def lab(app, models, pairs, monkeypatch, tmp_path):
     import cmai_core.models.families.bundled as bundled
 
     monkeypatch.setattr(bundled, "bundled_dir", lambda: models)
-    monkeypatch.setattr(thresholds, "calibration_pairs", lambda: pairs)
+    monkeypatch.setattr(thresholds, "calibration_pairs", lambda kind: pairs)
     monkeypatch.setenv("CMAI_DATA", str(tmp_path))
     model_cache.clear()
     yield app
@@ -203,7 +204,7 @@ def test_the_cache_keeps_the_verdicts_that_were_used_last():
 
 def test_a_calibration_is_the_card_s_else_the_lab_s_and_photographs_have_none(loaded, pairs, monkeypatch):
     calls = []
-    monkeypatch.setattr(thresholds, "calibration_pairs", lambda: calls.append(1) or pairs)
+    monkeypatch.setattr(thresholds, "calibration_pairs", lambda kind: calls.append(1) or pairs)
     cache = ThresholdCache()
     assert [kind_of(n) for n in ("scene", "tabletop/test/1", "tabletop/holdout", "photos/test/coffee", "upload/0")] == [
         "tabletop", "tabletop", "tabletop", "photographs", "photographs"

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from app.components.common.visitor_words import OWNER, for_visitors, plain_reason
+from cmai_core.attacks.objectives.registry import OBJECTIVES
 from cmai_core.errors import CmaiError, StoreError
 from cmai_core.evaluation.store.store import DATABASE, Store
 from cmai_core.lab.benchmark.runs import existing, known_runs, live_cells
-from cmai_core.lab.choices import OBJECTIVES, SEARCHES, TASKS_WITH_CLASSES, THREATS, why_not
+from cmai_core.lab.choices import SEARCHES, THREATS, why_not
+from cmai_core.tasks import DEFAULT_TASK
 
 BAD = re.compile(r"(^|\s)~?/\w|cmai [a-z]+ |python -m|--[a-z]|HOST=|`make ")
 
@@ -46,7 +48,7 @@ def test_what_a_visitor_can_do_stays():
 
 def test_no_reason_of_the_choosers_names_a_command():
     for threat, objective, search in product(THREATS, OBJECTIVES, SEARCHES):
-        reason = why_not(threat, objective, search, TASKS_WITH_CLASSES[0])
+        reason = why_not(threat, objective, search, DEFAULT_TASK)
         assert not BAD.search(reason) and "cmai" not in reason, reason
 
 

@@ -62,7 +62,7 @@ class Snapshot:
 def outside(attack, clean, pixels):
     """Whether pixels leave the threat's region ("ball", "patch") or the box."""
     found = []
-    norm, epsilon = attack.threat.norm, attack.threat.epsilons(len(clean)).to(clean)
+    norm, epsilon = attack.threat.norm, attack.threat.sized(clean[0].numel()).epsilons(len(clean)).to(clean)
     delta = (pixels - clean).flatten(1)
     size = {
         "linf": lambda: delta.abs().amax(dim=1),

@@ -8,16 +8,15 @@ import torch
 from cmai_core.attacks import Attack, Consistency, GradientSearch
 from cmai_core.attacks.objectives.classes import Margin, Misclassified
 from cmai_core.attacks.objectives.success import Raised
-from cmai_core.attacks.recipes.recipe import MODALITIES
 from cmai_core.attacks.recipes.registry import RECIPES, get_recipe
+from cmai_core.attacks.specs import FAMILIES, KNOWLEDGE, MODALITIES
 from cmai_core.data.pair import Batch
 from cmai_core.errors import OptionError
 
 WANTED = (
-    "fgsm r-fgsm pgd mi-fgsm di-fgsm apgd apgd-dlr apgd-t fab deepfool cw jsma autoattack universal patch typographic "
-    "square nes spsa genetic hopskipjump transfer eot mbat-pgd bert-attack eda synonym hotflip char homoglyph "
-    "relaxed-pgd injection sep seq co-attack sga alternating joint-cmai "
-    "adaptive detector-pgd accept-false reject-true"
+    "pgd mbat-pgd fgsm r-fgsm mi-fgsm di-fgsm eot apgd apgd-dlr apgd-t autoattack patch jsma universal transfer "
+    "fab deepfool cw square nes spsa genetic hopskipjump typographic adaptive detector-pgd accept-false reject-true "
+    "bert-attack synonym eda hotflip relaxed-pgd char homoglyph injection sep seq co-attack sga alternating joint-cmai"
 )
 
 # Options that make a recipe quick, and budgets at which some samples give way.
@@ -76,13 +75,12 @@ def test_the_registry_is_complete_and_cited():
     assert " ".join(RECIPES) == WANTED
     for slug, recipe in RECIPES.items():
         assert recipe.slug == slug and recipe.title and recipe.threat and recipe.constants and recipe.compare
-        assert recipe.modality in MODALITIES
-        assert recipe.knowledge in ("white box", "scores", "decisions", "surrogate")
+        assert recipe.modality in MODALITIES and recipe.family in FAMILIES and recipe.knowledge in KNOWLEDGE
         assert bool(recipe.paper) == bool(recipe.year) == recipe.url.startswith("https://")
-        assert (recipe.norm is None) == (recipe.epsilon is None) == (recipe.modality == "text")
+        assert (recipe.norm is None) == (recipe.budget() is None) == (recipe.modality == "text")
         assert len(set(recipe.options)) == len(recipe.options)
         json.dumps(recipe.describe())
-    with pytest.raises(OptionError, match="Accepted: fgsm, r-fgsm"):
+    with pytest.raises(OptionError, match="Accepted: pgd, mbat-pgd"):
         get_recipe("magic")
     assert get_recipe("sga") is RECIPES["sga"]
 
@@ -416,13 +414,14 @@ def test_norms_that_a_recipe_does_not_go_with_are_refused_at_every_entrance(kit,
     small = {"surrogate": kit.conv_model()} if slug == "transfer" else {}
     small |= {"words": ("ab",)} if slug == "typographic" else {}
     assert recipe.norm in recipe.norms
-    for norm in ("linf", "l2", "l0", "patch", "l7", None, 3):
-        entrances = [lambda norm=norm: recipe.build(norm=norm, **small)]
-        if norm is not None:  # there: the recipe's own
-            named = {"words": ["ab"]} if slug == "typographic" else {}
-            entrances.append(lambda norm=norm, named=named: AttackExperiment(recipe=slug, norm=norm, options=named))
-            given = {slug: {"norm": norm, **named, **({"surrogate": "tabletop"} if slug == "transfer" else {})}}
-            entrances.append(lambda given=given: Grid(recipes=(slug,), options=given))
+    for norm in ("linf", "l2", "l0", "patch", "l7", 3):
+        named = {"words": ["ab"]} if slug == "typographic" else {}
+        given = {slug: {"norm": norm, **named, **({"surrogate": "tabletop"} if slug == "transfer" else {})}}
+        entrances = [
+            lambda norm=norm: recipe.build(norm=norm, **small),
+            lambda norm=norm, named=named: AttackExperiment(recipe=slug, norm=norm, options=named),
+            lambda given=given: Grid(recipes=(slug,), options=given),
+        ]
         for enter in entrances:
             if norm in recipe.norms:
                 enter()
@@ -432,7 +431,7 @@ def test_norms_that_a_recipe_does_not_go_with_are_refused_at_every_entrance(kit,
             assert "norm" in str(caught.value) and caught.value.hint
     for norm in recipe.norms:  # a budget meant for another norm would let nothing change
         least = {"linf": 1 / 255, "l2": 0.5, "l0": 1, "patch": 0.01}[norm]
-        assert float(recipe.build(norm=norm, **small).threat.epsilon) >= least
+        assert float(recipe.build(norm=norm, **small).threat.sized(3 * 128**2).epsilon) >= least
 
 
 def test_a_part_of_a_position_is_no_budget():

@@ -109,7 +109,7 @@ def test_the_story_on_the_bundled_models(open_lab):
         pytest.skip("needs the bundled model tabletop (make models)")
     lab = open_lab()
     lab.open()
-    tell(lab, "Tabletop scenes", "red cube", SHARED)
+    tell(lab, "Tabletop", "red cube", SHARED)
     said = lab.text()
     assert "only ever seen Tabletop" in said and "ViT-B-32/laion2b_s34b_b79k" in said
     if any(card.defended for card in bundled_models()):

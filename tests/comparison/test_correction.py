@@ -113,5 +113,5 @@ def test_the_next_protocol_aims_in_every_worst_case_over_options():
         assert part.recipes[: len(PROTOCOL.part(part.name).recipes)] == PROTOCOL.part(part.name).recipes
         assert all("precision" not in recipe for recipe in aimed)
         grid = Grid(models=["tabletop"], tasks=part.tasks, recipes=part.recipes, epsilons=part.epsilons)
-        assert len({grid.norm_of(entry) for entry in grid.entries}) == 1
+        assert len({entry.norm for entry in grid.entries}) == 1
     assert replace(NEXT, parts=PROTOCOL.parts).hash == PROTOCOL.hash

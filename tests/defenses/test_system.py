@@ -32,7 +32,7 @@ from cmai_core.models.heads import ConsistencyHeads
 from cmai_core.seeds import sample_generators
 from cmai_core.tasks import get_task
 from cmai_core.tasks.captioning import Captioning
-from cmai_core.tasks.consistency import _statements, answer_texts
+from cmai_core.tasks.vqa import statements
 
 COUNT = 5
 
@@ -255,7 +255,7 @@ def test_of_a_question_the_statement_with_the_answer_is_scored(model, batch, dat
     answers = [p.answer for p in task.predict(model, seen, prepared)]
     texts = []
     for question, answer in zip(prepared.asked, answers, strict=True):
-        texts.append(_statements(question, prepared.options)[prepared.options.index(answer)])
+        texts.append(statements(data[0], question, [answer])[0])
     expected = (seen.embedding * model.encode_text(texts)).sum(dim=1).detach()
     assert close(bound(model, batch.pixels, seen), expected)
     rows = torch.tensor([4, 1])
@@ -267,10 +267,10 @@ def test_the_statement_of_a_right_answer_is_true_and_of_a_wrong_one_false(data):
         pair = data[k]
         for question in pair.questions:
             if question.family == "existence":
-                yes, no = _statements(question.text, ("yes", "no"))
+                yes, no = statements(pair, question.text, ("yes", "no"))
                 assert pair.scene.satisfies(parse(yes)) == (question.answers == ("yes",))
                 assert pair.scene.satisfies(parse(no)) == (question.answers == ("no",))
-    assert _statements("who painted this?", ("me",)) == ["who painted this? me"]
+    assert statements(data[0], "who painted this?", ("me",)) == ["who painted this? me"]
 
 
 def test_of_a_caption_the_words_written_are_scored_and_two_image_statements_are_not(model, batch, data):
@@ -279,7 +279,7 @@ def test_of_a_caption_the_words_written_are_scored_and_two_image_statements_are_
     written = model.encode_text(model.generate(seen, max_tokens=task.max_tokens, beam=task.beam))
     assert close(score, (seen.embedding * written).sum(dim=1).detach())
     with pytest.raises(OptionError, match="does not score"):
-        answer_texts(get_task("nlvr"), model, batch.pairs, object())
+        get_task("nlvr").answer_texts(model, batch.pairs, object())
 
 
 @pytest.mark.parametrize("name", ["zero-shot", "retrieval", "vqa", "captioning"])
@@ -291,7 +291,7 @@ def test_heads_score_and_verify_the_text_of_the_answer(headed, batch, data, name
         if name == "zero-shot":
             texts = [prepared.prompts[prepared.options.index(a)] for a in answers]
         elif name == "vqa":
-            asked = [_statements(question, prepared.options) for question in prepared.asked]
+            asked = [statements(data[0], question, prepared.options) for question in prepared.asked]
             texts = [row[prepared.options.index(a)] for row, a in zip(asked, answers, strict=True)]
         rows = torch.tensor([2, 0, 2])
         for objective, expected in (

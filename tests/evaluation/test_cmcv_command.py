@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from cmai_core import cli
-from cmai_core.commands.cmcv import OTHERS, TABLETOP
+from cmai_core.commands.cmcv import other_splits
 from cmai_core.data import load_dataset
 from cmai_core.data.registry import DATASETS
 from cmai_core.data.subset import Subset
@@ -95,7 +95,9 @@ def test_progress_counts_every_pair(folder):
 
 
 def test_the_usual_sets_are_there():
-    assert set(OTHERS) < set(DATASETS[TABLETOP].splits) and not {"test", "train", "validation"} & set(OTHERS)
+    tried = set(other_splits("tabletop"))
+    assert tried < set(DATASETS["tabletop"].splits) and not {"test", "train", "validation"} & tried
+    assert other_splits("photos") == other_splits("some/folder") == ()
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def test_doubles_and_missing_columns_are_refused(made):
         accuracy(made.frame(part, part))
     with pytest.raises(DataError, match="text_index"):
         accuracy(made.frame(part).drop(columns="text_index"))
-    with pytest.raises(DataError, match="no readings"):
+    with pytest.raises(DataError, match="no predictions"):
         accuracy(made.frame(part).iloc[:0])
 
 

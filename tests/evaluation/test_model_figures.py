@@ -122,7 +122,7 @@ def test_leaks_and_shortages_are_refused(model, scenes):
     with pytest.raises(DataError, match="shots of"):
         few_shot_probe(model, Subset(scenes, range(20)), Subset(scenes, range(20, 30)), "contains a red", (50,))
     with pytest.raises(OptionError, match="attribute"):
-        label_of(None, None, "weight")
+        label_of(scenes[0].scene, None, "weight")
 
 
 def test_labels_come_from_the_scene():

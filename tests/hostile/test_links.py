@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from cmai_core.budget import NORMS
 from cmai_core.data.plain import plain_line
 from cmai_core.errors import CmaiError
-from cmai_core.lab.choices import BUDGETS
 from cmai_core.lab.experiment import MAX_CAPTION, RANGES, Experiment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,7 +99,7 @@ def test_numbers_off_the_ladder_and_with_many_digits_are_kept():
     ):
         wanted = Experiment(**GOOD, **{name: value}).checked()
         assert getattr(Experiment.from_query(wanted.to_query()), name) == value
-    assert 3.0 not in BUDGETS["linf"]
+    assert 3.0 not in NORMS["linf"].ladder
 
 
 def test_a_sentence_is_cleaned_wherever_it_comes_from():

@@ -8,12 +8,13 @@ import random
 
 import pytest
 
+from cmai_core.data.tabletop.compose import ObjectChoice, compose, scene_pair
 from cmai_core.data.tabletop.read_scene import BACKDROP_COUNT, MAX_LENGTH, TABLE_COUNT
 from cmai_core.data.tabletop.sampling import sample_scene, scene_rng
 from cmai_core.data.tabletop.scene import MAX_OBJECTS, Scene
 from cmai_core.errors import CmaiError, DataError
-from cmai_core.lab.compose import ObjectChoice, compose, judge, scene_pair
 from cmai_core.lab.experiment import Experiment
+from cmai_core.lab.judgement import judge
 
 CHOICES = (ObjectChoice(across="left"), ObjectChoice("cone", "blue", size="small", across="right", depth="back"))
 COUNT = 300

@@ -7,7 +7,8 @@ from torch import nn
 
 from cmai_core.data.memory import InMemory
 from cmai_core.errors import DataError, ModelError, OptionError
-from cmai_core.models.wrap import ClassTokenizer, wrap
+from cmai_core.models.classifier import ClassTokenizer
+from cmai_core.models.wrap import wrap
 from cmai_core.tasks import get_task
 
 CLASSES = ["cat", "dog", "big dog", "cow"]

@@ -10,7 +10,6 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 
 from cmai_core.errors import DataError
-from cmai_core.tasks.evaluate import _chance_recall
 from cmai_core.tasks.metrics import (
     bleu4,
     cider,
@@ -19,6 +18,7 @@ from cmai_core.tasks.metrics import (
     tokens,
     vqa_accuracy,
 )
+from cmai_core.tasks.retrieval import _chance_recall
 
 TEXTS = ["a red cube on the table", "two large spheres and a cone", "a small green ring"]
 REFERENCES = [

@@ -12,15 +12,16 @@ import torch.nn.functional as F
 
 from cmai_core.data.pair import Pair, Question, TwoImageStatement
 from cmai_core.data.tabletop.dataset import CLASSES, captions_of, questions_of, scene_of
+from cmai_core.data.tabletop.truth import TRUTH
 from cmai_core.data.text import question_with_answer, statement_prompt, statement_with_truth
+from cmai_core.data.truth import true_texts
 from cmai_core.errors import OptionError
 from cmai_core.models import new_model
 from cmai_core.models.features import ImageFeatures
-from cmai_core.tasks import NAMES, TASKS, evaluate_clean, get_task
-from cmai_core.tasks.base import true_of
+from cmai_core.tasks import TASKS, evaluate_clean, get_task
 from cmai_core.tasks.nlvr import Nlvr
 from cmai_core.tasks.retrieval import Retrieval
-from cmai_core.tasks.vqa import Vqa, answer_tokens, tabletop_answers
+from cmai_core.tasks.vqa import Vqa, answer_tokens
 from cmai_core.tasks.zero_shot import ZeroShot
 
 COUNT = 6
@@ -91,7 +92,7 @@ def features(model, pixels):
         return model.image_features(pixels)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", list(TASKS))
 def test_losses_reach_every_pixel_row_and_no_other(name, model, scenes, pixels):
     task = get_task(name)
     prepared = task.prepare(model, scenes.pairs, scenes)
@@ -105,7 +106,7 @@ def test_losses_reach_every_pixel_row_and_no_other(name, model, scenes, pixels):
     assert all(p.grad is None and not p.requires_grad for p in model.clip.parameters())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", list(TASKS))
 def test_selected_rows_are_the_same_rows(name, model, scenes, features):
     task = get_task(name)
     prepared = task.prepare(model, scenes.pairs, scenes)
@@ -120,7 +121,7 @@ def test_selected_rows_are_the_same_rows(name, model, scenes, features):
         assert a.score == pytest.approx(b.score, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "captioning"])
+@pytest.mark.parametrize("name", [name for name in TASKS if name != "captioning"])
 def test_loss_prediction_and_wrong_agree(name, model, scenes, features):
     task = get_task(name)
     prepared = task.prepare(model, scenes.pairs, scenes)
@@ -243,8 +244,8 @@ def test_vqa_answers_of_several_tokens(model, scenes, features):
 
 def test_the_vocabulary_of_answers_covers_tabletop_and_each_is_one_token(model):
     given = {a for k in range(150) for _, a, _ in questions_of("train", k)}
-    assert given <= set(tabletop_answers())
-    assert all(len(t) == 1 for t in answer_tokens(model, tabletop_answers()))
+    assert given <= set(TRUTH.answers())
+    assert all(len(t) == 1 for t in answer_tokens(model, TRUTH.answers()))
 
 
 def test_nlvr_reads_both_images_and_says_on_which_side_the_pair_is(model, scenes, features):
@@ -303,22 +304,22 @@ def _with_first(scenes, texts):
 def test_truth_of_texts():
     pair = scene_pair(0)
     thing = pair.scene.objects[0]
-    assert true_of(pair, [f"a {thing.colour} {thing.shape}", "no sentence of this world"]).tolist() == [True, False]
-    assert true_of(replace(pair, scene=None), ["a cube"]) is None
+    assert true_texts([f"a {thing.colour} {thing.shape}", "no sentence of this world"], pair).tolist() == [True, False]
+    assert true_texts(["a cube"], replace(pair, scene=None)) is None
 
 
 def test_what_applies(model, scenes):
     photos = Photos()
     clip = SimpleNamespace(name="ViT", has_decoder=False)
-    for name, task in TASKS.items():
+    for name, task in ((name, get_task(name)) for name in TASKS):
         assert task.applies_to(scenes, model) == ""
         assert bool(task.applies_to(scenes, clip)) == (name in ("vqa", "captioning", "nlvr"))
-    assert "no questions" in TASKS["vqa"].applies_to(photos, model)
-    assert "no statements" in TASKS["nlvr"].applies_to(photos, model)
-    with pytest.raises(OptionError, match="Unknown task"):
+    assert "no questions" in get_task("vqa").applies_to(photos, model)
+    assert "no statements" in get_task("nlvr").applies_to(photos, model)
+    with pytest.raises(OptionError, match="segmentation"):
         get_task("segmentation")
     with pytest.raises(OptionError, match="no question"):
-        TASKS["vqa"].prepare(model, photos.pairs)
+        get_task("vqa").prepare(model, photos.pairs)
 
 
 def test_clean_evaluation(model, scenes, features):
@@ -331,7 +332,7 @@ def test_clean_evaluation(model, scenes, features):
         model.clip.eval()
     assert seen == [4, 6] and found["pairs"] == COUNT and found["skipped"] == {}
     tasks = found["tasks"]
-    assert set(tasks) == set(NAMES)
+    assert set(tasks) == set(TASKS)
     for measures in tasks.values():
         for entry in measures.values():
             assert entry["low"] <= entry["value"] <= entry["high"] and entry["n"] > 0

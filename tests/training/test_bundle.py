@@ -46,7 +46,7 @@ def folders(tmp_path, monkeypatch):
 
 def test_heads_of_the_same_towers_come_along_and_the_thresholds_are_those_of_the_stored_model(folders, monkeypatch):
     plain, headed, _ = folders
-    monkeypatch.setattr(cmcv_command, "OTHERS", ("holdout",))
+    monkeypatch.setattr(cmcv_command, "other_splits", lambda dataset: ("holdout",))
     card = bundle(plain, "made", heads=headed, measured=False, calibration=40)
     model = load_model("made", "cpu")
     assert model.heads is not None and model.name == "made" and card["training"]["heads"]["pairs"] == 8

@@ -10,13 +10,14 @@ import streamlit as st
 from app.components.common.fields import one_of
 from app.components.common.theme import escape, label, mark, show
 from cmai_core.lab.experiment import DEFENDED
+from cmai_core.tasks import DEFAULT_TASK, TASKS
 
 _LONG = ("recipe", "steering")
 """Of a training: what only the whole card shows, being long."""
 
 
 def bundled(cards: Sequence[Any]) -> None:
-    """One card a model."""
+    """Draw all models in a table, and one model's card."""
     if not cards:
         st.info(
             "No bundled model is here yet: whoever runs this lab can add them. Until then choose “OpenCLIP model …” in "
@@ -36,13 +37,13 @@ def bundled(cards: Sequence[Any]) -> None:
 
 
 def _overview(cards: Sequence[Any]) -> str:
-    """All models in one table."""
+    """Return all models as one table."""
     head = ("model", "what", "clean", "2/255", "4/255", "verifier")
-    rows = []
+    rows, headline = [], TASKS[DEFAULT_TASK].headline[0]
     for card in cards:
         role = "defended" if card.defended else "undefended"
         measured = card.results if "protocol" in card.results else {}
-        clean = measured.get("test", {}).get("tasks", {}).get("retrieval", {}).get("image_to_text_r1")
+        clean = measured.get("test", {}).get("tasks", {}).get(DEFAULT_TASK, {}).get(headline)
         robust = measured.get("robust", {})
         cells = [f"{mark(role)}<b>{escape(card.name)}</b>", escape(card.description)]
         cells += [_share(clean), _share(robust.get("2")), _share(robust.get("4")), "✓" if card.verifier else "–"]
@@ -60,7 +61,7 @@ def _interval(entry: Mapping[str, float]) -> str:
 
 
 def _card(card: Any) -> None:
-    """Everything that one model's card says."""
+    """Draw everything that one model's card says."""
     role = "defended" if card.defended else "undefended"
     with st.container(border=True, key="card_model"):
         show(
@@ -83,7 +84,7 @@ def _card(card: Any) -> None:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested card values as (name, text) rows."""
+    """Return nested card values as (name, text) rows."""
     rows = []
     for key, value in values.items():
         name = f"{prefix}{key}".replace("_", " ")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import streamlit as st
 
 from app.access import permissions
+from app.components.common.guard import plain
 
 
 def own_model() -> None:
-    """Which other models there are: those that the owner allows, or any."""
+    """Draw which other models may be used: those that the owner allows, or any."""
     now = permissions.rules()
     if not now.any:
         offered = ", ".join(f"`{permissions.display_name(spec)}`" for spec in now.allow)
@@ -60,24 +61,13 @@ print(result.readings["undefended"].clean, result.readings["undefended"].adversa
 
 
 def data() -> None:
+    """Draw what the datasets are."""
+    from cmai_core.data.registry import available_datasets
     from cmai_core.paths import assets_dir
 
-    st.markdown(
-        """
-#### Tabletop
-
-Rendered scenes of one to four solids on a table, made for this project: six shapes, eight colours, two materials, two
-sizes, varied light, table, backdrop and camera. Every scene knows its own truth, so captions, questions, statements
-and the sentences you type can be checked against it. Splits: train, validation, test, a compositional hold-out with
-combinations never trained on, and five shifted variants of the test split (light, table, viewpoint, drawing style,
-corruption).
-
-#### Photographs
-
-The sample photographs that scikit-image ships, captioned for this project. The bundled models have never seen a
-photograph.
-"""
-    )
+    for info in available_datasets():
+        parts = (f"#### {plain(info.title)}", plain(f"{info.description} {info.details}"), plain(info.source))
+        st.markdown("\n\n".join(parts))
     for path in (assets_dir() / "tabletop" / "README.md", assets_dir().parent / "docs" / "dataset-card.md"):
         if path.is_file():
             with st.expander("The whole dataset card"):
@@ -86,6 +76,7 @@ photograph.
 
 
 def words() -> None:
+    """Draw the glossary."""
     st.markdown(
         """
 | word | meaning |

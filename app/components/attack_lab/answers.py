@@ -10,18 +10,11 @@ from app.components.common.theme import escape, label, mark, show
 from app.components.common.visitor_words import plain_reason
 from app.services.pictures import picture_url
 from cmai_core.lab.result import Answer, Reading, SecondPicture
-
-TASK_TITLES = {
-    "zero-shot": "Zero-shot: what is in the picture?",
-    "retrieval": "Retrieval: which sentence of the gallery fits?",
-    "vqa": "Question answering",
-    "captioning": "Captioning: the model's own sentence",
-    "nlvr": "Statement about two pictures",
-}
+from cmai_core.tasks import TASKS
 
 
 def sign(correct: bool | None) -> str:
-    """✓, ✗ or · (truth unknown), with words for who does not see them."""
+    """Return ✓, ✗ or · (truth unknown), with words for people who do not see them."""
     if correct is None:
         return '<span class="cm-muted" title="truth unknown">·</span>'
     return '<span role="img" aria-label="right">✓</span>' if correct else '<span role="img" aria-label="wrong">✗</span>'
@@ -45,7 +38,7 @@ def _say(answer: Answer, role: str, changed: bool) -> str:
 
 
 def _two_pictures(own: np.ndarray, second: SecondPicture) -> str:
-    """Both pictures of a statement, each in its place: this pair's, which is attacked, and the other, which is not."""
+    """Return both pictures of a statement: this pair's, which is attacked, and the other, which is not."""
     sides = [("this picture, attacked", own), ("the second picture, stays clean", second.image)]
     if second.left:
         sides.reverse()
@@ -62,7 +55,7 @@ def answers_view(
     pictures: Mapping[str, np.ndarray] | None = None,
     second: SecondPicture | None = None,
 ) -> None:
-    """One card a model, one row a task: clean → adversarial. Changed answers are underlined.
+    """Draw one card a model, one row a task: clean → adversarial, changed answers underlined.
 
     Args:
         pictures: role → the clean picture that model was shown. second: the other one of a statement about two.
@@ -70,21 +63,21 @@ def answers_view(
     cards = []
     for role, reading in readings.items():
         rows = []
-        for task, title in TASK_TITLES.items():
+        for task, info in TASKS.items():
             if task in reading.answers:
                 clean, adversarial = reading.answers[task]
                 prompt = f'<div class="cm-small">“{escape(clean.prompt)}”</div>' if clean.prompt else ""
-                if task == "nlvr" and second is not None and second.image is not None and role in (pictures or {}):
+                if info.pictures == 2 and second is not None and second.image is not None and role in (pictures or {}):
                     prompt += _two_pictures(pictures[role], second)
                 rows.append(
-                    f'<div class="cm-answer"><div class="cm-small cm-muted">{escape(title)}</div>{prompt}<div '
+                    f'<div class="cm-answer"><div class="cm-small cm-muted">{escape(info.title)}</div>{prompt}<div '
                     'class="cm-two">'
                     f'{_say(clean, "clean", False)}<div class="arrow" aria-label="after the attack">→</div>'
                     f"{_say(adversarial, 'adversarial', clean.text != adversarial.text)}</div></div>"
                 )
             elif task in reading.skipped:
                 rows.append(
-                    f'<div class="cm-answer"><div class="cm-small cm-muted">{escape(title)}</div>'
+                    f'<div class="cm-answer"><div class="cm-small cm-muted">{escape(info.title)}</div>'
                     f'<div class="cm-small">Not asked: {escape(plain_reason(reading.skipped[task]))}</div></div>'
                 )
         broken, right = reading.broken_tasks()
@@ -107,7 +100,7 @@ def answers_view(
 
 
 def answers_table(readings: Mapping[str, Reading]) -> list[dict[str, object]]:
-    """The same as rows, for a table and CSV."""
+    """Return the answers as rows, for a table and CSV."""
     return [
         {
             "model": reading.name,

@@ -10,10 +10,9 @@ from app.components.common.guard import guard
 from app.services.datasets import ids_of, search_captions, thumbnail_url
 from app.subject import choose_pair
 from cmai_core.data.plain import plain_line
+from cmai_core.lab.places import shown_places
 
 PAGE_SIZE = 24
-
-SETS = {"tabletop": "Tabletop scenes", "photos": "Photographs"}
 
 
 @st.dialog("Browse examples", width="large", icon=":material/photo_library:")
@@ -25,11 +24,13 @@ def browse_dialog() -> None:
 def browse_body() -> None:
     """Draw search and thumbnails of the datasets; a click chooses a pair and closes the dialog."""
     with guard():
+        places = shown_places()
+        usual = next(iter(places))
         top, find = st.columns([1, 2])
         name = top.segmented_control(
-            "Collection", list(SETS), default="tabletop", format_func=SETS.get, key=state.BROWSE_SET, required=True
+            "Collection", list(places), default=usual, format_func=places.get, key=state.BROWSE_SET, required=True
         )
-        name = name if name in SETS else "tabletop"
+        name = name if name in places else usual
         query = find.text_input("Search the captions", key=state.BROWSE_QUERY, placeholder="red cube", max_chars=100)
         with st.spinner("Reading the captions …", show_time=False):
             found = search_captions(name, plain_line(query))

@@ -74,7 +74,7 @@ def collect() -> bool:
 
 def bases(result: LabResult) -> dict[str, Basis]:
     """Return role → the thresholds of its model for pairs of this kind."""
-    from cmai_core.defenses.basis import kind_of
+    from cmai_core.data.registry import kind_of
 
     return bases_of(result, kind_of(result.experiment.pair))
 

@@ -11,8 +11,9 @@ from app.components.attack_lab.parts import needs_task, parts_panel
 from app.components.common.fields import number_field
 from app.components.common.theme import show
 from app.components.common.words import TASK_WORDS
-from cmai_core.lab.choices import LENGTHS, SEARCHES
-from cmai_core.lab.experiment import CRAFT_ON, TASKS
+from cmai_core.lab.choices import SEARCHES, free_step
+from cmai_core.lab.experiment import CRAFT_ON
+from cmai_core.tasks import TASKS
 
 
 def attack_panel() -> None:
@@ -20,7 +21,7 @@ def attack_panel() -> None:
     show('<div class="cm-step">3 · Attack</div>')
     parts_panel()
     if needs_task():
-        st.selectbox("Attacked task", TASKS, key=state.TASK, format_func=TASK_WORDS.get)
+        st.selectbox("Attacked task", list(TASKS), key=state.TASK, format_func=TASK_WORDS.get)
     st.radio(
         "Craft on",
         CRAFT_ON,
@@ -37,11 +38,11 @@ def _search_settings() -> None:
     """Draw the numbers of the chosen search, two in a row."""
     search = SEARCHES[state.get(state.RECIPE)]
     fields: list[tuple[str, str, dict[str, Any]]] = []
-    if search.steps:
-        fields.append(("Steps", state.STEPS, {"low": search.least_steps, "step": 5}))
-    if search.queries:
+    if search.counts == "steps":
+        fields.append(("Steps", state.STEPS, {"low": search.least, "step": 5}))
+    if search.counts == "queries":
         fields.append(("Queries", state.QUERIES, {"step": 100}))
-    if search.step_size and state.get(state.NORM) in LENGTHS:
+    if free_step(search, state.get(state.NORM)):
         fields.append(("Step size (k/255)", state.STEP_SIZE, {"step": 0.25}))
     if search.restarts:
         fields.append(("Restarts", state.RESTARTS, {}))

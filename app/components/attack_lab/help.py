@@ -27,7 +27,7 @@ sentence no longer agree. A pair can fool a model and stay above τ; then there 
 **Verification** says of each pair whether sentence and picture belong together, and which words and patches do not. A
 pair can be sent to **Review**, where a person judges it.
 
-**✓ and ✗** compare an answer with the truth. For Tabletop scenes the truth is known from the scene itself, also for
+**✓ and ✗** compare an answer with the truth. For rendered scenes the truth is known from the scene itself, also for
 sentences you type; for photographs it is known from the pairing only.
 """
     )

@@ -54,7 +54,7 @@ def _caption() -> None:
         max_chars=MAX_CAPTION,
         height=92,
         on_change=_clean_caption,
-        help="Edit it freely. For Tabletop scenes its truth is checked against the scene.",
+        help="Edit it freely. For rendered scenes its truth is checked against the scene.",
     )
     caption = plain_line(state.get(state.CAPTION))
     if state.get(state.PAIR) and caption.strip():

@@ -9,25 +9,24 @@ import streamlit as st
 from app import state
 from app.components.common.fields import number_field
 from app.components.common.theme import escape, show
+from cmai_core.attacks.objectives.registry import OBJECTIVES
+from cmai_core.budget import Budget
 from cmai_core.lab.choices import (
-    BUDGETS,
-    OBJECTIVE_NOTES,
-    OBJECTIVES,
     PRESETS,
     SEARCHES,
-    TASKLESS,
     THREAT_NOTES,
     THREATS,
-    TOGETHER,
-    USUAL_BUDGET,
-    WORDS,
-    budget_words,
+    budget_of,
+    of_task,
+    parts_of,
     preset_of,
     settled,
+    usual_epsilon,
     why_not,
     why_not_objective,
     why_not_search,
 )
+from cmai_core.tasks import DEFAULT_TASK
 
 BUDGET_LABELS = {"l0": "Pixels that may change", "patch": "Area of the patch"}
 TRUTH_WORDS = {"kept": "stays true", "free": "anything goes"}
@@ -60,18 +59,18 @@ def _take_search(slug: str) -> None:
     """Choose a search, with its usual number of steps or queries."""
     state.put(state.RECIPE, slug)
     search = SEARCHES[slug]
-    if search.steps:
-        state.put(state.STEPS, search.steps)
-    if search.queries:
-        state.put(state.QUERIES, search.queries)
+    if search.counts:
+        state.put({"steps": state.STEPS, "queries": state.QUERIES}[search.counts], search.usual)
 
 
 def _pick(key: str, slug: str) -> None:
     if key == state.RECIPE:
         _take_search(slug)
         return
-    if key == state.NORM and slug in BUDGETS and state.get(state.EPSILON) not in BUDGETS[slug]:
-        state.put(state.EPSILON, USUAL_BUDGET[slug])  # another threat model counts in other units
+    if key == state.NORM:
+        usual = budget_of(slug, usual_epsilon(slug) or 0.0)
+        if usual is not None and state.get(state.EPSILON) not in [rung.amount for rung in usual.ladder()]:
+            state.put(state.EPSILON, usual.amount)  # another threat model counts in other units
     state.put(key, slug)
 
 
@@ -80,15 +79,17 @@ def _take_preset() -> None:
     preset = PRESETS.get(state.get(state.PRESET))
     if preset is None:  # what a browser sends late may be a word that is no longer among the options
         return
-    state.put(state.NORM, preset.threat)
-    state.put(state.OBJECTIVE, preset.objective)
-    _take_search(preset.search)
-    if why_not(*preset.parts, state.get(state.TASK), state.get(state.PAIR)):
-        state.put(state.TASK, "retrieval")  # every recipe goes with it
-    if preset.epsilon:
-        state.put(state.EPSILON, preset.epsilon)
-    if SEARCHES[preset.search].step_size:
-        state.put(state.STEP_SIZE, round(2.5 * preset.epsilon / preset.steps, 4))
+    threat, objective, search = parts_of(preset)
+    state.put(state.NORM, threat)
+    state.put(state.OBJECTIVE, objective)
+    _take_search(search)
+    if why_not(threat, objective, search, state.get(state.TASK), state.get(state.PAIR)):
+        state.put(state.TASK, DEFAULT_TASK)  # every recipe goes with it
+    usual = preset.budget()
+    if usual is not None:
+        state.put(state.EPSILON, usual.amount)
+        if SEARCHES[search].step_size:
+            state.put(state.STEP_SIZE, round(2.5 * usual.amount / SEARCHES[search].usual, 4))
 
 
 def _chooser(
@@ -113,12 +114,8 @@ def _chooser(
 
 def _shown_searches(threat: str) -> dict[str, str]:
     """Return the searches of the threat model's kind; the others are listed under what does not combine."""
-    groups = {"text": (WORDS,), "joint": (TOGETHER,)}.get(threat)
-    return {
-        slug: search.word
-        for slug, search in SEARCHES.items()
-        if (search.group in groups if groups else search.group not in (WORDS, TOGETHER))
-    }
+    kind = threat if threat in ("text", "joint") else "image"
+    return {slug: search.word for slug, search in SEARCHES.items() if search.modality == kind}
 
 
 def parts_panel() -> None:
@@ -126,7 +123,7 @@ def parts_panel() -> None:
     replaced = settle_parts()
     threat, objective, _ = parts()
     task, preset, pair = state.get(state.TASK), state.get(state.PRESET), state.get(state.PAIR)
-    offered = [slug for slug, p in PRESETS.items() if not why_not(*p.parts, "retrieval", pair)]
+    offered = [slug for slug, p in PRESETS.items() if not why_not(*parts_of(p), DEFAULT_TASK, pair)]
     st.selectbox(
         "Recipe",
         offered if preset else ["", *offered],
@@ -137,13 +134,15 @@ def parts_panel() -> None:
     )
     _chooser("Threat model", state.NORM, THREATS, {}, THREAT_NOTES)
     no_objective = {slug: why_not_objective(threat, slug, task, pair) for slug in OBJECTIVES}
-    _chooser("Objective, what the attacker raises", state.OBJECTIVE, OBJECTIVES, no_objective, OBJECTIVE_NOTES)
+    words = {slug: objective.word for slug, objective in OBJECTIVES.items()}
+    notes = {slug: objective.note for slug, objective in OBJECTIVES.items()}
+    _chooser("Objective, what the attacker raises", state.OBJECTIVE, words, no_objective, notes)
     no_search = {slug: why_not_search(threat, objective, slug, task) for slug in SEARCHES}
     _chooser("Search", state.RECIPE, _shown_searches(threat), no_search, {})
     if replaced:
         st.caption(f"Changed to what combines: {replaced}")
     with st.popover("What does not combine, and why", key="why_not"):
-        _reasons({OBJECTIVES[k]: v for k, v in no_objective.items()})
+        _reasons({OBJECTIVES[k].word: v for k, v in no_objective.items()})
         _reasons({SEARCHES[k].word: v for k, v in no_search.items()})
     _budget(threat)
 
@@ -154,12 +153,13 @@ def _reasons(reasons: Mapping[str, str]) -> None:
 
 
 def _budget(threat: str) -> None:
-    if threat in BUDGETS:
+    budget = budget_of(threat, state.get(state.EPSILON))
+    if budget is not None:
         st.select_slider(
             BUDGET_LABELS.get(threat, "ε, the largest change"),
-            sorted({*BUDGETS[threat], state.get(state.EPSILON)}),  # a link's own budget is kept, off the ladder too
+            [rung.amount for rung in budget.ladder()],  # a link's own budget is kept, off the ladder too
             key=state.EPSILON,
-            format_func=lambda k: budget_words(threat, k),
+            format_func=lambda amount: Budget(budget.norm, amount).words,
             help=THREAT_NOTES[threat],
         )
     if threat in ("text", "joint"):
@@ -176,4 +176,4 @@ def _budget(threat: str) -> None:
 
 def needs_task() -> bool:
     """Tell whether the objective belongs to a task."""
-    return state.get(state.OBJECTIVE) not in TASKLESS
+    return of_task(state.get(state.OBJECTIVE))

@@ -16,6 +16,7 @@ from app.components.attack_lab.verification import await_verdict, verdict_tab
 from app.components.attack_lab.verification_words import card_words, shown_rate
 from app.components.common.before_after import before_after
 from app.components.common.caption_diff import caption_diff, truth_words
+from app.components.common.fields import one_of
 from app.components.common.guard import guard
 from app.components.common.theme import escape, show
 from cmai_core.lab.result import Craft, LabResult, Reading
@@ -32,18 +33,7 @@ def result_view(result: LabResult, *, bases: dict[str, Basis] | None = None, lin
     """
     made = verification_flow.current(result)
     fpr = shown_rate(bases or {})
-    roles = [role for role, craft in result.crafts.items() if craft.begun] or list(result.crafts)[:1]
-    role = roles[0]
-    if not result.crafts[role].begun:
-        st.info("Cancelled before anything was done: no picture was made.", icon="⏹️")
-    elif any(c.cancelled for c in result.crafts.values()):
-        st.info("Cancelled: this is the best picture found until then.", icon="⏹️")
-    if len(roles) > 1:
-        role = st.segmented_control(
-            "Picture crafted on", roles, default=roles[0], key="shown_craft", required=True, format_func=str.capitalize
-        )
-        role = role if role in roles else roles[0]
-    craft = result.crafts[role]
+    craft = result.crafts[_shown_role(result)]
     left, right = st.columns([1, 1], gap="medium")
     with left:
         if craft.begun:
@@ -55,6 +45,26 @@ def result_view(result: LabResult, *, bases: dict[str, Basis] | None = None, lin
     with right:
         for name, reading in result.readings.items():
             card(result, reading, (bases or {}).get(name), fpr, card_words(made, reading))
+    _tabs(result, craft, link)
+
+
+def _shown_role(result: LabResult) -> str:
+    """Draw whether the attack was cancelled, and the choice of a picture if there are several; returns its role."""
+    roles = [role for role, craft in result.crafts.items() if craft.begun] or list(result.crafts)[:1]
+    if not result.crafts[roles[0]].begun:
+        st.info("Cancelled before anything was done: no picture was made.", icon="⏹️")
+    elif any(craft.cancelled for craft in result.crafts.values()):
+        st.info("Cancelled: this is the best picture found until then.", icon="⏹️")
+    if len(roles) == 1:
+        return roles[0]
+    role = st.segmented_control(
+        "Picture crafted on", roles, default=roles[0], key="shown_craft", required=True, format_func=str.capitalize
+    )
+    return one_of(role, roles)
+
+
+def _tabs(result: LabResult, craft: Craft, link: str) -> None:
+    """Draw the open tab; the others cost nothing."""
     drawn = {
         "Answers": lambda: answers(result), "Verification": lambda: verdict_tab(result),
         "Perturbation": lambda: perturbation(craft), "Course": lambda: course(result),
@@ -62,11 +72,11 @@ def result_view(result: LabResult, *, bases: dict[str, Basis] | None = None, lin
     }  # fmt: skip
     tabs = st.tabs(list(drawn), key=state.RESULT_TAB, on_change="rerun")
     for tab, draw in zip(tabs, drawn.values(), strict=True):
-        if tab.open:  # the others cost nothing
+        if tab.open:
             with tab, guard():
                 draw()
     if not tabs[1].open:
-        await_verdict()  # the cards above speak of it
+        await_verdict()  # the score cards speak of it
 
 
 def card(result: LabResult, reading: Reading, basis: Basis | None, fpr: float, besides: str) -> None:

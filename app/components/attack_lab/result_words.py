@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from app.components.attack_lab.detector import decisions, outcome
 from app.components.common.theme import number
-from cmai_core.lab.choices import LENGTHS, SEARCHES, THREATS, budget_words
+from cmai_core.attacks.objectives.registry import OBJECTIVES
+from cmai_core.lab.belonging import epsilon_words
+from cmai_core.lab.choices import SEARCHES, THREATS, free_step
 from cmai_core.lab.experiment import Experiment
 from cmai_core.lab.result import Craft, LabResult
-
-if TYPE_CHECKING:
-    pass
 
 
 def objective_words(experiment: Experiment) -> str:
     """Return the objective as a short formula."""
-    task = f"loss({experiment.task})"
-    return {
-        "task": task,
-        "consistency": "−S_c",
-        "both": f"{experiment.alpha:g}·{task} − {experiment.beta:g}·S_c",
-        "margin": f"margin({experiment.task})",
-        "dlr": f"DLR({experiment.task})",
-        "kl": f"KL({experiment.task}) from the clean answer",
-        "deviation": "distance from the clean embedding",
-        "aware": f"{task} while S_c ≥ τ",
-        "accept": "S_c − τ",
-        "reject": "τ − S_c",
-    }[experiment.objective]
+    formula = OBJECTIVES[experiment.objective].formula
+    return formula.format(task=experiment.task, alpha=experiment.alpha, beta=experiment.beta)
 
 
 def craft_note(result: LabResult, craft: Craft) -> str:
@@ -37,15 +23,15 @@ def craft_note(result: LabResult, craft: Craft) -> str:
         return "No attacked picture was made."
     e = result.experiment
     search = SEARCHES[e.recipe]
-    objective = f"own objective for {e.task}" if search.own else f"objective {objective_words(e)}"
+    objective = f"own objective for {e.task}" if search.own_objective else f"objective {objective_words(e)}"
     said = [search.word, THREATS[e.norm]]
     if e.norm != "text":
-        said.append(f"ε = {budget_words(e.norm, e.epsilon)}")
+        said.append(f"ε = {epsilon_words(e)}")
     if e.edits_words:
         said.append(f"at most {e.words} word{'' if e.words == 1 else 's'}")
-    if search.queries:
+    if search.counts == "queries":
         said.append(f"{craft.forwards} queries")
-    elif search.step_size and e.norm in LENGTHS:
+    elif free_step(search, e.norm):
         said.append(f"{craft.steps_done} steps of {e.step_size:g}/255")
     else:
         said.append(f"{craft.steps_done} step{'' if craft.steps_done == 1 else 's'}")

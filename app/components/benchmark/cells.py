@@ -68,9 +68,7 @@ def shown_cells(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return the table as it is shown, numbers as numbers so that it sorts, and its columns' formats."""
     import pandas as pd
 
-    column = st.column_config
     records = rows.to_dict("records")
-    several = rows["task"].nunique() > 1
     table = pd.DataFrame(
         {
             "model": [model_word(name) for name in rows["target"]],
@@ -90,28 +88,33 @@ def shown_cells(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
             "S_c": rows["sc"].astype(float).to_numpy(),
         }
     )
-    config = {
-        "right": column.NumberColumn(format=PERCENT, help="Of all pairs: right when clean and after the attack."),
-        "95 %": column.TextColumn("95 %", help="Bootstrap interval of the share before it."),
-        "attack success": column.NumberColumn(format=PERCENT, help="Of the pairs right when clean: wrong afterwards."),
-        "95 % ": column.TextColumn("95 %", help="Bootstrap interval of the share before it."),
-        "fooled": column.TextColumn(help="Pairs turned wrong, of those right when clean."),
-        "S_c clean": column.NumberColumn(format="%.3f", help="Mean consistency score of the clean pairs."),
-        "S_c": column.NumberColumn(format="%.3f", help="Mean consistency score of the attacked pairs."),
-    }
     if rows["caught"].notna().any():
         table["found"] = 100 * rows["caught"].astype(float).to_numpy()
         table["right or flagged"] = 100 * rows["safe"].astype(float).to_numpy()
-        config["found"] = column.NumberColumn(
-            format=PERCENT, help="Attacked pairs whose S_c lies below τ, set to flag 5 % of clean validation pairs."
-        )
-        config["right or flagged"] = column.NumberColumn(
-            format=PERCENT, help="Right after the attack, or flagged at τ."
-        )
-    hidden = [] if several else ["task"]
+    hidden = [] if rows["task"].nunique() > 1 else ["task"]
     if rows["own"].all():
         hidden.append("crafted on")
-    return table.drop(columns=hidden), config
+    table = table.drop(columns=hidden)
+    return table, {name: column for name, column in _formats().items() if name in table.columns}
+
+
+def _formats() -> dict[str, Any]:
+    """Return column → how it is written and explained."""
+    column = st.column_config
+    interval = column.TextColumn("95 %", help="Bootstrap interval of the share before it.")
+    return {
+        "right": column.NumberColumn(format=PERCENT, help="Of all pairs: right when clean and after the attack."),
+        "95 %": interval,
+        "attack success": column.NumberColumn(format=PERCENT, help="Of the pairs right when clean: wrong afterwards."),
+        "95 % ": interval,
+        "fooled": column.TextColumn(help="Pairs turned wrong, of those right when clean."),
+        "S_c clean": column.NumberColumn(format="%.3f", help="Mean consistency score of the clean pairs."),
+        "S_c": column.NumberColumn(format="%.3f", help="Mean consistency score of the attacked pairs."),
+        "found": column.NumberColumn(
+            format=PERCENT, help="Attacked pairs whose S_c lies below τ, set to flag 5 % of clean validation pairs."
+        ),
+        "right or flagged": column.NumberColumn(format=PERCENT, help="Right after the attack, or flagged at τ."),
+    }
 
 
 def _interval(row: Any, name: str) -> str:

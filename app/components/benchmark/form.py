@@ -10,7 +10,7 @@ from app.components.benchmark.words import model_word
 from app.components.common.words import TASK_WORDS
 from app.services.models import catalogue, default_model
 from app.services.thresholds import bundled_basis
-from cmai_core.defenses.basis import TABLETOP
+from cmai_core.data.registry import kind_of, split_title
 from cmai_core.lab.benchmark.choices import (
     COUNTS,
     EFFORTS,
@@ -19,16 +19,11 @@ from cmai_core.lab.benchmark.choices import (
     OFFERS,
     QUICK_QUERIES,
     QUICK_STEPS,
-    SETS,
     GridChoice,
+    sets,
 )
-from cmai_core.lab.experiment import EPSILON_LADDER, TASKS
-
-SET_WORDS = {
-    "tabletop/test": "Tabletop, test",
-    "tabletop/holdout": "Tabletop, new combinations",
-    "photos/test": "Photographs",
-}
+from cmai_core.lab.experiment import EPSILON_LADDER
+from cmai_core.tasks import TASKS
 
 KINDS = {"full": "every cell in full", "cascade": "worst case only"}
 
@@ -98,7 +93,9 @@ def form() -> None:
         help="Each is attacked itself, and shown what was crafted on the others."
         + (" For others type `ViT-B-32/laion2b_s34b_b79k`, `hf-hub:…` or `ViT-B-32/random`." if now.any else ""),
     )  # fmt: skip
-    two.pills("Tasks", TASKS, selection_mode="multi", key=state.BENCH_TASKS, format_func=TASK_WORDS.get, wrap=True)
+    two.pills(
+        "Tasks", list(TASKS), selection_mode="multi", key=state.BENCH_TASKS, format_func=TASK_WORDS.get, wrap=True
+    )
     for modality, key in _CHIPS.items():
         slugs = [slug for slug, offer in OFFERS.items() if offer.modality == modality]
         st.pills(
@@ -125,14 +122,14 @@ def form() -> None:
     )  # fmt: skip
     if any(OFFERS[slug].detector for key in _CHIPS.values() for slug in state.get(key) if slug in OFFERS):
         name = default_model(True) or default_model(False)
-        basis = bundled_basis(name, TABLETOP).said() if name else ""
+        basis = bundled_basis(name, kind_of(state.get(state.BENCH_SET))).said() if name else ""
         st.number_input(
             "τ, the detector's threshold on S_c that attacks marked (τ) evade", -1.0, 1.0, key=state.BENCH_TAU,
             step=0.01, format="%.4f", help=f"Of {name}: {basis}" if basis else None,
         )  # fmt: skip
     with st.expander("More settings"):
         one, two, three = st.columns(3, vertical_alignment="bottom")
-        one.selectbox("Pairs from", SETS, key=state.BENCH_SET, format_func=SET_WORDS.get)
+        one.selectbox("Pairs from", sets(), key=state.BENCH_SET, format_func=split_title)
         two.number_input("Seed of random starts", 0, 2**31 - 1, key=state.BENCH_SEED)
         with three:
             st.toggle("Show each model the others' examples", key=state.BENCH_TRANSFER)

@@ -8,7 +8,7 @@ from app.components.benchmark.form import take
 from app.components.common.theme import escape, show
 from app.services.models import default_model
 from app.services.thresholds import bundled_basis
-from cmai_core.defenses.basis import TABLETOP
+from cmai_core.data.registry import kind_of
 from cmai_core.lab.benchmark.choices import (
     GridChoice,
     Preset,
@@ -23,13 +23,14 @@ def of_preset(preset: Preset) -> GridChoice:
 
     plain, defended = default_model(False), default_model(True)
     models = (plain, defended) if preset.models == 2 else (defended or plain,)
-    tau = bundled_tau(defended or plain) if preset.choice.needs_tau else preset.choice.tau
+    kind = kind_of(preset.choice.dataset)
+    tau = bundled_tau(defended or plain, kind) if preset.choice.needs_tau else preset.choice.tau
     return dataclasses.replace(preset.choice, models=tuple(m for m in models if m), tau=tau)
 
 
-def bundled_tau(spec: str) -> float:
-    """Return τ of a bundled model's card for Tabletop's scenes, 0 if it has none."""
-    return round(bundled_basis(spec, TABLETOP).tau() or 0.0, 4)
+def bundled_tau(spec: str, kind: str) -> float:
+    """Return τ of a bundled model's card for a kind of pairs, 0 if it has none."""
+    return round(bundled_basis(spec, kind).tau() or 0.0, 4)
 
 
 def preset_cards(start) -> None:

@@ -6,13 +6,15 @@ import streamlit as st
 
 from app import state
 from app.access import permissions
+from app.components.common.guard import plain
 from app.components.common.theme import ROLES, escape, label, show
 from app.services.models import catalogue, domain_of
 from app.subject import chosen_specs
+from cmai_core.data.registry import PHOTOGRAPHS, kind_of, kind_title
 
 
 def model_panel() -> None:
-    """Draw both selections, and a warning if a photograph meets a model that has never seen one."""
+    """Draw both selections, and a warning if the picture is of a kind that a model has never seen."""
     show('<div class="cm-step">2 · Models</div>')
     one, two = st.columns(2)
     with one:
@@ -20,12 +22,12 @@ def model_panel() -> None:
     with two:
         _model_widget("defended", state.DEFENDED, state.DEFENDED_SPEC, True)
     specs = [domain_of(s) for s in chosen_specs() if s]
-    photograph = not (state.get(state.PAIR) == "scene" or state.get(state.PAIR).startswith("tabletop/"))
-    if photograph and state.get(state.PAIR) and "tabletop" in specs:
+    pair = state.get(state.PAIR)
+    foreign = {domain for domain in specs if pair and domain not in (kind_of(pair), PHOTOGRAPHS)}
+    if foreign:
         st.warning(
-            "This is a photograph, and the bundled models have only ever seen Tabletop scenes: the attack runs, "
-            "but their "
-            f"answers mean little.{_for_photographs()}",
+            f"A chosen model has only ever seen {plain(' and '.join(map(kind_title, sorted(foreign))))} pictures, and "
+            f"this is another kind: the attack runs, but its answers mean little.{_for_photographs()}",
             icon="⚠️",
         )
 

@@ -12,20 +12,14 @@ from app import subject
 from app.access import permissions
 from app.components.common.fields import number_field
 from app.components.common.words import NORM_WORDS
+from cmai_core.attacks.specs import LENGTHS
+from cmai_core.budget import Budget
 from cmai_core.errors import CmaiError, OptionError
 from cmai_core.lab.belonging import Difference, differences
-from cmai_core.lab.experiment import EPSILON_LADDER, NORMS, Experiment
+from cmai_core.lab.experiment import EPSILON_LADDER, Experiment
+from cmai_core.lab.places import surveyed_places
 
-SETS = {
-    "tabletop/test": "Tabletop, test",
-    "tabletop/holdout": "Tabletop, new combinations",
-    "tabletop/test-light": "Tabletop, other light",
-    "tabletop/test-table": "Tabletop, other tables",
-    "tabletop/test-viewpoint": "Tabletop, other viewpoints",
-    "tabletop/test-style": "Tabletop, drawn",
-    "tabletop/test-corruption": "Tabletop, corrupted",
-    "photos/test": "Photographs",
-}
+SETS = surveyed_places()
 MOST_STEPS = 100
 
 
@@ -71,12 +65,13 @@ class SurveyForm:
             "Pairs", self.counts, value=64, key=f"{self.prefix}_count", persist_state="session"
         )
         places[2].select_slider(
-            "ε", EPSILON_LADDER, value=4.0, key=f"{self.prefix}_epsilon", format_func=lambda k: f"{k:g}/255",
+            "ε", EPSILON_LADDER, value=Budget.usual("linf").amount, key=f"{self.prefix}_epsilon",
+            format_func=lambda amount: Budget("linf", amount).words,
             persist_state="session",
         )  # fmt: skip
         if self.norms:
             places[3].segmented_control(
-                "Norm", NORMS, default="linf", key=f"{self.prefix}_norm", format_func=NORM_WORDS.get, required=True,
+                "Norm", LENGTHS, default="linf", key=f"{self.prefix}_norm", format_func=NORM_WORDS.get, required=True,
                 persist_state="session",
             )  # fmt: skip
         number_field(
@@ -134,4 +129,4 @@ def survey_words(made: Any) -> str:
     e = made.experiment
     names = " and ".join(permissions.display_name(spec) for spec in (e.undefended, e.defended) if spec)
     split = SETS.get(e.pair.removesuffix("/0"), e.pair)
-    return f"{made.asked} pairs of {split}, {NORM_WORDS[e.norm]}, ε = {e.epsilon:g}/255, {e.steps} steps, on {names}"
+    return f"{made.asked} pairs of {split}, {NORM_WORDS[e.norm]}, ε = {e.budget.words}, {e.steps} steps, on {names}"

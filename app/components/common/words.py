@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
+from cmai_core.tasks import TASKS
+
 NORM_WORDS = {"linf": "L∞", "l2": "L2"}
-TASK_WORDS = {
-    "zero-shot": "zero-shot class",
-    "retrieval": "retrieval",
-    "vqa": "question answering",
-    "captioning": "captioning",
-    "nlvr": "two-picture statement",
-}
+TASK_WORDS = {name: info.word for name, info in TASKS.items()}
 
 
 def eta_words(seconds: float | None) -> str:

@@ -17,7 +17,7 @@ from app.components.common.theme import label, number, show
 from app.components.distributions.plots import roc_figure, score_histogram
 from app.services.showcase import showcase, threshold_words
 from app.services.thresholds import basis_of
-from cmai_core.defenses.basis import kind_of
+from cmai_core.data.registry import kind_of, split_title
 
 if TYPE_CHECKING:
     from cmai_core.lab.distribution import ScoreDistribution
@@ -30,7 +30,8 @@ def bundled() -> None:
         st.info("Nothing measured yet. Choose a split and press Measure.", icon="ℹ️")
         return
     st.caption(
-        f"Bundled: {bundle.pairs} pairs of Tabletop's test split, L∞ ε = {bundle.result.experiment.epsilon:g}/255. "
+        f"Bundled: {bundle.pairs} pairs of {split_title(bundle.result.experiment.pair)}, "
+        f"L∞ ε = {bundle.result.experiment.epsilon:g}/255. "
         "Press Measure for your own."
     )
     columns = st.columns(max(1, len(bundle.histograms)))

@@ -13,6 +13,7 @@ from app.components.common.plots import CONFIG, selected_id
 from app.components.common.theme import escape, label, mark, number, show, signed
 from app.components.embedding_map.plots import embedding_figure
 from app.subject import choose_pair
+from cmai_core.lab.places import is_offered
 
 if TYPE_CHECKING:
     from cmai_core.lab.embedding import EmbeddingMap
@@ -130,10 +131,10 @@ def _chosen(made: EmbeddingMap) -> None:
     state.put(SELECTED, chosen)
     k = ids.index(chosen)
     _details(made, k)
-    offered = chosen.startswith(("tabletop/test/", "photos/"))
+    offered = is_offered(chosen)
     if st.button(
         "Open this pair in the attack lab", key="open_pair", icon=":material/experiment:", width="stretch",
-        disabled=not offered, help=None if offered else "The attack lab has the test split and the photographs.",
+        disabled=not offered, help=None if offered else "The attack lab does not have this split.",
     ):  # fmt: skip
         choose_pair(chosen, made.captions[k])
         navigation.go("attack_lab")

@@ -36,7 +36,7 @@ NOTE_LENGTH = 500
 
 
 def queue_view() -> None:
-    """Counts, and the entries that are to be shown: to reviewers all, to others those they have sent.
+    """Draw counts and entries: all of them for reviewers, their own for other visitors.
 
     Raises:
         DataError: the queue's file cannot be used.
@@ -75,7 +75,7 @@ def _all(queue: ReviewQueue, counts: Mapping[str, int]) -> None:
 
 
 def _own(queue: ReviewQueue, counts: Mapping[str, int]) -> None:
-    """What a visitor sees: how many there are, their own, and where reviewers give their key."""
+    """Draw counts, the visitor's own entries, and the field for the reviewers' key."""
     sent = list(dict.fromkeys(state.get(state.SENT).values()))
     entries = queue.entries(open_only=False, limit=SHOWN_OWN, only=sent) if sent else []
     if not entries:
@@ -124,7 +124,7 @@ def _counts(counts: Mapping[str, int]) -> None:
 
 
 def _page(count: int) -> int:
-    """How many entries stand on the pages before the one that is shown."""
+    """Draw the choice of a page; returns how many entries stand on the pages before it."""
     pages = max(1, math.ceil(count / PAGE_SIZE))
     state.put(state.REVIEW_PAGE, min(pages, max(1, int(state.get(state.REVIEW_PAGE) or 1))))
     if pages > 1:
@@ -133,7 +133,7 @@ def _page(count: int) -> int:
 
 
 def _entry(entry: Entry, judge: bool) -> None:
-    """An entry; with the buttons of a reviewer, or without."""
+    """Draw an entry; `judge` adds the buttons of a reviewer."""
     picture, facts = st.columns([1, 3.2], gap="medium")
     with picture:
         show(
@@ -156,7 +156,7 @@ def _entry(entry: Entry, judge: bool) -> None:
 
 @st.cache_data(show_spinner=False, max_entries=64)
 def _picture_url(key: int, added: float, _picture) -> str:
-    """The picture of an entry as a data: URL, exact; the entry's id and time say which."""
+    """Return the exact picture of an entry as a data: URL; the entry's id and time say which."""
     return data_url(_picture)
 
 
@@ -173,7 +173,7 @@ def _sentence(text: str) -> str:
 
 
 def when(seconds: float) -> str:
-    """A time of day in the visitor's own time zone, where the browser tells it."""
+    """Return a time of day in the visitor's own time zone, if the browser tells it."""
     try:
         zone = ZoneInfo(st.context.timezone or "")
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -212,13 +212,13 @@ def _judged(entry: Entry, judge: bool) -> None:
 
 
 def resolve(entry: int, verdict: str, note_key: str) -> None:
-    """Judges an entry with the note that stands in its field."""
+    """Judge an entry, with the note in its field."""
     note = plain_line(str(st.session_state.get(note_key) or ""))[:NOTE_LENGTH]
     _change(lambda: review_queue().resolve(entry, verdict, note))
 
 
 def reopen(entry: int) -> None:
-    """Takes a verdict back."""
+    """Take a verdict back."""
     _change(lambda: review_queue().reopen(entry))
 
 

@@ -19,7 +19,7 @@ from cmai_core.errors import OptionError
 from cmai_core.models.heads import TextStates
 from cmai_core.models.scoring import has_heads, image_vectors, text_vectors
 from cmai_core.options import flag, number, one_of
-from cmai_core.tasks.consistency import AnswerTexts, answer_consistency, answer_texts, answered
+from cmai_core.tasks.consistency import AnswerTexts, answer_consistency, answered
 
 KNOWLEDGE = ("white-box", "scores", "decisions")
 
@@ -116,7 +116,7 @@ class AnswerConsistency(Objective):
 
     def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
         prepared = prepare_task(self.task, self.prepared, model, batch, self.dataset, shared)
-        texts = answer_texts(self.task, model, batch.pairs, prepared, encode=not has_heads(model))
+        texts = self.task.answer_texts(model, batch.pairs, prepared, encode=not has_heads(model))
         return _BoundAnswers(self.task, TaskRows(self.task, texts, len(batch.ids)), {})
 
     def select(self, rows: torch.Tensor) -> Objective:
@@ -279,7 +279,7 @@ class AnswerVerification(Objective):
 
     def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
         prepared = prepare_task(self.task, self.prepared, model, batch, self.dataset, shared)
-        texts = answer_texts(self.task, _verifier(model), batch.pairs, prepared, encode=False)
+        texts = self.task.answer_texts(_verifier(model), batch.pairs, prepared, encode=False)
         return _BoundAnswerVerification(self.task, TaskRows(self.task, texts, len(batch.ids)), {})
 
     def select(self, rows: torch.Tensor) -> Objective:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +32,12 @@ from cmai_core.attacks.engine.clean_features import clean_features
 from cmai_core.attacks.objectives.objective import Objective, Weighted
 from cmai_core.attacks.objectives.success import Criterion, Scored
 from cmai_core.data.pair import Batch
+from cmai_core.data.truth import ground_truth_of
 from cmai_core.errors import DataError, OptionError
 from cmai_core.options import number, one_of
+
+if TYPE_CHECKING:
+    from cmai_core.data.truth import GroundTruth, Scene
 
 
 @dataclass(frozen=True)
@@ -218,11 +222,12 @@ class Mismatch(TextObjective):
                 shared[key] = (images.detach(), model.encode_text(list(batch.texts)).detach())
         images, texts = shared[key]
         own = _owners(batch)
-        scenes = [pair.scene for pair in pairs] if pairs and all(pair.scene is not None for pair in pairs) else None
+        truth = ground_truth_of(pairs)
+        scenes = None if truth is None else [pair.scene for pair in pairs]
         right = own[:, None] == own[None, :]
-        truth = _Truth(scenes, tuple(batch.texts), right)
+        right_images = _RightImages(truth, scenes, tuple(batch.texts), right)
         rows = torch.arange(count, device=images.device)
-        return _BoundMismatch(self.direction, images, texts, own.to(images.device), truth, rows)
+        return _BoundMismatch(self.direction, images, texts, own.to(images.device), right_images, rows)
 
     def select(self, rows: torch.Tensor) -> Objective:
         raise OptionError("The mismatch objective is not bound to a batch.", "Call bind(model, batch) first.")
@@ -240,10 +245,17 @@ def _owners(batch: Batch) -> torch.Tensor:
     return torch.tensor([first.setdefault(name, row) for row, name in enumerate(names)])
 
 
-class _Truth:
-    """Which image each text is true of, remembered by text."""
+class _RightImages:
+    """The images that each text is true of, remembered by text."""
 
-    def __init__(self, scenes: Sequence[Any] | None, clean: tuple[str, ...], right: torch.Tensor):
+    def __init__(
+        self,
+        truth: GroundTruth | None,
+        scenes: Sequence[Scene] | None,
+        clean: tuple[str, ...],
+        right: torch.Tensor,
+    ):
+        self._truth = truth
         self._scenes, self._clean, self._own, self._memo = scenes, clean, right, {}
 
     def row(self, text: str, row: int) -> torch.Tensor:
@@ -257,17 +269,13 @@ class _Truth:
         return self._memo[key]
 
     def _read(self, text: str, row: int) -> torch.Tensor | None:
-        if self._scenes is None:
+        if self._truth is None:
             return None
         from cmai_core.attacks.threats.text import read_as
-        from cmai_core.data.tabletop.language import parse
-        from cmai_core.data.tabletop.statements import StatementError, truth_matrix
 
-        try:
-            statement = parse(read_as(text, self._clean[row]))
-            return torch.from_numpy(truth_matrix([statement], list(self._scenes))[0])
-        except StatementError:
-            return None
+        read = read_as(text, self._clean[row], self._truth.vocabulary())
+        true, readable = self._truth.judge([read], self._scenes)
+        return torch.from_numpy(true[0]) if readable[0] else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,7 +284,7 @@ class _BoundMismatch(TextObjective):
     images: torch.Tensor
     texts: torch.Tensor
     own: torch.Tensor
-    truth: _Truth
+    truth: _RightImages
     rows: torch.Tensor
 
     def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:

@@ -15,7 +15,7 @@ def pgd(
     objective: Objective,
     *,
     norm: str = "linf",
-    epsilon: Any = 4 / 255,
+    epsilon: Any = None,
     success: Criterion | None = None,
     **options: Any,
 ) -> Attack:
@@ -23,7 +23,7 @@ def pgd(
 
     Args:
         objective: what is raised.
-        norm, epsilon: as in `ThreatModel`, ε in [0, 1] pixel units, one or one per sample.
+        norm, epsilon: as in `ThreatModel`; epsilon None: the norm's usual budget.
         success: when a sample is fooled (default: its objective rose).
         options: of `GradientSearch`: steps, step_size, restarts, random_start, momentum, keep, stop_on_success.
 

@@ -1,4 +1,4 @@
-"""Which words may stand for one another and which exclude each other: Tabletop's synonyms and a small general list."""
+"""Words that may stand for one another and words that exclude each other: a dataset's own, and a small general list."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Lexicon:
                 self._synonyms.setdefault(word, {}).update(dict.fromkeys(w for w in words if w != word))
 
     def synonyms(self, word: str) -> tuple[str, ...]:
-        """Words that may stand for `word`, none of which excludes it; () where there is none."""
+        """Return words that may stand for `word`, none of which excludes it; () where there is none."""
         low = word.lower()
         return tuple(w for w in self._synonyms.get(low, ()) if not self.excludes(low, w))
 
     def excludes(self, word: str, other: str) -> bool:
-        """Whether not both can be said of one thing: opposites ("left", "right"), or of one family ("red", "blue").
+        """Tell whether not both can be said of one thing: opposites ("left", "right"), one family ("red", "blue").
 
         A synonym of an excluded word is excluded too ("sphere" excludes "block").
         """
@@ -44,12 +44,12 @@ class Lexicon:
         return any(second & self._excluded.get(w, set()) for w in first)
 
     def words(self) -> tuple[str, ...]:
-        """Every word that has a synonym, in the order of the list."""
+        """Return every word that has a synonym, in the order of the list."""
         return tuple(self._synonyms)
 
     @staticmethod
     def read(path: str | Path) -> Lexicon:
-        """From a text file: a line of words is a group, a line that starts with "!" an exclusion, "#" a remark.
+        """Read a text file: a line of words is a group, a line that starts with "!" an exclusion, with "#" a remark.
 
         Raises:
             DataError: the file cannot be read.
@@ -64,15 +64,12 @@ class Lexicon:
 
 @lru_cache(maxsize=1)
 def bundled_lexicon() -> Lexicon:
-    """Tabletop's synonyms (from its language, plurals included) and the general list beside this file."""
-    from cmai_core.data.tabletop.language import SYNONYMS, plural
-    from cmai_core.data.tabletop.scene import SHAPES
+    """Return the synonyms of the default dataset's language and the general list beside this file, as one lexicon."""
+    from cmai_core.data.registry import DATASETS, DEFAULT_DATASET
 
     general = Lexicon.read(Path(__file__).with_name("lexicon.txt"))
-    nouns = [words for value, words in SYNONYMS.items() if value in (*SHAPES, "")]
-    groups = [*SYNONYMS.values(), *([plural(w) for w in words] for words in nouns)]
-    shapes = [[plural(words[0]) for words in nouns if words[0] != "thing"]]
-    merged = Lexicon(groups, shapes)
+    truth = DATASETS[DEFAULT_DATASET].ground_truth()
+    merged = Lexicon(truth.synonyms(), truth.exclusions())
     for own, other in ((merged._synonyms, general._synonyms), (merged._excluded, general._excluded)):
         for word, others in other.items():
             if isinstance(others, dict):

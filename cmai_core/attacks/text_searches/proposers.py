@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from cmai_core.attacks.text_searches.lexicon import Lexicon, bundled_lexicon
 from cmai_core.attacks.threats.text import LOOKALIKES
+from cmai_core.data.registry import DATASETS, DEFAULT_DATASET
 from cmai_core.data.words import Words
 from cmai_core.errors import OptionError
 from cmai_core.options import strict_options, whole
@@ -278,28 +279,28 @@ class Injection(_Each):
 @strict_options
 @dataclass(frozen=True, kw_only=True)
 class Paraphrases(_Each):
-    """Other wordings of a Tabletop sentence, true of the same scenes by construction: it is read and said again.
+    """Other wordings of a sentence, true of the same scenes by construction: a ground truth reads it and says it again.
 
     A sentence that cannot be read has none. Needs a large word budget, since order and openings change.
+
+    Attributes:
+        count: wordings of a sentence. dataset: whose ground truth reads it.
     """
 
     count: int = 16
+    dataset: str = DEFAULT_DATASET
 
     def __post_init__(self) -> None:
         whole("count", self.count, 1)
+        if DATASETS.find(self.dataset).truth is None:
+            raise OptionError(f"{self.dataset} has no ground truth that reads sentences.", "Name a dataset that has.")
 
     def one(self, text: Words, words: list[int], rng: random.Random) -> list[Candidate]:
         import numpy as np
 
-        from cmai_core.data.tabletop.language import parse, realise
-        from cmai_core.data.tabletop.statements import StatementError
-
-        generator = np.random.default_rng(rng.getrandbits(64))
-        try:
-            statement = parse(str(text))
-            return [Candidate(realise(statement, generator), 0, "paraphrase") for _ in range(self.count)]
-        except StatementError:
-            return []
+        truth = DATASETS[self.dataset].ground_truth()
+        wordings = truth.paraphrases(str(text), self.count, np.random.default_rng(rng.getrandbits(64)))
+        return [Candidate(wording, 0, "paraphrase") for wording in wordings]
 
     def describe(self) -> str:
         return "paraphrases"

@@ -29,7 +29,7 @@ class _Vocabulary:
 
     def __init__(self, problem: TextProblem, words: tuple[str, ...] | None):
         model = problem.evaluator.model
-        if not hasattr(model, "vocabulary_size"):
+        if not getattr(model, "reads_distributions", False):
             raise OptionError(
                 "Gradient searches over tokens need a model that takes distributions over tokens.",
                 "Choose a search by candidates, such as greedy.",
@@ -38,10 +38,7 @@ class _Vocabulary:
         if words is not None:
             wanted = {word.lower() for word in words}
             known = tuple((token, word) for token, word in known if word.lower() in wanted)
-        elif problem.region.threat.truth == "scene":
-            from cmai_core.data.tabletop.language import vocabulary
-
-            language = set(vocabulary())
+        elif language := problem.region.vocabulary():
             known = tuple((token, word) for token, word in known if word in language)
         if not known:
             raise OptionError("None of the words is a single token of this model.", "Give other words, or none.")
@@ -65,8 +62,8 @@ class HotFlip:
 
     Attributes:
         candidates: flips scored in a round; 1 is the paper's greedy HotFlip. rounds: None: the threat's word budget.
-        words: the words that may be put in; None: every word that is one token (of Tabletop's language, where the
-            ground truth decides).
+        words: the words that may be put in; None: every word that is one token (of the ground truth's language, where
+            that decides).
         walk: how far down the ranking to look for allowed flips.
         stop_on_success: leave a pair as it is once it meets the criterion.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from cmai_core.attacks.result import LEVELS, round_to_8bit
+from cmai_core.budget import Budget
 from cmai_core.errors import DataError, OptionError
 from cmai_core.options import number, one_of, strict_options
 
@@ -37,7 +39,9 @@ class ThreatModel:
             pixel positions change, all channels together, each as far as it likes), or "patch" (whatever lies under a
             mask may be replaced altogether).
         epsilon: in pixel units of [0, 1] (4/255, not 4) for linf (at most 1) and l2; positions for l0; for patch the
-            share of the picture's area, at most 1. One number, or one per sample (sequence or 1-D tensor).
+            share of the picture's area, at most 1. One number, or one per sample (sequence or 1-D tensor). Or a
+            `Budget`, which is kept where its size in pixel units depends on that of the pictures, until they are seen
+            (`sized`). None: the norm's usual budget.
         place: patch only: centre of the square patch as shares (down, right) of height and width; it is moved inside.
         mask: patch only: bool H×W, or N×H×W, True where pixels may change, in place of the square; covering at most the
             share ε.
@@ -47,12 +51,15 @@ class ThreatModel:
     """
 
     norm: str = "linf"
-    epsilon: float | Sequence[float] | torch.Tensor = 4 / 255
+    epsilon: float | Sequence[float] | torch.Tensor | Budget | None = None
     place: tuple[float, float] = field(default=(0.5, 0.5), kw_only=True)
     mask: torch.Tensor | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         one_of("norm", self.norm, NORMS)
+        self._take_budget()
+        if isinstance(self.epsilon, Budget):
+            return
         try:
             values = torch.as_tensor(self.epsilon, dtype=torch.float64).detach().cpu()
         except (TypeError, ValueError, RuntimeError) as error:
@@ -71,6 +78,29 @@ class ThreatModel:
         if not bool(fits.all()):
             raise OptionError(f"epsilon={self.epsilon!r} is not accepted for {self.norm}.", f"Accepted: {accepted}.")
         self._check_patch()
+
+    def _take_budget(self) -> None:
+        """Turn a budget into pixel units, unless that takes the size of the pictures."""
+        given = Budget.usual(self.norm) if self.epsilon is None else self.epsilon
+        if isinstance(given, Budget):
+            if given.norm != self.norm:
+                raise OptionError(
+                    f"The budget {given.words} is for {given.norm}, not {self.norm}.",
+                    f"Accepted: a budget for {self.norm}.",
+                )
+            given = given if given.needs_size else given.pixels(1)
+        object.__setattr__(self, "epsilon", given)
+
+    def sized(self, value_count: int) -> ThreatModel:
+        """Return the same threat model with ε in pixel units; `value_count`: 3·H·W of the pictures."""
+        if not isinstance(self.epsilon, Budget):
+            return self
+        return dataclasses.replace(self, epsilon=self.epsilon.pixels(value_count))
+
+    @property
+    def shared(self) -> bool:
+        """Whether one ε holds for all samples."""
+        return isinstance(self.epsilon, Budget) or len(torch.as_tensor(self.epsilon).unique()) == 1
 
     def _check_patch(self) -> None:
         if self.norm != "patch" and (self.mask is not None or tuple(self.place) != (0.5, 0.5)):
@@ -97,11 +127,13 @@ class ThreatModel:
                 )
 
     def epsilons(self, count: int) -> torch.Tensor:
-        """ε of each of `count` samples: float64 tensor of that length.
+        """Return ε of each of `count` samples: float64 tensor of that length.
 
         Raises:
-            OptionError: one ε per sample was given, for another number of samples.
+            OptionError: one ε per sample was given, for another number of samples; or a budget that has no size yet.
         """
+        if isinstance(self.epsilon, Budget):
+            raise OptionError(f"{self.epsilon.words} under {self.norm} has no size yet.", "Call sized(3·H·W) first.")
         values = torch.as_tensor(self.epsilon, dtype=torch.float64).detach().cpu()
         if values.dim() == 1 and len(values) != count:
             raise OptionError(f"{len(values)} values of epsilon for {count} samples.", "Give one, or one per sample.")
@@ -114,6 +146,8 @@ class ThreatModel:
             DataError: pixels outside [0, 1] or not finite (were they normalised already?).
         """
         _check_pixels(pixels)
+        if isinstance(self.epsilon, Budget):
+            return self.sized(pixels[0].numel()).around(pixels)
         epsilon = self.epsilons(len(pixels)).to(pixels).view(-1, *[1] * (pixels.dim() - 1))
         if self.norm == "patch":
             return PatchRegion.build(pixels.detach(), epsilon, self.masks(pixels))
@@ -149,7 +183,9 @@ class ThreatModel:
         return masks.to(pixels.device)
 
     def describe(self) -> dict:
-        """Plain values for reports: norm and ε (a list where it is per sample)."""
+        """Return plain values for reports: norm and ε (a list where per sample, words where it has no size yet)."""
+        if isinstance(self.epsilon, Budget):
+            return {"norm": self.norm, "epsilon": self.epsilon.words}
         epsilon = torch.as_tensor(self.epsilon, dtype=torch.float64)
         extra = {}
         if self.norm == "patch":

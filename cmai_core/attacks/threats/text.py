@@ -3,9 +3,9 @@
 An edited text is always judged against the clean one, whatever the steps that led to it, so a budget holds exactly for
 every search. What "stays true" means is chosen by `truth`:
 
-- "scene": the ground truth of the picture decides (Tabletop). The edited text must be readable and true of the scene. A
-  word that is none of the language's but a misspelling of the one it replaced, a look-alike letter included, is read
-  as that word, as a person reads it.
+- "scene": the ground truth of the picture decides (`data.truth`). The edited text must be readable and true of the
+  scene. A word that is none of the language's but a misspelling of the one it replaced, a look-alike letter included,
+  is read as that word, as a person reads it.
 - "similarity": its embedding has at least a given cosine with the clean text's. For pictures without ground truth.
 - "none": unconstrained. Then an edit may make the text false, and a model that notices is right: results carry the
   label-change rate beside the success rate.
@@ -16,14 +16,16 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from cmai_core.data.words import Words, distance, same_case, word_distance
 from cmai_core.errors import DataError, OptionError
 from cmai_core.options import flag, number, one_of, strict_options, whole
+
+if TYPE_CHECKING:
+    from cmai_core.data.truth import Scene
 
 TRUTHS = ("scene", "similarity", "none")
 SPECIAL = (
@@ -127,13 +129,13 @@ class TextThreat:
         return values
 
     def around(
-        self, texts: Sequence[str], scenes: Sequence[Any] | None = None, encode: Encoder | None = None
+        self, texts: Sequence[str], scenes: Sequence[Scene | None] | None = None, encode: Encoder | None = None
     ) -> TextRegion:
-        """The texts this threat model allows around clean ones.
+        """Return the texts this threat model allows around clean ones.
 
         Args:
             texts: T clean texts.
-            scenes: T Tabletop scenes, for truth="scene".
+            scenes: T scenes (`data.truth.Scene`), for truth="scene".
             encode: the attacked model's text encoder, for truth="similarity" without an encoder of its own.
 
         Raises:
@@ -153,7 +155,7 @@ class TextRegion:
         self,
         threat: TextThreat,
         texts: Sequence[str],
-        scenes: Sequence[Any] | None = None,
+        scenes: Sequence[Scene | None] | None = None,
         encode: Encoder | None = None,
     ):
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
@@ -163,7 +165,7 @@ class TextRegion:
         if threat.truth == "scene" and (scenes is None or any(scene is None for scene in scenes)):
             raise DataError(
                 "truth='scene' needs the ground truth of every picture.",
-                "Attack Tabletop, or choose truth='similarity' or truth='none'.",
+                "Attack pairs of a dataset with ground truth, or choose truth='similarity' or truth='none'.",
             )
         if threat.truth == "similarity" and self._encode is None:
             raise OptionError("truth='similarity' has no encoder.", "Give TextThreat(encoder=…).")
@@ -177,15 +179,15 @@ class TextRegion:
         self._anchors: torch.Tensor | None = None
 
     def changeable(self, row: int) -> list[bool]:
-        """For each word of clean text `row`, whether it may be changed at all."""
+        """Tell for each word of clean text `row`, whether it may be changed at all."""
         return [word.lower() not in self.threat.protected for word in self._words[row].words]
 
     def allows(self, row: int, text: str) -> bool:
-        """Whether one edited text is allowed for clean text `row`."""
+        """Tell whether one edited text is allowed for clean text `row`."""
         return self.filter([row], [text])[0]
 
     def filter(self, rows: Sequence[int], texts: Sequence[str]) -> list[bool]:
-        """Which edited text is allowed for the clean text of the same place in `rows`."""
+        """Tell which edited text is allowed for the clean text of the same place in `rows`."""
         if len(self._memo) > _MOST_REMEMBERED:
             self._memo.clear()
         keys = [*zip(rows, texts, strict=True)]
@@ -198,8 +200,14 @@ class TextRegion:
         self._memo.update(zip(unknown, fine, strict=True))
         return [self._memo[key] for key in keys]
 
+    def vocabulary(self) -> frozenset[str]:
+        """Return the words that an allowed text can have where the ground truth decides; none: any word."""
+        if self.threat.truth != "scene":
+            return frozenset()
+        return frozenset().union(*(scene.ground_truth.vocabulary() for scene in self.scenes))
+
     def label_changed(self, row: int, text: str) -> bool | None:
-        """Whether an edited text is false of the picture; None where nobody can say (no scene, or not readable)."""
+        """Tell whether an edited text is false of the picture; None without a scene, or where it cannot be read."""
         scene = None if self.scenes is None else self.scenes[row]
         if scene is None:
             return None
@@ -247,7 +255,7 @@ class TextRegion:
 
 
 def marks(words: Words) -> str:
-    """The punctuation between the words, without spaces."""
+    """Return the punctuation between the words, without spaces."""
     return "".join("".join(words.gaps).split())
 
 
@@ -257,55 +265,26 @@ def _kept(protected: Sequence[str], old: Sequence[str], new: Sequence[str]) -> b
 
 
 def plain_letters(text: str) -> str:
-    """Look-alike letters of other scripts as the Latin letters they look like; invisible characters left out."""
+    """Write look-alike letters of other scripts as the Latin letters they look like; invisible characters left out."""
     text = unicodedata.normalize("NFKC", text).translate(_PLAIN)
     return "".join(c for c in text if unicodedata.category(c) != "Cf")
 
 
-@lru_cache(maxsize=1)
-def _language() -> frozenset[str]:
-    from cmai_core.data.tabletop.language import vocabulary
-
-    return frozenset(vocabulary())
-
-
-def read_as(text: str, clean: str) -> str:
-    """A text as a person reads it who knows Tabletop's words: look-alike letters as Latin ones, and a word that is none
-    of the language's but at most two character edits (and half its letters) from the word of `clean` in its place, as
-    that word."""
+def read_as(text: str, clean: str, vocabulary: frozenset[str]) -> str:
+    """Return a text as a person reads it who knows the vocabulary: look-alike letters as Latin ones, and a word that is
+    none of the vocabulary but at most two character edits (and half its letters) from the word of `clean` in its place,
+    as that word."""
     new, old = Words.split(plain_letters(text)), Words.split(clean)
     if len(new) != len(old):
         return str(new)
     words = [
-        b if a.lower() not in _language() and distance(a.lower(), b.lower()) <= min(2, len(b) // 2) else a
+        b if a.lower() not in vocabulary and distance(a.lower(), b.lower()) <= min(2, len(b) // 2) else a
         for a, b in zip(new.words, old.words, strict=True)
     ]
     return str(Words(tuple(words), new.gaps))
 
 
-def truth_of(text: str, clean: str, scene: Any) -> bool | None:
-    """Whether an edited text is true of a Tabletop scene, read as `read_as` says; None where it cannot be read."""
-    from cmai_core.data.tabletop.language import parse
-    from cmai_core.data.tabletop.statements import StatementError
-
-    try:
-        return _holds(parse(read_as(text, clean)), scene)
-    except (StatementError, KeyError):
-        return None
-
-
-@lru_cache(maxsize=65536)
-def _holds(statement: Any, scene: Any) -> bool:
-    """`statements.holds`, without starting threads for a single pattern and a single scene."""
-    from cmai_core.data.tabletop.statements import Pattern, encode_pattern, holds, share_true
-
-    if not isinstance(statement, Pattern):
-        return holds(statement, scene)
-    return share_true(encode_pattern(statement), *_encoded(scene)) == 1.0
-
-
-@lru_cache(maxsize=4096)
-def _encoded(scene: Any) -> Any:
-    from cmai_core.data.tabletop.statements import encode_scenes
-
-    return encode_scenes([scene])
+def truth_of(text: str, clean: str, scene: Scene) -> bool | None:
+    """Return whether an edited text, read as `read_as` says, is true of a scene; None where it cannot be read."""
+    truth = scene.ground_truth
+    return truth.holds(read_as(text, clean, truth.vocabulary()), scene)

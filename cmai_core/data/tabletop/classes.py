@@ -14,7 +14,7 @@ _CLASS_OF = np.array([[CLASSES.index(f"{colour} {shape}") for colour in COLOURS]
 
 
 def class_targets(objects: np.ndarray) -> np.ndarray:
-    """Which classes the scenes show, as the zero-shot task judges it (`tasks.zero_shot`).
+    """Return which classes the scenes show, as the zero-shot task judges it (`tasks.zero_shot`).
 
     Args:
         objects: int8 B×4×4, encoded scenes (`statements.encode_scenes`): shape and colour come first, −1 is no object.
@@ -29,7 +29,7 @@ def class_targets(objects: np.ndarray) -> np.ndarray:
 
 
 def class_prompt_ids(tokenizer_file: str | Path) -> np.ndarray:
-    """The classes' prompts ("a red cube") as token ids: int64 C×L in the order of CLASSES, begin and end tokens
+    """Return the classes' prompts ("a red cube") as token ids: int64 C×L in the order of CLASSES, begin and end tokens
     included, padded with 0 to the longest.
 
     Args:

@@ -14,12 +14,10 @@ import numpy as np
 
 from cmai_core.data.pair import Pair, Question, TwoImageStatement
 from cmai_core.data.tabletop.captions import captions
-from cmai_core.data.tabletop.language import StatementError, parse
-from cmai_core.data.tabletop.nlvr import items
 from cmai_core.data.tabletop.questions import questions
 from cmai_core.data.tabletop.sampling import sample_scene, scene_rng
 from cmai_core.data.tabletop.scene import COLOURS, SHAPES, Scene
-from cmai_core.data.tabletop.statements import encode_scenes, truth_matrix
+from cmai_core.data.tabletop.truth import TRUTH
 from cmai_core.errors import DataError
 from cmai_core.files import atomic, explained
 from cmai_core.paths import assets_dir, cache_dir
@@ -38,25 +36,25 @@ _KEPT_CHUNKS = 24
 
 @lru_cache(maxsize=4096)
 def scene_of(split: str, index: int) -> Scene:
-    """Scene `index` of a base split (shifted splits share the test split's scenes)."""
+    """Return scene `index` of a base split (shifted splits share the test split's scenes)."""
     return sample_scene(scene_rng(SEED, split, index), split)
 
 
 @lru_cache(maxsize=4096)
 def captions_of(split: str, index: int) -> tuple[str, ...]:
-    """The scene's captions; the first is the one that stands for it in galleries."""
+    """Return the scene's captions; the first is the one that stands for it in galleries."""
     found = captions(scene_of(split, index), scene_rng(SEED, split, index, 1), CAPTIONS_PER_SCENE)
     return tuple(text for text, _ in found)
 
 
 @lru_cache(maxsize=4096)
 def questions_of(split: str, index: int) -> tuple[tuple[str, str, str], ...]:
-    """(question, answer, family) triples of the scene."""
+    """Return the (question, answer, family) triples of the scene."""
     return tuple(questions(scene_of(split, index), scene_rng(SEED, split, index, 2)))
 
 
 def stored_file() -> Path:
-    """The bundled part of the test split."""
+    """Return where the bundled part of the test split lies."""
     return assets_dir() / "tabletop" / "test.parquet"
 
 
@@ -94,7 +92,7 @@ class Tabletop:
         scene = self.scene(index)
         single = scene.objects[0] if len(scene.objects) == 1 else None
         return Pair(
-            id=f"tabletop/{self.split}/{index}",
+            id=self.item_id(index),
             image=self.image(index),
             captions=captions_of(self.base, index),
             questions=tuple(Question(q, (a,), family) for q, a, family in questions_of(self.base, index)),
@@ -102,12 +100,31 @@ class Tabletop:
             scene=scene,
         )
 
+    def item_id(self, index: int) -> str:
+        """Return a scene's name without rendering it."""
+        return f"{self.name}/{self.split}/{index}"
+
+    def item_captions(self, index: int) -> tuple[str, ...]:
+        """Return a scene's captions without rendering it; those of the bundled part are read, the others written."""
+        stored = stored_captions() if self.split == "test" and index < STORED else ()
+        return stored[index] if stored else captions_of(self.base, index)
+
+    def item_scene(self, index: int) -> Scene:
+        """Return the ground truth without the picture."""
+        return scene_of(self.base, index)
+
+    def item_version(self, index: int) -> str:
+        """Return what the content of a scene depends on: the renderer's version and the seed."""
+        from cmai_core.data.tabletop.render import RENDERER_VERSION
+
+        return f"render-{RENDERER_VERSION}-{SEED}"
+
     def scene(self, index: int) -> Scene:
-        """Ground truth without the picture."""
+        """Return the scene without its picture."""
         return scene_of(self.base, index)
 
     def image(self, index: int) -> np.ndarray:
-        """uint8 128×128×3."""
+        """Return the picture: uint8 128×128×3."""
         if self.split == "test" and index < STORED and stored_file().is_file():
             return _stored_image(index)
         return self._chunk(index // CHUNK)[index % CHUNK]
@@ -117,23 +134,13 @@ class Tabletop:
         """As many balanced two-image statements as there are scenes."""
         if len(self) < 2:
             return ()
-        objects, _ = encode_scenes([self.scene(k) for k in range(len(self))])
-        found = items(objects, len(self), scene_rng(SEED, self.base, 0, 3)) if len(self) >= 32 else []
-        return tuple(TwoImageStatement(i.left, i.right, i.text, i.truth, i.family) for i in found)
+        scenes = [self.scene(k) for k in range(len(self))]
+        rng = scene_rng(SEED, self.base, 0, 3)
+        return tuple(TRUTH.two_image_statements(scenes, len(self), rng)) if len(self) >= 32 else ()
 
     def truth(self, captions: Sequence[str], indices: Sequence[int]) -> np.ndarray:
-        """Which caption is true of which scene: bool len(captions)×len(indices); unreadable ones are true of none."""
-        out = np.zeros((len(captions), len(indices)), bool)
-        readable, parsed = [], []
-        for k, text in enumerate(captions):
-            try:
-                parsed.append(parse(text))
-                readable.append(k)
-            except StatementError:
-                continue
-        if parsed:
-            out[readable] = truth_matrix(parsed, [self.scene(int(i)) for i in indices])
-        return out
+        """Return which caption is true of which scene: bool; unreadable ones are true of none."""
+        return TRUTH.judge(captions, [self.scene(int(i)) for i in indices])[0]
 
     def _load_chunk(self, number: int) -> np.ndarray:
         from cmai_core.data.tabletop.render import RENDERER_VERSION, render
@@ -156,7 +163,7 @@ class Tabletop:
 
 
 def save_atomically(path: Path, array: np.ndarray) -> None:
-    """Writes a .npy file that is either whole or absent.
+    """Write a .npy file that is either whole or absent.
 
     Raises:
         DataError: it cannot be written.
@@ -174,6 +181,17 @@ def _stored_table():
     return pyarrow.parquet.read_table(stored_file(), columns=["image"])["image"]
 
 
+@lru_cache(maxsize=1)
+def stored_captions() -> tuple[tuple[str, ...], ...]:
+    """Return the captions of the bundled scenes; () where they are not there."""
+    if not stored_file().is_file():
+        return ()
+    import pyarrow.parquet
+
+    column = pyarrow.parquet.read_table(stored_file(), columns=["captions"])["captions"]
+    return tuple(tuple(texts) for texts in column.to_pylist())
+
+
 @lru_cache(maxsize=256)
 def _stored_image(index: int) -> np.ndarray:
     import io
@@ -187,7 +205,7 @@ def _stored_image(index: int) -> np.ndarray:
 
 
 def write_stored(path: Path | None = None, number: int = STORED) -> Path:
-    """Renders and writes the bundled part of the test split (lossless WebP inside Parquet, with all of its texts)."""
+    """Render and write the bundled part of the test split (lossless WebP inside Parquet, with all of its texts)."""
     import io
 
     import pyarrow

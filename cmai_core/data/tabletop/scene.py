@@ -10,8 +10,12 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from cmai_core.data.truth import GroundTruth
 
 SHAPES = ("sphere", "cube", "cylinder", "cone", "pyramid", "ring")
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "white")
@@ -87,8 +91,15 @@ class Scene:
     objects: tuple[SceneObject, ...]
     environment: Environment = Environment()
 
+    @property
+    def ground_truth(self) -> GroundTruth:
+        """What reads and judges sentences about such scenes (`data.truth`)."""
+        from cmai_core.data.tabletop.truth import TRUTH
+
+        return TRUTH
+
     def ground_frame(self) -> np.ndarray:
-        """Positions as the viewer sees them: K×2, columns `right` and `depth` (larger is farther)."""
+        """Return positions as the viewer sees them: K×2, columns `right` and `depth` (larger is farther)."""
         azimuth = self.environment.camera_azimuth
         # The camera stands at (cos a, sin a)·d, so "away" is −(cos a, sin a) and "right" is (−sin a, cos a).
         right = np.array([-math.sin(azimuth), math.cos(azimuth)])
@@ -97,18 +108,19 @@ class Scene:
         return positions @ np.stack([right, away], axis=1)
 
     def satisfies(self, statement) -> bool:
-        """Whether a `statements.Statement` (or a sentence that parses to one) is true of this scene."""
+        """Tell whether a `statements.Statement` (or a sentence that parses to one) is true of this scene."""
         from cmai_core.data.tabletop.language import parse
         from cmai_core.data.tabletop.statements import holds
 
         return holds(parse(statement) if isinstance(statement, str) else statement, self)
 
     def to_json(self) -> str:
+        """Write the scene as JSON."""
         return json.dumps(asdict(self), separators=(",", ":"))
 
     @staticmethod
     def from_json(text: str) -> Scene:
-        """The inverse of `to_json`.
+        """Read what `to_json` wrote.
 
         Raises:
             DataError: any other text.

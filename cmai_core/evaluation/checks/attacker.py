@@ -16,9 +16,9 @@ from cmai_core.attacks.attack import Attack
 from cmai_core.attacks.engine.ledger import Ledger
 from cmai_core.attacks.objectives.objective import TaskObjective
 from cmai_core.attacks.objectives.success import Untargeted
-from cmai_core.attacks.recipes.recipe import Recipe
 from cmai_core.attacks.searches.external import External
 from cmai_core.attacks.searches.gradient import Outcome, Problem
+from cmai_core.attacks.specs import LENGTHS, Recipe
 from cmai_core.attacks.threats.image import LinfRegion, ThreatModel
 from cmai_core.budget import Budget
 from cmai_core.errors import OptionError
@@ -90,22 +90,23 @@ def _values(plain: Any, name: str) -> list[int]:
 def attacker_of(
     attack: Any, model: Any, task: Any, dataset: Any, norm: str, epsilon: float | None, values: int, seed: int
 ) -> Attacker:
-    """Whatever may be tested, as an `Attacker`.
+    """Make an `Attacker` of whatever may be tested.
 
     Args:
         attack: an `Attack`; a `Recipe`; a recipe as a grid writes it ("pgd", "apgd:steps=50"); an object of Foolbox or
             torchattacks; a function (model, batch) → pixels, which is given `epsilon=` where it takes that.
-        norm, epsilon: of recipes and functions, in the units of `ThreatModel`; None: the attack's own ε, 4/255.
+        norm, epsilon: of recipes and functions, in the units of `ThreatModel`; None: the attack's own ε, or its usual
+            budget.
         values: 3·H·W.
 
     Raises:
         OptionError: something else, or a recipe that changes no picture.
     """
     if isinstance(attack, Attack):
-        base = attack if epsilon is None else _budget(attack, epsilon)
+        base = dataclasses.replace(attack, threat=attack.threat.sized(values))
+        base = base if epsilon is None else _budget(base, epsilon)
         return Attacker(base, None if isinstance(base.search, External) else functools.partial(_budget, base))
-    one_of("norm", norm, ("linf", "l2"))
-    epsilon = Budget.usual(norm).pixels(values) if epsilon is None else epsilon
+    one_of("norm", norm, LENGTHS)
     if isinstance(attack, (str, Recipe)):
         base = _recipe(attack, task, dataset, norm, epsilon, values)
         if getattr(model, "rejects", False) and hasattr(model, "fooled"):
@@ -115,11 +116,12 @@ def attacker_of(
         raise OptionError(
             f"attack={attack!r} is not accepted.", "Accepted: an Attack, a recipe, or a function (model, batch)."
         )
+    epsilon = Budget.usual(norm).pixels(values) if epsilon is None else epsilon
     return _outside(attack, task, dataset, norm, epsilon, values, seed)
 
 
 def _budget(attack: Attack, epsilon: float) -> Attack:
-    """The attack at another ε; a step of fixed length grows with it."""
+    """Return the attack at another ε; a step of fixed length grows with it."""
     search, old = attack.search, float(torch.as_tensor(attack.threat.epsilon, dtype=torch.float64).max())
     length = getattr(search, "step_size", None)
     if length is not None and old > 0 and dataclasses.is_dataclass(search):
@@ -127,18 +129,14 @@ def _budget(attack: Attack, epsilon: float) -> Attack:
     return dataclasses.replace(attack, threat=dataclasses.replace(attack.threat, epsilon=epsilon), search=search)
 
 
-def _recipe(recipe: str | Recipe, task: Any, dataset: Any, norm: str, epsilon: float, values: int) -> Attack:
-    from cmai_core.attacks.recipes.registry import get_recipe
-    from cmai_core.evaluation.runs.entries import ATTRIBUTES, parse_entry
-    from cmai_core.evaluation.runs.experiment import AttackExperiment
+def _recipe(recipe: str | Recipe, task: Any, dataset: Any, norm: str, epsilon: float | None, values: int) -> Attack:
+    from cmai_core.evaluation.runs.entries import parse_entry
 
     entry = parse_entry(recipe.slug if isinstance(recipe, Recipe) else recipe, {})
-    if entry.where or get_recipe(entry.slug).modality != "image":
+    if entry.where or entry.modality != "image":
         raise OptionError(f"{entry.label!r} is no recipe on pictures.", "Accepted: `cmai recipes`, modality image.")
-    given = {"norm": norm, "epsilon": Budget.of_pixels(norm, epsilon, values).amount}
-    given |= {name: value for name, value in entry.options.items() if name in ATTRIBUTES}
-    own = {name: value for name, value in entry.options.items() if name not in ATTRIBUTES}
-    attack = AttackExperiment(recipe=entry.slug, options=own, **given).build(task, dataset, values)
+    amount = None if epsilon is None else Budget.of_pixels(norm, epsilon, values).amount
+    attack = entry.experiment(norm=norm, epsilon=amount).build(task, dataset, values)
     return dataclasses.replace(attack, name=entry.label)
 
 

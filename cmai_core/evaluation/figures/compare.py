@@ -11,7 +11,7 @@ import pandas as pd
 
 from cmai_core.errors import DataError, OptionError
 from cmai_core.evaluation.figures.intervals import ratio_interval
-from cmai_core.evaluation.figures.metrics import Readings, all_units, worst_case_units
+from cmai_core.evaluation.figures.metrics import Predictions, all_units, worst_case_units
 from cmai_core.evaluation.figures.outcomes import UNKNOWN, VALIDATION, Outcomes
 
 _WHERE = ("dataset", "split", "task", "modality", "recipe", "norm", "epsilon", "seed")
@@ -61,17 +61,17 @@ def holm(p: Sequence[float]) -> np.ndarray:
 
 
 def compare_models(
-    readings: Readings,
+    predictions: Predictions,
     models: Sequence[str] | None = None,
     *,
     source: str | None = None,
 ) -> pd.DataFrame:
-    """Every two models on the units that both were asked about: clean, under each recipe, and in the worst case.
+    """Compare every two models on the units that both were asked about: clean, under each recipe, in the worst case.
 
     Args:
         models: targets; None: all. Two give one row a setting, more give every two.
         source: whose examples: None: each model is attacked itself (white box, or its own queries); a model's name:
-            both are shown what was crafted on that one.
+            both are evaluated on the examples made on that one.
 
     Returns:
         `a`, `b`, `outcome` ("clean" or "robust"), the setting, then TESTED: see `paired_test`, where right means right
@@ -80,28 +80,42 @@ def compare_models(
         that both were asked about.
 
     Raises:
-        OptionError: a model that the readings do not have.
+        OptionError: a model that the predictions do not have.
     """
-    outcomes = Outcomes.of(readings)
+    outcomes = Outcomes.of(predictions)
     known = list(dict.fromkeys(outcomes.subjects["target"]))
     models = known if models is None else list(models)
     for model in models:
         if model not in known:
-            raise OptionError(f"There are no readings of {model!r}.", f"Accepted: {', '.join(known)}.")
-    settings = [*_clean_settings(outcomes), *_robust_settings(outcomes, source)]
+            raise OptionError(f"There are no predictions of {model!r}.", f"Accepted: {', '.join(known)}.")
     out = []
-    by_setting: dict[tuple, tuple[tuple, dict[str, pd.DataFrame]]] = {}
-    for outcome, target, where, table in settings:
-        if target in models and where[2] != "":  # pairs without a task are scored, not answered
-            # NaN and NA as text, since they equal nothing, themselves included
-            by_setting.setdefault((outcome, *map(str, where)), ((outcome, *where), {}))[1][target] = table
-    for (outcome, *where), tables in by_setting.values():
+    for (outcome, *where), tables in _by_setting(outcomes, source).items():
         for a, b in combinations([model for model in models if model in tables], 2):
             out.append({"a": a, "b": b, "outcome": outcome, **dict(zip(_WHERE, where, strict=True))})
             out[-1] |= _tested(tables[a], tables[b])
     table = pd.DataFrame(out, columns=["a", "b", "outcome", *_WHERE, *TESTED])
     table["p_holm"] = holm(table["p"].to_numpy(dtype=float))
     return table
+
+
+def model_differences(predictions: Predictions) -> pd.DataFrame:
+    """Share that one model has right less another's, on the same units, with McNemar's test (`compare_models`).
+
+    `source` is the model that is compared, `target` the other; `hits` is NA (a difference has none).
+    """
+    table = compare_models(predictions)
+    names = {"a": "source", "b": "target"}
+    return table.rename(columns=names).assign(metric=table["outcome"] + " difference", hits=pd.NA)
+
+
+def _by_setting(outcomes: Outcomes, source: str | None) -> dict[tuple, dict[str, pd.DataFrame]]:
+    """Map (outcome, setting) to each target's units; pairs without a task are scored, not answered, and left out."""
+    found: dict[tuple, tuple[tuple, dict[str, pd.DataFrame]]] = {}
+    for outcome, target, where, table in [*_clean_settings(outcomes), *_robust_settings(outcomes, source)]:
+        if where[2] != "":
+            # NaN and NA as text, since they equal nothing, themselves included
+            found.setdefault((outcome, *map(str, where)), ((outcome, *where), {}))[1][target] = table
+    return dict(found.values())
 
 
 def _tested(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from cmai_core.evaluation.figures.metrics import FIGURE, SUBJECT, Readings, accuracy, clean_accuracy, worst_case
+from cmai_core.evaluation.figures.metrics import FIGURE, SUBJECT, Predictions, accuracy, clean_accuracy, worst_case
 from cmai_core.evaluation.figures.outcomes import Outcomes
 
 CURVE = ["source", *SUBJECT, "modality", "recipe", "norm", "seed"]
 
 
 def accuracy_curves(
-    readings: Readings, epsilons: Mapping[str, Sequence[float]] | None = None, metric: str = "acc_robust"
+    predictions: Predictions, epsilons: Mapping[str, Sequence[float]] | None = None, metric: str = "acc_robust"
 ) -> pd.DataFrame:
     """`acc_robust` (or `asr`) of every recipe, and of the worst case over recipes, at every ε; one row a point.
 
@@ -26,7 +26,7 @@ def accuracy_curves(
         robust accuracy begin at ε = 0 with the clean accuracy. The worst case stands where two recipes or more share a
         threat.
     """
-    outcomes = Outcomes.of(readings, epsilons)
+    outcomes = Outcomes.of(predictions, epsilons)
     worst = worst_case(outcomes)
     found = pd.concat([accuracy(outcomes), worst[worst["contenders"] > 1]], ignore_index=True)
     found = found[(found["metric"] == metric) & found["epsilon"].notna()]

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from cmai_core.evaluation.figures.intervals import median_interval
-from cmai_core.evaluation.figures.metrics import FIGURE, Readings, coverage
+from cmai_core.evaluation.figures.metrics import FIGURE, Predictions, coverage
 from cmai_core.evaluation.figures.outcomes import CELL, NORMS_IN_255, UNKNOWN, Outcomes, codes_of
 
 
-def minimal_epsilon(readings: Readings) -> pd.DataFrame:
+def minimal_epsilon(predictions: Predictions) -> pd.DataFrame:
     """Median over units, right when clean, of the smallest ε that fools the source itself.
 
     Two ways: `median_minimum_norm` from minimum-norm searches (the nearest example's distance; float pixels), and
@@ -20,7 +20,7 @@ def minimal_epsilon(readings: Readings) -> pd.DataFrame:
     over all units, so it is NaN, and `shown` says "> 8/255", where half of them or more were not fooled. hits: units
     fooled; total: units. `shown` has median and interval in words. Units with a gap before their first ε are left out.
     """
-    outcomes = Outcomes.of(readings)
+    outcomes = Outcomes.of(predictions)
     tables = [_from_searches(outcomes), _from_ladders(outcomes)]
     kept = [table for table in tables if len(table)]
     return pd.concat(kept, ignore_index=True) if kept else tables[0]
@@ -101,13 +101,13 @@ def _words(middle: float, low: float, high: float, norm: str, largest: float) ->
     return f"{one(middle)} [{one(low)}, {one(high)}]"
 
 
-def queries(readings: Readings) -> pd.DataFrame:
+def queries(predictions: Predictions) -> pd.DataFrame:
     """`queries` and `gradients`: medians of the passes and gradients spent on each unit, over the successes.
 
     hits: successes counted; total: units right when clean with a known answer. An attack without a success has NaN.
     Only for a black box are passes queries in the strict sense; the search's own account is taken.
     """
-    outcomes = Outcomes.of(readings)
+    outcomes = Outcomes.of(predictions)
     rows, cells = outcomes.rows, outcomes.cells
     cell, fooled = rows["cell"].to_numpy(), rows["fooled"].to_numpy()
     total = np.bincount(cell, weights=fooled != UNKNOWN, minlength=len(cells)).astype(int)

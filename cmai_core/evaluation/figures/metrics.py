@@ -1,6 +1,6 @@
 """Clean and robust accuracy, attack success rate, worst case over recipes, several seeds, float against 8 bit.
 
-Every function takes the readings frame (or `Outcomes` made of it) and returns one row a figure: the cell's columns,
+Every function takes the predictions frame (or `Outcomes` made of it) and returns one row a figure: the cell's columns,
 `metric`, `value`, `low`, `high` (95 % bootstrap interval), `hits`, `total`, `note`. What is not known is NaN.
 
 - `acc_clean` = right on the clean unit / known. `acc_robust` = right on the clean *and* the attacked unit / known.
@@ -27,12 +27,12 @@ FIGURE = ("metric", "value", "low", "high", "hits", "total", "note")
 WORST = "worst case"
 ANY = "any"
 MEAN = "mean of seeds"
-Readings = pd.DataFrame | Outcomes
+Predictions = pd.DataFrame | Outcomes
 
 
-def clean_accuracy(readings: Readings) -> pd.DataFrame:
+def clean_accuracy(predictions: Predictions) -> pd.DataFrame:
     """`acc_clean` of each (target, dataset, split, task); recipe "clean", modality "clean"."""
-    outcomes = Outcomes.of(readings)
+    outcomes = Outcomes.of(predictions)
     units = outcomes.units
     has_clean = np.bincount(units["subject"], weights=units["from_clean"], minlength=len(outcomes.subjects)) > 0
     units = units[units["from_clean"].to_numpy() | ~has_clean[units["subject"].to_numpy()]]
@@ -51,9 +51,9 @@ def clean_accuracy(readings: Readings) -> pd.DataFrame:
     return _figures(keys, "acc_clean", found, notes)
 
 
-def accuracy(readings: Readings) -> pd.DataFrame:
+def accuracy(predictions: Predictions) -> pd.DataFrame:
     """`acc_robust` and `asr` of each cell, for texts also `asr_truthful`."""
-    outcomes = Outcomes.of(readings)
+    outcomes = Outcomes.of(predictions)
     rows, cells = outcomes.rows, outcomes.cells
     cell, count = rows["cell"].to_numpy(), len(outcomes.cells)
     items = clusters(rows, outcomes.units)
@@ -75,7 +75,7 @@ def accuracy(readings: Readings) -> pd.DataFrame:
     return pd.concat(out, ignore_index=True)
 
 
-def worst_case_units(readings: Readings, over: Sequence[str] = ("recipe",)) -> tuple[pd.DataFrame, pd.DataFrame]:
+def worst_case_units(predictions: Predictions, over: Sequence[str] = ("recipe",)) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Unit by unit, whether any of a group's cells fooled the target.
 
     Args:
@@ -93,7 +93,7 @@ def worst_case_units(readings: Readings, over: Sequence[str] = ("recipe",)) -> t
     Raises:
         OptionError: another column in `over`.
     """
-    outcomes = Outcomes.of(readings)
+    outcomes = Outcomes.of(predictions)
     accepted = ("recipe", "seed", "source", "modality")
     if not set(over) <= set(accepted):
         raise OptionError(f"over={tuple(over)!r} is not accepted.", f"Accepted: some of {', '.join(accepted)}.")
@@ -161,14 +161,14 @@ def all_units(outcomes: Outcomes, group: pd.Series, units: pd.DataFrame) -> pd.D
     )
 
 
-def worst_case(readings: Readings, over: Sequence[str] = ("recipe",)) -> pd.DataFrame:
+def worst_case(predictions: Predictions, over: Sequence[str] = ("recipe",)) -> pd.DataFrame:
     """`acc_robust` and `asr` where the attacker takes, unit by unit, whatever works.
 
     The attacker's choice is among the cells of one threat (norm, ε, modality); see `worst_case_units`. Exact also in a
     cascade: a unit that a cell did not face counts only where another cell had it wrong; otherwise the value is NaN.
     Figures carry `recipes`, how many units each cell faced, and `contenders`.
     """
-    outcomes = Outcomes.of(readings)
+    outcomes = Outcomes.of(predictions)
     groups, units = worst_case_units(outcomes, over)
     group, robust = units["group"].to_numpy(), units["robust"].to_numpy()
     clean, complete = units["clean"].to_numpy(), units["complete"].to_numpy()
@@ -199,14 +199,14 @@ def worst_case(readings: Readings, over: Sequence[str] = ("recipe",)) -> pd.Data
     return pd.concat(out, ignore_index=True)
 
 
-def over_seeds(readings: Readings) -> pd.DataFrame:
+def over_seeds(predictions: Predictions) -> pd.DataFrame:
     """Cells that differ in their seed alone: the mean over seeds, and the worst case over them, unit by unit.
 
     The mean's interval resamples items, each with all of its seeds; hits and total are summed over seeds. The worst
     case has seed NA and recipe as it was; the mean is marked by `over` = "mean of seeds" beside "worst case". Cells
     with one seed are left out.
     """
-    outcomes = Outcomes.of(readings)
+    outcomes = Outcomes.of(predictions)
     held = [name for name in CELL if name != "seed"]
     group_of_cell, _ = codes_of([pd.factorize(outcomes.cells[name], sort=True)[0] for name in held])
     several = np.bincount(group_of_cell)[group_of_cell] > 1
@@ -236,13 +236,13 @@ def over_seeds(readings: Readings) -> pd.DataFrame:
     return pd.concat([*out, worst.assign(over=WORST)], ignore_index=True)
 
 
-def float_gap(readings: Readings) -> pd.DataFrame:
+def float_gap(predictions: Predictions) -> pd.DataFrame:
     """What rounding to 8 bits undoes: `asr_float`, and `gap_8bit` = ASR of the float example − ASR of the rounded one.
 
     Over units that are right when clean and whose answers to both are known (the float example is kept for the source
     alone). The gap's hits count the successes that rounding undoes less those it makes; its interval is paired.
     """
-    outcomes = Outcomes.of(readings)
+    outcomes = Outcomes.of(predictions)
     rows = outcomes.rows
     known = (rows["clean"] == 1) & (rows["answer"] != UNKNOWN) & (rows["correct_float"] != UNKNOWN)
     rows = rows[known.to_numpy()]

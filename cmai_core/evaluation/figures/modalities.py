@@ -17,7 +17,7 @@ import pandas as pd
 from cmai_core.errors import OptionError
 from cmai_core.evaluation.figures.compare import paired_test
 from cmai_core.evaluation.figures.intervals import mean_interval, share_interval
-from cmai_core.evaluation.figures.metrics import Readings, all_units, worst_case_units
+from cmai_core.evaluation.figures.metrics import Predictions, all_units, worst_case_units
 from cmai_core.evaluation.figures.outcomes import Outcomes
 
 EITHER = "image or text"
@@ -26,7 +26,9 @@ _SIDE = ["metric", "value", "low", "high", "hits", "total", "recipes", "note"]
 _CONTEST = ["a", "b", "value", "low", "high", "only_a", "only_b", "total", "p", "winner"]
 
 
-def modalities(readings: Readings, words: Mapping[str, int | None] | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def modalities(
+    predictions: Predictions, words: Mapping[str, int | None] | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Image-only, text-only and joint attacks of the same ε and the same number of words, on the same units.
 
     Each modality is its worst case over recipes, unit by unit. "image or text" is the better of the two unimodal
@@ -44,7 +46,7 @@ def modalities(readings: Readings, words: Mapping[str, int | None] | None = None
         0 or the figure is not known). Settings with one modality only are left out. Where a cascade leaves a unit open,
         figures are NaN.
     """
-    outcomes = Outcomes.of(readings)
+    outcomes = Outcomes.of(predictions)
     cells = outcomes.cells
     budget = [word_budget(r, m, words) for r, m in zip(cells["recipe"], cells["modality"], strict=True)]
     budget = pd.array(budget, dtype="Int64")
@@ -64,7 +66,7 @@ def modalities(readings: Readings, words: Mapping[str, int | None] | None = None
 
 
 def consistency_by_modality(
-    readings: Readings, words: Mapping[str, int | None] | None = None
+    predictions: Predictions, words: Mapping[str, int | None] | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The same comparison by S_c of the given pair: for each unit the lowest that any recipe of a modality reaches.
 
@@ -80,7 +82,7 @@ def consistency_by_modality(
         means (`value` = a − b, paired bootstrap), `only_a` and `only_b` count units on which one is lower, there is no
         p, and the winner is who reaches the lower S_c.
     """
-    outcomes = Outcomes.of(readings)
+    outcomes = Outcomes.of(predictions)
     cells, rows = outcomes.cells, outcomes.rows
     budget = [word_budget(r, m, words) for r, m in zip(cells["recipe"], cells["modality"], strict=True)]
     cells = cells.assign(words=pd.array(budget, dtype="Int64"))
@@ -110,6 +112,22 @@ def consistency_by_modality(
         pd.DataFrame(sides, columns=[*_SETTING, "modality", *_SIDE]),
         pd.DataFrame(contests, columns=[*_SETTING, *_CONTEST]),
     )
+
+
+def modality_figures(predictions: Predictions) -> pd.DataFrame:
+    """Attacks on picture, text and both at equal budget, by wrong answers and by the lowest S_c, and who is ahead.
+
+    Rows of `modalities` and `consistency_by_modality`; a contest has "a − b" as its modality, `metric` "… difference",
+    NA hits, and the winner in its note.
+    """
+    out = []
+    for metric, measure in (("asr", modalities), ("consistency", consistency_by_modality)):
+        sides, contests = measure(predictions)
+        named = contests["a"] + " − " + contests["b"]
+        winner = ("winner: " + contests["winner"]) if len(contests) else ""
+        out += [sides, contests.assign(modality=named, metric=f"{metric} difference", hits=pd.NA, note=winner)]
+    filled = [table for table in out if len(table)] or out[:1]
+    return pd.concat([table.astype(object) for table in filled], ignore_index=True)
 
 
 def _lowest(cells: pd.DataFrame, by_cell: Mapping[int, pd.DataFrame]) -> tuple[list[dict], list[dict]]:
@@ -158,7 +176,6 @@ def word_budget(recipe: str, modality: str, words: Mapping[str, int | None] | No
     Args:
         recipe: as it is written in a grid. modality: of the recipe; an image attack changes none.
     """
-    from cmai_core.attacks.recipes.registry import get_recipe
     from cmai_core.evaluation.runs.entries import parse_entry
 
     if modality == "image":
@@ -169,7 +186,7 @@ def word_budget(recipe: str, modality: str, words: Mapping[str, int | None] | No
         entry = parse_entry(recipe, {})
         if entry.where:
             return None
-        told = entry.options.get("words", get_recipe(entry.slug).constants.get("words"))
+        told = entry.options.get("words", entry.recipe.constants.get("words"))
         return told if isinstance(told, int) else _default_words(entry.slug)
     except OptionError:
         return None

@@ -1,4 +1,4 @@
-"""The readings frame made ready for counting: which cell and which unit a row belongs to, and who won.
+"""The predictions frame made ready for counting: which cell and which unit a row belongs to, and who won.
 
 A *unit* is what is right or wrong: an item with one of its texts. A *subject* is (target, dataset, split, task): the
 units a target is asked about, from its clean rows where the frame has them. An attacked cell need not hold every unit
@@ -34,7 +34,7 @@ UNKNOWN = -1
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """A readings frame, counted.
+    """A predictions frame, counted.
 
     Attributes:
         rows: attacked rows: NUMBERS, `correct_float` and `label_changed` as int8 (1, 0, −1 unknown), and
@@ -58,24 +58,25 @@ class Outcomes:
     nearest_cells: pd.DataFrame
 
     @staticmethod
-    def of(readings: pd.DataFrame | Outcomes, epsilons: Mapping[str, Sequence[float]] | None = None) -> Outcomes:
+    def of(predictions: pd.DataFrame | Outcomes, epsilons: Mapping[str, Sequence[float]] | None = None) -> Outcomes:
         """Counts a frame once, so that several tables can be made of it.
 
         Args:
-            readings: the frame of `evaluation.readings`. Columns beside NEEDED may be missing: then they are unknown.
+            predictions: the frame of `evaluation.runs.predictions`. Columns beside NEEDED may be missing: what they
+                would tell is unknown.
             epsilons: norm → the ε at which minimum-norm searches are read; None: those that occur in the frame.
 
         Raises:
             DataError: a missing column, no row, or one unit twice in a cell.
         """
-        if isinstance(readings, Outcomes):
-            return readings
-        missing = [name for name in NEEDED if name not in readings.columns]
+        if isinstance(predictions, Outcomes):
+            return predictions
+        missing = [name for name in NEEDED if name not in predictions.columns]
         if missing:
-            raise DataError(f"The readings lack the columns {', '.join(missing)}.", "Read them from a store.")
-        if not len(readings):
-            raise DataError("There are no readings.", "Run an evaluation first, or loosen the filter.")
-        return _counted(readings, epsilons)
+            raise DataError(f"The predictions lack the columns {', '.join(missing)}.", "Read them from a store.")
+        if not len(predictions):
+            raise DataError("There are no predictions.", "Run an evaluation first, or loosen the filter.")
+        return _counted(predictions, epsilons)
 
     def select(self, cells: np.ndarray) -> Outcomes:
         """The same with only some of the attacked cells (bool, one a cell), numbered anew; all units stay known."""
@@ -182,9 +183,9 @@ def _refuse_doubles(cell: np.ndarray, unit: np.ndarray, cells: pd.DataFrame) -> 
     if twice.any():
         named = cells.iloc[cell[order][:-1][twice][0]]
         raise DataError(
-            f"The readings hold {int(twice.sum())} units twice, first for {named['recipe']} on {named['source']} "
+            f"The predictions hold {int(twice.sum())} units twice, first for {named['recipe']} on {named['source']} "
             f"shown to {named['target']} ({named['task']}).",
-            "Give the readings of one run: another limit, option or version of a model makes another cell.",
+            "Give the predictions of one run: another limit, option or version of a model makes another cell.",
         )
 
 

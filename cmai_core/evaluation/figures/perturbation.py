@@ -8,20 +8,20 @@ import numpy as np
 import pandas as pd
 
 from cmai_core.evaluation.figures.intervals import mean_interval, median_interval
-from cmai_core.evaluation.figures.metrics import FIGURE, Readings, shares
+from cmai_core.evaluation.figures.metrics import FIGURE, Predictions, shares
 from cmai_core.evaluation.figures.outcomes import CELL, UNKNOWN, Outcomes
 
 SIZES = ("linf", "l2", "ssim", "psnr")
 
 
-def picture_sizes(readings: Readings) -> pd.DataFrame:
+def picture_sizes(predictions: Predictions) -> pd.DataFrame:
     """Medians over a cell's examples of `linf`, `l2` (8-bit, pixels in [0, 1]), `ssim` and `psnr` (dB).
 
     total: examples whose size is known; hits: those of them that are changed at all (NA where the L∞ is unknown). An
     unchanged picture has an infinite PSNR; where half of them are unchanged the median is NaN and the note says so.
     Only cells that change pictures; transferred examples are those of the source.
     """
-    outcomes = Outcomes.of(readings)
+    outcomes = Outcomes.of(predictions)
     pictures = outcomes.cells["modality"].isin(["image", "joint"]).to_numpy()
     several = bool(outcomes.units["text_index"].any())
     out = []
@@ -44,7 +44,7 @@ def picture_sizes(readings: Readings) -> pd.DataFrame:
     return pd.DataFrame(out, columns=[*CELL, *FIGURE])
 
 
-def word_edits(readings: Readings, lengths: Mapping[tuple[str, int], int] | None = None) -> pd.DataFrame:
+def word_edits(predictions: Predictions, lengths: Mapping[tuple[str, int], int] | None = None) -> pd.DataFrame:
     """What attacks did to texts, cell by cell (text and joint recipes).
 
     - `words_changed`: mean number of words changed; hits: texts changed, total: texts.
@@ -54,7 +54,7 @@ def word_edits(readings: Readings, lengths: Mapping[tuple[str, int], int] | None
     Args:
         lengths: (item, text_index) → words of the clean text.
     """
-    outcomes = Outcomes.of(readings)
+    outcomes = Outcomes.of(predictions)
     cells, rows = outcomes.cells, outcomes.rows
     texts = cells["modality"].isin(["text", "joint"]).to_numpy()
     out = []

@@ -10,18 +10,14 @@ import pandas as pd
 import torch
 
 from cmai_core.attacks.engine.evaluator import at_rest
-from cmai_core.data.tabletop.scene import COLOURS, MATERIALS, SHAPES, SIZES
+from cmai_core.data.pair import item_id, item_scene
 from cmai_core.errors import DataError, OptionError
 from cmai_core.evaluation.figures.intervals import ratio_interval
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import PairDataset
-    from cmai_core.data.tabletop.scene import Scene
+    from cmai_core.data.truth import Scene
 
-SINGLE = ("shape", "colour", "material", "size")
-VALUES = {
-    value: name for name, values in zip(SINGLE, (SHAPES, COLOURS, MATERIALS, SIZES), strict=True) for value in values
-}
 CONTAINS = "contains a "
 LABEL = "label"
 COLUMNS = (
@@ -31,26 +27,28 @@ COLUMNS = (
 
 
 def label_of(scene: Scene | None, label: str | None, attribute: str) -> str | None:
-    """A picture's class; None where it has none.
+    """Return a picture's class; None where it has none.
 
     Args:
-        attribute: "shape", "colour", "material" or "size" of the object in scenes with one object; "contains a cube"
-            (or another value of these): "yes" or "no" in any scene; "label": the pair's own label.
+        scene: what is known to be in it. label: the pair's own.
+        attribute: an attribute of the scene's ground truth, such as "shape", for scenes with one thing; "contains a
+            cube" (or another value of these): "yes" or "no" in any scene; "label": the pair's own label.
 
     Raises:
-        OptionError: another attribute.
+        OptionError: an attribute that the ground truth does not know.
     """
-    if attribute == LABEL:
-        return label
+    if attribute == LABEL or scene is None:
+        return label if attribute == LABEL else None
+    known = scene.ground_truth.attributes()
+    things = scene.ground_truth.things(scene)
+    if attribute in known:
+        return things[0][attribute] if len(things) == 1 else None
     value = attribute.removeprefix(CONTAINS)
-    if attribute.startswith(CONTAINS) and value in VALUES:
-        if scene is None:
-            return None
-        return "yes" if any(getattr(o, VALUES[value]) == value for o in scene.objects) else "no"
-    if attribute not in SINGLE:
-        accepted = f"{', '.join(SINGLE)}, {LABEL}, or '{CONTAINS}' with one of {', '.join(VALUES)}"
-        raise OptionError(f"There is no attribute {attribute!r}.", f"Accepted: {accepted}.")
-    return getattr(scene.objects[0], attribute) if scene is not None and len(scene.objects) == 1 else None
+    if attribute.startswith(CONTAINS) and any(value in values for values in known.values()):
+        return "yes" if any(value in thing.values() for thing in things) else "no"
+    values = ", ".join(value for values in known.values() for value in values)
+    accepted = f"{', '.join(known)}, {LABEL}, or '{CONTAINS}' with one of {values}"
+    raise OptionError(f"There is no attribute {attribute!r}.", f"Accepted: {accepted}.")
 
 
 def few_shot_probe(
@@ -63,7 +61,7 @@ def few_shot_probe(
     seeds: int = 5,
     batch: int = 64,
 ) -> pd.DataFrame:
-    """Accuracy on `test` of a linear probe fitted to k pictures a class of `train`, for each k.
+    """Measure the accuracy on `test` of a linear probe fitted to k pictures a class of `train`, for each k.
 
     Multinomial logistic regression (L2, C = 1) on embeddings centred and scaled by the shots' own mean and root mean
     square: nothing of the test pictures enters the fit, and no setting is tuned on them. The first k of the same random
@@ -132,16 +130,12 @@ class _Labelled:
 
 def _labels(dataset: PairDataset, attribute: str) -> _Labelled:
     out = _Labelled()
-    scene_of = getattr(dataset, "scene", None)  # Tabletop knows its scenes without rendering them
     for index in range(len(dataset)):
-        if scene_of is not None and attribute != LABEL:
-            label, name = label_of(scene_of(index), None, attribute), f"{dataset.name}/{dataset.split}/{index}"
-        else:
-            pair = dataset[index]
-            label, name = label_of(pair.scene, pair.label, attribute), pair.id
+        own = attribute == LABEL
+        label = dataset[index].label if own else label_of(item_scene(dataset, index), None, attribute)
         if label is not None:
             out.index.append(index)
-            out.ids.append(name)
+            out.ids.append(item_id(dataset, index))
             out.labels.append(label)
     return out
 

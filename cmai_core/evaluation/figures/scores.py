@@ -15,7 +15,7 @@ import pandas as pd
 from cmai_core.bootstrap import percentiles, resampled_counts
 from cmai_core.evaluation.figures.detection import auroc, resampled_areas, threshold_at_fpr
 from cmai_core.evaluation.figures.intervals import mean_interval, share_interval
-from cmai_core.evaluation.figures.metrics import FIGURE, Readings
+from cmai_core.evaluation.figures.metrics import FIGURE, Predictions
 from cmai_core.evaluation.figures.outcomes import CELL, UNKNOWN, VALIDATION, Outcomes
 
 SCORES = {
@@ -29,13 +29,13 @@ REJECTION_RATE = 0.05
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def consistency(readings: Readings) -> pd.DataFrame:
+def consistency(predictions: Predictions) -> pd.DataFrame:
     """Mean and quantiles of each score over the units of each cell for which it is known clean and attacked.
 
     `consistency_clean`, `consistency`, and `consistency_change` (attacked − clean, paired). Columns beside FIGURE:
     `score` (one of SCORES), `sd`, and q05 … q95. hits is NA (a mean has none).
     """
-    outcomes = Outcomes.of(readings)
+    outcomes = Outcomes.of(predictions)
     out = []
     for number, rows in outcomes.rows.groupby("cell", sort=True):
         key = outcomes.cells.iloc[number][list(CELL)].to_dict()
@@ -75,7 +75,7 @@ class _Clean:
     note: str
 
 
-def detection(readings: Readings, intervals: bool = True) -> pd.DataFrame:
+def detection(predictions: Predictions, intervals: bool = True) -> pd.DataFrame:
     """What flagging low scores finds, cell by cell and score by score (column `score`: one of SCORES).
 
     Negatives are the target's clean units of the same split, positives a cell's attacked units.
@@ -91,7 +91,7 @@ def detection(readings: Readings, intervals: bool = True) -> pd.DataFrame:
     Args:
         intervals: bootstrap AUROC too (items are resampled, clean and attacked together); the rest is quick.
     """
-    outcomes = Outcomes.of(readings)
+    outcomes = Outcomes.of(predictions)
     cells, rows = outcomes.cells, outcomes.rows
     first = (outcomes.units["text_index"] == 0).to_numpy()
     kinds = {"one text": first, "several": np.ones(len(first), bool)}

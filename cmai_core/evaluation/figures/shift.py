@@ -1,4 +1,4 @@
-"""Accuracy under natural distribution shift: Tabletop's five variants of the test split, and the held-out one."""
+"""Accuracy under natural distribution shift: on a dataset's shifted variants of a split, and on held-out scenes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import pandas as pd
 import torch
 
 from cmai_core.attacks.engine.evaluator import at_rest
-from cmai_core.data.registry import load_dataset
-from cmai_core.data.tabletop.dataset import SHIFTS
+from cmai_core.data.registry import DATASETS, DEFAULT_DATASET, load_dataset
 from cmai_core.errors import OptionError
 from cmai_core.evaluation.figures.compare import paired_test
 from cmai_core.evaluation.figures.intervals import share_interval
@@ -20,8 +19,6 @@ from cmai_core.progress import CancelToken, Progress, ProgressCallback
 if TYPE_CHECKING:
     from cmai_core.data.pair import PairDataset
 
-PLAIN = "test"
-SPLITS = (PLAIN, *(f"test-{kind}" for kind in SHIFTS), "holdout")
 COLUMNS = (
     *("target", "dataset", "split", "task", "metric", "value", "low", "high", "hits", "total"),
     *("change", "change_low", "change_high", "p", "note"),
@@ -33,45 +30,50 @@ def shift_accuracy(
     tasks: Sequence[str] | None = None,
     limit: int | None = None,
     *,
-    splits: Sequence[str] = SPLITS,
+    dataset: str = DEFAULT_DATASET,
+    splits: Sequence[str] | None = None,
     batch: int = 64,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> pd.DataFrame:
-    """`acc_clean` on each variant, and what it loses against the plain test split.
+    """Measure `acc_clean` on each variant, and what it loses against the plain split.
 
-    The same answers count as right as in the evaluation's clean readings (`Task.predict`). The variants show the test
-    split's scenes, so that `change` (variant − test) is paired, with McNemar's exact `p`; the held-out split has scenes
-    of its own, recombining attributes never seen together, and no paired change.
+    The same answers count as right as in the evaluation's clean predictions (`Task.predict`). The variants show the
+    plain split's scenes, so that `change` (variant − plain) is paired, with McNemar's exact `p`; a held-out split has
+    scenes of its own, recombining attributes never seen together, and no paired change.
 
     Args:
         model: a model, or a System; left as found.
         tasks: names; None: all that apply. limit: the first so many scenes of each split.
-        splits: some of SPLITS.
+        dataset: one whose row in `DATASETS` names shifted splits. splits: some of these, of its held-out and its plain
+            split; None: all.
 
     Returns:
         One row a (split, task) with COLUMNS. `total` counts items whose truth is known.
 
     Raises:
-        OptionError: an unknown split or task, or a task asked for by name that does not apply.
+        OptionError: an unknown dataset, split or task, or a task asked for by name that does not apply.
         Cancelled: when cancelled.
     """
-    from cmai_core.tasks import NAMES, get_task
+    from cmai_core.tasks import TASKS, get_task
 
+    info = DATASETS.find(dataset)
+    variants = (info.usual, *info.shifts, *info.held_out)
+    splits = variants if splits is None else splits
     for split in splits:
-        if split not in SPLITS:
-            raise OptionError(f"{split!r} is no variant.", f"Accepted: {', '.join(SPLITS)}.")
-    chosen = {name: get_task(name) for name in (NAMES if tasks is None else tasks)}
-    opened = {split: load_dataset("tabletop", split, limit) for split in dict.fromkeys(splits)}
+        if split not in variants:
+            raise OptionError(f"{split!r} is no variant.", f"Accepted: {', '.join(variants)}.")
+    chosen = {name: get_task(name) for name in (TASKS if tasks is None else tasks)}
+    opened = {split: load_dataset(dataset, split, limit) for split in dict.fromkeys(splits)}
     for name, task in list(chosen.items()):
-        for dataset in opened.values():
-            if why := task.applies_to(dataset, model):
+        for part in opened.values():
+            if why := task.applies_to(part, model):
                 if tasks is not None:
                     raise OptionError(f"The task {name} does not apply: {why}", "Leave it out.")
                 chosen.pop(name, None)
     found: dict[str, dict[str, dict[str, bool | None]]] = {}
-    total, done = sum(len(dataset) for dataset in opened.values()), 0
-    for split, dataset in opened.items():
+    total, done = sum(map(len, opened.values())), 0
+    for split, part in opened.items():
 
         def tell(seen: int, split: str = split, before: int = done) -> None:
             if cancel is not None:
@@ -79,11 +81,11 @@ def shift_accuracy(
             if progress is not None:
                 progress(Progress(before + seen, total, split))
 
-        found[split] = _right(model, dataset, chosen, batch, tell)
-        done += len(dataset)
+        found[split] = _right(model, part, chosen, batch, tell)
+        done += len(part)
     rows = [
-        {"target": model.spec, "dataset": "tabletop", "split": split, "task": task, "metric": "acc_clean"}
-        | _figure(found[split][task], found.get(PLAIN, {}).get(task), split)
+        {"target": model.spec, "dataset": dataset, "split": split, "task": task, "metric": "acc_clean"}
+        | _figure(found[split][task], found.get(info.usual, {}).get(task), split == info.usual, split in info.shifts)
         for split in found
         for task in chosen
     ]
@@ -107,16 +109,18 @@ def _right(model: Any, dataset: PairDataset, tasks: dict, batch: int, tell: Any)
     return out
 
 
-def _figure(right: dict[str, bool | None], plain: dict[str, bool | None] | None, split: str) -> dict[str, Any]:
+def _figure(
+    right: dict[str, bool | None], plain: dict[str, bool | None] | None, is_plain: bool, paired_with_plain: bool
+) -> dict[str, Any]:
     known = np.array([value for value in right.values() if value is not None], dtype=bool)
     low, high = share_interval(known.sum(), len(known))
     figure = {"value": float(known.mean()) if len(known) else np.nan, "low": float(low), "high": float(high)}
     figure |= {"hits": int(known.sum()), "total": len(known), "note": ""}
     figure |= dict.fromkeys(("change", "change_low", "change_high", "p"), np.nan)
-    if split == PLAIN or plain is None:
+    if is_plain or plain is None:
         return figure
-    if not split.startswith(f"{PLAIN}-"):
-        return figure | {"note": "Scenes of its own: not paired with the test split."}
+    if not paired_with_plain:
+        return figure | {"note": "Scenes of its own: not paired with the plain split."}
     same = [k for k, value in right.items() if value is not None and plain.get(k) is not None]
     paired = paired_test(np.array([right[k] for k in same], bool), np.array([plain[k] for k in same], bool))
     changes = {"change": "value", "change_low": "low", "change_high": "high", "p": "p"}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pandas as pd
 
-from cmai_core.evaluation.figures.metrics import CELL, FIGURE, Readings, accuracy, clean_accuracy, worst_case
+from cmai_core.evaluation.figures.metrics import CELL, FIGURE, Predictions, accuracy, clean_accuracy, worst_case
 from cmai_core.evaluation.figures.outcomes import VALIDATION, Outcomes
 from cmai_core.evaluation.figures.scores import consistency, detection
 
 SUMMARY = [*CELL, *FIGURE, "recipes"]
 
 
-def summary_table(readings: Readings, *, scores: bool = False) -> pd.DataFrame:
+def summary_table(predictions: Predictions, *, scores: bool = False) -> pd.DataFrame:
     """Clean accuracy, and robust accuracy and ASR of every recipe and of the worst case over recipes.
 
     Args:
@@ -23,7 +23,7 @@ def summary_table(readings: Readings, *, scores: bool = False) -> pd.DataFrame:
         rows, which thresholds are set on, are left out. Attacks that are about no task (on texts alone) have the mean
         S_c that they reach, `consistency`, in the place of accuracies.
     """
-    outcomes = Outcomes.of(readings)
+    outcomes = Outcomes.of(predictions)
     clean = clean_accuracy(outcomes)
     clean = clean[(clean["split"] != VALIDATION) | ~(clean["split"] != VALIDATION).any()]
     clean = clean[clean["task"] != ""]  # pairs that were only scored, not asked about

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from cmai_core.evaluation.figures.metrics import FIGURE, Readings, clusters, coverage, shares
+from cmai_core.evaluation.figures.metrics import FIGURE, Predictions, clusters, coverage, shares
 from cmai_core.evaluation.figures.outcomes import CELL, UNKNOWN, Outcomes, codes_of
 
 _HELD = [name for name in CELL if name not in ("source", "target", "knowledge")]
 
 
-def transfer_matrix(readings: Readings, architectures: Mapping[str, str] | None = None) -> pd.DataFrame:
+def transfer_matrix(predictions: Predictions, architectures: Mapping[str, str] | None = None) -> pd.DataFrame:
     """`transfer_asr`: source × target, over the units that *every* model of the matrix gets right when clean.
 
     One matrix a (data, task, recipe, threat, seed). So all of its figures have one denominator, and a target that
@@ -28,7 +28,7 @@ def transfer_matrix(readings: Readings, architectures: Mapping[str, str] | None 
         clean). A source whose examples were not shown to a target has no row; where they were shown only in part, as in
         a cascade, the value is NaN and a note says so.
     """
-    outcomes = Outcomes.of(readings)
+    outcomes = Outcomes.of(predictions)
     outcomes = outcomes.select((outcomes.cells["task"] != "").to_numpy(dtype=bool))  # what has no answer is not right
     cells, rows, units = outcomes.cells, outcomes.rows, outcomes.units
     if not len(cells):

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cmai_core.attacks.recipes.registry import get_recipe
+from cmai_core.attacks.specs import Recipe
 from cmai_core.errors import OptionError
+from cmai_core.evaluation.runs.experiment import AttackExperiment
 
-# Recipes that look for the nearest example: one search serves every ε.
-MINIMUM_NORM = ("fab", "deepfool", "cw", "hopskipjump")
 # Options that `AttackExperiment` has as attributes, in the units of `cmai attack`.
 ATTRIBUTES = ("norm", "epsilon", "step_size", "objective", "alpha", "beta")
 OUTSIDE_OPTIONS = ("norm", "epsilon")
@@ -31,6 +32,40 @@ class Entry:
     slug: str
     where: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """The recipe's description; None of an outside attacker."""
+        return None if self.where else get_recipe(self.slug)
+
+    @property
+    def modality(self) -> str:
+        """What is attacked: "image", "text" or "joint"."""
+        return self.recipe.modality if self.recipe else "image"
+
+    @property
+    def minimum_norm(self) -> bool:
+        """Whether it looks for the nearest example, so that one search serves every ε."""
+        return bool(self.recipe and self.recipe.minimum_norm)
+
+    @property
+    def norm(self) -> str | None:
+        """The norm that its pixels are bound by; None where pixels stay."""
+        own = self.recipe.norm if self.recipe else "linf"
+        return None if own is None else self.options.get("norm", own)
+
+    def experiment(self, **values: Any) -> AttackExperiment:
+        """Make the recipe's attack as `cmai attack` would run it.
+
+        Args:
+            values: of the experiment, where the entry's own options do not say otherwise.
+
+        Raises:
+            OptionError: options that the recipe does not have or that contradict each other.
+        """
+        attributes = {name: value for name, value in self.options.items() if name in ATTRIBUTES}
+        options = {name: value for name, value in self.options.items() if name not in ATTRIBUTES}
+        return AttackExperiment(**{"recipe": self.slug, "options": options, **values, **attributes})
 
 
 def key_value(text: str) -> tuple[str, Any]:
@@ -73,8 +108,6 @@ def parse_entry(text: Any, shared: Mapping[str, Mapping[str, Any]]) -> Entry:
             )
         return Entry(label, slug, where or "python", dict(shared.get(slug, {})) | dict(shared.get(label, {})))
     slug, colon, rest = label.partition(":")
-    from cmai_core.attacks.recipes.registry import get_recipe
-
     get_recipe(slug)
     own = dict(key_value(part) for part in re.split(r",(?=\s*[\w-]+=)", rest)) if colon else {}
     return Entry(label, slug, "", dict(shared.get(slug, {})) | dict(shared.get(label, {})) | own)

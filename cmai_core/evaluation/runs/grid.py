@@ -7,9 +7,12 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
+from cmai_core.attacks.specs import LENGTHS
+from cmai_core.data.registry import DEFAULT_DATASET
 from cmai_core.errors import OptionError
-from cmai_core.evaluation.runs.entries import ATTRIBUTES, MINIMUM_NORM, OUTSIDE_OPTIONS, Entry, parse_entry
+from cmai_core.evaluation.runs.entries import OUTSIDE_OPTIONS, Entry, parse_entry
 from cmai_core.options import flag, number, one_of, strict_options, whole
+from cmai_core.tasks import DEFAULT_TASK, TASKS
 
 _LISTS = ("models", "tasks", "recipes", "epsilons", "seeds", "sources")
 _MAY_BE_EMPTY = ("recipes", "sources")
@@ -31,18 +34,18 @@ class Grid:
         transfer: show each source's examples to every model. cascade: for each source, task and ε the recipes run one
             after another, cheap ones first, each only on items no one before it has turned wrong (`cascade`).
         options: by recipe name, as in `cmai attack` (there in the units of an experiment).
-        batch_size: items attacked together. validation: clean items of the split "validation" that thresholds are set
-            on (0: none).
+        batch_size: items attacked together. validation: clean items of the dataset's split for it that thresholds are
+            set on (0: none).
 
     Raises:
         OptionError: a value, recipe or option that is not accepted; the message lists what is.
     """
 
     models: Sequence[str] = ("tabletop",)
-    tasks: Sequence[str] = ("retrieval",)
+    tasks: Sequence[str] = (DEFAULT_TASK,)
     recipes: Sequence[str] = ("pgd",)
     epsilons: Sequence[float] = (4.0,)
-    dataset: str = "tabletop"
+    dataset: str = DEFAULT_DATASET
     split: str = "test"
     limit: int | None = 64
     sources: Sequence[str] = ()
@@ -56,8 +59,6 @@ class Grid:
     validation: int = 200
 
     def __post_init__(self) -> None:
-        from cmai_core.tasks import NAMES
-
         for name in _LISTS:
             values = getattr(self, name)
             if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
@@ -73,7 +74,7 @@ class Grid:
         for source in self.sources:
             one_of("source", source, self.models)
         for task in self.tasks:
-            one_of("task", task, NAMES)
+            one_of("task", task, tuple(TASKS))
         for epsilon in self.epsilons:
             number("epsilon", epsilon, 0.0, 255.0, above_low=True)
         for seed in self.seeds:
@@ -105,21 +106,12 @@ class Grid:
         """The recipes with their options."""
         return tuple(parse_entry(text, self.options) for text in self.recipes)
 
-    def norm_of(self, entry: Entry) -> str | None:
-        """The norm that an entry's pixels are bound by; None where pixels stay."""
-        if entry.where:
-            return entry.options.get("norm", "linf")
-        from cmai_core.attacks.recipes.registry import get_recipe
-
-        recipe = get_recipe(entry.slug)
-        return None if recipe.norm is None else entry.options.get("norm", recipe.norm)
-
     def epsilons_of(self, entry: Entry) -> tuple[float | None, ...]:
-        """The grid's ε for an entry that has such a budget; its own (None) for the others."""
-        return self.epsilons if self.norm_of(entry) in ("linf", "l2") and "epsilon" not in entry.options else (None,)
+        """Return the grid's ε for an entry that has such a budget; its own (None) for the others."""
+        return self.epsilons if entry.norm in LENGTHS and "epsilon" not in entry.options else (None,)
 
     def experiment(self, entry: Entry, epsilon: float | None, *, model: str = "", task: str = "", seed: int = 0) -> Any:
-        """The same attack as `cmai attack` would run it: an `AttackExperiment` of a recipe.
+        """Make the attack of an entry as `cmai attack` would run it: an `AttackExperiment` of a recipe.
 
         Args:
             epsilon: of the grid, or None. A minimum-norm recipe searches with its own budget whatever this is, so that
@@ -128,24 +120,17 @@ class Grid:
         Raises:
             OptionError: options that the recipe does not have or that contradict each other.
         """
-        from cmai_core.evaluation.runs.experiment import AttackExperiment
-
-        values = {name: value for name, value in entry.options.items() if name in ATTRIBUTES}
-        options = {name: value for name, value in entry.options.items() if name not in ATTRIBUTES}
-        if epsilon is not None and entry.slug not in MINIMUM_NORM:
-            values["epsilon"] = epsilon
-        return AttackExperiment(
+        chosen = {} if epsilon is None or entry.minimum_norm else {"epsilon": epsilon}
+        return entry.experiment(
             model=model or self.models[0],
             task=task or self.tasks[0],
             dataset=self.dataset,
             split=self.split,
             limit=self.limit,
             captions=self.captions,
-            recipe=entry.slug,
-            options=options,
             seed=seed,
             batch_size=self.batch_size,
-            **values,
+            **chosen,
         )
 
     def _check(self, entry: Entry, epsilon: float | None) -> None:
@@ -156,7 +141,7 @@ class Grid:
                     f"The outside attacker {entry.slug} has no option {', '.join(map(repr, unknown))}.",
                     f"Accepted: {', '.join(OUTSIDE_OPTIONS)}.",
                 )
-            one_of("norm", self.norm_of(entry), ("linf", "l2"))
+            one_of("norm", entry.norm, LENGTHS)
             return
         experiment = self.experiment(entry, epsilon)
         if experiment.modality != "image" and experiment.objective == "task":
@@ -172,7 +157,7 @@ class Grid:
             return  # needs the surrogate itself
         from cmai_core.tasks import get_task
 
-        experiment.build(get_task("retrieval"), None, 3 * 128**2)
+        experiment.build(get_task(DEFAULT_TASK), None, 3 * 128**2)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

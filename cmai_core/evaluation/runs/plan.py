@@ -8,7 +8,7 @@ from typing import Any
 
 from cmai_core.budget import Budget
 from cmai_core.errors import OptionError
-from cmai_core.evaluation.runs.entries import MINIMUM_NORM, Entry
+from cmai_core.evaluation.runs.entries import Entry
 from cmai_core.evaluation.runs.grid import Grid
 from cmai_core.evaluation.runs.setting import Setting
 from cmai_core.evaluation.store.address import digest
@@ -131,11 +131,11 @@ def plan(setting: Setting) -> Plan:
         for spec in grid.sources or grid.models
         for entry in grid.entries
         for task in _tasks(grid, entry)
-        for epsilon in ((None,) if entry.slug in MINIMUM_NORM and not entry.where else grid.epsilons_of(entry))
+        for epsilon in ((None,) if entry.minimum_norm else grid.epsilons_of(entry))
         for seed in grid.seeds
         for cell in [_cell(setting, entry, spec, task, epsilon, seed, unasked)]
     ]
-    paired = any(_modality(entry) != "image" for entry in grid.entries)
+    paired = any(entry.modality != "image" for entry in grid.entries)
     tasks = (*grid.tasks, "") if paired else grid.tasks
     asked = [(spec, task) for spec in grid.models for task in tasks if (spec, task) not in unasked]
     held_out = setting.validation
@@ -153,26 +153,14 @@ def plan(setting: Setting) -> Plan:
     )
 
 
-def _modality(entry: Entry) -> str:
-    if entry.where:
-        return "image"
-    from cmai_core.attacks.recipes.registry import get_recipe
-
-    return get_recipe(entry.slug).modality
-
-
 def _tasks(grid: Grid, entry: Entry) -> tuple[str, ...]:
-    return ("",) if _modality(entry) == "text" else grid.tasks
+    return ("",) if entry.modality == "text" else grid.tasks
 
 
 def _cell(
     setting: Setting, entry: Entry, spec: str, task: str, epsilon: float | None, seed: int, unasked: Mapping
 ) -> Cell:
-    modality, knowledge = _modality(entry), "outside"
-    if not entry.where:
-        from cmai_core.attacks.recipes.registry import get_recipe
-
-        knowledge = get_recipe(entry.slug).knowledge
+    modality, minimum = entry.modality, entry.minimum_norm
     known: dict[str, Any] = {
         "source": spec,
         "source_hash": setting.hash(spec),
@@ -180,8 +168,8 @@ def _cell(
         "recipe": entry.label,
         "slug": entry.slug,
         "modality": modality,
-        "knowledge": knowledge,
-        "norm": setting.grid.norm_of(entry) or "",
+        "knowledge": entry.recipe.knowledge if entry.recipe else "outside",
+        "norm": entry.norm or "",
         "epsilon": epsilon,
         "seed": seed,
     }
@@ -194,7 +182,6 @@ def _cell(
         attack = setting.build(entry, epsilon, task, spec, seed)
     except OptionError as error:
         return Cell(**known, skipped=str(error))
-    minimum = entry.slug in MINIMUM_NORM and not entry.where
     if epsilon is None and not minimum:
         known["epsilon"] = _own_budget(attack, known["norm"], 3 * setting.models[spec].image_size ** 2)
     universal = bool(getattr(getattr(attack, "search", None), "universal", False))
@@ -213,9 +200,7 @@ def _cell(
 
 
 def _needs_detector(entry: Entry) -> bool:
-    from cmai_core.attacks.recipes.adaptive import ADAPTIVE_RECIPES
-
-    return entry.slug in ADAPTIVE_RECIPES and not entry.where and not {"tau", "detectors"} & set(entry.options)
+    return bool(entry.recipe) and entry.experiment().spec.needs_detector
 
 
 def _own_budget(attack: Any, norm: str, values: int) -> float | None:
@@ -228,11 +213,13 @@ def _own_budget(attack: Any, norm: str, values: int) -> float | None:
 
 
 def units(description: Mapping[str, Any]) -> float:
-    """What an attack costs an item, about, in forward passes; a step with a gradient counts as three."""
+    """Estimate what an attack costs an item in forward passes; a step with a gradient counts as three."""
     if "members" in description:
         return sum(units(member) for member in description["members"])
     if "queries" in description:
         return float(description["queries"])
+    if "steps" not in description and "text_search" in description:
+        return units(description["text_search"])
     if "steps" not in description:
         rounds = description.get("rounds")
         return 20.0 * rounds if isinstance(rounds, int) else UNKNOWN_COST

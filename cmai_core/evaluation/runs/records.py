@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from cmai_core.evaluation.runs.attacked import Examples
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Batch
@@ -15,37 +16,10 @@ if TYPE_CHECKING:
 Item = tuple[str, str]
 
 
-@dataclass(frozen=True, eq=False)
-class Examples:
-    """The examples of a batch, as they are shown to readers.
-
-    Attributes:
-        images: uint8 N×H×W×3, the clean pictures where only texts are attacked. texts: one a text of the batch; None
-            where only pictures are attacked.
-        floats: the pictures before rounding, N×3×H×W; None where they are not at hand.
-    """
-
-    images: np.ndarray
-    texts: tuple[str, ...] | None
-    floats: Any = None
-
-
-def found(result: Any, batch: Batch, modality: str, minimum: bool) -> Examples:
-    """What an attack has found; of a minimum-norm search the nearest examples, whatever ε."""
-    from cmai_core.evaluation.runs.predictor import pictures
-
-    if modality == "text":
-        return Examples(pictures(batch.pixels), tuple(result.texts))
-    texts = tuple(result.texts) if modality == "joint" else None
-    if minimum:
-        return Examples(pictures(result.minimum), texts, result.minimum)
-    return Examples(result.images(), texts, result.pixels)
-
-
 def restored(
     stored: dict[Item, list[tuple[np.ndarray | None, str | None]]], keys: Sequence[Item], batch: Batch, modality: str
 ) -> Examples:
-    """The same from the store's differences to the clean pictures."""
+    """Make examples from the store's differences to the clean pictures."""
     from cmai_core.evaluation.runs.predictor import pictures
 
     images = pictures(batch.pixels)

@@ -13,10 +13,11 @@ from typing import Any
 
 from cmai_core.budget import Budget, norm_of
 from cmai_core.errors import Cancelled, CmaiError, StoreError
+from cmai_core.evaluation.runs.attacked import Examples, attack_batch, predict
 from cmai_core.evaluation.runs.cascade import Stage, asked, stages
 from cmai_core.evaluation.runs.grid import Grid
 from cmai_core.evaluation.runs.plan import Cell, Plan, plan
-from cmai_core.evaluation.runs.records import Examples, example_rows, found, reading_rows, restored
+from cmai_core.evaluation.runs.records import example_rows, reading_rows, restored
 from cmai_core.evaluation.runs.setting import Items, Setting
 from cmai_core.evaluation.store.store import Item, Store
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
@@ -101,7 +102,7 @@ class _Runner:
                     model = self.setting.models[spec]
                     batch = items.batch(model, missing)
                     modality = "image" if task else "text"
-                    rows = self._read(model, task, items, batch, Examples(_clean(batch), batch.texts), modality)[0]
+                    rows = self._read(model, task, items, batch, Examples.clean(batch), modality)[0]
                     self.store.put_clean(reader, reading_rows(rows, batch, missing, modality))
                     self.report.clean += len(missing)
                 self.meter.add(float(len(keys)), len(missing), f"clean: {task or 'consistency'} on {spec}")
@@ -154,10 +155,11 @@ class _Runner:
         items, model = self.setting.items, self.setting.models[cell.source]
         batch = items.batch(model, keys)
         watch = self.meter.during(cell, len(keys), name, number)
-        result = attack(model, batch, seed=cell.seed, progress=watch, cancel=self.cancel)
+        result, examples = attack_batch(
+            attack, model, batch, seed=cell.seed, minimum_norm=cell.minimum, progress=watch, cancel=self.cancel
+        )
         if result.cancelled or self.cancel.cancelled:
             raise Cancelled("cancelled")
-        examples = found(result, batch, cell.modality, cell.minimum)
         unit = 1 / norm_of(cell.norm).scale(3 * model.image_size**2) if cell.norm else 1.0
         rows = example_rows(result, examples, batch, keys, cell.modality, cell.minimum, unit)
         shown, floats = self._read(model, cell.task, items, batch, examples, cell.modality)
@@ -196,22 +198,10 @@ class _Runner:
     def _read(
         self, model: Any, task: str, items: Items, batch: Any, examples: Examples, modality: str
     ) -> tuple[list, list | None]:
-        """What a model says of examples: rounded, and before rounding where that is at hand."""
-        from cmai_core.evaluation.runs.predictor import read_images, read_pairs
-
+        """Read what a model says of examples: rounded, and before rounding where that is at hand."""
         judge = items.tasks.get(task)
-        versions = [examples.images] if examples.floats is None else [examples.images, examples.floats.to(model.device)]
-        if modality == "image":
-            out = read_images(model, judge, items.dataset, batch, versions, answers=True)
-        else:
-            out = read_pairs(model, judge, items.dataset, batch, [(v, examples.texts) for v in versions])
+        out = predict(model, judge, items.dataset, batch, [examples], modality, answers=True, floats=True)
         return out[0], out[1] if len(out) > 1 else None
-
-
-def _clean(batch: Any) -> Any:
-    from cmai_core.evaluation.runs.predictor import pictures
-
-    return pictures(batch.pixels)
 
 
 def _chunks(items: Sequence[Item], size: int) -> Iterator[list[Item]]:

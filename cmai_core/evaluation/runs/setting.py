@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cmai_core.data.pair import item_id
 from cmai_core.evaluation.runs.grid import Grid
 from cmai_core.evaluation.store.address import (
     FORMAT,
@@ -38,7 +39,7 @@ class RememberingTask:
         return getattr(self.task, name)
 
     def prepare(self, model: Any, pairs: Sequence[Pair], dataset: PairDataset | None = None) -> Any:
-        """As the task's own."""
+        """Prepare as the task does."""
         key = (id(model), tuple(map(id, pairs)), id(dataset))
         if key in self._kept:
             self._kept.move_to_end(key)
@@ -71,35 +72,24 @@ class Items:
         gallery: int | None = None,
     ):
         from cmai_core.tasks import get_task
-        from cmai_core.tasks.retrieval import GALLERY, Retrieval
 
         self.dataset, self.captions = dataset, captions
         size = len(dataset) if count is None else min(count, len(dataset))
-        # An item outside the gallery would bring its own caption and so make the question depend on its batch.
-        shown = max(GALLERY if gallery is None else gallery, size)
-        made = {name: Retrieval(shown) if name == "retrieval" else get_task(name) for name in tasks if name}
-        self.tasks = {name: RememberingTask(task) for name, task in made.items()}
+        self.tasks = {name: RememberingTask(get_task(name).for_items(size, gallery)) for name in tasks if name}
         self._identities: dict[str, dict] = {}
         self._pairs: OrderedDict[int, Pair] = OrderedDict()
         self._batches: OrderedDict[tuple, Batch] = OrderedDict()
-        self.keys = tuple((self._id(k), item_version(dataset, k)) for k in range(size))
+        self.keys = tuple((item_id(dataset, k), item_version(dataset, k)) for k in range(size))
         self.place = {key: k for k, key in enumerate(self.keys)}
 
-    def _id(self, index: int) -> str:
-        from cmai_core.data.tabletop.dataset import Tabletop
-
-        if isinstance(self.dataset, Tabletop):  # known without rendering it
-            return f"tabletop/{self.dataset.split}/{index}"
-        return self.pair(index).id
-
     def identity(self, task: str) -> dict[str, Any]:
-        """`task_identity` of one of the tasks ("": none), worked out once."""
+        """Return `task_identity` of one of the tasks ("": none), worked out once."""
         if task not in self._identities:
             self._identities[task] = task_identity(self.tasks.get(task), self.dataset)
         return self._identities[task]
 
     def pair(self, index: int) -> Pair:
-        """An item of the dataset; the last ones are kept."""
+        """Return an item of the dataset; the last ones are kept."""
         found = self._pairs.get(index)
         if found is None:
             found = self._pairs[index] = self.dataset[index]
@@ -108,7 +98,7 @@ class Items:
         return found
 
     def batch(self, model: Any, keys: Sequence[tuple[str, str]]) -> Batch:
-        """Some items as a batch of the model's pixels, rounded to 8 bits."""
+        """Return some items as a batch of the model's pixels, rounded to 8 bits."""
         from cmai_core.evaluation.runs.predictor import make_batch
 
         key = (id(model), tuple(keys))
@@ -121,7 +111,7 @@ class Items:
 
 
 class Setting:
-    """A grid with everything it names at hand.
+    """A grid with everything it names.
 
     Args:
         models: specification → model, for those not to be loaded by name. dataset: in place of the grid's.
@@ -158,7 +148,7 @@ class Setting:
         self._identities: dict[str, dict] = {}
 
     def load(self, spec: str) -> Any:
-        """A model by its specification, loaded once (a surrogate too)."""
+        """Return a model by its specification, loaded once (a surrogate too)."""
         if spec not in self._given:
             from cmai_core.models import load_model
 
@@ -167,32 +157,31 @@ class Setting:
 
     @property
     def validation(self) -> Items | None:
-        """Clean items that thresholds are set on, where the dataset has such a split."""
-        if self._validation is None and self.grid.validation and self.grid.split != VALIDATION:
-            from cmai_core.data import load_dataset
+        """Return clean items that thresholds are set on, where the dataset has a split for it."""
+        if self._validation is None and self.grid.validation:
             from cmai_core.data.registry import DATASETS
 
             known = DATASETS.get(self.dataset.name) if self.dataset.name == self.grid.dataset else None
-            if known is not None and VALIDATION in known.splits:
-                dataset = load_dataset(self.grid.dataset, split=VALIDATION)
+            if known is not None and known.calibration not in ("", self.grid.split):
+                dataset = known.dataset(known.calibration)
                 self._validation = Items(
                     dataset, self.grid.validation, self.grid.tasks, self.grid.captions, self.grid.gallery
                 )
         return self._validation
 
     def identity(self, spec: str) -> dict[str, Any]:
-        """`model_identity` of one of the models, worked out once."""
+        """Return `model_identity` of one of the models, worked out once."""
         if spec not in self._identities:
             self._identities[spec] = model_identity(self.models[spec])
         return self._identities[spec]
 
     def hash(self, spec: str) -> str:
-        """The weights' hash of a model; of a system around it, of both."""
+        """Return the weights' hash of a model; of a system around it, of both."""
         identity = self.identity(spec)
         return identity["weights"] if identity["system"] is None else digest(identity)
 
     def reader(self, spec: str, task: str, items: Items) -> str:
-        """The address of what a model says about items of a dataset when asked a task ("": only S_c)."""
+        """Return the address of what a model says about items of a dataset when asked a task ("": only S_c)."""
         content = {
             "model": self.identity(spec),
             "dataset": dataset_identity(items.dataset),
@@ -201,7 +190,7 @@ class Setting:
         return digest({"format": FORMAT, "kind": "reader", "captions": items.captions, **content})
 
     def build(self, entry: Any, epsilon: float | None, task: str, spec: str, seed: int = 0) -> Any:
-        """The attack of one cell.
+        """Build the attack of one cell.
 
         Raises:
             OptionError: it does not go with the task, or an option is not accepted.
@@ -218,7 +207,7 @@ class Setting:
         return experiment.build(judge, self.dataset, 3 * model.image_size**2, self.load)
 
     def craft(self, attack: Any, spec: str, task: str, seed: int, universal: bool) -> str:
-        """The address of an attack's examples. A universal one also depends on the items it is made for."""
+        """Return the address of an attack's examples. A universal one also depends on the items it is made for."""
         content = {
             "model": self.identity(spec),
             "dataset": dataset_identity(self.dataset),

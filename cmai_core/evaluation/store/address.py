@@ -22,13 +22,13 @@ FORMAT = 1
 
 
 def digest(value: Any) -> str:
-    """SHA-256 (first 32 hex digits) of plain values as canonical JSON."""
+    """Return the SHA-256 (first 32 hex digits) of plain values as canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def model_identity(model: Any) -> dict[str, Any]:
-    """Weights, preprocessing, and what stands around the model where it is a defended system."""
+    """Describe weights, preprocessing, and what stands around the model where it is a defended system."""
     from cmai_core.models.scoring import has_heads
 
     describe = getattr(model, "describe", None)
@@ -42,39 +42,29 @@ def model_identity(model: Any) -> dict[str, Any]:
 
 
 def dataset_identity(dataset: Any) -> dict[str, Any]:
-    """Name and split; items have versions of their own (`item_version`)."""
+    """Name dataset and split; items have versions of their own (`item_version`)."""
     return {"name": dataset.name, "split": dataset.split}
 
 
 def item_version(dataset: Any, index: int) -> str:
-    """What an item's content is: of Tabletop the renderer's version, else a hash of picture, texts and label."""
-    from cmai_core.data.tabletop.dataset import SEED, Tabletop
-
-    if isinstance(dataset, Tabletop):
-        from cmai_core.data.tabletop.render import RENDERER_VERSION
-
-        return f"render-{RENDERER_VERSION}-{SEED}"
+    """Return what names an item's content: what the dataset says (`item_version`), else a hash of all that is in it."""
+    known = getattr(dataset, "item_version", None)
+    if known is not None:
+        return known(index)
     pair = dataset[index]
     questions = [[q.text, list(q.answers)] for q in pair.questions]
     return digest([plain(pair.image), list(pair.captions), questions, pair.label])
 
 
 def task_identity(task: Any, dataset: Any) -> dict[str, Any]:
-    """A task and what it takes from the dataset besides the item itself: gallery, classes or statements."""
+    """Name a task, and hash what its answers depend on besides the item itself (`Task.identity`)."""
     if task is None:
         return {"name": ""}
-    identity: dict[str, Any] = {"name": task.name}
-    if task.name == "retrieval":
-        identity["gallery"] = digest(list(task.captions(dataset)))
-    elif task.name == "zero-shot":
-        identity["classes"] = digest([dataset.name, list(dataset.classes)])
-    elif task.name == "nlvr":
-        identity["statements"] = digest([[s.left, s.right, s.text, s.truth] for s in dataset.statements])
-    return identity
+    return {"name": task.name} | {name: digest(content) for name, content in task.identity(dataset).items()}
 
 
 def plain(value: Any) -> Any:
-    """Anything an attack is made of, as JSON values that depend on its content alone."""
+    """Return anything an attack is made of as JSON values that depend on its content alone."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cmai_core.data.pair import PairDataset
-from cmai_core.defenses.basis import KINDS, Basis, kind_of, no_threshold, stored_basis
+from cmai_core.data.registry import kind_of, kinds
+from cmai_core.defenses.basis import Basis, no_threshold, stored_basis
 from cmai_core.errors import CmaiError, DataError
 from cmai_core.models.scoring import has_heads
 from cmai_core.options import one_of
@@ -19,10 +20,10 @@ def calibration_for(
     pairs: Callable[[], PairDataset] | None = None,
     fprs: Sequence[float] | None = None,
 ) -> Basis:
-    """The thresholds of a model for pairs of a kind: those of its card, else made on the pairs given.
+    """Return the thresholds of a model for pairs of a kind: those of its card, else made on the pairs given.
 
     Args:
-        model: a loaded model. kind: of `defenses.basis.KINDS`.
+        model: a loaded model. kind: as `data.registry.kind_of` names it.
         pairs: gives the clean pairs to calibrate on where the card has nothing for this kind; they are not used where
             they are of another kind. None: only the card counts.
         fprs: the rates where it is calibrated here; None: the usual ones.
@@ -32,7 +33,7 @@ def calibration_for(
     """
     from cmai_core.evaluation.verification.cmcv import FPRS, calibrate_cmcv
 
-    one_of("kind", kind, KINDS)
+    one_of("kind", kind, kinds())
     note = ""
     try:
         stored = stored_basis(getattr(model, "card", {}), model.hash, kind)

@@ -17,6 +17,7 @@ import numpy as np
 
 from cmai_core.data.pair import PairDataset
 from cmai_core.data.subset import Subset
+from cmai_core.data.truth import ground_truth_of
 from cmai_core.defenses.calibration import Calibration, Thresholds
 from cmai_core.defenses.cmcv import log_odds
 from cmai_core.defenses.detector import ConsistencyDetector, VerificationDetector, detector_scores
@@ -156,16 +157,20 @@ def _share(flagged: np.ndarray) -> dict[str, float]:
 
 
 def by_vagueness(dataset: PairDataset) -> dict[str, PairDataset]:
-    """A dataset of Tabletop in two halves: pairs whose first caption is true of more of all scenes than the median
-    ("vague"), and of fewer or as many ("specific").
+    """Split a dataset with ground truth in two halves: pairs whose first caption is true of more of all scenes than the
+    median ("vague"), and of fewer or as many ("specific").
 
     Raises:
-        DataError: a caption that Tabletop's language cannot read.
+        DataError: a caption about which the ground truth cannot say this.
     """
-    from cmai_core.data.tabletop.captions import truth_rate
-    from cmai_core.data.tabletop.language import parse
-
-    share = np.array([truth_rate(parse(dataset[k].captions[0])) for k in range(len(dataset))])
+    found = []
+    for k in range(len(dataset)):
+        pair = dataset[k]
+        truth = ground_truth_of([pair])
+        found.append(None if truth is None else truth.share_true(pair.captions[0]))
+        if found[-1] is None:
+            raise DataError(f"Of how many scenes the caption of {pair.id} is true is not known.", "Give other pairs.")
+    share = np.array(found)
     vague = share > np.median(share)
     return {
         name: Subset(dataset, [int(k) for k in np.flatnonzero(chosen)])

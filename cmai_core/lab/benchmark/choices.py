@@ -11,15 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cmai_core.attacks.recipes.registry import RECIPES
+from cmai_core.attacks.specs import LENGTHS, Recipe
+from cmai_core.data.registry import DATASETS, DEFAULT_DATASET
 from cmai_core.errors import OptionError
-from cmai_core.lab.choices import PRESETS as ATTACKS
-from cmai_core.lab.choices import SEARCHES, Search
-from cmai_core.lab.experiment import EPSILON_LADDER, TASKS
+from cmai_core.lab.experiment import EPSILON_LADDER
 from cmai_core.paths import assets_dir
+from cmai_core.tasks import DEFAULT_TASK, TASKS
 
 MODALITIES = {"image": "pictures", "text": "words", "joint": "pictures and words"}
 COUNTS = (4, 8, 16, 32, 64, 128, 256, 512, 1000)
-SETS = ("tabletop/test", "tabletop/holdout", "photos/test")
 MAX_MODELS, MAX_CELLS = 6, 400
 EFFORTS = ("quick", "usual", "published")
 QUICK_STEPS, QUICK_QUERIES = 10, 200
@@ -28,74 +29,73 @@ BATCH = 16
 VALIDATION = 200
 SECONDS_A_PASS = 0.004
 """Of a bundled model on one core, as long as the store has no timings."""
-NOT_OFFERED = ("transfer",)
-"""It needs another model to craft on; here every example is shown to every model anyway."""
-_MINIMUM_NORM = ("fab", "deepfool", "cw", "hopskipjump")
-_UNKNOWN_UNITS = 60.0
 
 
 @dataclass(frozen=True)
 class Offer:
-    """A recipe as the page offers it.
+    """A recipe as the page offers it."""
 
-    Attributes:
-        slug, word: names. modality: "image", "text" or "joint". search: its numbers. detector: it needs a threshold τ.
-    """
+    recipe: Recipe
 
-    slug: str
-    word: str
-    modality: str
-    search: Search
-    detector: bool = False
+    @property
+    def slug(self) -> str:
+        """The recipe's name."""
+        return self.recipe.slug
+
+    @property
+    def word(self) -> str:
+        """The recipe's short word."""
+        return self.recipe.word
+
+    @property
+    def modality(self) -> str:
+        """What is attacked: "image", "text" or "joint"."""
+        return self.recipe.modality
+
+    @property
+    def detector(self) -> bool:
+        """Whether it needs a threshold τ."""
+        return "detector" in self.recipe.needs
 
     @property
     def own_budget(self) -> bool:
         """Whether ε does not multiply it: it has a budget of another kind, or looks for the nearest example."""
-        return self.modality == "text" or self.search.threat in ("l0", "patch") or self.slug in _MINIMUM_NORM
+        return self.recipe.norm not in LENGTHS or self.recipe.minimum_norm
 
-    def numbers(self, effort: str) -> tuple[int, int]:
-        """(steps, queries) at an effort, 0 where it does not count in them; "published" is taken as the lab's usual."""
-        steps, queries = self.search.steps, self.search.queries
-        if effort == "quick":
-            steps, queries = min(steps, max(QUICK_STEPS, self.search.least_steps)), min(queries, QUICK_QUERIES)
-        return steps, queries
+    def number(self, effort: str) -> int:
+        """Return how many steps or queries it has at an effort; 0 where it counts in neither."""
+        if effort == "published" or not self.recipe.counts:
+            return self.recipe.number
+        if effort == "usual":
+            return self.recipe.usual
+        most = QUICK_STEPS if self.recipe.counts == "steps" else QUICK_QUERIES
+        return min(self.recipe.usual, max(most, self.recipe.least))
 
     def entry(self, effort: str, tau: float | None = None) -> str:
-        """How it is written in a grid, such as "pgd:steps=10"."""
+        """Write it as in a grid, such as "pgd:steps=10"."""
         options = []
-        if effort != "published":
-            steps, queries = self.numbers(effort)
-            options += [f"steps={steps}"] if steps else []
-            options += [f"queries={queries}"] if queries else []
+        if effort != "published" and self.recipe.counts:
+            options.append(f"{self.recipe.counts}={self.number(effort)}")
         if self.detector and tau is not None:
             options.append(f"tau={tau:.4f}")
         return self.slug + (":" + ",".join(options) if options else "")
 
     def units(self, effort: str) -> float:
-        """About how many forward passes an item costs."""
-        steps, queries = self.numbers(effort)
-        if self.slug in ("fgsm", "r-fgsm"):
-            return 3.0
-        return 3.0 * steps + queries or _UNKNOWN_UNITS
+        """Estimate how many forward passes an item costs."""
+        return self.recipe.passes(self.number(effort))
 
 
-def _offers() -> dict[str, Offer]:
-    own = [(slug, s.word, s, s.detector) for slug, s in SEARCHES.items() if slug not in NOT_OFFERED]
-    named = ("apgd-dlr", "mbat-pgd", "detector-pgd", "accept-false", "reject-true")
-    more = [(slug, ATTACKS[slug].word, SEARCHES[ATTACKS[slug].search], slug not in named[:2]) for slug in named]
-    found = {}
-    for slug, word, search, detector in [*own, *more]:
-        modality = search.threats[0] if search.threats[0] in ("text", "joint") else "image"
-        found[slug] = Offer(slug, word, modality, search, detector)
-    return found
+def sets() -> tuple[str, ...]:
+    """Return the splits that can be measured, as "<dataset>/<split>": those shown in the lab and held-out ones."""
+    return tuple(f"{info.name}/{split}" for info in DATASETS.values() for split in (*info.shown, *info.held_out))
 
 
-OFFERS = _offers()
-"""Recipes by slug."""
+OFFERS = {slug: Offer(recipe) for slug, recipe in RECIPES.items() if "surrogate" not in recipe.needs}
+"""Recipes by slug, but for those that need another model to craft on: here every model is shown every example."""
 
 
 def recipe_words(label: str) -> str:
-    """A recipe as it stands in the readings, as people read it: "pgd:steps=10" is "PGD, 10 steps"."""
+    """Say a recipe as it stands in the readings: "pgd:steps=10" is "PGD, 10 steps"."""
     label, space, mark = label.partition(" (")  # "(2)" tells apart what two runs mean by one name
     slug, _, rest = label.partition(":")
     words = [OFFERS[slug].word if slug in OFFERS else slug]
@@ -110,7 +110,8 @@ class GridChoice:
     """A grid as a person chooses it.
 
     Attributes:
-        models: specifications. tasks, recipes: names. epsilons: of EPSILON_LADDER. dataset: one of SETS. count: pairs.
+        models: specifications. tasks, recipes: names. epsilons: of EPSILON_LADDER. dataset: one of `sets`.
+            count: pairs.
         cascade: worst case only. transfer: show each model the others' examples. seed: of random starts.
         effort: "quick" (at most QUICK_STEPS steps and QUICK_QUERIES queries), "usual" (as in the attack lab) or
             "published". detection: also read VALIDATION clean pairs that the detector's thresholds are set on.
@@ -118,10 +119,10 @@ class GridChoice:
     """
 
     models: Sequence[str] = ()
-    tasks: Sequence[str] = ("retrieval",)
+    tasks: Sequence[str] = (DEFAULT_TASK,)
     recipes: Sequence[str] = ()
     epsilons: Sequence[float] = (4.0,)
-    dataset: str = "tabletop/test"
+    dataset: str = f"{DEFAULT_DATASET}/{DATASETS[DEFAULT_DATASET].usual}"
     count: int = 32
     cascade: bool = False
     transfer: bool = True
@@ -146,8 +147,8 @@ class GridChoice:
         if any(not 0 < len(model) <= 200 for model in self.models):
             raise OptionError("A model's specification is too long.", "Up to 200 characters are accepted.")
         accepted = (
-            ("task", self.tasks, TASKS), ("recipe", self.recipes, OFFERS), ("ε", self.epsilons, EPSILON_LADDER),
-            ("set", (self.dataset,), SETS), ("number of pairs", (self.count,), COUNTS),
+            ("task", self.tasks, tuple(TASKS)), ("recipe", self.recipes, OFFERS), ("ε", self.epsilons, EPSILON_LADDER),
+            ("set", (self.dataset,), sets()), ("number of pairs", (self.count,), COUNTS),
             ("effort", (self.effort,), EFFORTS),
         )  # fmt: skip
         for name, values, known in accepted:
@@ -211,7 +212,7 @@ class GridChoice:
             "cascade": self.cascade,
             "transfer": self.transfer,
             "batch_size": BATCH,
-            "validation": VALIDATION if self.detection and dataset == "tabletop" else 0,
+            "validation": VALIDATION if self.detection and DATASETS[dataset].calibration else 0,
         }
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from cmai_core.errors import OptionError
 from cmai_core.evaluation.runs.entries import key_value
-from cmai_core.lab.choices import PRESETS, USUAL_BUDGET, why_not
-from cmai_core.lab.experiment import MAX_QUERIES, MAX_STEPS, MIN_QUERIES, Experiment, parse_pair_id
+from cmai_core.lab.choices import PRESETS, parts_of, usual_epsilon, why_not
+from cmai_core.lab.experiment import MAX_QUERIES, MAX_STEPS, MIN_QUERIES, RANGES, Experiment, parse_pair_id
+from cmai_core.tasks import DEFAULT_TASK
 
 _STAND_IN = "pgd"
 
@@ -20,7 +21,7 @@ def experiment_of(
     defended: Mapping[str, bool],
     others: tuple[str, str],
 ) -> tuple[Experiment, str]:
-    """The attack behind a row of readings, as far as the attack lab has it.
+    """Return the attack behind a row of readings, as far as the attack lab has it.
 
     Args:
         row: with item, source, target, task, recipe, seed. epsilon: that the figure is read at (1/255), NaN or None.
@@ -48,27 +49,26 @@ def experiment_of(
     values: dict[str, Any] = {
         "pair": row["item"],
         "caption": caption,
-        "norm": preset.threat,
-        "objective": preset.objective,
-        "recipe": preset.search,
-        "task": row["task"] or "retrieval",
+        **dict(zip(("norm", "objective", "recipe"), parts_of(preset), strict=True)),
+        "task": row["task"] or DEFAULT_TASK,
         "seed": int(row["seed"]) if row["seed"] == row["seed"] and row["seed"] is not None else 0,
-        "epsilon": preset.epsilon or USUAL_BUDGET["linf"],
+        "epsilon": preset.budget().amount if preset.norms else usual_epsilon("linf"),
     }
     values |= _roles(source, target, defended, others)
-    if "norm" in options and options["norm"] in ("linf", "l2"):
-        values["norm"] = options["norm"]
-    if values["norm"] in ("linf", "l2", "joint") and epsilon is not None and epsilon == epsilon:
+    if preset.modality == "image" and options.get("norm") in preset.norms:
+        values |= {"norm": options["norm"], "epsilon": preset.budget(options["norm"]).amount}
+    if preset.norms and epsilon is not None and epsilon == epsilon:
         values["epsilon"] = float(epsilon)
-    steps, queries = options.get("steps", preset.steps), options.get("queries", preset.queries)
+    usual = {preset.counts: preset.usual}
+    steps, queries = options.get("steps", usual.get("steps")), options.get("queries", usual.get("queries"))
     if steps:
         values["steps"] = _within("steps", int(steps), 1, MAX_STEPS, notes)
-        values["step_size"] = round(2.5 * values["epsilon"] / values["steps"], 4)
+        values["step_size"] = min(round(2.5 * values["epsilon"] / values["steps"], 4), RANGES["step_size"][1])
     if queries:
         values["queries"] = _within("queries", int(queries), MIN_QUERIES, MAX_QUERIES, notes)
     if why_not(values["norm"], values["objective"], values["recipe"], values["task"], values["pair"]):
         notes.append(f"The lab attacks retrieval, not {values['task']}, by this recipe.")
-        values["task"] = "retrieval"  # every recipe goes with it
+        values["task"] = DEFAULT_TASK  # every recipe goes with it
     return Experiment(**values).checked(), " ".join(notes)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from cmai_core.budget import Budget, norm_of
 from cmai_core.errors import DataError
 from cmai_core.evaluation.checks import Check, check_predictions
 from cmai_core.evaluation.figures.curves import accuracy_curves
@@ -209,14 +210,11 @@ def _take(into: dict[tuple, dict[str, Any]], table: pd.DataFrame, kind: str, nam
 
 
 def budget(norm: Any, epsilon: float | None) -> str:
-    """A budget as people read it; "" where there is none."""
+    """Say a budget as people read it; "" where there is none."""
     if epsilon is None or pd.isna(epsilon):
         return ""
-    if norm == "l0":
-        return f"{epsilon:g} pixels"
-    if norm == "patch":
-        return f"{100 * epsilon:g} % of the area" if epsilon <= 1 else f"{epsilon:g} %"
-    return f"{epsilon:g}/255" + (" L2" if norm == "l2" else "")
+    words = Budget(norm, epsilon).words
+    return words + {"linf": "", "l0": "", "patch": " of the area"}.get(norm, f" {norm_of(norm).word}")
 
 
 # --- the pairs behind a figure ----------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ class BagOfWords(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         self.vocabulary = ["<pad>", "<bos>", "<eos>", "<unk>", *words]
         self.index = {word: k for k, word in enumerate(self.vocabulary)}
-        self.vocabulary_size = len(self.vocabulary)
+        self.vocabulary_size, self.reads_distributions = len(self.vocabulary), True
         self.table = nn.Parameter(torch.randn(self.vocabulary_size, dim, generator=generator, dtype=torch.float64))
         self.image = nn.Parameter(torch.randn(3 * size * size, dim, generator=generator, dtype=torch.float64))
         self.text_passes = 0

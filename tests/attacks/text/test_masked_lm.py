@@ -16,12 +16,11 @@ from cmai_core.attacks.text_searches.masked_lm import (
     MaskedLMProposer,
     TabletopMaskedLM,
     load_masked_lm,
-    mask_tokens,
     save_masked_lm,
-    train_masked_lm,
 )
 from cmai_core.data.words import Words
 from cmai_core.errors import ModelError, OptionError
+from cmai_core.training.masked_lm import mask_tokens, train_masked_lm
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "cube", "##s", "ball", "big", "green", "left"]
 
@@ -133,7 +132,7 @@ def test_a_masked_lm_that_is_not_here_says_what_to_do(bert, tmp_path):
         HuggingFaceMaskedLM(tmp_path / "nowhere")
     with pytest.raises(ModelError, match="fast tokenizer"):
         HuggingFaceMaskedLM(bert[0])
-    with pytest.raises(ModelError, match=r"python -m cmai_core\.attacks\.masked_lm"):
+    with pytest.raises(ModelError, match=r"python -m cmai_core\.training\.masked_lm"):
         load_masked_lm(tmp_path)
 
 
@@ -170,7 +169,7 @@ def test_masking_is_berts():
 def test_training_learns_and_can_be_repeated(monkeypatch):
     captions = [f"a {c} {s} on the table" for c in ("red", "blue") for s in ("cube", "ball", "ring")] * 8
     monkeypatch.setattr(
-        "cmai_core.attacks.text_searches.masked_lm.caption_ids",
+        "cmai_core.training.masked_lm.caption_ids",
         lambda scenes, seed: TabletopMaskedLM().tokenize(captions),
     )
     seen = []

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from cmai_core.attacks.recipes.registry import RECIPES
-from cmai_core.attacks.recipes.text import TEXT_RECIPES
 from cmai_core.attacks.text_searches.proposers import Eda
 from cmai_core.errors import OptionError
 from cmai_core.progress import CancelToken
 
+TEXT_RECIPES = [slug for slug, recipe in RECIPES.items() if recipe.modality != "image"]
 TEXTS = ("A red metal cube is left of a small sphere.", "two blue cones on the table", "There is a green cylinder.")
 
 

@@ -159,14 +159,14 @@ def test_similarity_is_measured_once_a_text():
 
 def test_misspellings_and_look_alikes_are_read_as_the_word_they_were(tools):
     scene = tools.tabletop_batch(1).pairs[0].scene
-    thing = scene.objects[0]
+    thing, words = scene.objects[0], scene.ground_truth.vocabulary()
     clean = f"a {thing.colour} {thing.shape}"
     typo = f"a {thing.colour} {thing.shape[0]}{thing.shape[2]}{thing.shape[1]}{thing.shape[3:]}"
     alike = clean.replace("e", "е").replace("o", "о")
-    assert read_as(typo, clean) == clean and plain_letters(alike) == clean
+    assert read_as(typo, clean, words) == clean and plain_letters(alike) == clean
     assert truth_of(typo, clean, scene) is True and truth_of(alike, clean, scene) is True
     # A misspelling that is another word of the language is that word.
-    assert read_as("a cone", "a cone") == "a cone" and read_as("a can", "a cone") == "a can"
+    assert read_as("a cone", "a cone", words) == "a cone" and read_as("a can", "a cone", words) == "a can"
     assert truth_of("zebra nonsense", clean, scene) is None
 
 

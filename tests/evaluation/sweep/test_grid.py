@@ -10,7 +10,7 @@ from cmai_core.evaluation.runs.plan import Plan, plan
 from cmai_core.evaluation.runs.setting import Setting
 
 REFUSED = {
-    "unknown recipe": ({"recipes": ["magic"]}, "fgsm, r-fgsm, pgd"),
+    "unknown recipe": ({"recipes": ["magic"]}, "pgd, mbat-pgd, fgsm"),
     "unknown option": ({"recipes": ["square:speed=3"]}, "queries, share"),
     "value": ({"recipes": ["pgd:steps=0"]}, "whole numbers from 1"),
     "contradiction": ({"recipes": ["pgd:restarts=2,random_start=false"]}, "restarts=1"),

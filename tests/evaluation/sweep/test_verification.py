@@ -16,8 +16,8 @@ from cmai_core.evaluation.store.address import model_identity
 from cmai_core.evaluation.store.store import DATABASE, SINCE_2, Store
 from cmai_core.models.heads import ConsistencyHeads
 from cmai_core.tasks import get_task
-from cmai_core.tasks.consistency import _statements
 from cmai_core.tasks.retrieval import Retrieval
+from cmai_core.tasks.vqa import statements
 
 COLUMNS = ("verification_clean", "verification", "answer_verification_clean", "answer_verification")
 TASKS = ("zero-shot", "retrieval", "vqa", "captioning")
@@ -66,7 +66,7 @@ def said(model, name, place, dataset, picture):
         answer = task.predict(model, model.image_features(model.preprocess([picture])), prepared)[0].answer
     if name == "zero-shot":
         return prepared.prompts[prepared.options.index(answer)]
-    return _statements(prepared.asked[0], [answer])[0] if name == "vqa" else answer
+    return statements(dataset[place], prepared.asked[0], [answer])[0] if name == "vqa" else answer
 
 
 def seen(model, pair):

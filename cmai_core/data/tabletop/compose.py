@@ -1,16 +1,15 @@
-"""The scene composer: a Tabletop scene from a few choices, its rendering, its true captions, and whether a sentence is
-true of it.
-"""
+"""The scene composer: a Tabletop scene from a few choices, its rendering, its true captions and questions."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from cmai_core.data.composer import Choice, Composer
 from cmai_core.data.pair import Pair, Question
 from cmai_core.data.tabletop.scene import (
     COLOURS,
@@ -57,7 +56,7 @@ def compose(
     background: int = 0,
     seed: int = 0,
 ) -> tuple[Scene, bool]:
-    """The scene, and whether objects had to be moved a little so that none touches, hides or lines up with another.
+    """Make a scene, and say whether objects were moved a little so that none touches, hides or lines up with another.
 
     Raises:
         OptionError: for a choice that does not exist.
@@ -131,7 +130,7 @@ def _settle(wanted: np.ndarray, radii: np.ndarray, seed: int) -> np.ndarray:
 
 
 def scene_pair(scene: Scene, caption: str = "") -> Pair:
-    """The composed scene as a pair: rendered, with true captions and questions; `caption` goes first where given."""
+    """Make a pair of a scene: rendered, with true captions and questions; `caption` goes first where given."""
     from cmai_core.data.tabletop.captions import captions as make_captions
     from cmai_core.data.tabletop.questions import questions as make_questions
     from cmai_core.data.tabletop.render import render
@@ -151,18 +150,71 @@ def scene_pair(scene: Scene, caption: str = "") -> Pair:
     )
 
 
-def judge(caption: str, scene: Scene) -> tuple[bool | None, str]:
-    """Whether a sentence is true of a scene, and that in words; None where the sentence is not understood."""
-    from cmai_core.data.tabletop.language import parse
-    from cmai_core.data.tabletop.statements import StatementError, holds
+_FIRST = (
+    ObjectChoice("cube", "red", "matte", "large", "left", "middle"),
+    ObjectChoice("sphere", "blue", "shiny", "small", "right", "towards front"),
+    ObjectChoice("cone", "yellow", "matte", "small", "far right", "back"),
+    ObjectChoice("cylinder", "green", "shiny", "small", "far left", "front"),
+)
 
-    if not caption.strip():
-        return None, "Type what the picture shows."
-    try:
-        true = holds(parse(caption), scene)
-    except StatementError as error:
+
+class TabletopComposer(Composer):
+    """Tabletop's scenes from choices."""
+
+    most, first = MAX_OBJECTS, 2
+    note = "Drawn finer than the models see it: they get 128×128 pixels."
+
+    def object_choices(self, number: int) -> tuple[Choice, ...]:
+        """Return shape, colour, material, size and place."""
+        usual = _FIRST[number]
         return (
-            None,
-            f"The scene's checker does not understand this sentence, so its truth stays open. {error.hint}".strip(),
+            Choice("shape", f"Object {number + 1}", SHAPES, usual.shape),
+            Choice("colour", "Colour", COLOURS, usual.colour),
+            Choice("material", "Material", MATERIALS, usual.material),
+            Choice("size", "Size", SIZES, usual.size),
+            Choice("across", "Left – right", tuple(ACROSS), usual.across, ordered=True),
+            Choice("depth", "Front – back", tuple(DEPTH), usual.depth, ordered=True),
         )
-    return true, "True of this scene." if true else "Not true of this scene."
+
+    def scene_choices(self) -> tuple[Choice, ...]:
+        """Return light, camera, table and backdrop."""
+        tables, backdrops = _surroundings()
+        return (
+            Choice("light_from", "Light from", tuple(LIGHT_FROM), "front right"),
+            Choice("light_height", "Light height", tuple(LIGHT_HEIGHT), "medium"),
+            Choice("light_tone", "Tone", tuple(LIGHT_TONE), "neutral"),
+            Choice("camera_height", "Camera", tuple(CAMERA_HEIGHT), "medium"),
+            Choice("table", "Table", tables, tables[0]),
+            Choice("background", "Backdrop", backdrops, backdrops[0]),
+        )
+
+    def compose(self, objects: Sequence[Mapping[str, str]], scene: Mapping[str, str]) -> tuple[Scene, str]:
+        """Make a scene; objects that would touch or line up are moved a little."""
+        chosen = dict(scene)
+        tables, backdrops = _surroundings()
+        for name, allowed in (("table", tables), ("background", backdrops)):
+            _one_of(name, chosen.setdefault(name, allowed[0]), allowed)
+        places = {"table": tables.index(chosen.pop("table")), "background": backdrops.index(chosen.pop("background"))}
+        made, moved = compose([ObjectChoice(**choice) for choice in objects], **chosen, **places)
+        return made, "Objects were moved a little, so that none touches, hides or lines up with another." * moved
+
+    def read(self, text: str) -> Scene:
+        """Read a scene from its JSON."""
+        return Scene.from_json(text)
+
+    def pair(self, scene: Scene, caption: str = "") -> Pair:
+        """Render the scene, and say what is true of it."""
+        return scene_pair(scene, caption)
+
+    def picture(self, scene: Scene, side: int) -> np.ndarray:
+        """Render the scene at another size."""
+        from cmai_core.data.tabletop.render import render
+
+        return render([scene], side)[0]
+
+
+def _surroundings() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the tables and of the backdrops."""
+    from cmai_core.data.tabletop.render import BACKDROPS, TABLES
+
+    return tuple(TABLES), tuple(BACKDROPS)

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cmai_core.data.tabletop import compose as c
 from cmai_core.data.tabletop.scene import COLOURS, MATERIALS, MIN_SEPARATION, SHAPES, SIZES
 from cmai_core.errors import OptionError
-from cmai_core.lab import compose as c
+from cmai_core.lab.judgement import judge
 
 choices = st.builds(
     c.ObjectChoice,
@@ -71,7 +72,7 @@ def test_sentences_are_judged():
     scene, _ = c.compose(
         [c.ObjectChoice("cube", "red", across="left"), c.ObjectChoice("sphere", "blue", across="right")]
     )
-    assert c.judge("a red cube and a blue sphere", scene)[0] is True
-    assert c.judge("a green cone", scene)[0] is False
-    truth, words = c.judge("two cats asleep on a sofa", scene)
+    assert judge("a red cube and a blue sphere", scene)[0] is True
+    assert judge("a green cone", scene)[0] is False
+    truth, words = judge("two cats asleep on a sofa", scene)
     assert truth is None and "does not understand" in words
