@@ -28,10 +28,11 @@ ENTRY_POINTS = {
     "cmai.attacks": {"sparkle": "other.attacks:SPARKLE", "shout": "other.text_attacks:SHOUT"},
     "cmai.objectives": {"length": "other.objectives:LENGTH"},
     "cmai.figures": {"tries": "other.figures:tries"},
+    "cmai.norms": {"grey": "other.norms:GREY"},
 }
 USES = (
     *("commands", "models", "checks", "training", "pages", "datasets", "tasks"),
-    *("attacks", "text_attacks", "objectives", "figures"),
+    *("attacks", "text_attacks", "objectives", "norms", "figures"),
 )
 SCRIPT = """
 import importlib, json, sys, traceback

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-from cmai_core.attacks.engine.evaluator import at_rest
 from cmai_core.attacks.objectives.detectors import KNOWLEDGE, Accepted, Detector
 from cmai_core.attacks.objectives.objective import Objective
 from cmai_core.attacks.objectives.success import Criterion, Untargeted
@@ -27,6 +26,7 @@ from cmai_core.defenses.pathways import Pathway, Smoothing
 from cmai_core.defenses.preprocessing import Preprocessing
 from cmai_core.defenses.review import ReviewQueue
 from cmai_core.errors import OptionError
+from cmai_core.models.evaluation_mode import evaluation_mode
 from cmai_core.options import flag, one_of, strict_options, whole
 from cmai_core.seeds import sample_generators
 from cmai_core.tasks.base import Prediction
@@ -175,13 +175,35 @@ class System:
         features = self.image_features(pixels)
         return features.embedding if normalize else features.pooled
 
+    def consistency(self, pixels: Any, texts: Any, image_of_text: Any = None) -> torch.Tensor:
+        """Return S_c of each text with its image as the system sees it; arguments as for the model's."""
+        return self.model.consistency(self._seen_features(pixels), texts, image_of_text)
+
+    def verify(self, pixels: Any, texts: Any, image_of_text: Any = None, *, log: bool = False) -> torch.Tensor:
+        """Return V_verify of each text with its image as the system sees it; arguments as for the model's."""
+        return self.model.verify(self._seen_features(pixels), texts, image_of_text, log=log)
+
+    @torch.no_grad()
+    def verify_words(self, pixels: Any, texts: Any, image_of_text: Any = None) -> list[Any]:
+        """Return each text's words with how well the image that the system sees supports them."""
+        return self.model.verify_words(self._seen_features(pixels), texts, image_of_text)
+
+    @torch.no_grad()
+    def generate(self, pixels: Any, *arguments: Any, **options: Any) -> list[str]:
+        """Write a text about each image as the system sees it; arguments as for the model's."""
+        return self.model.generate(self._seen_features(pixels), *arguments, **options)
+
+    def _seen_features(self, pixels: Any) -> Any:
+        """Return features of pictures; features that are there already stay."""
+        return self.image_features(pixels) if isinstance(pixels, torch.Tensor) else pixels
+
     def respond(self, task: Any, batch: Batch, *, dataset: Any = None, prepared: Any = None) -> Response:
         """What the deployed system answers about a batch's pictures.
 
         Args:
             batch: pixels in [0, 1]; `pairs` for the task. prepared: `task.prepare(...)` of them, if at hand.
         """
-        with torch.no_grad(), at_rest(self):
+        with torch.no_grad(), evaluation_mode(self):
             device = getattr(self.model, "device", None) or batch.pixels.device
             pixels = batch.pixels.detach().to(device)
             prepared = task.prepare(self.model, list(batch.pairs), dataset) if prepared is None else prepared
