@@ -55,6 +55,7 @@ class AttackResult:
         seconds: wall time of the search for the whole batch. seed: replays it.
         attack: plain description of threat, objective, search and criterion.
         l0, l0_8bit: pixel positions that differ from the clean image (N).
+        size, size_8bit: how far from the clean image under the threat's own norm, in the units of its ε (N).
         minimum, minimum_norm: of a minimum-norm search: the closest adversarial image N×3×H×W whatever ε, and its
             distance in the threat's units (inf where none was found); None otherwise. `pixels` respect ε.
         universal: 3×H×W, the one perturbation of a universal search (a patch's content), to be used on other images.
@@ -90,6 +91,8 @@ class AttackResult:
     attack: Mapping[str, Any] = field(default_factory=dict)
     l0: torch.Tensor | None = None
     l0_8bit: torch.Tensor | None = None
+    size: torch.Tensor | None = None
+    size_8bit: torch.Tensor | None = None
     minimum: torch.Tensor | None = None
     minimum_norm: torch.Tensor | None = None
     universal: torch.Tensor | None = None
@@ -133,7 +136,7 @@ class AttackResult:
         """One dict of plain JSON values per sample (None for what is not a finite number), without pixels."""
         names = ("clean_success", "success", "success_8bit", "clean_objective", "objective", "objective_8bit")
         names += ("clean_consistency", "consistency", "consistency_8bit", "linf", "l2", "linf_8bit", "l2_8bit")
-        names += ("l0", "l0_8bit", "minimum_norm", "forwards", "backwards")
+        names += ("l0", "l0_8bit", "size", "size_8bit", "minimum_norm", "forwards", "backwards")
         columns = {name: _plain(getattr(self, name)) for name in names}
         if traces:
             columns["objective_trace"] = _plain(self.objective_trace.T)

@@ -153,7 +153,7 @@ class JointResult(TextAttackResult):
 
     Attributes:
         pixels: N×3×H×W. success_8bit, objective_8bit, consistency_8bit: T.
-        linf, l2, linf_8bit, l2_8bit: norms of the perturbation, one an image (N), in [0, 1] pixel units.
+        linf, l2, l0, size; linf_8bit, …: of the perturbation, one an image (N), as in `AttackResult`.
         forwards, backwards_image: image passes and image gradients spent on each image (N).
         rounded: N×3×H×W, the images of 256 levels.
     """
@@ -164,8 +164,12 @@ class JointResult(TextAttackResult):
     consistency_8bit: torch.Tensor = None
     linf: torch.Tensor = None
     l2: torch.Tensor = None
+    l0: torch.Tensor = None
+    size: torch.Tensor = None
     linf_8bit: torch.Tensor = None
     l2_8bit: torch.Tensor = None
+    l0_8bit: torch.Tensor = None
+    size_8bit: torch.Tensor = None
     forwards: torch.Tensor = None
     backwards_image: torch.Tensor = None
     rounded: torch.Tensor = None
@@ -197,7 +201,9 @@ class JointResult(TextAttackResult):
         return self.success_8bit if rounded else self.success
 
     def _of_images(self) -> tuple[str, ...]:
-        return ("pixels", "rounded", "linf", "l2", "linf_8bit", "l2_8bit", "forwards", "backwards_image")
+        sizes = ("linf", "l2", "l0", "size")
+        both = (*sizes, *(f"{name}_8bit" for name in sizes))
+        return ("pixels", "rounded", *both, "forwards", "backwards_image")
 
     def records(self, traces: bool = True) -> list[dict[str, Any]]:
         out = super().records(traces)

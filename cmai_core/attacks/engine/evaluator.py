@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 from cmai_core.attacks.objectives.objective import Objective, needs_gradient
 from cmai_core.attacks.objectives.success import Criterion, Scored
 from cmai_core.data.pair import Batch
-from cmai_core.models.evaluation_mode import evaluation_mode
 from cmai_core.models.oom import is_out_of_memory, smaller
 
 
@@ -113,7 +111,7 @@ class Evaluator:
         with torch.no_grad():
             return self._retrying(lambda: self._run(pixels, rows, success, None), rows)[0]
 
-    def climb(
+    def value_and_grad(
         self,
         pixels: torch.Tensor,
         rows: torch.Tensor | None = None,
@@ -130,7 +128,9 @@ class Evaluator:
         """
         low = precision == "bfloat16"
         with torch.enable_grad(), torch.autocast(pixels.device.type, torch.bfloat16, enabled=low):
-            evaluation, (gradient,) = self._retrying(lambda: self._run(pixels, rows, success, _climbed, through), rows)
+            evaluation, (gradient,) = self._retrying(
+                lambda: self._run(pixels, rows, success, _value_and_grad, through), rows
+            )
         return self._confirmed(evaluation, pixels, rows) if low else evaluation, gradient
 
     def _confirmed(self, seen: Evaluation, pixels: torch.Tensor, rows: torch.Tensor | None) -> Evaluation:
@@ -143,12 +143,12 @@ class Evaluator:
         again = self.score(pixels[claimed], claimed if rows is None else rows[claimed])
         return Evaluation(value, consistency, seen.success.index_copy(0, claimed, again.success))
 
-    def slopes(
+    def class_gradients(
         self, pixels: torch.Tensor, rows: torch.Tensor | None = None, count: int | None = None, success: bool = True
     ) -> tuple[Evaluation, torch.Tensor, torch.Tensor]:
-        """Scores, the `count` largest of each sample's rivals (N×k; all when None), and their gradients N×k×3×H×W.
+        """Scores, the `count` largest of each sample's margins (N×k; all when None), and their gradients N×k×3×H×W.
 
-        The objective's `rivals` are taken, with one batched vector-Jacobian product for all of them.
+        The objective's `margins` are taken, with one batched vector-Jacobian product for all of them.
         """
         with torch.enable_grad():
             evaluation, (values, gradients) = self._retrying(
@@ -221,16 +221,16 @@ class Evaluator:
             self.micro_batch = smaller(largest)
 
 
-def _climbed(objective: Objective, model: Any, x: torch.Tensor, features: Any) -> tuple:
-    return objective.climb(model, x, features)
+def _value_and_grad(objective: Objective, model: Any, x: torch.Tensor, features: Any) -> tuple:
+    return objective.value_and_grad(model, x, features)
 
 
 def _largest(objective: Objective, model: Any, x: torch.Tensor, features: Any, count: int | None) -> tuple:
     value = needs_gradient(objective, objective(model, x, features))
-    rivals = objective.rivals(model, x, features)
-    if count is not None and count < rivals.shape[1]:
-        rivals = rivals.topk(count, dim=1).values
-    return value, rivals.detach(), jacobian(rivals, x)
+    margins = objective.margins(model, x, features)
+    if count is not None and count < margins.shape[1]:
+        margins = margins.topk(count, dim=1).values
+    return value, margins.detach(), jacobian(margins, x)
 
 
 def jacobian(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -265,14 +265,3 @@ def _joined(parts: list[torch.Tensor]) -> torch.Tensor | None:
     if not parts:
         return None
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-@contextlib.contextmanager
-def at_rest(model: Any) -> Iterator[None]:
-    """Evaluation mode and no parameter gradients while inside; each module and parameter is put back as it was found.
-
-    Consistency heads beside the model's towers are part of it. With `requires_grad` off, the forward pass keeps nothing
-    for parameter gradients, which nobody asks for.
-    """
-    with evaluation_mode(model):
-        yield

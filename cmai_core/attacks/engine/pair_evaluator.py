@@ -186,7 +186,7 @@ class PairEvaluator:
 
     # Images of pairs
 
-    def climb(
+    def value_and_grad(
         self, pixels: torch.Tensor, embedded: Texts, texts: Sequence[str] | None, views: Sequence[View] = ()
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Objective of every pair with its text fixed, S_c, and the gradient N×… of their sum in the pixels.
@@ -201,21 +201,21 @@ class PairEvaluator:
             x = pixels.detach().requires_grad_(True)
             with torch.enable_grad():
                 seen = torch.stack([view(x) for view in views[start : start + together]])
-            slopes = torch.zeros_like(seen)
+            gradients = torch.zeros_like(seen)
 
-            def climbed(span: slice, seen=seen, slopes=slopes) -> tuple[torch.Tensor, ...]:
-                return self._climb_some(seen[:, span].detach(), span, embedded, texts, slopes)
+            def one(span: slice, seen=seen, gradients=gradients) -> tuple[torch.Tensor, ...]:
+                return self._some_value_and_grad(seen[:, span].detach(), span, embedded, texts, gradients)
 
-            for pairs, values, cosines in self._pieces(len(pixels), climbed, "micro_batch"):
+            for pairs, values, cosines in self._pieces(len(pixels), one, "micro_batch"):
                 value[pairs] += values
                 consistency[pairs] += cosines
-            gradient += torch.autograd.grad(seen, x, slopes)[0]
+            gradient += torch.autograd.grad(seen, x, gradients)[0]
         return value / len(views), consistency / len(views), gradient / len(views)
 
-    def _climb_some(
-        self, seen: torch.Tensor, span: slice, embedded: Texts, texts: Sequence[str] | None, slopes: torch.Tensor
+    def _some_value_and_grad(
+        self, seen: torch.Tensor, span: slice, embedded: Texts, texts: Sequence[str] | None, gradients: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Pairs of the images in `span`, their objectives and S_c summed over views; V×N×… slopes are filled in.
+        """Pairs of the images in `span`, their objectives and S_c summed over views; V×N×… gradients are filled in.
 
         `seen`: V views of these images, V×n×3×H×W.
         """
@@ -239,12 +239,12 @@ class PairEvaluator:
                     f"The objective {self.objective.describe()} has no gradient in the pixels.",
                     "Choose one that depends on the image.",
                 )
-            slopes[:, span] = torch.autograd.grad(values.sum(), x)[0].view_as(seen)
+            gradients[:, span] = torch.autograd.grad(values.sum(), x)[0].view_as(seen)
         return pairs, values.detach(), cosines
 
     @contextlib.contextmanager
-    def climbing_on(self, objective: Objective | None) -> Iterator[None]:
-        """Another objective (not yet bound) while inside; None changes nothing."""
+    def under(self, objective: Objective | None) -> Iterator[None]:
+        """Bind another objective for the length of the block; None changes nothing."""
         kept, light = self.objective, self.light
         try:
             if objective is not None:
@@ -254,7 +254,7 @@ class PairEvaluator:
         finally:
             self.objective, self.light = kept, light
 
-    def climb_flat(
+    def candidates_value_and_grad(
         self,
         texts: Sequence[str],
         index: torch.Tensor,

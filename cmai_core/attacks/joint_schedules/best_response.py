@@ -1,4 +1,4 @@
-"""Our own joint search: the image climbs against the worst allowed texts, which answer every step."""
+"""This project's joint search: the image moves against the worst allowed texts, chosen anew at every step."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from cmai_core.attacks.engine.best import better
 from cmai_core.attacks.engine.pair_evaluator import PairScores
 from cmai_core.attacks.joint_schedules.schedules import Steps
 from cmai_core.attacks.joint_schedules.state import JointState, finite, with_momentum
-from cmai_core.attacks.text_searches.search import TextProblem, better, remembered
+from cmai_core.attacks.text_searches.search import TextProblem, remembered
 from cmai_core.errors import OptionError
 from cmai_core.models.features import take_rows
 from cmai_core.options import number, strict_options, whole
@@ -20,14 +21,14 @@ from cmai_core.options import number, strict_options, whole
 @strict_options
 @dataclass(frozen=True, kw_only=True)
 class BestResponse(Steps):
-    """Our own joint search: the image climbs while its texts answer every step (max over texts inside max over pixels).
+    """A joint search of this project: texts answer every image step (max over texts inside max over pixels).
 
     SGA fixes the texts before it moves the image, and moves them once more when the image is done; the pair it returns
     was never optimised together. Here the candidates of every text are encoded once, and since an objective on the two
     embeddings costs nothing more than a product, the best text is chosen anew at *every* image step; by Danskin's
     theorem its gradient is a gradient of max over texts. To begin with, the gradient is that of a soft maximum over the
     candidates (temperature falling to 0), so that the image is not bound to the text that happens to be best on the
-    clean image. Texts of more than one edit grow by rounds: `refresh` times in the climb the search is run again from
+    clean image. Texts of more than one edit grow by rounds: `refresh` times on the way the search is run again from
     the texts that are best now, and its candidates join. Pixels move with momentum and a step that falls from
     ε/2 as a cosine; the best pair met is kept.
 
@@ -73,14 +74,14 @@ class BestResponse(Steps):
             if step in growth:
                 pools.grow(pixels)
             heat = self.temperature * (1 - step / max(1, self.steps // 2))
-            value, consistency, gradient, texts, scores = pools.climb(pixels, max(0.0, heat))
+            value, consistency, gradient, texts, scores = pools.value_and_grad(pixels, max(0.0, heat))
             state.keep(pixels, texts, scores)
             state.forwards += 1
             state.backwards_image += 1
             gradient, velocity = with_momentum(finite(gradient), velocity, self.momentum)
             share = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / self.steps))).item()
             length = largest * max(share, 0.02)
-            pixels = region.project(pixels + length * region.direction(gradient))
+            pixels = region.project(pixels + length * region.steepest_step(gradient, pixels))
             state.pixels, state.texts = pixels, texts
             state.step(value, consistency)
         if not state.stopped:
@@ -150,7 +151,7 @@ class _Pools:
         state.queries += torch.bincount(torch.tensor(self.rows), minlength=len(self.texts))
         return [self.flat[k] for k in chosen(scores, self.rows)]
 
-    def climb(self, pixels: torch.Tensor, heat: float) -> tuple:
+    def value_and_grad(self, pixels: torch.Tensor, heat: float) -> tuple:
         """Value, S_c, image gradient, best texts and their scores, from one image pass."""
         state = self.state
 
@@ -158,7 +159,9 @@ class _Pools:
             rows = self.index[own]
             return _soft(scores.value, rows, heat) if heat > 0 else _hard(scores, rows)
 
-        scores, gradient = state.evaluator.climb_flat(self.flat, self.index, self.embedded, pixels, weigh)
+        scores, gradient = state.evaluator.candidates_value_and_grad(
+            self.flat, self.index, self.embedded, pixels, weigh
+        )
         state.queries += torch.bincount(self.index.cpu(), minlength=len(self.texts))
         places = chosen(scores, self.rows)
         own = take_rows(scores, torch.tensor(places, device=pixels.device))

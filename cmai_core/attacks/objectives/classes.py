@@ -157,10 +157,10 @@ class _ClassObjective(Objective):
     ) -> torch.Tensor:
         """From scores N×K, the best true one N, the false ones N×K (−inf where true) and the targets N."""
 
-    def heights(
+    def margins_from(
         self, scores: torch.Tensor, true: torch.Tensor, false: torch.Tensor, target: torch.Tensor | None
     ) -> torch.Tensor:
-        """What `Objective.rivals` returns, from the same: each false score over the best true one."""
+        """What `Objective.margins` returns, from the same: each false score over the best true one."""
         if target is not None:
             false = false.gather(1, target.unsqueeze(1))
         return false - true.unsqueeze(1)
@@ -187,8 +187,8 @@ class _Bound(Objective):
         scores, true, false = self.scores.split(model, features)
         return self.kind.value(scores, true, false, self.target)
 
-    def rivals(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
-        return self.kind.heights(*self.scores.split(model, features), self.target)
+    def margins(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
+        return self.kind.margins_from(*self.scores.split(model, features), self.target)
 
     def describe(self) -> str:
         return self.kind.describe()

@@ -8,9 +8,9 @@ A success is wrong *and* accepted, so neither loss alone will do. Three ways to 
   right, the score once it is wrong; "orthogonal" removes from each gradient its part along the other, so that a step
   for one does not undo the other.
 
-They work with every gradient search, through `Objective.climb`. The value is the same for all: the loss where the
-picture is accepted, less a penalty where it is not. So searches rank iterates alike, and black-box searches can raise
-it too; in a sum with other objectives, the value's own gradient is taken.
+They work with every gradient search, through `Objective.value_and_grad`. The value is the same for all: the loss where
+the picture is accepted, less a penalty where it is not. So searches rank iterates alike, and black-box searches can
+raise it too; in a sum with other objectives, the value's own gradient is taken.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class _BoundAware(Objective):
     def __call__(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
         return self._value(self.loss(model, pixels, features), self.slack(model, pixels, features))
 
-    def climb(self, model: Any, pixels: torch.Tensor, features: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def value_and_grad(self, model: Any, pixels: torch.Tensor, features: Any) -> tuple[torch.Tensor, torch.Tensor]:
         loss = needs_gradient(self.loss, self.loss(model, pixels, features))
         slack = needs_gradient(self.slack, self.slack(model, pixels, features))
         value = self._value(loss, slack).detach()

@@ -49,16 +49,16 @@ class Objective(ABC):
     def __call__(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
         """Values of the bound objective, length N, for pixels N×3×H×W and `features = model.image_features(pixels)`."""
 
-    def climb(self, model: Any, pixels: torch.Tensor, features: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values of the bound objective and, N×3×H×W, the direction in which a search should raise each.
+    def value_and_grad(self, model: Any, pixels: torch.Tensor, features: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the values of the bound objective and, N×3×H×W, the direction in which a search should raise each.
 
-        That is the values' gradient, unless an objective knows better. `pixels` require a gradient.
+        That is the gradient of the values, unless an objective defines another. `pixels` require a gradient.
         """
         value = needs_gradient(self, self(model, pixels, features))
         return value, torch.autograd.grad(value.sum(), pixels)[0]
 
-    def rivals(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
-        """Signed heights over the decision boundaries, N×K: fooled where any is positive; −inf where there is none.
+    def margins(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
+        """Return the margins over the decision boundaries, N×K: positive where fooled, −inf where there is none.
 
         Searches that look for the nearest boundary (DeepFool, FAB) linearise these. An objective with one boundary at
         the value 0 need not override this.

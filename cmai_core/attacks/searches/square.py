@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-from cmai_core.attacks.engine.ledger import Ledger, column, may_hold
-from cmai_core.attacks.searches.gradient import Outcome, Problem
-from cmai_core.attacks.threats.image import L2Region, LinfRegion, Region
+from cmai_core.attacks.engine.best import column
+from cmai_core.attacks.engine.problem import Outcome, Problem
+from cmai_core.attacks.engine.record import SearchRecord, may_hold
+from cmai_core.attacks.threats.regions.l2 import L2Region
+from cmai_core.attacks.threats.regions.linf import LinfRegion
+from cmai_core.attacks.threats.regions.region import Region
 from cmai_core.errors import OptionError
 from cmai_core.options import flag, number, strict_options, whole
 from cmai_core.reporting import Watch
@@ -65,8 +68,8 @@ class Square:
         else:
             raise OptionError("The square attack does not go with this threat.", "Accepted: linf, l2, patch.")
         steps = self.queries - 1
-        ledger = Ledger(problem, watch, steps)
-        rows = ledger.unfooled() if self.stop_on_success else ledger.rows()
+        record = SearchRecord(problem, watch, steps)
+        rows = record.unfooled() if self.stop_on_success else record.rows()
         region = problem.region.select(rows)
         channels, size = region.centre.shape[1], min(region.centre.shape[-2:])
         generators = sample_generators(seed, [problem.ids[row] for row in rows.tolist()], 0)
@@ -74,14 +77,14 @@ class Square:
         noise = SampleNoise(seed, problem.ids, 0, 5 + channels, region.centre)
         value = success = None
         for step in range(steps + 1):
-            if len(rows) == 0 or ledger.stop():
+            if len(rows) == 0 or record.stop():
                 break
             if step == 0:
                 candidate = x
             else:
                 side = max(round(math.sqrt(self.portion(step - 1) * region.centre[0, 0].numel())), 1)
                 candidate = propose(region, x, min(side, size), noise.take(rows))
-            evaluation = ledger.score(candidate, rows)
+            evaluation = record.score(candidate, rows)
             if value is None:
                 better = torch.ones_like(evaluation.success)
                 value, success = evaluation.value, evaluation.success
@@ -92,17 +95,17 @@ class Square:
                     x = torch.where(column(better, x), candidate, x)
                 value = torch.where(better, evaluation.value, value)
                 success = success | evaluation.success
-            ledger.objective_trace[step, rows] = value
-            if ledger.consistency_trace is not None:
-                before = ledger.consistency_trace[step - 1, rows] if step else evaluation.consistency
-                ledger.consistency_trace[step, rows] = torch.where(better, evaluation.consistency, before)
-            ledger.steps_done = step
-            ledger.report(step)
+            record.objective_trace[step, rows] = value
+            if record.consistency_trace is not None:
+                before = record.consistency_trace[step - 1, rows] if step else evaluation.consistency
+                record.consistency_trace[step, rows] = torch.where(better, evaluation.consistency, before)
+            record.steps_done = step
+            record.report(step)
             if self.stop_on_success and bool(success.any()):
                 kept = (~success).nonzero().squeeze(1)
                 rows, x, value, success = rows[kept], x[kept], value[kept], success[kept]
                 region = region.select(kept)
-        return ledger.outcome()
+        return record.outcome()
 
 
 def _stripes(region: Region, generators: list[torch.Generator]) -> torch.Tensor:

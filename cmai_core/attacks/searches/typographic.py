@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cmai_core.attacks.engine.ledger import Ledger
-from cmai_core.attacks.searches.gradient import Outcome, Problem
+from cmai_core.attacks.engine.problem import Outcome, Problem
+from cmai_core.attacks.engine.record import SearchRecord
 from cmai_core.errors import OptionError
 from cmai_core.options import flag, number, strict_options, whole
 from cmai_core.reporting import Watch
@@ -59,14 +59,14 @@ class Typographic:
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
         """Attacks all samples of the problem."""
-        ledger = Ledger(problem, watch, self.queries)
-        rows = ledger.unfooled() if self.stop_on_success else ledger.rows()
+        record = SearchRecord(problem, watch, self.queries)
+        rows = record.unfooled() if self.stop_on_success else record.rows()
         region = problem.region
         noise = SampleNoise(seed, problem.ids, 0, 6, region.centre)
         boxes = _boxes(region)
         best: dict[int, tuple[float, np.ndarray]] = {}
         for step in range(self.queries):
-            if len(rows) == 0 or ledger.stop():
+            if len(rows) == 0 or record.stop():
                 break
             drawn = noise.take(rows).cpu().double().numpy()
             drawings = []
@@ -75,15 +75,15 @@ class Typographic:
                     drawn[number_] = _near(best[row][1], drawn[number_])
                 drawings.append(self._write(region.centre[row], drawn[number_], boxes[row]))
             x = region.select(rows).project(torch.stack(drawings))
-            evaluation = ledger.score(x, rows, step + 1)
+            evaluation = record.score(x, rows, step + 1)
             for number_, (row, value) in enumerate(zip(rows.tolist(), evaluation.value.tolist(), strict=True)):
                 if row not in best or value > best[row][0]:
                     best[row] = (value, drawn[number_].copy())
-            ledger.steps_done = step + 1
-            ledger.report(step + 1)
+            record.steps_done = step + 1
+            record.report(step + 1)
             if self.stop_on_success:
                 rows = rows[~evaluation.success]
-        return ledger.outcome()
+        return record.outcome()
 
     def _write(self, image: torch.Tensor, numbers: np.ndarray, box: tuple[int, int, int, int]) -> torch.Tensor:
         """One picture with a word in it, chosen by six numbers in [0, 1): word, down, right, size, style."""

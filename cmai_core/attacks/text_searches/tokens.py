@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-from cmai_core.attacks.engine.pair_evaluator import PairScores
-from cmai_core.attacks.text_searches.search import TextOutcome, TextProblem, ranked
+from cmai_core.attacks.text_searches.search import TextOutcome, TextProblem
 from cmai_core.attacks.text_searches.simplex import project_entropy, project_simplex
 from cmai_core.attacks.text_searches.token_words import align, token_words
 from cmai_core.attacks.threats.text import TextRegion
@@ -109,7 +108,7 @@ class HotFlip:
             scores = problem.score(texts, rows)
             if rows:
                 outcome.queries += torch.bincount(torch.tensor(rows), minlength=len(outcome.texts))
-            live = take_best(outcome, texts, rows, scores)
+            live = sorted(outcome.offer_best(texts, rows, scores))
             outcome.end_round()
             watch.report(done + 1, rounds, "flipping words", outcome.data, force=done + 1 == rounds)
         return outcome
@@ -174,19 +173,6 @@ def best_first(gain: torch.Tensor, most: int) -> Iterator[tuple[int, int]]:
         if value == -float("inf"):
             return
         yield at // width, at % width
-
-
-def take_best(outcome: TextOutcome, texts: list[str], rows: list[int], scores: PairScores) -> list[int]:
-    """Offers each pair its best candidate; the pairs that took it."""
-    members: dict[int, list[int]] = {}
-    for k, row in enumerate(rows):
-        members.setdefault(row, []).append(k)
-    improved = []
-    for row, own in members.items():
-        best = ranked(scores, own)[0]
-        if outcome.offer(row, texts[best], scores, best):
-            improved.append(row)
-    return improved
 
 
 @strict_options
@@ -367,7 +353,7 @@ class _Space:
         if texts:
             scores = self.problem.score(texts, rows)
             outcome.queries += torch.bincount(torch.tensor(rows), minlength=len(outcome.texts))
-            take_best(outcome, texts, rows, scores)
+            outcome.offer_best(texts, rows, scores)
 
     def _seen(self, row: int) -> set[str]:
         known = self.__dict__.setdefault("_known", {})
