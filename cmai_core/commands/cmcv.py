@@ -19,7 +19,9 @@ from cmai_core.progress import Progress, ProgressCallback
 from cmai_core.terminal import Table, check_outputs, deliver, progress_bar
 
 if TYPE_CHECKING:
-    from cmai_core.data.pair import Pair, PairDataset
+    import numpy as np
+
+    from cmai_core.data.pair import Pair, PairDataset, TwoImageStatement
     from cmai_core.defenses.calibration import Calibration
 
 FORMAT = "cmai-cmcv/1"
@@ -136,6 +138,15 @@ class _Read:
         if index not in self._pairs:
             self._pairs[index] = self.dataset[index]
         return self._pairs[index]
+
+    @property
+    def statements(self) -> Sequence[TwoImageStatement]:
+        """The dataset's two-image statements."""
+        return self.dataset.statements
+
+    def truth(self, captions: Sequence[str], indices: Sequence[int]) -> np.ndarray | None:
+        """Ask the dataset."""
+        return self.dataset.truth(captions, indices)
 
 
 def calibrated(
