@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,12 +38,12 @@ def shift(
     """Accuracy on Tabletop's natural variants, paired with the plain test split."""
     count = pair_limit(limit)
     check_outputs({"--json": json_file, "--csv": csv})
-    from cmai_core.evaluation.figures.shift import SPLITS, shift_accuracy
+    from cmai_core.evaluation.figures.shift import shift_accuracy
     from cmai_core.models import load_model
 
     with interruptible() as cancel, progress_bar(quiet, form=SHARE_AND_WORDS) as show:
         loaded = load_model(model, device=device)
-        found = shift_accuracy(loaded, tasks, count, splits=splits or SPLITS, progress=show, cancel=cancel)
+        found = shift_accuracy(loaded, tasks, count, splits=splits or None, progress=show, cancel=cancel)
     _deliver(found, json_file, csv)
 
 
@@ -118,7 +119,7 @@ def _deliver(found: pd.DataFrame, json_file: Path | None, csv: Path | None) -> N
     from cmai_core.evaluation.figures import export
 
     rows = [list(found.columns), *found.itertuples(index=False, name=None)]
-    write = ((json_file, export.to_json), (csv, export.to_csv))
+    write: list[tuple[Path | None, Callable[..., Any]]] = [(json_file, export.to_json), (csv, export.to_csv)]
     deliver(Table([[_text(v) for v in row] for row in rows]), [(path, partial(form, found)) for path, form in write])
 
 
