@@ -88,7 +88,7 @@ class AttackResult:
     cancelled: bool
     seconds: float
     seed: int
-    attack: Mapping[str, Any] = field(default_factory=dict)
+    attack: Mapping[str, object] = field(default_factory=dict)
     l0: torch.Tensor | None = None
     l0_8bit: torch.Tensor | None = None
     size: torch.Tensor | None = None
