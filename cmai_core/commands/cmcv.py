@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from cmai_core.data.pair import Pair, PairDataset, TwoImageStatement
     from cmai_core.defenses.calibration import Calibration
+    from cmai_core.models.protocol import VisionLanguageModel
 
 FORMAT = "cmai-cmcv/1"
 FPRS = (0.01, 0.05)
@@ -102,7 +103,7 @@ def _check_options(rates: Sequence[float], limit: int, guarantee: str, split: st
         raise OptionError(f"--splits names {split}, which is calibrated on.", "Leave it out: its next pairs are.")
 
 
-def _say_notes(model: Any, found: Calibration, dataset: str, split: str, folder: Path | None) -> None:
+def _say_notes(model: VisionLanguageModel, found: Calibration, dataset: str, split: str, folder: Path | None) -> None:
     """Say on stderr which threshold is in use, what is missing and where it was stored."""
     from cmai_core.evaluation.verification.calibration import calibration_for
 
@@ -150,7 +151,7 @@ class _Read:
 
 
 def calibrated(
-    model: Any,
+    model: VisionLanguageModel,
     dataset: PairDataset,
     others: Sequence[PairDataset],
     fprs: Sequence[float] = FPRS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -124,7 +125,7 @@ def _deliver(found: pd.DataFrame, json_file: Path | None, csv: Path | None) -> N
     from cmai_core.evaluation.figures import export
 
     rows = [list(found.columns), *found.itertuples(index=False, name=None)]
-    write = ((json_file, export.to_json), (csv, export.to_csv))
+    write: list[tuple[Path | None, Callable[..., Any]]] = [(json_file, export.to_json), (csv, export.to_csv)]
     deliver(Table([[_text(v) for v in row] for row in rows]), [(path, partial(form, found)) for path, form in write])
 
 
