@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -12,6 +11,7 @@ from cmai_core.attacks.engine.best import better
 from cmai_core.attacks.engine.pair_evaluator import PairScores
 from cmai_core.attacks.joint_schedules.schedules import Steps
 from cmai_core.attacks.joint_schedules.state import JointState, finite, with_momentum
+from cmai_core.attacks.text_searches.proposers import Proposer
 from cmai_core.attacks.text_searches.search import TextProblem, remembered
 from cmai_core.errors import OptionError
 from cmai_core.models.features import take_rows
@@ -42,7 +42,7 @@ class BestResponse(Steps):
 
     slug = "best-response"
     steps: int = 50
-    proposer: Any = None
+    proposer: Proposer | None = None
     pool: int = 256
     refresh: int = 2
     temperature: float = 0.5

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from cmai_core.attacks.engine.best import TIE, BestTracker
 from cmai_core.attacks.engine.pair_evaluator import View
 from cmai_core.attacks.joint_schedules.state import JointState
 from cmai_core.attacks.objectives.objective import Objective
-from cmai_core.attacks.text_searches.search import BeamSearch
+from cmai_core.attacks.text_searches.search import BeamSearch, TextSearch
 from cmai_core.errors import OptionError
 from cmai_core.options import flag, number, strict_options, whole
 from cmai_core.seeds import sample_generators
@@ -48,7 +48,7 @@ class Steps:
         text: the text search. steps, step_size: of the image; step_size None: 2.5·ε/steps. random_start: of the image.
     """
 
-    text: Any = field(default_factory=BeamSearch)
+    text: TextSearch = field(default_factory=BeamSearch)
     steps: int = 10
     step_size: float | None = None
     random_start: bool = True

@@ -15,7 +15,7 @@ import torch
 
 from cmai_core.attacks.engine.clean_features import clean_features
 from cmai_core.attacks.engine.evaluator import Evaluation
-from cmai_core.attacks.engine.problem import Outcome, Problem
+from cmai_core.attacks.engine.problem import Outcome, Problem, Search
 from cmai_core.attacks.engine.record import SearchRecord
 from cmai_core.attacks.objectives.classes import ClassScores, _ClassObjective
 from cmai_core.attacks.objectives.objective import Objective
@@ -35,7 +35,7 @@ class Member:
     """
 
     name: str
-    search: Any
+    search: Search
     objective: Objective | None = None
 
     def __post_init__(self) -> None:
@@ -106,7 +106,7 @@ class EachTarget:
         targets: most classes tried. micro_batch: as in `GradientSearch`.
     """
 
-    search: Any
+    search: Search
     objective: _ClassObjective
     targets: int = 9
     micro_batch: int | None = None

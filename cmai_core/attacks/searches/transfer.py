@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from cmai_core.attacks.engine.evaluator import Evaluation, Evaluator
-from cmai_core.attacks.engine.problem import Outcome, Problem
+from cmai_core.attacks.engine.problem import Outcome, Problem, Search
 from cmai_core.attacks.objectives.objective import Objective
 from cmai_core.errors import OptionError
 from cmai_core.models.evaluation_mode import evaluation_mode
@@ -32,7 +32,7 @@ class Transfer:
     """
 
     surrogate: Any
-    search: Any
+    search: Search
     objective: Objective
 
     def __post_init__(self) -> None:

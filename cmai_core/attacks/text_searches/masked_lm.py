@@ -70,7 +70,7 @@ class MaskedLMProposer:
         lexicon: None: antonyms are not filtered, as published.
     """
 
-    model: Any = None
+    model: MaskedLM | None = None
     top: int = 10
     mode: str = "corrected"
     masked: bool = False

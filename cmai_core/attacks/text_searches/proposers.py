@@ -310,7 +310,7 @@ class Paraphrases(_Each):
 class Several:
     """Candidates of several proposers together."""
 
-    proposers: tuple[Any, ...]
+    proposers: tuple[Proposer, ...]
 
     def propose(
         self, texts: Sequence[str], words: Sequence[Sequence[int] | None], randoms: Sequence[random.Random]

@@ -15,7 +15,7 @@ import torch
 
 from cmai_core.attacks.engine.best import TIE, BestTracker
 from cmai_core.attacks.engine.pair_evaluator import PairEvaluator, PairScores
-from cmai_core.attacks.text_searches.proposers import Candidate, Synonyms, check_proposer
+from cmai_core.attacks.text_searches.proposers import Candidate, Proposer, Synonyms, check_proposer
 from cmai_core.attacks.threats.text import TextRegion
 from cmai_core.data.words import Words, word_distance
 from cmai_core.errors import OptionError
@@ -181,7 +181,7 @@ class BeamSearch:
         stop_on_success: leave a pair as it is once it meets the criterion.
     """
 
-    proposer: Any = field(default_factory=Synonyms)
+    proposer: Proposer = field(default_factory=Synonyms)
     beam: int = 1
     rounds: int | None = None
     candidates: int | None = None
@@ -262,7 +262,7 @@ def _editable(region: TextRegion, row: int, text: str) -> list[int] | None:
 
 
 def remembered(
-    proposer: Any,
+    proposer: Proposer,
     problem: TextProblem,
     texts: Sequence[str],
     words: Sequence[Sequence[int] | None],
@@ -312,7 +312,7 @@ class ImportanceSearch:
         stop_on_success: as the paper does.
     """
 
-    proposer: Any = field(default_factory=Synonyms)
+    proposer: Proposer = field(default_factory=Synonyms)
     mask: str = ""
     skip: frozenset[str] = STOP_WORDS
     stop_on_success: bool = False
