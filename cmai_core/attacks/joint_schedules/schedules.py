@@ -1,4 +1,4 @@
-"""In which order pixels and texts move in a joint attack, and what each looks at.
+"""Schedules of joint attacks: in which order pixels and texts move, and what each looks at.
 
     separate      both against the clean other side, then put together (the "Sep" of Lu et al. 2023)
     sequential    texts against the clean images, then images against the attacked texts
@@ -127,7 +127,7 @@ class Scales:
         number("noise", self.noise, 0.0)
 
     def draw(self, seed: int, ids: Sequence[str], step: int) -> list[View]:
-        """The views of one step; their noise belongs to (seed, id, step)."""
+        """Return the views of one step; their noise belongs to (seed, id, step)."""
         generators = sample_generators(seed, ids, step + 1)
         return [self._view(ratio, generators) for ratio in self.ratios]
 

@@ -1,4 +1,4 @@
-"""Where a joint attack stands: pixels and texts, the best met, what was spent; and the moves that schedules make."""
+"""The state of a joint attack: pixels and texts, the best so far, passes spent; and the moves that schedules make."""
 
 from __future__ import annotations
 

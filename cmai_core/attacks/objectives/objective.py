@@ -35,7 +35,7 @@ class Objective(ABC):
 
     @abstractmethod
     def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
-        """This objective made ready for one model and one batch: all that does not depend on pixels is computed here.
+        """Return this objective made ready for one model and one batch: all that needs no pixels is computed here.
 
         `shared` is a memo for one attack: what two of its parts both need (a prepared task, encoded texts) is made
         once.
@@ -43,11 +43,11 @@ class Objective(ABC):
 
     @abstractmethod
     def select(self, rows: torch.Tensor) -> Objective:
-        """The bound objective of some rows of the batch (int64 indices), in their order."""
+        """Return the bound objective of some rows of the batch (int64 indices), in their order."""
 
     @abstractmethod
     def __call__(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
-        """Values of the bound objective, length N, for pixels N×3×H×W and `features = model.image_features(pixels)`."""
+        """Return values of the bound objective (N) for pixels N×3×H×W and `features = model.image_features(pixels)`."""
 
     def value_and_grad(self, model: Any, pixels: torch.Tensor, features: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the values of the bound objective and, N×3×H×W, the direction in which a search should raise each.
@@ -67,7 +67,7 @@ class Objective(ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """A short formula for reports, such as "1*task:retrieval - 0.5*consistency"."""
+        """Return a short formula for reports, such as "1*task:retrieval - 0.5*consistency"."""
 
     def __add__(self, other: Objective) -> Objective:
         return Weighted(_terms(self) + _terms(other)) if isinstance(other, Objective) else NotImplemented
@@ -88,7 +88,7 @@ class Objective(ABC):
 
 
 def needs_gradient(objective: Objective, value: torch.Tensor) -> torch.Tensor:
-    """The value itself.
+    """Return the value itself.
 
     Raises:
         OptionError: it has no gradient.
@@ -187,7 +187,7 @@ class _BoundTask(Objective):
 
 
 def prepare_task(task: Any, prepared: Any, model: Any, batch: Batch, dataset: Any, shared: dict | None = None) -> Any:
-    """`prepared` itself, or the task prepared on the batch's pairs without gradients (once for each memo `shared`)."""
+    """Return `prepared`, or the task prepared on the batch's pairs without gradients (once for each memo `shared`)."""
     if prepared is not None:
         return prepared
     shared = {} if shared is None else shared
@@ -226,7 +226,7 @@ class TaskRows:
         return TaskRows(self.task, self.prepared, self.total, kept)
 
     def apply(self, function: Any, features: Any, width: bool = False) -> torch.Tensor:
-        """`function(features, prepared)` for these rows: length N, or N×K with `width`. A row may occur repeatedly."""
+        """Return `function(features, prepared)` for these rows: length N, or N×K with `width`. Rows may recur."""
         if self.rows is None:
             return self._checked(function(features, self.prepared), width)
         parts = []
@@ -256,7 +256,7 @@ class TaskRows:
 
 
 def _once_each(rows: torch.Tensor) -> list[torch.Tensor]:
-    """Positions of `rows` in groups within which no row occurs twice."""
+    """Return the positions of `rows` in groups within which no row occurs twice."""
     if len(rows) == 0 or len(rows.unique()) == len(rows):
         return [torch.arange(len(rows), device=rows.device)]
     order = rows.argsort(stable=True)

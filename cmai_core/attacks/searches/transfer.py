@@ -56,7 +56,7 @@ class Transfer:
         return {"surrogate": identity, "surrogate_objective": self.objective.describe()} | self.search.describe()
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks all samples of the problem."""
+        """Attack all samples of the problem."""
         known = problem.evaluator
         with evaluation_mode(self.surrogate):
             model, shared = _Resizing(self.surrogate), {}
