@@ -46,7 +46,7 @@ class Objective(ABC):
 
     @abstractmethod
     def bind(self, model: VisionLanguageModel, batch: Batch, shared: Memo | None = None) -> Objective:
-        """This objective made ready for one model and one batch: all that does not depend on pixels is computed here.
+        """Return this objective made ready for one model and one batch: all that needs no pixels is computed here.
 
         `shared` is a memo for one attack: what two of its parts both need (a prepared task, encoded texts) is made
         once.
@@ -54,11 +54,11 @@ class Objective(ABC):
 
     @abstractmethod
     def select(self, rows: torch.Tensor) -> Objective:
-        """The bound objective of some rows of the batch (int64 indices), in their order."""
+        """Return the bound objective of some rows of the batch (int64 indices), in their order."""
 
     @abstractmethod
     def __call__(self, model: VisionLanguageModel, pixels: torch.Tensor, features: ImageFeatures) -> torch.Tensor:
-        """Values of the bound objective, length N, for pixels N×3×H×W and `features = model.image_features(pixels)`."""
+        """Return values of the bound objective (N) for pixels N×3×H×W and `features = model.image_features(pixels)`."""
 
     def value_and_grad(
         self, model: VisionLanguageModel, pixels: torch.Tensor, features: ImageFeatures
@@ -80,7 +80,7 @@ class Objective(ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """A short formula for reports, such as "1*task:retrieval - 0.5*consistency"."""
+        """Return a short formula for reports, such as "1*task:retrieval - 0.5*consistency"."""
 
     def __add__(self, other: Objective) -> Objective:
         return Weighted(_terms(self) + _terms(other)) if isinstance(other, Objective) else NotImplemented
@@ -101,7 +101,7 @@ class Objective(ABC):
 
 
 def needs_gradient(objective: Objective, value: torch.Tensor) -> torch.Tensor:
-    """The value itself.
+    """Return the value itself.
 
     Raises:
         OptionError: it has no gradient.
@@ -209,7 +209,7 @@ def prepare_task(
     dataset: PairDataset | None,
     shared: Memo | None = None,
 ) -> Any:
-    """`prepared` itself, or the task prepared on the batch's pairs without gradients (once for each memo `shared`)."""
+    """Return `prepared`, or the task prepared on the batch's pairs without gradients (once for each memo `shared`)."""
     if prepared is not None:
         return prepared
     shared = {} if shared is None else shared
@@ -248,7 +248,7 @@ class TaskRows:
         return TaskRows(self.task, self.prepared, self.total, kept)
 
     def apply(self, function: Any, features: ImageFeatures, width: bool = False) -> torch.Tensor:
-        """`function(features, prepared)` for these rows: length N, or N×K with `width`. A row may occur repeatedly."""
+        """Return `function(features, prepared)` for these rows: length N, or N×K with `width`. Rows may recur."""
         if self.rows is None:
             return self._checked(function(features, self.prepared), width)
         parts = []
@@ -278,7 +278,7 @@ class TaskRows:
 
 
 def _once_each(rows: torch.Tensor) -> list[torch.Tensor]:
-    """Positions of `rows` in groups within which no row occurs twice."""
+    """Return the positions of `rows` in groups within which no row occurs twice."""
     if len(rows) == 0 or len(rows.unique()) == len(rows):
         return [torch.arange(len(rows), device=rows.device)]
     order = rows.argsort(stable=True)

@@ -157,6 +157,17 @@ _ROWS = (
         flat_at_clean=True,
     ),
     ObjectiveDescription(
+        slug="attention",
+        word="attention",
+        note="How far the image tower's attention moves from where it looks in the clean picture: needs neither task "
+        "nor sentence, but a transformer that gives out its attention.",
+        formula="1 − cosine with the clean attention",
+        make=f"{_MAKERS}:attention",
+        needs=(),
+        judged=False,
+        flat_at_clean=True,
+    ),
+    ObjectiveDescription(
         slug="aware",
         word="loss, S_c above τ",
         note="The task loss while the detector accepts: success is an answer that is wrong and accepted.",

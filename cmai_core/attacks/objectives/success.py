@@ -1,4 +1,4 @@
-"""When an attack has succeeded: criteria are values, combined with `&`, `|` and `~`."""
+"""Criteria of success: values that are combined with `&`, `|` and `~`."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ class Criterion(ABC):
 
     @abstractmethod
     def bind(self, model: VisionLanguageModel, batch: Batch, shared: Memo | None = None) -> Criterion:
-        """This criterion made ready for one model and one batch; `shared` as in `Objective.bind`."""
+        """Return this criterion made ready for one model and one batch; `shared` as in `Objective.bind`."""
 
     @abstractmethod
     def select(self, rows: torch.Tensor) -> Criterion:
-        """The bound criterion of some rows of the batch."""
+        """Return the bound criterion of some rows of the batch."""
 
     @abstractmethod
     def __call__(self, scored: Scored) -> torch.Tensor:
-        """Bool tensor of length N."""
+        """Return which samples succeed (bool N)."""
 
     @abstractmethod
     def describe(self) -> str:
-        """In words, for reports."""
+        """Return words for reports."""
 
     def __and__(self, other: Criterion) -> Criterion:
         return _Both(self, other, "and")
