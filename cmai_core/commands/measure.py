@@ -1,4 +1,4 @@
-"""`cmai measure`: figures of a model that need no attack: natural shift, linear probe, latency, training."""
+"""`cmai measure`: figures of a model that need no attack: natural shift, linear probe, latency, maps, training."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ Model = Annotated[str, typer.Option(help="a bundled name or an open_clip specifi
 Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="write it as CSV here")]
 Limit = Annotated[str, typer.Option(metavar="N", help="only the first so many pairs; all: every pair")]
 
-measure = typer.Typer(help="Measure a model without attacks: natural shift, linear probe, latency, training.")
+measure = typer.Typer(help="Measure a model without attacks: natural shift, linear probe, latency, maps, training.")
 
 
 @measure.command("shift")
 def shift(
     model: Model = "tabletop",
+    dataset: Dataset = "tabletop",
     tasks: Annotated[list[str] | None, typer.Option(metavar="TASK...", help="default: all that apply")] = None,
     splits: Annotated[
         list[str] | None, typer.Option(metavar="SPLIT...", help="test, test-light …, holdout (default: all)")
@@ -34,15 +35,16 @@ def shift(
     csv: Csv = None,
     quiet: Quiet = False,
 ) -> None:
-    """Accuracy on Tabletop's natural variants, paired with the plain test split."""
+    """Accuracy on the natural variants of a dataset, paired with its plain split."""
     count = pair_limit(limit)
     check_outputs({"--json": json_file, "--csv": csv})
-    from cmai_core.evaluation.figures.shift import SPLITS, shift_accuracy
+    from cmai_core.evaluation.figures.shift import shift_accuracy
     from cmai_core.models import load_model
 
     with interruptible() as cancel, progress_bar(quiet, form=SHARE_AND_WORDS) as show:
         loaded = load_model(model, device=device)
-        found = shift_accuracy(loaded, tasks, count, splits=splits or SPLITS, progress=show, cancel=cancel)
+        chosen = {"dataset": dataset, "splits": splits}
+        found = shift_accuracy(loaded, tasks, count, **chosen, progress=show, cancel=cancel)
     _deliver(found, json_file, csv)
 
 
@@ -103,6 +105,30 @@ def latency(
     loaded = load_model(model, device=device)
     found = time_answers(loaded, [pair.image for pair in every], sizes, repeats=repeats, **asked)
     _deliver(found, json_file, csv)
+
+
+@measure.command("explanation")
+def explanation(
+    model: Model = "tabletop",
+    dataset: Dataset = "tabletop",
+    method: Annotated[
+        str, typer.Option(help="relevance, grad-cam, integrated-gradients, attention-flow or last-layer-attention")
+    ] = "relevance",
+    limit: Limit = "8",
+    seed: Annotated[int, typer.Option(help="of everything random")] = 0,
+    device: Device = None,
+    json_file: Json = None,
+    csv: Csv = None,
+) -> None:
+    """How far maps of S_c can be trusted: faithfulness against chance, stability, and weights made random."""
+    count = pair_limit(limit)
+    check_outputs({"--json": json_file, "--csv": csv})
+    from cmai_core.data import load_dataset
+    from cmai_core.explanations.quality import explanation_quality
+    from cmai_core.models import load_model
+
+    pairs = load_dataset(dataset, split="test", limit=count)
+    _deliver(explanation_quality(load_model(model, device=device), pairs, method, seed=seed), json_file, csv)
 
 
 @measure.command("training")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from cmai_core.evaluation.figures.counting import FIGURE, Predictions, coverage
 from cmai_core.evaluation.figures.intervals import median_interval
-from cmai_core.evaluation.figures.metrics import FIGURE, Predictions, coverage
 from cmai_core.evaluation.figures.outcomes import CELL, NORMS_IN_255, UNKNOWN, Outcomes, codes_of
 
 
