@@ -132,7 +132,7 @@ def test_searches_for_the_nearest_example_are_marked():
     for slug, recipe in RECIPES.items():
         if recipe.modality == "image" and not recipe.variant_of:
             source = inspect.getsource(inspect.getmodule(type(built(recipe).search)))
-            assert recipe.minimum_norm == ("NearestLedger" in source), slug
+            assert recipe.minimum_norm == ("SearchRecord.of_nearest" in source), slug
 
 
 @pytest.mark.parametrize("slug", RECIPES)

@@ -80,7 +80,7 @@ def standard(bench: Bench) -> Check:
     """
     if bench.gradient_free:
         return skipped(STANDARD, "The attack takes no gradients: that one which does finds more is as it should be.")
-    if bench.attacker.norm not in APGD.norms:
+    if bench.attacker.norm not in APGD.norms():
         return skipped(STANDARD, f"There is no standard attack under {bench.attacker.norm}.")
     if bool(bench.fooled.all()):
         return Check(STANDARD, "pass", FOOLS_ALL, {})
@@ -98,7 +98,7 @@ def targeted(bench: Bench) -> Check:
         return skipped(TARGETED, "The task has no options to aim at.")
     if bench.gradient_free:
         return skipped(TARGETED, "The attack takes no gradients: that one which does finds more is as it should be.")
-    if bench.attacker.norm not in APGD.norms:
+    if bench.attacker.norm not in APGD.norms():
         return skipped(TARGETED, f"There is no such attack under {bench.attacker.norm}.")
     if bool(bench.fooled.all()):
         return Check(TARGETED, "pass", FOOLS_ALL, {})
