@@ -1,4 +1,4 @@
-"""Whether a search goes with a threat model and an objective, as far as options tell: asked when an attack is made.
+"""Checks that a search goes with a threat model and an objective, made when an attack is put together.
 
 A search says by attributes what it goes with: `norms` (names of `ThreatModel`, or a function that returns them; none:
 all), `objectives` (kinds of `Objective`; none: all), `text_gradient` (whether it takes the objective's gradient in the
@@ -18,7 +18,7 @@ from cmai_core.errors import OptionError
 
 
 def check_fit(search: Any, threat: ThreatModel, objective: Objective) -> None:
-    """Looks at a search and at those inside it (members of an ensemble, each with its own objective).
+    """Check a search and those inside it (members of an ensemble, each with its own objective).
 
     Raises:
         OptionError: one of them does not go with the threat model or with its objective, or all weights are 0.
@@ -41,7 +41,7 @@ def check_fit(search: Any, threat: ThreatModel, objective: Objective) -> None:
 
 
 def check_text_fit(search: Any, objective: Objective) -> None:
-    """The same for a search on texts.
+    """Check a search on texts.
 
     Raises:
         OptionError: the search goes by the gradient in the text, and a part of the objective has none.
@@ -58,7 +58,7 @@ def check_text_fit(search: Any, objective: Objective) -> None:
 
 
 def _searches(search: Any, objective: Objective) -> Iterator[tuple[Any, Objective]]:
-    """(search, what it raises) of a search and of those inside it."""
+    """Yield (search, what it raises) of a search and of those inside it."""
     yield search, objective
     for member in getattr(search, "members", ()):
         yield from _searches(member.search, objective if member.objective is None else member.objective)

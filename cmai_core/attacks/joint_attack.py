@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 
 from cmai_core.attacks.base_attack import check_kinds, scores_before_and_after, sizes
-from cmai_core.attacks.joint_schedules.schedules import SGA
+from cmai_core.attacks.joint_schedules.schedules import SGA, Schedule
 from cmai_core.attacks.joint_schedules.state import JointState
 from cmai_core.attacks.objectives.objective import Objective
 from cmai_core.attacks.objectives.success import Criterion, Raised
@@ -54,7 +54,7 @@ class JointAttack(PairAttack[JointResult]):
     threat: ThreatModel = field(default_factory=ThreatModel)
     text_threat: TextThreat = field(default_factory=TextThreat)
     objective: Objective = field(default_factory=lambda: -PairConsistency())
-    schedule: Any = field(default_factory=SGA)
+    schedule: Schedule = field(default_factory=SGA)
     success: Criterion = field(default_factory=Raised)
     keep: str = "best"
     name: str = "joint attack"

@@ -14,7 +14,7 @@ from cmai_core.attacks.objectives.objective import Objective
 from cmai_core.attacks.objectives.success import Criterion, Raised
 from cmai_core.attacks.objectives.text import PairConsistency, follows_text
 from cmai_core.attacks.text_result import TextAttackResult
-from cmai_core.attacks.text_searches.search import BeamSearch, TextOutcome, TextProblem
+from cmai_core.attacks.text_searches.search import BeamSearch, TextOutcome, TextProblem, TextSearch
 from cmai_core.attacks.threats.text import TextRegion, TextThreat
 from cmai_core.data.pair import Batch
 from cmai_core.errors import OptionError
@@ -99,7 +99,7 @@ class TextAttack(PairAttack[TextAttackResult]):
 
     threat: TextThreat = field(default_factory=TextThreat)
     objective: Objective = field(default_factory=lambda: -PairConsistency())
-    search: Any = field(default_factory=BeamSearch)
+    search: TextSearch = field(default_factory=BeamSearch)
     success: Criterion = field(default_factory=Raised)
     name: str = "text attack"
 

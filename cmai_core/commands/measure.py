@@ -1,7 +1,8 @@
-"""`cmai measure`: figures of a model that need no attack: natural shift, linear probe, latency, training."""
+"""`cmai measure`: figures of a model that need no attack: natural shift, linear probe, latency, maps, training."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +20,7 @@ Model = Annotated[str, typer.Option(help="a bundled name or an open_clip specifi
 Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="write it as CSV here")]
 Limit = Annotated[str, typer.Option(metavar="N", help="only the first so many pairs; all: every pair")]
 
-measure = typer.Typer(help="Measure a model without attacks: natural shift, linear probe, latency, training.")
+measure = typer.Typer(help="Measure a model without attacks: natural shift, linear probe, latency, maps, training.")
 
 
 @measure.command("shift")
@@ -37,7 +38,7 @@ def shift(
     csv: Csv = None,
     quiet: Quiet = False,
 ) -> None:
-    """Accuracy on a dataset's natural variants, paired with its plain split."""
+    """Accuracy on the natural variants of a dataset, paired with its plain split."""
     count = pair_limit(limit)
     check_outputs({"--json": json_file, "--csv": csv})
     from cmai_core.evaluation.figures.shift import shift_accuracy
@@ -111,6 +112,30 @@ def latency(
     _deliver(found, json_file, csv)
 
 
+@measure.command("explanation")
+def explanation(
+    model: Model = "tabletop",
+    dataset: Dataset = "tabletop",
+    method: Annotated[
+        str, typer.Option(help="relevance, grad-cam, integrated-gradients, attention-flow or last-layer-attention")
+    ] = "relevance",
+    limit: Limit = "8",
+    seed: Annotated[int, typer.Option(help="of everything random")] = 0,
+    device: Device = None,
+    json_file: Json = None,
+    csv: Csv = None,
+) -> None:
+    """How far maps of S_c can be trusted: faithfulness against chance, stability, and weights made random."""
+    count = pair_limit(limit)
+    check_outputs({"--json": json_file, "--csv": csv})
+    from cmai_core.data import load_dataset
+    from cmai_core.explanations.quality import explanation_quality
+    from cmai_core.models import load_model
+
+    pairs = load_dataset(dataset, split="test", limit=count)
+    _deliver(explanation_quality(load_model(model, device=device), pairs, method, seed=seed), json_file, csv)
+
+
 @measure.command("training")
 def training(json_file: Json = None, csv: Csv = None) -> None:
     """What the trainings of the bundled models took, beside the model that each started from."""
@@ -124,7 +149,7 @@ def _deliver(found: pd.DataFrame, json_file: Path | None, csv: Path | None) -> N
     from cmai_core.evaluation.figures import export
 
     rows = [list(found.columns), *found.itertuples(index=False, name=None)]
-    write = ((json_file, export.to_json), (csv, export.to_csv))
+    write: list[tuple[Path | None, Callable[..., Any]]] = [(json_file, export.to_json), (csv, export.to_csv)]
     deliver(Table([[_text(v) for v in row] for row in rows]), [(path, partial(form, found)) for path, form in write])
 
 

@@ -68,7 +68,7 @@ class Evaluator:
         self._parts: list[_Part] = []
 
     def select(self, rows: torch.Tensor) -> Evaluator:
-        """An evaluator of some of the samples only (int64 indices)."""
+        """Return an evaluator of some of the samples only (int64 indices)."""
         pick = lambda item: None if item is None else item.select(rows)  # noqa: E731
         chosen = rows if self.rows is None else self.rows[rows]
         parts = (pick(self.objective), pick(self.criterion), pick(self.consistency))
@@ -77,7 +77,7 @@ class Evaluator:
         return part
 
     def with_objective(self, objective: Objective, clean: torch.Tensor | None = None) -> Evaluator:
-        """The same samples and criterion under another objective, which is bound here.
+        """Return an evaluator of the same samples and criterion under another objective, which is bound here.
 
         `clean`: pixels whose value under it becomes the clean value (costs one pass over them).
         """
@@ -96,7 +96,7 @@ class Evaluator:
         rows: torch.Tensor | None,
         sampled: Any,
     ) -> Evaluator:
-        """Another evaluator of the same model and batch."""
+        """Return another evaluator of the same model and batch."""
         known = {"batch": self.batch, "shared": self.shared, "rows": rows, "sampled": sampled}
         return Evaluator(self.model, objective, criterion, consistency, self.micro_batch, **known)
 
@@ -104,7 +104,7 @@ class Evaluator:
         return None if self.sampled is None else self.sampled.select_rows(rows)
 
     def score(self, pixels: torch.Tensor, rows: torch.Tensor | None = None, success: bool = True) -> Evaluation:
-        """Scores without gradients. `rows`: which samples of the batch the pixels are (None: all, in order).
+        """Score without gradients. `rows`: which samples of the batch the pixels are (None: all, in order).
 
         A row may occur several times: several candidates of one sample in one call.
         """
@@ -119,7 +119,7 @@ class Evaluator:
         through: Callable[[torch.Tensor, slice], torch.Tensor] | None = None,
         precision: str = "float32",
     ) -> tuple[Evaluation, torch.Tensor]:
-        """Scores, and the gradient of each sample's objective in its own pixels.
+        """Score, and take the gradient of each sample's objective in its own pixels.
 
         Args:
             through: a differentiable map that pixels take before the model (of the given rows of `pixels`).
@@ -134,7 +134,7 @@ class Evaluator:
         return self._confirmed(evaluation, pixels, rows) if low else evaluation, gradient
 
     def _confirmed(self, seen: Evaluation, pixels: torch.Tensor, rows: torch.Tensor | None) -> Evaluation:
-        """What a pass in half precision saw, in the pixels' type; its successes are asked again in single precision."""
+        """Return scores of a pass in half precision, its successes confirmed in single precision."""
         value = seen.value.to(pixels.dtype)
         consistency = None if seen.consistency is None else seen.consistency.to(pixels.dtype)
         claimed = None if seen.success is None else seen.success.nonzero()[:, 0]
@@ -146,7 +146,7 @@ class Evaluator:
     def class_gradients(
         self, pixels: torch.Tensor, rows: torch.Tensor | None = None, count: int | None = None, success: bool = True
     ) -> tuple[Evaluation, torch.Tensor, torch.Tensor]:
-        """Scores, the `count` largest of each sample's margins (N×k; all when None), and their gradients N×k×3×H×W.
+        """Score, and take the `count` largest margins of each sample (N×k; all when None) with gradients N×k×3×H×W.
 
         The objective's `margins` are taken, with one batched vector-Jacobian product for all of them.
         """
@@ -234,7 +234,7 @@ def _largest(objective: Objective, model: Any, x: torch.Tensor, features: Any, c
 
 
 def jacobian(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Gradients of N×K values in x, N×K×…, where row n of the values depends on row n of x only."""
+    """Return gradients of N×K values in x, N×K×…, where row n of the values depends on row n of x only."""
     count = values.shape[1]
     eye = torch.eye(count, dtype=values.dtype, device=values.device)
     if count > 1:

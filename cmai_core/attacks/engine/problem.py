@@ -1,4 +1,4 @@
-"""What a search on images is given, what it hands back, and how it is called."""
+"""The problem that a search on images is given, its outcome, and the protocol of searches."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -12,6 +11,7 @@ from cmai_core.attacks.engine.best import better
 from cmai_core.attacks.engine.pair_evaluator import PairScores
 from cmai_core.attacks.joint_schedules.schedules import Steps
 from cmai_core.attacks.joint_schedules.state import JointState, finite, with_momentum
+from cmai_core.attacks.text_searches.proposers import Proposer
 from cmai_core.attacks.text_searches.search import TextProblem, remembered
 from cmai_core.errors import OptionError
 from cmai_core.models.features import take_rows
@@ -42,7 +42,7 @@ class BestResponse(Steps):
 
     slug = "best-response"
     steps: int = 50
-    proposer: Any = None
+    proposer: Proposer | None = None
     pool: int = 256
     refresh: int = 2
     temperature: float = 0.5
@@ -100,7 +100,7 @@ class _Pools:
         self.grow(state.region.centre)
 
     def grow(self, pixels: torch.Tensor) -> None:
-        """Adds the allowed edits of the texts that are best with these images."""
+        """Add the allowed edits of the texts that are best with these images."""
         state, region = self.state, self.state.text_region
         current = self.best(pixels) if any(len(pool) > 1 for pool in self.texts) else list(region.clean)
         rows = [row for row in range(len(current)) if region.budget[row]]
@@ -128,7 +128,7 @@ class _Pools:
         self.embedded = state.evaluator.encode(self.flat)
 
     def _narrow(self, pixels: torch.Tensor) -> None:
-        """Pools that are too large keep their clean text and the candidates that are best with these images."""
+        """Cut pools that are too large down to their clean text and the candidates that are best with these images."""
         most = self.search.pool
         wide = [row for row, pool in enumerate(self.texts) if len(pool) > most]
         if not wide:
@@ -143,7 +143,7 @@ class _Pools:
             self.texts[row] = [pool[0], *(pool[k] for k in sorted(order))]
 
     def best(self, pixels: torch.Tensor) -> list[str]:
-        """For each pair the best text of its pool with these images."""
+        """Return for each pair the best text of its pool with these images."""
         state = self.state
         images = state.evaluator.images(pixels)
         state.forwards += 1
@@ -152,7 +152,7 @@ class _Pools:
         return [self.flat[k] for k in chosen(scores, self.rows)]
 
     def value_and_grad(self, pixels: torch.Tensor, heat: float) -> tuple:
-        """Value, S_c, image gradient, best texts and their scores, from one image pass."""
+        """Return value, S_c, image gradient, best texts and their scores, from one image pass."""
         state = self.state
 
         def weigh(scores: PairScores, own: torch.Tensor) -> torch.Tensor:
@@ -169,7 +169,7 @@ class _Pools:
 
 
 def chosen(scores: PairScores, rows: Sequence[int]) -> list[int]:
-    """For each pair, by rising row, the place of its best candidate; candidate k is one of pair `rows[k]`."""
+    """Return for each pair, by rising row, the place of its best candidate; candidate k is one of pair `rows[k]`."""
     values, wins = scores.value.tolist(), scores.success.tolist()
     found: dict[int, int] = {}
     for k, row in enumerate(rows):
@@ -180,14 +180,14 @@ def chosen(scores: PairScores, rows: Sequence[int]) -> list[int]:
 
 
 def _hard(scores: PairScores, rows: torch.Tensor) -> torch.Tensor:
-    """1 for each pair's best candidate, 0 for the others."""
+    """Return 1 for each pair's best candidate, 0 for the others."""
     weights = torch.zeros_like(scores.value)
     weights[chosen(scores, rows.tolist())] = 1.0
     return weights
 
 
 def _soft(value: torch.Tensor, rows: torch.Tensor, heat: float) -> torch.Tensor:
-    """Weights of a soft maximum over each pair's candidates: temperature = heat × their standard deviation."""
+    """Return weights of a soft maximum over each pair's candidates: temperature = heat × their standard deviation."""
     weights = torch.zeros_like(value)
     for row in rows.unique().tolist():
         own = (rows == row).nonzero()[:, 0]

@@ -1,4 +1,4 @@
-"""In which order pixels and texts move in a joint attack, and what each looks at.
+"""Schedules of joint attacks: in which order pixels and texts move, and what each looks at.
 
     separate      both against the clean other side, then put together (the "Sep" of Lu et al. 2023)
     sequential    texts against the clean images, then images against the attacked texts
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from cmai_core.attacks.engine.best import TIE, BestTracker
 from cmai_core.attacks.engine.pair_evaluator import View
 from cmai_core.attacks.joint_schedules.state import JointState
 from cmai_core.attacks.objectives.objective import Objective
-from cmai_core.attacks.text_searches.search import BeamSearch
+from cmai_core.attacks.text_searches.search import BeamSearch, TextSearch
 from cmai_core.errors import OptionError
 from cmai_core.options import flag, number, strict_options, whole
 from cmai_core.seeds import sample_generators
@@ -48,7 +48,7 @@ class Steps:
         text: the text search. steps, step_size: of the image; step_size None: 2.5·ε/steps. random_start: of the image.
     """
 
-    text: Any = field(default_factory=BeamSearch)
+    text: TextSearch = field(default_factory=BeamSearch)
     steps: int = 10
     step_size: float | None = None
     random_start: bool = True
@@ -127,7 +127,7 @@ class Scales:
         number("noise", self.noise, 0.0)
 
     def draw(self, seed: int, ids: Sequence[str], step: int) -> list[View]:
-        """The views of one step; their noise belongs to (seed, id, step)."""
+        """Return the views of one step; their noise belongs to (seed, id, step)."""
         generators = sample_generators(seed, ids, step + 1)
         return [self._view(ratio, generators) for ratio in self.ratios]
 

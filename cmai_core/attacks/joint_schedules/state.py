@@ -1,4 +1,4 @@
-"""Where a joint attack stands: pixels and texts, the best met, what was spent; and the moves that schedules make."""
+"""The state of a joint attack: pixels and texts, the best so far, passes spent; and the moves that schedules make."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from cmai_core.attacks.engine.best import TIE, BestTracker
 from cmai_core.attacks.engine.pair_evaluator import PairEvaluator, PairScores
-from cmai_core.attacks.text_searches.search import TextProblem
+from cmai_core.attacks.text_searches.search import TextProblem, TextSearch
 from cmai_core.attacks.threats.regions.region import Region
 from cmai_core.attacks.threats.text import TextRegion
 from cmai_core.reporting import Watch
@@ -103,7 +103,7 @@ class JointState:
         self.cancelled = self.cancelled or self.watch.cancelled
         return self.cancelled
 
-    def search_texts(self, search: Any, pixels: torch.Tensor, start: Sequence[str] | None = None) -> list[str]:
+    def search_texts(self, search: TextSearch, pixels: torch.Tensor, start: Sequence[str] | None = None) -> list[str]:
         """Return the texts that a search finds against given images, from given texts (the clean ones when None)."""
         evaluator = self.evaluator
         images = evaluator.images(pixels)

@@ -138,7 +138,7 @@ class _BoundAware(Objective):
         return loss - self.kind.penalty * (-slack).clamp(min=0)
 
     def _next(self, multiplier: torch.Tensor, slack: torch.Tensor) -> torch.Tensor:
-        """Dual ascent in the logarithm, so that λ stays positive and finds its scale in a few steps."""
+        """Return the next λ: dual ascent in the logarithm, so that it stays positive and finds its scale soon."""
         kind = self.kind
         push = ((kind.margin - slack) / kind.scale).clamp(-1, 1).nan_to_num(nan=0.0)
         return (multiplier * (kind.rate * push).exp()).clamp(*MULTIPLIER_RANGE)
@@ -148,7 +148,7 @@ class _BoundAware(Objective):
 
 
 def _both(loss: torch.Tensor, slack: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gradients of both."""
+    """Return the gradients of both."""
     along_loss = torch.autograd.grad(loss.sum(), pixels, retain_graph=True)[0]
     return along_loss, torch.autograd.grad(slack.sum(), pixels)[0]
 
@@ -159,7 +159,7 @@ def _unit(gradient: torch.Tensor) -> torch.Tensor:
 
 
 def _without(gradient: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """A gradient less its part along another."""
+    """Return a gradient less its part along another."""
     direction = _unit(other)
     along = (gradient * direction).flatten(1).sum(dim=1)
     return gradient - _column(along, gradient) * direction

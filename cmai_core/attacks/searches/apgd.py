@@ -90,10 +90,14 @@ class APGD:
             window = max(window - shrink, least)
         return found
 
+    def to_halve(self, rises: torch.Tensor, window: int) -> torch.Tensor:
+        """Flag the samples whose objective rose in too few of the last `window` steps (condition 1 of §3.3)."""
+        return rises <= self.rho * window if self.rule == "code" else rises < self.rho * window
+
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
         """Attack all samples of the problem."""
         record = SearchRecord(problem, watch, self.steps)
-        kind = _SparseRestart if problem.region.sparse else _Restart
+        kind = SparseAscent if problem.region.sparse else Ascent
         for index in range(self.restarts):
             rows = record.unfooled() if self.stop_on_success else record.rows(record.bad_step < 0)
             if len(rows) == 0 or record.stop():
@@ -136,7 +140,7 @@ class _State:
             setattr(self, field.name, getattr(self, field.name)[kept])
 
 
-class _Restart:
+class Ascent:
     """One ascent from one random start."""
 
     first_length = 2.0  # as a share of ε
@@ -225,9 +229,8 @@ class _Restart:
 
     def reconsider(self, window: int) -> None:
         """Halve the step and go back to the best where too few of the last `window` steps rose, or nothing changed."""
-        state, enough = self.state, self.search.rho * window
-        few = state.rises <= enough if self.search.rule == "code" else state.rises < enough
-        cut = few | (~state.reduced & (state.checked >= state.best))
+        state = self.state
+        cut = self.search.to_halve(state.rises, window) | (~state.reduced & (state.checked >= state.best))
         state.length = torch.where(column(cut, state.x), state.length / 2, state.length)
         self.go_back(cut)
         state.reduced, state.checked = cut, state.best
@@ -255,7 +258,7 @@ class _Restart:
         self.record.report(step, restart=self.index, restarts=self.search.restarts)
 
 
-class _SparseRestart(_Restart):
+class SparseAscent(Ascent):
     """The same where steepest steps change few values: how many is adapted, and there is no momentum."""
 
     first_length = 1.0

@@ -67,7 +67,7 @@ class CarliniWagner:
         return {"search": "carlini-wagner"} | {name: getattr(self, name) for name in names}
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks all samples of the problem. Nothing is random."""
+        """Attack all samples of the problem. Nothing is random."""
         record = SearchRecord.of_nearest(problem, watch, self.searches)
         rows = record.unfooled()
         now = _Course.begin(problem.region.centre[rows], rows, self.initial, self.patience)
@@ -115,7 +115,7 @@ class CarliniWagner:
         return record.outcome()
 
     def _report(self, record: SearchRecord, done: int) -> None:
-        """`done`: steps over all searches that the sample furthest behind has taken or been spared."""
+        """Send progress. `done`: steps over all searches that the sample furthest behind has taken or been spared."""
         total = self.searches * self.steps
         search = max(done - 1, 0) // self.steps
 
@@ -182,7 +182,7 @@ class _Course:
         )
 
     def stalled(self, loss: torch.Tensor) -> torch.Tensor:
-        """Enters the losses of this step; which samples have come hardly any further down within the patience."""
+        """Enter the losses of this step; return which samples have hardly come further down within the patience."""
         self.least = torch.minimum(self.least, loss.to(self.least))
         place = (self.step % self.past.shape[1]).unsqueeze(1)
         before = self.past.gather(1, place).squeeze(1)
@@ -190,7 +190,7 @@ class _Course:
         return ~(self.least <= PROGRESS * before)
 
     def turn(self, which: torch.Tensor, searches: int) -> None:
-        """These samples (indices) are done with their c; gives them the next."""
+        """Give these samples (indices), which are done with their c, the next."""
         found, weight, low, high = (t[which] for t in (self.found, self.weight, self.low, self.high))
         high, low = torch.where(found, weight, high), torch.where(found, low, weight)
         weight = torch.where(high.isinf(), weight * 10, (low + high) / 2)
@@ -203,6 +203,6 @@ class _Course:
             zeroed[which] = 0
 
     def select(self, kept: torch.Tensor) -> None:
-        """Only these samples (indices) go on."""
+        """Let only these samples (indices) go on."""
         for field in fields(self):
             setattr(self, field.name, getattr(self, field.name)[kept])

@@ -48,7 +48,7 @@ class DeepFool:
         return {"search": "deepfool"} | {n: getattr(self, n) for n in ("steps", "overshoot", "candidates")}
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks all samples of the problem. Nothing is random."""
+        """Attack all samples of the problem. Nothing is random."""
         norm = length_norm(problem.region, "DeepFool")
         record = SearchRecord.of_nearest(problem, watch, self.steps)
         rows = record.unfooled()
@@ -80,7 +80,7 @@ class DeepFool:
 
 
 def length_norm(region: Region, name: str) -> str:
-    """The norm of a region of lengths: "linf" or "l2".
+    """Return the norm of a region of lengths: "linf" or "l2".
 
     Raises:
         OptionError: the region is of another kind.
@@ -95,7 +95,7 @@ def length_norm(region: Region, name: str) -> str:
 def nearest(
     values: torch.Tensor, gradients: torch.Tensor, norm: str
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Distance to the nearest linearised boundary (N), its normal (N×3×H×W) and the height there (N, signed).
+    """Return the distance to the nearest linearised boundary (N), its normal (N×3×H×W) and the margin there (N).
 
     Args:
         values: N×K margins (−inf: no boundary). gradients: N×K×3×H×W.

@@ -15,7 +15,7 @@ import torch
 
 from cmai_core.attacks.engine.clean_features import clean_features
 from cmai_core.attacks.engine.evaluator import Evaluation
-from cmai_core.attacks.engine.problem import Outcome, Problem
+from cmai_core.attacks.engine.problem import Outcome, Problem, Search
 from cmai_core.attacks.engine.record import SearchRecord
 from cmai_core.attacks.objectives.classes import ClassScores, _ClassObjective
 from cmai_core.attacks.objectives.objective import Objective
@@ -35,7 +35,7 @@ class Member:
     """
 
     name: str
-    search: Any
+    search: Search
     objective: Objective | None = None
 
     def __post_init__(self) -> None:
@@ -74,11 +74,11 @@ class Cascade:
 
     @staticmethod
     def member_seed(seed: int, index: int) -> int:
-        """The seed of a member: run alone with it, it finds what it finds here."""
+        """Return the seed of a member: run alone with it, it finds what it finds here."""
         return sample_seed(seed, f"member {index}", 0)
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks all samples of the problem."""
+        """Attack all samples of the problem."""
         record = SearchRecord(problem, watch, len(self.members))
         record.begin()
         firm = record.best.success.clone()
@@ -106,7 +106,7 @@ class EachTarget:
         targets: most classes tried. micro_batch: as in `GradientSearch`.
     """
 
-    search: Any
+    search: Search
     objective: _ClassObjective
     targets: int = 9
     micro_batch: int | None = None
@@ -128,7 +128,7 @@ class EachTarget:
         return self.search.describe() | aim
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks all samples of the problem."""
+        """Attack all samples of the problem."""
         record = SearchRecord(problem, watch, self.targets)
         record.begin()
         firm = record.best.success.clone()
@@ -144,7 +144,7 @@ class EachTarget:
         return record.outcome()
 
     def _aims(self, problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
-        """Classes by likelihood on the clean image for the whole batch (B×targets), and how many each sample has."""
+        """Return classes by likelihood on the clean image (whole batch: B×targets), and how many each sample has."""
         evaluator, kind = problem.evaluator, self.objective
         model, batch, shared = evaluator.model, evaluator.batch, evaluator.shared
         scores = ClassScores.bind(kind.task, kind.prepared, model, batch, kind.dataset, shared)
@@ -159,7 +159,7 @@ class EachTarget:
 
 
 def _under(problem: Problem, objective: Objective | None, rows: torch.Tensor, record: SearchRecord) -> Problem:
-    """Some samples of a problem under another objective, whose clean value costs a pass."""
+    """Return some samples of a problem under another objective, whose clean value costs a pass."""
     part = problem.select(rows)
     if objective is None:
         return part
@@ -170,7 +170,7 @@ def _under(problem: Problem, objective: Objective | None, rows: torch.Tensor, re
 
 
 def _take(found: Outcome, rows: torch.Tensor, step: int, record: SearchRecord, firm: torch.Tensor) -> None:
-    """Enters what a member found for some rows, and in `firm` whose success is one of 8 bits too.
+    """Enter what a member found for some rows, and in `firm` which successes remain when rounded to 8 bits.
 
     A search that ends at its first success stands right behind the boundary, where rounding may lead back over it; such
     a sample is left to the next member.

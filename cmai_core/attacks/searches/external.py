@@ -47,7 +47,7 @@ class External:
         return {"search": f"external:{self.name}"}
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks the samples that have not succeeded yet; the function is responsible for its own randomness."""
+        """Attack the samples that have not succeeded yet; the function is responsible for its own randomness."""
         record = SearchRecord(problem, watch, 1)
         rows = record.unfooled()
         if len(rows) and not record.stop():
@@ -90,7 +90,7 @@ class _Counted:
 
 
 def take_batch(batch: Batch, rows: torch.Tensor, pixels: torch.Tensor) -> Batch:
-    """Some image rows of a batch with their texts; `pixels` are theirs."""
+    """Return some image rows of a batch with their texts; `pixels` are theirs."""
     chosen = rows.tolist()
     position = {row: new for new, row in enumerate(chosen)}
     kept = [k for k, owner in enumerate(batch.image_of_text) if owner in position]

@@ -59,7 +59,7 @@ class FAB:
         return {"search": "fab"} | {name: getattr(self, name) for name in names}
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks all samples of the problem."""
+        """Attack all samples of the problem."""
         norm = length_norm(problem.region, "FAB")
         record = SearchRecord.of_nearest(problem, watch, self.steps)
         intact = record.unfooled()
@@ -113,7 +113,7 @@ class FAB:
         return (x0 + column(radius / _size(noise, norm), x0) * noise).clamp(0, 1)
 
     def _search_line(self, problem: Problem, record: SearchRecord, rows: torch.Tensor) -> None:
-        """Along the line from the clean image to the best: the regula falsi where values have signs, else bisection."""
+        """Search the line from the clean image to the best: regula falsi where values have signs, else bisection."""
         rows = rows[record.best.distance[rows].isfinite()]
         x0, best = problem.region.centre[rows], record.best.examples[rows]
         low, high = torch.zeros(len(rows)).to(x0), torch.ones(len(rows)).to(x0)

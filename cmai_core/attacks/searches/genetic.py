@@ -51,7 +51,7 @@ class Genetic:
         return {"search": "genetic"} | {name: getattr(self, name) for name in names}
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks all samples of the problem."""
+        """Attack all samples of the problem."""
         generations = (self.queries - self.population) // (self.population - 1)
         record = SearchRecord(problem, watch, generations)
         rows = record.unfooled() if self.stop_on_success else record.rows()

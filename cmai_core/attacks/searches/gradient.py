@@ -112,7 +112,7 @@ class GradientSearch:
             )
 
     def describe(self) -> dict:
-        """Plain values for reports (micro_batch is left out: it does not change the result)."""
+        """Return plain values for reports (micro_batch is left out: it does not change the result)."""
         names = ("steps", "step_size", "random_start", "restarts", "momentum", "keep", "stop_on_success")
         plain = {"search": "gradient"} | {name: getattr(self, name) for name in names}
         usual = {"step_scale": 2.5, "start": "uniform", "start_scale": 1.0, "eot": 1, "universal": False}
@@ -154,7 +154,7 @@ class _Restart:
     Attributes:
         rows: the samples that are still moved; `point`, `region`, `velocity` and `moving` hold these only.
         point: where they are: images N×3×H×W. moving: whose gradients have been finite.
-        record: best and traces of this restart. finished: whether it came to its last step.
+        record: best and traces of this restart. finished: whether it took its last step.
     """
 
     def __init__(self, search: GradientSearch, problem: Problem, whole: SearchRecord, index: int, seed: int):
@@ -262,7 +262,7 @@ class _Restart:
         return self.moving.device.type == "cpu" and bool(self.moving.all())
 
     def ended(self, step: int) -> bool:
-        """Whether there is nothing more to do; remembers whether it is because all steps have been taken."""
+        """Tell whether there is nothing more to do; remembers whether it is because all steps have been taken."""
         if len(self.rows) == 0 or self.whole.stop():
             return True
         self.finished = step == self.search.steps

@@ -51,7 +51,7 @@ class HopSkipJump:
         return {"search": "hopskipjump"} | {name: getattr(self, name) for name in names}
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks all samples of the problem."""
+        """Attack all samples of the problem."""
         norm = length_norm(problem.region, "HopSkipJump")
         size = problem.region.centre[0].numel()
         theta = self.gamma / (size * (math.sqrt(size) if norm == "l2" else size))
@@ -67,18 +67,18 @@ class HopSkipJump:
         return record.outcome()
 
     def _iterations(self, halvings: int) -> int:
-        """How many iterations the budget can pay for at most."""
+        """Return how many iterations the budget can pay for at most."""
         left, count = self.queries - 1 - halvings, 0
         while (left := left - self.cost(count, halvings)) >= 0:
             count += 1
         return max(1, count)
 
     def samples(self, iteration: int) -> int:
-        """Queries of an iteration's estimate."""
+        """Return the queries of an iteration's estimate."""
         return min(int(self.first * math.sqrt(iteration + 1)), self.most)
 
     def cost(self, iteration: int, halvings: int) -> int:
-        """The least an iteration may cost: the estimate, one step, the bisection."""
+        """Return the least an iteration may cost: the estimate, one step, the bisection."""
         return self.samples(iteration) + 1 + halvings
 
 
@@ -93,7 +93,7 @@ class _Walk:
         self.x = problem.region.centre[self.rows]
 
     def begin(self) -> None:
-        """A random picture that succeeds, brought to the boundary."""
+        """Find a random picture that succeeds, and bring it to the boundary."""
         search, record = self.search, self.record
         missing = self.rows
         start = self.problem.region.centre.clone()
@@ -116,7 +116,7 @@ class _Walk:
             self.x = self._bisect(self.x, self.rows)
 
     def hop(self, iteration: int) -> bool:
-        """One iteration; False when no sample can pay for it."""
+        """Do one iteration; return False when no sample can pay for it."""
         search, record = self.search, self.record
         self._afford(search.cost(iteration, self.halvings))
         if len(self.rows) == 0 or record.stop():
@@ -148,7 +148,7 @@ class _Walk:
         return True
 
     def _afford(self, price: int) -> None:
-        """Only those whose budget has room for `price` queries go on."""
+        """Go on only with those whose budget has room for `price` queries."""
         self._keep(self.search.queries - self.record.forwards[self.rows] >= price)
 
     def _keep(self, flags: torch.Tensor) -> None:
@@ -159,7 +159,7 @@ class _Walk:
         return flat.abs().amax(dim=1) if self.norm == "linf" else flat.norm(dim=1)
 
     def _bisect(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """The nearest point that succeeds: on the line to the clean image (l2), or clamped to smaller balls (linf)."""
+        """Return the nearest point that succeeds: on the line to the clean image (l2) or in smaller balls (linf)."""
         x0 = self.problem.region.centre[rows]
         high = self._distance(x, x0) if self.norm == "linf" else torch.ones(len(rows)).to(x)
         low = torch.zeros_like(high)
@@ -178,7 +178,7 @@ class _Walk:
         return x0 + amount * (x - x0)
 
     def _normal(self, delta: torch.Tensor, samples: int) -> torch.Tensor:
-        """The boundary's normal, from which of many nearby pictures succeed (eq. 9 and 16), unit length."""
+        """Estimate the boundary's normal from which of many nearby pictures succeed (eq. 9 and 16), of unit length."""
         x = self.x
         draw = torch.randn if self.norm == "l2" else lambda *a, **k: 2 * torch.rand(*a, **k) - 1
         picked = [self.generators[row] for row in self.rows.tolist()]

@@ -79,7 +79,7 @@ class JSMA:
         return {"search": "jsma"} | {name: getattr(self, name) for name in ("theta", "direction", "top", "steps")}
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks all samples of the problem. Nothing is random."""
+        """Attack all samples of the problem. Nothing is random."""
         record = SearchRecord(problem, watch, self.steps)
         rows = record.unfooled()
         x = problem.region.centre[rows]
@@ -100,7 +100,7 @@ class JSMA:
         return record.outcome()
 
     def _move(self, region: L0Region, x: torch.Tensor, gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The images with their best pair changed, and whether there was one."""
+        """Return the images with their best pair changed, and whether there was one."""
         count, positions = len(x), x[0, 0].numel()
         flat = x.flatten(1)
         alpha, beta = gradients[:, 0].flatten(1), gradients[:, 1].flatten(1)

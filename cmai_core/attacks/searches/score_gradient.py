@@ -59,7 +59,7 @@ class ScoreGradient:
         return {"search": "score-gradient"} | {name: getattr(self, name) for name in names}
 
     def plan(self) -> list[int]:
-        """Pairs of directions of each step: the first query is the start, and each step ends with one more."""
+        """Return the pairs of directions of each step; the first query is the start, each step ends with one more."""
         left, pairs = self.queries - 1, []
         while left >= 3:
             pairs.append(min(self.samples // 2, (left - 1) // 2))
@@ -67,7 +67,7 @@ class ScoreGradient:
         return pairs
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks all samples of the problem."""
+        """Attack all samples of the problem."""
         plan = self.plan()
         record = SearchRecord(problem, watch, len(plan))
         rows = record.unfooled() if self.stop_on_success else record.rows()

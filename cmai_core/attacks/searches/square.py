@@ -54,13 +54,13 @@ class Square:
         return {"search": "square"} | {n: getattr(self, n) for n in ("queries", "share", "rescale", "stop_on_success")}
 
     def portion(self, iteration: int) -> float:
-        """p at an iteration (counted from 0)."""
+        """Return p at an iteration (counted from 0)."""
         if self.rescale:
             iteration = int(iteration / self.queries * 10_000)
         return self.share / 2 ** sum(iteration > limit for limit in HALVINGS)
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks all samples of the problem."""
+        """Attack all samples of the problem."""
         if isinstance(problem.region, LinfRegion):
             start, propose = _stripes, _propose_linf
         elif isinstance(problem.region, L2Region):
@@ -109,14 +109,14 @@ class Square:
 
 
 def _stripes(region: Region, generators: list[torch.Generator]) -> torch.Tensor:
-    """Vertical stripes of ±ε, each channel its own (§4.1)."""
+    """Return vertical stripes of ±ε, each channel its own (§4.1)."""
     channels, _, width = region.centre.shape[1:]
     signs = torch.stack([torch.rand(channels, 1, width, generator=g) for g in generators]) < 0.5
     return torch.where(signs.to(region.centre.device), region.lower, region.upper)
 
 
 def _propose_linf(region: Region, x: torch.Tensor, side: int, noise: torch.Tensor) -> torch.Tensor:
-    """A square of ±ε, each channel of one sign, at a uniform place."""
+    """Return a candidate with a square of ±ε, each channel of one sign, at a uniform place."""
     channels, height, width = x.shape[1:]
     down, right = _window(noise[:, 0], noise[:, 1], side, height, width)
     place = (down * width + right).flatten(1).unsqueeze(1).expand(-1, channels, -1)  # n×C×side²
@@ -130,12 +130,12 @@ def _propose_linf(region: Region, x: torch.Tensor, side: int, noise: torch.Tenso
 
 
 def _place(uniform: torch.Tensor, most: int) -> torch.Tensor:
-    """Whole numbers from 0 to `most`."""
+    """Return whole numbers from 0 to `most`."""
     return (uniform * (most + 1)).floor().clamp(max=most).to(torch.int64)
 
 
 def _bump(tall: int, wide: int, like: torch.Tensor) -> torch.Tensor:
-    """A centred mound (eq. 2): at distance m from the middle the sum of 1/k² from k = m+1, of unit length."""
+    """Return a centred mound (eq. 2): at distance m from the middle the sum of 1/k² from k = m+1, of unit length."""
     middle = (tall // 2, wide // 2)
     down = (torch.arange(tall, device=like.device) - middle[0]).abs().unsqueeze(1)
     right = (torch.arange(wide, device=like.device) - middle[1]).abs().unsqueeze(0)
@@ -147,14 +147,14 @@ def _bump(tall: int, wide: int, like: torch.Tensor) -> torch.Tensor:
 
 
 def _wave(side: int, like: torch.Tensor) -> torch.Tensor:
-    """Two mounds of opposite sign, one above the other (§4.2), side×side, of unit length."""
+    """Return two mounds of opposite sign, one above the other (§4.2), side×side, of unit length."""
     parts = [_bump(side // 2, side, like)] if side > 1 else []
     wave = torch.cat([*parts, -_bump(side - side // 2, side, like)])
     return wave / wave.norm().clamp(min=1e-12)
 
 
 def _tiles(region: Region, generators: list[torch.Generator]) -> torch.Tensor:
-    """A grid of about 5×5 waves, each tile and channel of its own sign, scaled to the ball's surface."""
+    """Return a grid of about 5×5 waves, each tile and channel of its own sign, scaled to the ball's surface."""
     centre = region.centre
     channels, height, width = centre.shape[1:]
     side = max(min(height, width) // 5, 1)
@@ -180,7 +180,7 @@ def _on_surface(region: Region, delta: torch.Tensor) -> torch.Tensor:
 
 
 def _propose_l2(region: Region, x: torch.Tensor, side: int, noise: torch.Tensor) -> torch.Tensor:
-    """Moves the budget of one window to another, onto a wave there (algorithm 3)."""
+    """Move the budget of one window to another, onto a wave there (algorithm 3)."""
     count, channels, height, width = x.shape
     side = max(side, min(3, height, width))
     side -= side % 2 == 0
@@ -210,7 +210,7 @@ def _propose_l2(region: Region, x: torch.Tensor, side: int, noise: torch.Tensor)
 def _window(
     down: torch.Tensor, right: torch.Tensor, side: int, height: int, width: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Row and column indices (n×side×1 and n×1×side) of a window at a uniform place."""
+    """Return row and column indices (n×side×1 and n×1×side) of a window at a uniform place."""
     span = torch.arange(side, device=down.device)
     return (
         (_place(down, height - side).unsqueeze(1) + span).unsqueeze(2),

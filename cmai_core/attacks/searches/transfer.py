@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from cmai_core.attacks.engine.evaluator import Evaluation, Evaluator
-from cmai_core.attacks.engine.problem import Outcome, Problem
+from cmai_core.attacks.engine.problem import Outcome, Problem, Search
 from cmai_core.attacks.objectives.objective import Objective
 from cmai_core.errors import OptionError
 from cmai_core.models.evaluation_mode import evaluation_mode
@@ -32,7 +32,7 @@ class Transfer:
     """
 
     surrogate: Any
-    search: Any
+    search: Search
     objective: Objective
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class Transfer:
         return {"surrogate": identity, "surrogate_objective": self.objective.describe()} | self.search.describe()
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks all samples of the problem."""
+        """Attack all samples of the problem."""
         known = problem.evaluator
         with evaluation_mode(self.surrogate):
             model, shared = _Resizing(self.surrogate), {}

@@ -58,7 +58,7 @@ class Typographic:
         return {"search": "typographic", "words": list(self.words)} | plain
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks all samples of the problem."""
+        """Attack all samples of the problem."""
         record = SearchRecord(problem, watch, self.queries)
         rows = record.unfooled() if self.stop_on_success else record.rows()
         region = problem.region
@@ -86,7 +86,7 @@ class Typographic:
         return record.outcome()
 
     def _write(self, image: torch.Tensor, numbers: np.ndarray, box: tuple[int, int, int, int]) -> torch.Tensor:
-        """One picture with a word in it, chosen by six numbers in [0, 1): word, down, right, size, style."""
+        """Draw a word into a picture, chosen by six numbers in [0, 1): word, down, right, size, style."""
         word = self.words[min(int(numbers[0] * len(self.words)), len(self.words) - 1)]
         ink, around = STYLES[min(int(numbers[4] * len(STYLES)), len(STYLES) - 1)]
         height = image.shape[-2]
@@ -104,7 +104,7 @@ class Typographic:
 
 
 def _near(best: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """The best so far with one or two of its choices changed a little (the word and the style: anew)."""
+    """Return the best so far with one or two of its choices changed a little (the word and the style: anew)."""
     moved = best.copy()
     which = int(drawn[5] * 5)
     if which in (0, 4):
@@ -114,7 +114,7 @@ def _near(best: np.ndarray, drawn: np.ndarray) -> np.ndarray:
 
 
 def _boxes(region) -> list[tuple[int, int, int, int]]:
-    """Top, left, bottom, right of where each sample's pixels may change."""
+    """Return top, left, bottom, right of where each sample's pixels may change."""
     free = (region.upper > region.lower).any(dim=1).cpu()
     boxes = []
     for sample in free:
@@ -128,7 +128,7 @@ def _boxes(region) -> list[tuple[int, int, int, int]]:
 
 @functools.lru_cache(maxsize=512)
 def letters(word: str, size: int) -> np.ndarray:
-    """A word in Pillow's own font, cropped to its letters with a margin of one pixel: float32 H×W in [0, 1]."""
+    """Draw a word in Pillow's own font, cropped to its letters with a margin of one pixel: float32 H×W in [0, 1]."""
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(size)
@@ -139,5 +139,5 @@ def letters(word: str, size: int) -> np.ndarray:
 
 
 def words_of(texts: Sequence[str]) -> tuple[str, ...]:
-    """Distinct words of some texts, in order of appearance."""
+    """Return distinct words of some texts, in order of appearance."""
     return tuple(dict.fromkeys(word.strip(".,;:!?\"'").lower() for text in texts for word in text.split()))

@@ -1,7 +1,7 @@
 """Searches among candidate texts: greedy and beam search, and BERT-Attack's order by importance.
 
-All pairs of a batch go forward together: in each round the candidates of every pair are scored in one pass. What a pair
-comes to depends on no other pair: its random numbers belong to its id, and ties go to the candidate proposed first.
+All pairs of a batch go forward together: in each round the candidates of every pair are scored in one pass. A pair's
+result depends on no other pair: its random numbers belong to its id, and ties go to the candidate proposed first.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from cmai_core.attacks.engine.best import TIE, BestTracker
 from cmai_core.attacks.engine.pair_evaluator import PairEvaluator, PairScores
-from cmai_core.attacks.text_searches.proposers import Candidate, Synonyms, check_proposer
+from cmai_core.attacks.text_searches.proposers import Candidate, Proposer, Synonyms, check_proposer
 from cmai_core.attacks.threats.text import TextRegion
 from cmai_core.data.words import Words, word_distance
 from cmai_core.errors import OptionError
@@ -181,7 +181,7 @@ class BeamSearch:
         stop_on_success: leave a pair as it is once it meets the criterion.
     """
 
-    proposer: Any = field(default_factory=Synonyms)
+    proposer: Proposer = field(default_factory=Synonyms)
     beam: int = 1
     rounds: int | None = None
     candidates: int | None = None
@@ -256,20 +256,20 @@ class BeamSearch:
 
 
 def _editable(region: TextRegion, row: int, text: str) -> list[int] | None:
-    """Indices of the words of a text that may be edited (None: all)."""
+    """Return indices of the words of a text that may be edited (None: all)."""
     protected = region.threat.protected
     return [i for i, word in enumerate(Words.split(text).words) if word.lower() not in protected] if protected else None
 
 
 def remembered(
-    proposer: Any,
+    proposer: Proposer,
     problem: TextProblem,
     texts: Sequence[str],
     words: Sequence[Sequence[int] | None],
     rows: Sequence[int],
     randoms: Sequence[random.Random],
 ) -> list[list[Candidate]]:
-    """The proposer's candidates for texts of the given pairs, each proposed once: they do not depend on images."""
+    """Return a proposer's candidates for texts of the given pairs, each proposed once: they do not depend on images."""
     memory = problem.memory
     keys = [
         (id(proposer), problem.ids[row], text, None if w is None else tuple(w))
@@ -285,7 +285,7 @@ def remembered(
 
 
 def rounds_of(region: TextRegion) -> int:
-    """As many rounds as a text may be edited: its words, or its characters where these are limited and more."""
+    """Return how often a text may be edited: its words, or its characters where these are limited and more."""
     words = max(region.budget, default=0)
     characters = region.threat.characters
     return max(1, words if characters is None else max(words, characters))
@@ -312,7 +312,7 @@ class ImportanceSearch:
         stop_on_success: as the paper does.
     """
 
-    proposer: Any = field(default_factory=Synonyms)
+    proposer: Proposer = field(default_factory=Synonyms)
     mask: str = ""
     skip: frozenset[str] = STOP_WORDS
     stop_on_success: bool = False
@@ -416,7 +416,7 @@ class ImportanceSearch:
 
 
 def _by_word(text: str, candidates: Sequence[Candidate]) -> dict[int, list[str]]:
-    """Which word each candidate puts in which place (those that do not keep the number of words are left out)."""
+    """Return which word each candidate puts in which place (those that change the number of words are left out)."""
     old = Words.split(text)
     found: dict[int, list[str]] = {}
     for candidate in candidates:

@@ -136,8 +136,10 @@ class HotFlip:
 def token_gains(
     problem: TextProblem, texts: list[str], rows: list[int], vocabulary: _Vocabulary
 ) -> tuple[list[torch.Tensor], list[list[int]]]:
-    """For each text: first-order gains W×M of putting each of M words in each of its W one-token words' places, and
-    the indices of these words (protected ones are left out)."""
+    """Return for each text first-order gains W×M, of putting each of M words in the places of its W one-token words.
+
+    With them come the indices of these W words; protected ones are left out.
+    """
     evaluator = problem.evaluator
     ids, positions = align(evaluator.model, texts)
     ids = ids.to(evaluator.device)
@@ -159,13 +161,13 @@ def token_gains(
 
 
 def padding(ids: torch.Tensor, model: Any) -> torch.Tensor:
-    """Which positions come after the end of their text: bool T×L."""
+    """Return which positions come after the end of their text: bool T×L."""
     _, _, end = model.token_ids()
     return ((ids == end).cumsum(dim=1) - (ids == end).long()) > 0
 
 
 def best_first(gain: torch.Tensor, most: int) -> Iterator[tuple[int, int]]:
-    """(row, column) of the largest entries of a matrix, largest first; −∞ is left out."""
+    """Yield (row, column) of the largest entries of a matrix, largest first; −∞ is left out."""
     flat = gain.flatten()
     values, order = flat.topk(min(most, len(flat)))
     width = max(1, gain.shape[1])
@@ -315,7 +317,7 @@ class _Space:
         return project_simplex(x, self.support)
 
     def gradient(self, x: torch.Tensor, outcome: TextOutcome) -> torch.Tensor:
-        """Gradient in the support, centred at each position (a shift leaves a distribution where it is), else 0."""
+        """Return the gradient in the support, centred at each position (a shift changes no distribution), else 0."""
         _, gradient = self.problem.evaluator.text_gradient(x, self.pad_mask, self.rows, self.problem.images)
         outcome.backwards[self.rows] += 1
         gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
@@ -327,7 +329,7 @@ class _Space:
         return gradient / largest.clamp(min=torch.finfo(gradient.dtype).tiny)
 
     def discretise(self, x: torch.Tensor, most: int, outcome: TextOutcome, live: list[int]) -> None:
-        """Scores the likeliest discrete texts of each relaxed one, within its budget."""
+        """Score the likeliest discrete texts of each relaxed one, within its budget."""
         region, texts, rows = self.problem.region, [], []
         for k, row in enumerate(self.rows):
             if row not in live:
@@ -361,7 +363,7 @@ class _Space:
 
 
 def _greedy(words: Words, flips: list[tuple[float, int, str]], budget: int) -> list[str]:
-    """Texts with the 1, 2, … `budget` heaviest flips of different words, the longest first."""
+    """Return texts with the 1, 2, … `budget` heaviest flips of different words, the longest first."""
     out, used, text = [], set(), words
     for _, index, word in flips:
         if index in used:
