@@ -19,7 +19,7 @@ from cmai_core.models import load_model
 from cmai_core.models.tokenizer import bundled_tokenizer_dir
 from cmai_core.training.batches import draw
 from cmai_core.training.recipes import PAIRS, RECIPES, get_recipe
-from cmai_core.training.trainer import _Training
+from cmai_core.training.trainer import Training
 
 REFERENCE = "continued"
 SCENES = 2048
@@ -31,7 +31,7 @@ class Timed:
     def __init__(self, name: str, arrays: object, validation: object):
         recipe = get_recipe(name)
         recipe = replace(recipe, inner=recipe.inner and replace(recipe.inner, warmup=0.0))
-        self.training = _Training(load_model(recipe.start), recipe, 0, validation)
+        self.training = Training(load_model(recipe.start), recipe, 0, validation)
         self.training.total_steps = PAIRS // recipe.batch
         self.arrays, self.step = arrays, 0
 

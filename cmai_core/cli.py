@@ -29,6 +29,7 @@ COMMANDS: Registry[Any] = Registry(
         "attack": "cmai_core.commands.attack:attack",
         "evaluate": "cmai_core.commands.evaluate:evaluate",
         "evaluate-clean": "cmai_core.commands.evaluate_clean:evaluate_clean",
+        "measure": "cmai_core.commands.measure:measure",
         "check": "cmai_core.commands.check:check",
         "cmcv": "cmai_core.commands.cmcv:cmcv",
         "data": "cmai_core.commands.data:data",

@@ -71,6 +71,7 @@ def test_help_is_quick_and_names_every_command():
         "attack",
         "evaluate",
         "evaluate-clean",
+        "measure",
         "check",
         "cmcv",
         "data",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -21,6 +21,9 @@ from cmai_core.data.pair import Batch
 from cmai_core.errors import OptionError
 from cmai_core.options import strict_options
 from cmai_core.reporting import Watch
+
+if TYPE_CHECKING:
+    from cmai_core.models.protocol import VisionLanguageModel
 
 
 @dataclass
@@ -63,7 +66,7 @@ class Attack(BaseAttack[AttackResult]):
     def describe(self) -> dict:
         return self._described() | self.threat.describe() | self.search.describe()
 
-    def _prepare(self, model: Any, batch: Batch, seed: int) -> ImageSetting:
+    def _prepare(self, model: VisionLanguageModel, batch: Batch, seed: int) -> ImageSetting:
         pixels = batch.pixels.detach()
         device = getattr(model, "device", None)
         pixels = pixels if device is None else pixels.to(device)
@@ -77,29 +80,37 @@ class Attack(BaseAttack[AttackResult]):
         return self.search.run(problem, seed=seed, watch=watch)
 
     def _measure(self, setting: ImageSetting, outcome: Outcome, watch: Watch) -> dict[str, Any]:
-        total = max(1, outcome.steps_done)
+        clean, total = setting.clean, max(1, outcome.steps_done)
+        assert clean is not None  # scored before the search
         watch.report(total, total, "checking the rounded image", dict, force=True)
         final = setting.evaluator.score(outcome.pixels)
         rounded = setting.region.round(outcome.pixels)
         final_8bit = setting.evaluator.score(rounded)
         if outcome.last_unscored:
             outcome.objective_trace[-1] = final.value
-            if outcome.consistency_trace is not None:
+            if outcome.consistency_trace is not None and final.consistency is not None:
                 outcome.consistency_trace[-1] = final.consistency
-        names = ("objective_trace", "consistency_trace", "minimum", "minimum_norm", "universal", "forwards")
+        names: tuple[str, ...] = (
+            "objective_trace",
+            "consistency_trace",
+            "minimum",
+            "minimum_norm",
+            "universal",
+            "forwards",
+        )
         names += ("backwards", "steps_done", "cancelled")
         return {
             "ids": tuple(setting.ids),
             "pixels": outcome.pixels,
             "rounded": rounded,
-            "notes": _notes(outcome, setting.clean),
-            **scores_before_and_after(setting.clean, final, final_8bit),
+            "notes": _notes(outcome, clean),
+            **scores_before_and_after(clean, final, final_8bit),
             **sizes(setting.region, outcome.pixels),
             **sizes(setting.region, rounded, "_8bit"),
             **{name: getattr(outcome, name) for name in names},
         }
 
-    def _evaluator(self, model: Any, batch: Batch, seed: int) -> Evaluator:
+    def _evaluator(self, model: VisionLanguageModel, batch: Batch, seed: int) -> Evaluator:
         shared: dict = {}
         covered = set(batch.image_of_text) == set(range(len(batch.ids)))
         if getattr(model, "knowledge", None) == "decisions":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import torch
 
@@ -18,6 +18,9 @@ from cmai_core.models.evaluation_mode import evaluation_mode
 from cmai_core.progress import CancelToken, ProgressCallback
 from cmai_core.reporting import Watch
 from cmai_core.seeds import resolve_seed
+
+if TYPE_CHECKING:
+    from cmai_core.models.protocol import VisionLanguageModel
 
 Result = TypeVar("Result")
 
@@ -38,7 +41,7 @@ class BaseAttack(ABC, Generic[Result]):
 
     def __call__(
         self,
-        model: Any,
+        model: VisionLanguageModel,
         batch: Batch,
         *,
         progress: ProgressCallback | None = None,
@@ -76,7 +79,7 @@ class BaseAttack(ABC, Generic[Result]):
         with evaluation_mode(model):
             return self._run(model, batch, seed, Watch(progress, cancel, progress_interval))
 
-    def _run(self, model: Any, batch: Batch, seed: int, watch: Watch) -> Result:
+    def _run(self, model: VisionLanguageModel, batch: Batch, seed: int, watch: Watch) -> Result:
         setting = self._prepare(model, batch, seed)
         start = time.perf_counter()
         outcome = self._search(setting, seed, watch)
@@ -90,7 +93,7 @@ class BaseAttack(ABC, Generic[Result]):
         """Return plain values that name the attack in reports."""
 
     @abstractmethod
-    def _prepare(self, model: Any, batch: Batch, seed: int) -> Any:
+    def _prepare(self, model: VisionLanguageModel, batch: Batch, seed: int) -> Any:
         """Return all that the search works on, with an attribute `pixels`: the clean images on the device."""
 
     @abstractmethod
@@ -105,7 +108,7 @@ class BaseAttack(ABC, Generic[Result]):
         return {"name": self.name, "objective": self.objective.describe(), "success": self.success.describe()}
 
 
-def check_kinds(attack: Any, kinds: Mapping[str, type]) -> None:
+def check_kinds(attack: object, kinds: Mapping[str, type]) -> None:
     """Check that the attributes of an attack are of certain kinds.
 
     Raises:
@@ -117,7 +120,7 @@ def check_kinds(attack: Any, kinds: Mapping[str, type]) -> None:
             raise OptionError(f"{name}={value!r} is not accepted.", f"Accepted: a {kind.__name__}.")
 
 
-def check_search(name: str, search: Any, example: str) -> None:
+def check_search(name: str, search: object, example: str) -> None:
     """Check that something can be run as a search; `name`: of the option, `example`: one that can.
 
     Raises:
@@ -129,7 +132,7 @@ def check_search(name: str, search: Any, example: str) -> None:
 
 def scores_before_and_after(clean: Any, final: Any, rounded: Any = None) -> dict[str, torch.Tensor | None]:
     """Return success, objective and S_c of clean, attacked and rounded samples by the names they have in results."""
-    fields = {}
+    fields: dict[str, torch.Tensor | None] = {}
     for prefix, suffix, seen in (("clean_", "", clean), ("", "", final), ("", "_8bit", rounded)):
         if seen is not None:
             parts = {"success": seen.success, "objective": seen.value, "consistency": seen.consistency}

@@ -88,7 +88,7 @@ class AttackResult:
     cancelled: bool
     seconds: float
     seed: int
-    attack: Mapping[str, Any] = field(default_factory=dict)
+    attack: Mapping[str, object] = field(default_factory=dict)
     l0: torch.Tensor | None = None
     l0_8bit: torch.Tensor | None = None
     size: torch.Tensor | None = None
@@ -134,7 +134,14 @@ class AttackResult:
 
     def records(self, traces: bool = True) -> list[dict[str, Any]]:
         """Return one dict of plain JSON values per sample (None for what is not a finite number), without pixels."""
-        names = ("clean_success", "success", "success_8bit", "clean_objective", "objective", "objective_8bit")
+        names: tuple[str, ...] = (
+            "clean_success",
+            "success",
+            "success_8bit",
+            "clean_objective",
+            "objective",
+            "objective_8bit",
+        )
         names += ("clean_consistency", "consistency", "consistency_8bit", "linf", "l2", "linf_8bit", "l2_8bit")
         names += ("l0", "l0_8bit", "size", "size_8bit", "minimum_norm", "forwards", "backwards")
         columns = {name: _plain(getattr(self, name)) for name in names}

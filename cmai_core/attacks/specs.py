@@ -144,9 +144,9 @@ class Recipe:
         Raises:
             OptionError: it does not go with that norm.
         """
-        if not self.norms:
-            return None
         chosen = norm or self.norm
+        if not self.norms or chosen is None:
+            return None
         self._check_norm(chosen)
         return Budget(chosen, self.amounts[chosen]) if chosen in self.amounts else Budget.usual(chosen)
 

@@ -26,7 +26,7 @@ data = typer.Typer()
 
 @data.callback(invoke_without_command=True)
 def default(context: typer.Context, scenes: Scenes = None, workers: Workers = None) -> None:
-    """Make Tabletop's training data (build), or look at a dataset (sheet, statistics)."""
+    """Make Tabletop's training data (build) or its bundled test scenes (stored), or look at a dataset."""
     if context.invoked_subcommand is None:
         build(scenes, workers)
     context.default_map = {"build": {"scenes": scenes, "workers": workers}}  # given before the name of the part
@@ -43,6 +43,17 @@ def build(scenes: Scenes = None, workers: Workers = None) -> None:
     with progress_bar(quiet=False, unit="scenes") as show:
         count = build_training_data(scenes, workers=workers, report=lambda done, total: show(Progress(done, total)))
     print(f"{count} training scenes are in the cache.")
+
+
+@data.command("stored")
+def stored(
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="default: the bundled file")] = None,
+    count: Annotated[int, typer.Option(help="scenes, the first ones of the test split")] = 1000,
+) -> None:
+    """Render the bundled part of Tabletop's test split anew, after a change of the renderer."""
+    from cmai_core.data.tabletop.dataset import write_stored
+
+    print(f"written: {write_stored(out, count)}")
 
 
 @data.command("sheet")

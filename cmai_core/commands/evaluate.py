@@ -14,6 +14,7 @@ import typer
 from cmai_core.commands.parameters import Device, Json, Quiet, pair_limit
 from cmai_core.data.registry import DEFAULT_DATASET, dataset_words
 from cmai_core.errors import CmaiWarning, OptionError
+from cmai_core.evaluation.figures.registry import FIGURES, SUMMARY, figure_table
 from cmai_core.files import write_json
 from cmai_core.progress import Progress
 from cmai_core.tasks import DEFAULT_TASK, TASKS
@@ -89,6 +90,10 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FOLDER", help="where results are kept and found again (default: your data folder)"),
     ] = None,
+    figures: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIGURE...", help=f"tables to print and write: {', '.join(FIGURES)} (default: summary)"),
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="only say what it would cost")] = False,
     json_file: Json = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="write the table here")] = None,
@@ -99,6 +104,9 @@ def evaluate(
     from cmai_core.evaluation.store.store import default_folder
 
     grid = grid_of(locals())
+    names = figures or [SUMMARY]
+    for name in names:
+        FIGURES.find(name)
     folder = store or default_folder()
     check_outputs({"--json": json_file, "--csv": csv, "--latex": latex})
     if plan:
@@ -106,7 +114,7 @@ def evaluate(
             warnings.warn("--csv and --latex are written by the run, not with --plan", CmaiWarning, stacklevel=2)
         say_plan(grid, folder, device, json_file)
         return 0
-    return run_grid(grid, folder, device, quiet, {"json": json_file, "csv": csv, "latex": latex})
+    return run_grid(grid, folder, device, quiet, {"json": json_file, "csv": csv, "latex": latex}, names)
 
 
 def grid_of(given: Mapping[str, Any]) -> Grid:
@@ -163,15 +171,22 @@ def say_plan(grid: Grid, folder: Path, device: str | None, json_file: Path | Non
             stored.close()
 
 
-def run_grid(grid: Grid, folder: Path, device: str | None, quiet: bool, files: Mapping[str, Path | None]) -> int:
+def run_grid(
+    grid: Grid,
+    folder: Path,
+    device: str | None,
+    quiet: bool,
+    files: Mapping[str, Path | None],
+    figures: Sequence[str] = (SUMMARY,),
+) -> int:
     """Run a grid and deliver its table; return the exit status (130: interrupted, with what was there until then).
 
     Args:
         files: "json", "csv" and "latex" → where the table is written, None: not.
+        figures: what the table holds, of `figures.registry.FIGURES`.
     """
-    from cmai_core.evaluation.figures import export, tables
-    from cmai_core.evaluation.figures.outcomes import Outcomes
-    from cmai_core.evaluation.runs import predictions as readings
+    from cmai_core.evaluation.figures import export
+    from cmai_core.evaluation.runs import predictions
     from cmai_core.evaluation.runs.runner import run
     from cmai_core.evaluation.runs.setting import Setting
     from cmai_core.evaluation.store.store import Store
@@ -180,8 +195,8 @@ def run_grid(grid: Grid, folder: Path, device: str | None, quiet: bool, files: M
         setting = Setting(grid, device=device)
         with interruptible() as cancel, progress_bar(quiet, form=SHARE_AND_WORDS, words=_stage) as show:
             report = run(setting, store, progress=show, cancel=cancel)
-        frame = readings.frame(store, report.plan)
-    table = tables.summary_table(Outcomes.of(frame, frame.attrs["epsilons"]))
+        frame = predictions.frame(store, report.plan)
+    table = figure_table(frame, figures, frame.attrs["epsilons"])
     write: dict[str, Callable[..., Any]] = {"json": export.to_json, "csv": export.to_csv, "latex": export.to_latex}
     try:
         deliver(_table(table), [(path, partial(write[form], table)) for form, path in files.items()])
@@ -204,7 +219,7 @@ def _say_cost(found: Any, json_file: Path | None) -> None:
     basis = "from this store's own timings" if found.measured else "before anything was measured"
     most = "at most " if found.plan.grid.cascade else "about "
     time = f"{most}{_time(found.seconds)}, {basis}"
-    lines.append(f"{len(found.cells)} cells, {time}; {found.clean} clean readings to come.")
+    lines.append(f"{len(found.cells)} cells, {time}; {found.clean} clean predictions to come.")
     deliver("\n".join(lines), [(json_file, lambda path: write_json(path, found.to_dict()))])
 
 
@@ -215,7 +230,10 @@ def _table(table: pd.DataFrame) -> Table:
     from cmai_core.evaluation.figures.export import figure_text, is_share
 
     rows = [("target", "task", "source", "recipe", "budget", "metric", "value [95 %]", "of")]
-    for row in table.itertuples(index=False):
+    texts = ["target", "task", "source", "recipe", "norm"]
+    given = table.reindex(columns=[*texts, "epsilon", "metric", "value", "low", "high", "hits", "total"])
+    given[texts] = given[texts].astype(object).where(given[texts].notna(), "")
+    for row in given.itertuples(index=False):
         budget = "" if pd.isna(row.epsilon) else f"{row.norm} {row.epsilon:g}"
         value = figure_text(row.value, row.low, row.high, is_share(row.metric)) or "–"
         count = "" if pd.isna(row.total) or pd.isna(row.hits) else f"{row.hits:g}/{row.total:g}"
@@ -225,7 +243,7 @@ def _table(table: pd.DataFrame) -> Table:
 
 def _say_end(report: Any, folder: Path) -> None:
     say = [
-        f"run {report.run} in {folder}: {report.crafted} examples made, {report.shown + report.clean} readings taken"
+        f"run {report.run} in {folder}: {report.crafted} examples made, {report.shown + report.clean} predictions made"
     ]
     say[0] += f", {_time(report.seconds)}"
     for cell in report.plan.cells:
@@ -239,7 +257,7 @@ def _say_end(report: Any, folder: Path) -> None:
 
 
 def _say_checks(report: Any, frame: Any) -> None:
-    """What the self-checks of the readings find amiss, on stderr beside the table; `cmai check` shows all of them."""
+    """Say on stderr what the self-checks of the predictions find amiss; `cmai check` shows all of them."""
     from cmai_core.evaluation.checks import check_predictions
     from cmai_core.evaluation.checks import report as written
 

@@ -6,7 +6,8 @@ None of these depends on how the score would change, so none is an attribution; 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -151,51 +152,68 @@ def decoder_attention(
         OptionError: a layer that the decoder does not have.
     """
     cross = model.decoder_attention()
-    parts = model.image_attention()
     names = list(cross)
     if layer is not None:
         if not 0 <= layer < len(names):
             raise OptionError(f"Layer {layer} of the decoder.", f"It has layers 0 to {len(names) - 1}.")
         names = [names[layer]]
+    modules = {name: cross[name] for name in names}
     texts = tuple(model.generate(pixels) if texts is None else texts)
-    ids = model.tokenize(texts)
-    pixels, ids = matched(pixels.detach(), ids, image_of_text)
+    pixels, ids = matched(pixels.detach(), model.tokenize(texts), image_of_text)
     texts = texts * len(ids) if len(texts) == 1 < len(ids) else texts
     _, _, eos = model.token_ids()
-    tokens, maps, outside, words, word_maps = [], [], [], [], []
+    found: list[_TextMaps] = []
     with torch.no_grad(), recording_mode(model):
         for part in batches(len(ids), batch_size):
             some = model.trim(ids[part])
-            with recorded_attention(parts.modules | {name: cross[name] for name in names}) as weights:
-                features = model.image_features(pixels[part])
-                model.fusion_logits(features.tokens, some)
-            looked = torch.stack([weights[name].mean(dim=1) for name in names]).mean(dim=0)
-            if parts.pooler is not None:
-                # the decoder gets every query but the first, each a mixture of class token and patches
-                looked = (looked @ weights["pooler"].mean(dim=1)[:, 1:])[..., 1:]
-            for row, text_ids in zip(looked.float().cpu().numpy(), some.tolist(), strict=True):
-                last = text_ids.index(eos) if eos in text_ids else len(text_ids) - 1
-                predicted = text_ids[1 : last + 1]
-                text_maps = row[:last].reshape(last, *parts.grid)
-                spelled = token_strings(model, predicted)
-                merged, groups = merge_words(model, predicted)
-                tokens.append(spelled)
-                maps.append(read_only(text_maps))
-                outside.append(read_only(np.clip(1 - text_maps.sum(axis=(1, 2)), 0, None)))
-                words.append(merged)
-                word_maps.append(
-                    read_only(np.stack([text_maps[g].mean(axis=0) for g in groups]) if groups else text_maps[:0])
-                )
+            looked = _looked_at(model, pixels[part], some, modules)
+            found += [_of_text(model, r, k, eos) for r, k in zip(looked, some.tolist(), strict=True)]
+    layers = f"the decoder, mean of {len(names)} layers" if layer is None else names[0]
     return TokenMaps(
         texts,
-        tuple(tokens),
-        tuple(maps),
-        tuple(words),
-        tuple(word_maps),
-        tuple(outside),
+        tuple(text.tokens for text in found),
+        tuple(text.maps for text in found),
+        tuple(text.words for text in found),
+        tuple(text.word_maps for text in found),
+        tuple(text.outside for text in found),
         len(names),
         (
-            f"Cross-attention of {'the decoder, mean of ' + str(len(names)) + ' layers' if layer is None else names[0]}"
-            ", mean of all heads. The image tokens attended to have mixed with others in the image tower.",
+            f"Cross-attention of {layers}, mean of all heads. The image tokens attended to have mixed with others in "
+            "the image tower.",
         ),
     )
+
+
+@dataclass(frozen=True)
+class _TextMaps:
+    """What `TokenMaps` has of one text."""
+
+    tokens: Any
+    maps: np.ndarray
+    words: Any
+    word_maps: np.ndarray
+    outside: np.ndarray
+
+
+def _looked_at(model: VisionLanguageModel, pixels: torch.Tensor, ids: torch.Tensor, modules: dict) -> np.ndarray:
+    """Return the decoder's attention to the patches, N×L×h×w, mean of heads and of the modules (its layers)."""
+    parts = model.image_attention()
+    with recorded_attention(parts.modules | modules) as weights:
+        features = model.image_features(pixels)
+        model.fusion_logits(features.tokens, ids)
+    looked = torch.stack([weights[name].mean(dim=1) for name in modules]).mean(dim=0)
+    if parts.pooler is not None:
+        # the decoder gets every query but the first, each a mixture of class token and patches
+        looked = (looked @ weights["pooler"].mean(dim=1)[:, 1:])[..., 1:]
+    return looked.float().cpu().numpy().reshape(*looked.shape[:2], *parts.grid)
+
+
+def _of_text(model: VisionLanguageModel, looked: np.ndarray, ids: list[int], eos: int) -> _TextMaps:
+    """Cut the maps L×h×w of one text at its end, and merge its tokens into words."""
+    last = ids.index(eos) if eos in ids else len(ids) - 1
+    predicted, maps = ids[1 : last + 1], looked[:last]
+    words, groups = merge_words(model, predicted)
+    word_maps = np.stack([maps[group].mean(axis=0) for group in groups]) if groups else maps[:0]
+    outside = np.clip(1 - maps.sum(axis=(1, 2)), 0, None)
+    tokens = token_strings(model, predicted)
+    return _TextMaps(tokens, read_only(maps), words, read_only(word_maps), read_only(outside))

@@ -22,7 +22,6 @@ from cmai_core.explanations.relevance import text_explanation, text_ids
 from cmai_core.explanations.result import Explanation, TextExplanation, read_only
 
 if TYPE_CHECKING:
-    from cmai_core.models.features import ImageFeatures
     from cmai_core.models.protocol import VisionLanguageModel
 
 TEXT_BASELINES = ("pad", "zero", "mean")
@@ -123,29 +122,13 @@ def token_attribution(
     settings = _Settings(n_steps, max_steps, tolerance, internal_batch_size)
     if baseline not in TEXT_BASELINES:
         raise OptionError(f"Unknown baseline {baseline!r}.", f"Choose from {', '.join(TEXT_BASELINES)}.")
-    parts = model.text_attention()
     ids = text_ids(model, texts)
     pixels, ids = matched(pixels.detach(), ids, image_of_text)
     values: list[np.ndarray] = []
     done = _Done()
-    table = parts.table
-    filler = {"pad": table[parts.pad], "zero": torch.zeros_like(table[0]), "mean": table.mean(dim=0)}[baseline]
-    kept = _kept(ids, *model.token_ids())
     with recording_mode(model):
         for part in batches(len(ids), max(1, internal_batch_size // n_steps)):
-            some = ids[part]
-            with torch.no_grad():
-                features = model.image_features(pixels[part])
-                inputs = parts.embed(some)
-            nothing = torch.where(kept[part].unsqueeze(-1), inputs, filler)
-            rows = torch.arange(len(some), device=some.device)
-
-            def score(
-                x: torch.Tensor, which: torch.Tensor, features: ImageFeatures = features, some: torch.Tensor = some
-            ) -> torch.Tensor:
-                return model.consistency(features[which], parts.forward(some[which], x))
-
-            found = done.integrate(score, inputs, nothing, rows, settings)
+            found = _integrate_texts(model, pixels[part], ids[part], baseline, done, settings)
             values += list(found.double().sum(dim=2).cpu().numpy())
     return text_explanation(
         model,
@@ -161,6 +144,29 @@ def token_attribution(
             f"at least {n_steps} Gauss–Legendre steps.",
         ),
     )
+
+
+def _integrate_texts(
+    model: VisionLanguageModel,
+    pixels: torch.Tensor,
+    ids: torch.Tensor,
+    baseline: str,
+    done: _Done,
+    settings: _Settings,
+) -> torch.Tensor:
+    """Return the attributions of token embeddings, N×L×W, of N texts with their images."""
+    parts = model.text_attention()
+    table = parts.table
+    filler = {"pad": table[parts.pad], "zero": torch.zeros_like(table[0]), "mean": table.mean(dim=0)}[baseline]
+    with torch.no_grad():
+        features = model.image_features(pixels)
+        inputs = parts.embed(ids)
+    nothing = torch.where(_kept(ids, *model.token_ids()).unsqueeze(-1), inputs, filler)
+
+    def score(embedded: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return model.consistency(features[rows], parts.forward(ids[rows], embedded))
+
+    return done.integrate(score, inputs, nothing, torch.arange(len(ids), device=ids.device), settings)
 
 
 @dataclass(frozen=True)

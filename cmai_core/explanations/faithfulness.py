@@ -112,43 +112,87 @@ def deletion_insertion(
         )
     pixels, embedded = paired(model, pixels, texts, image_of_text)
     cells = to_cells(maps, len(pixels), grid)
-    count, (h, w) = len(cells), cells.shape[1:]
-    size = pixels.shape[-2:]
-    removed = np.unique(np.linspace(0, h * w, min(steps, h * w) + 1).round().astype(int))
+    total = cells.shape[1] * cells.shape[2]
+    removed = np.unique(np.linspace(0, total, min(steps, total) + 1).round().astype(int))
     ranks = _ranks(cells, generator)
-    orders = [ranks, h * w - 1 - ranks]
-    orders += [_ranks(np.zeros_like(cells), generator) for _ in range(controls)]
-    total, done = len(fills) * len(orders) * count, 0
+    orders = [ranks, total - 1 - ranks, *(_ranks(np.zeros_like(cells), generator) for _ in range(controls))]
+    counter = _Counter(len(fills) * len(orders) * len(cells), progress, cancel)
     results: dict[str, DeletionInsertion] = {}
     for fill in fills:
+        counter.stage = f"Faithfulness: removing cells ({fill})"
         filled = fill_image(pixels, fill)
-        curves = np.zeros((len(orders), count, len(removed)))
-        for k, order in enumerate(orders):
-            for row in range(count):
-                if cancel is not None:
-                    cancel.check()
-                gone = torch.from_numpy(order[row][None] < removed[:, None, None]).float()
-                mask = F.interpolate(gone.unsqueeze(1), size, mode="nearest-exact").to(pixels)
-                images = torch.where(mask > 0.5, filled[row : row + 1], pixels[row : row + 1])
-                curves[k, row] = _scores(model, images, embedded[row : row + 1], batch_size)
-                done += 1
-                if progress:
-                    progress(Progress(done, total, f"Faithfulness: removing cells ({fill})", {}))
-        fractions = removed / (h * w)
-        areas = np.trapezoid(curves, fractions, axis=2)
-        # Order 1 removes the lowest cells first; read backwards, it puts the highest back first.
-        results[fill] = DeletionInsertion(
-            fill,
-            read_only(fractions),
-            read_only(curves[0]),
-            read_only(_backwards(curves[1], removed, h * w)),
-            read_only(curves[2:].mean(axis=0)),
-            read_only(areas[0]),
-            read_only(areas[1]),
-            read_only(areas[2:].mean(axis=0)),
-            read_only(areas[2:].std(axis=0, ddof=1)),
+        curves = np.stack(
+            [_removal_curves(model, pixels, filled, embedded, o, removed, batch_size, counter) for o in orders]
         )
+        results[fill] = _areas(fill, curves, removed, total)
     return results
+
+
+@dataclass
+class _Counter:
+    """Curves measured so far; tells of them, and stops when cancelled."""
+
+    total: int
+    progress: ProgressCallback | None
+    cancel: CancelToken | None
+    done: int = 0
+    stage: str = ""
+
+    def tick(self) -> None:
+        self.done += 1
+        if self.progress:
+            self.progress(Progress(self.done, self.total, self.stage, {}))
+
+    def check(self) -> None:
+        if self.cancel is not None:
+            self.cancel.check()
+
+
+def _removal_curves(
+    model: VisionLanguageModel,
+    pixels: torch.Tensor,
+    filled: torch.Tensor,
+    embedded: torch.Tensor,
+    order: np.ndarray,
+    removed: np.ndarray,
+    batch_size: int,
+    counter: _Counter,
+) -> np.ndarray:
+    """Measure S_c as cells are filled in an order.
+
+    Args:
+        order: N×h×w ranks, 0 goes first. removed: K+1 numbers of cells.
+
+    Returns:
+        N×(K+1).
+    """
+    curves = np.zeros((len(pixels), len(removed)))
+    for row in range(len(pixels)):
+        counter.check()
+        gone = torch.from_numpy(order[row][None] < removed[:, None, None]).float()
+        mask = F.interpolate(gone.unsqueeze(1), pixels.shape[-2:], mode="nearest-exact").to(pixels)
+        images = torch.where(mask > 0.5, filled[row : row + 1], pixels[row : row + 1])
+        curves[row] = _scores(model, images, embedded[row : row + 1], batch_size)
+        counter.tick()
+    return curves
+
+
+def _areas(fill: str, curves: np.ndarray, removed: np.ndarray, total: int) -> DeletionInsertion:
+    """Sum curves up: order 0 removes the highest cells first, order 1 the lowest, the others are random."""
+    fractions = removed / total
+    areas = np.trapezoid(curves, fractions, axis=2)
+    # read backwards, order 1 puts the highest cells back first
+    return DeletionInsertion(
+        fill,
+        read_only(fractions),
+        read_only(curves[0]),
+        read_only(_backwards(curves[1], removed, total)),
+        read_only(curves[2:].mean(axis=0)),
+        read_only(areas[0]),
+        read_only(areas[1]),
+        read_only(areas[2:].mean(axis=0)),
+        read_only(areas[2:].std(axis=0, ddof=1)),
+    )
 
 
 def to_cells(maps: Explanation | np.ndarray, count: int, grid: tuple[int, int] | None = None) -> np.ndarray:
@@ -200,46 +244,66 @@ def infidelity(
     """
     if samples < 2 or not 0 < share < 1 or fill not in FILLS:
         raise OptionError(f"samples={samples}, share={share}, fill={fill!r}.", f"Fills are {', '.join(FILLS)}.")
-    from captum.metrics import infidelity as captum_infidelity
-
     pixels, embedded = paired(model, pixels, texts, image_of_text)
     cells = to_cells(maps, len(pixels), grid)
     size = pixels.shape[-1]
     blocks = torch.from_numpy(enlarge(cells, size)).to(pixels)
     # Captum multiplies the mask N×3×S×S with attributions of that shape: share each cell's value among its pixels.
     attributions = (blocks / (3 * size * size / cells[0].size)).unsqueeze(1).expand_as(pixels)
-    falls: list[torch.Tensor] = []
-    filled = pixels[:0]
+    values = []
+    for row in range(len(pixels)):
+        one, text = pixels[row : row + 1], embedded[row : row + 1]
+        remove = _remover(fill_image(one, fill), cells.shape[1:], share, generator)
+        values.append(_relative_infidelity(model, one, text, attributions[row : row + 1], remove, samples, batch_size))
+    return np.maximum(np.asarray(values, dtype=np.float32), 0)
+
+
+def _remover(
+    filled: torch.Tensor, cells: tuple[int, ...], share: float, generator: torch.Generator
+) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """Make Captum's perturbation: (mask of random cells, the picture with these filled)."""
 
     def remove(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        chosen = (torch.rand(len(x), *cells.shape[1:], generator=generator) < share).to(x)
+        chosen = (torch.rand(len(x), *cells, generator=generator) < share).to(x)
         mask = F.interpolate(chosen.unsqueeze(1), x.shape[-2:], mode="nearest-exact").expand_as(x)
         return mask, torch.where(mask > 0.5, filled, x)
+
+    return remove
+
+
+def _relative_infidelity(
+    model: VisionLanguageModel,
+    pixels: torch.Tensor,
+    text: torch.Tensor,
+    attributions: torch.Tensor,
+    remove: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    samples: int,
+    batch_size: int,
+) -> float:
+    """Return Captum's infidelity of one pair, divided by the mean squared fall of S_c."""
+    from captum.metrics import infidelity as captum_infidelity
+
+    falls: list[torch.Tensor] = []
 
     def score(x: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         found = model.consistency(x, text)
         falls.append(found)
         return found
 
-    values = []
-    for row in range(len(pixels)):
-        falls.clear()
-        filled = fill_image(pixels[row : row + 1], fill)
-        found = captum_infidelity(
-            score,
-            remove,
-            pixels[row : row + 1],
-            attributions[row : row + 1],
-            additional_forward_args=(embedded[row : row + 1],),
-            n_perturb_samples=samples,
-            max_examples_per_batch=min(samples, max(1, batch_size)),
-            normalize=True,
-        )
-        # Captum scores the perturbed copies and then the pair itself, batch by batch.
-        perturbed, clean = torch.cat(falls[0::2]), falls[1]
-        fall = float((clean - perturbed).double().square().mean())
-        values.append(float(found) / fall if fall > 0 else float("nan"))
-    return np.maximum(np.asarray(values, dtype=np.float32), 0)
+    found = captum_infidelity(
+        score,
+        remove,
+        pixels,
+        attributions,
+        additional_forward_args=(text,),
+        n_perturb_samples=samples,
+        max_examples_per_batch=min(samples, max(1, batch_size)),
+        normalize=True,
+    )
+    # Captum scores the perturbed copies and then the pair itself, batch by batch.
+    perturbed, clean = torch.cat(falls[0::2]), falls[1]
+    fall = float((clean - perturbed).double().square().mean())
+    return float(found) / fall if fall > 0 else float("nan")
 
 
 def max_sensitivity(

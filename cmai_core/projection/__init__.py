@@ -5,6 +5,6 @@
 
 from cmai_core.projection.project import METHODS, project
 from cmai_core.projection.result import Displacement, DriftControl, Projection
-from cmai_core.projection.umap_fit import warm_up, warm_up_in_background
+from cmai_core.projection.umap_fit import warm_up
 
-__all__ = ["METHODS", "Displacement", "DriftControl", "Projection", "project", "warm_up", "warm_up_in_background"]
+__all__ = ["METHODS", "Displacement", "DriftControl", "Projection", "project", "warm_up"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -71,22 +72,36 @@ def project(
     if method == "pca":
         plane, control, explained = _pca(together, copies)
     else:
-        batch = np.concatenate([together, copies])
-        settings = {"n_neighbors": min(n_neighbors, len(batch) - 1), "min_dist": float(min_dist), "metric": "cosine"}
-        layout = fit_umap(batch, n_neighbors=settings["n_neighbors"], min_dist=float(min_dist), seed=seed)
-        plane, control = layout[: len(together)], layout[len(together) :]
-
+        neighbours = min(n_neighbors, len(together) + len(copies) - 1)
+        settings = {"n_neighbors": neighbours, "min_dist": float(min_dist), "metric": "cosine"}
+        plane, control = _umap(together, copies, settings, seed)
     ends = np.cumsum([len(rows_) for rows_ in groups.values()])
     placed = {key: plane[end - len(groups[key]) : end] for key, end in zip(groups, ends, strict=True)}
     drift = DriftControl(name, rows, distance, control, _distances(placed[name][rows], control))
-    bound = drift.quantile(CONTROL_QUANTILE)
-    displacements = {}
+    displacements = _displacements(groups, placed, pairs, drift.quantile(CONTROL_QUANTILE))
+    trust = _trustworthiness(together, plane)
+    return Projection(method, int(seed), placed, drift, displacements, explained, trust, settings)
+
+
+def _umap(x: np.ndarray, extra: np.ndarray, settings: Mapping[str, Any], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates of `x` and of `extra` in one layout."""
+    batch = np.concatenate([x, extra])
+    layout = fit_umap(batch, n_neighbors=settings["n_neighbors"], min_dist=settings["min_dist"], seed=seed)
+    return layout[: len(x)], layout[len(x) :]
+
+
+def _displacements(
+    groups: Mapping[str, np.ndarray],
+    placed: Mapping[str, np.ndarray],
+    pairs: Sequence[tuple[str, str]],
+    bound: float,
+) -> dict[tuple[str, str], Displacement]:
+    """How far each pair moves in the plane and in the embedding, and whether farther than the noisy copies did."""
+    out = {}
     for a, b in pairs:
         moved = _distances(placed[a], placed[b])
-        displacements[a, b] = Displacement(moved, cosine_distances(groups[a], groups[b]), moved > bound)
-    return Projection(
-        method, int(seed), placed, drift, displacements, explained, _trustworthiness(together, plane), settings
-    )
+        out[a, b] = Displacement(moved, cosine_distances(groups[a], groups[b]), moved > bound)
+    return out
 
 
 def _checked(name: str, rows: np.ndarray) -> np.ndarray:

@@ -30,11 +30,6 @@ class DriftControl:
         """Quantile of `displacement`, q in [0, 1]."""
         return float(np.quantile(self.displacement, q))
 
-    @property
-    def quantiles(self) -> dict[float, float]:
-        """The quantiles at 50, 90 and 95 %, in units of the plane."""
-        return {q: self.quantile(q) for q in (0.5, 0.9, 0.95)}
-
 
 @dataclass(frozen=True)
 class Displacement:

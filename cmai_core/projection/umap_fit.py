@@ -45,10 +45,3 @@ def warm_up() -> None:
         return
     x = np.random.default_rng(0).standard_normal((24, 4)).astype(np.float32)
     fit_umap(x, n_neighbors=5, min_dist=0.1, seed=0)
-
-
-def warm_up_in_background() -> threading.Thread:
-    """`warm_up` in a daemon thread, already started; a projection asked for meanwhile waits for it."""
-    thread = threading.Thread(target=warm_up, name="umap warm-up", daemon=True)
-    thread.start()
-    return thread

@@ -42,7 +42,7 @@ def bundle(
     measured: bool = False,
     calibration: int = 1000,
 ) -> dict[str, Any]:
-    """Copies a trained `local-dir` model into the assets with its files' hashes, calibrates it, and writes its figures.
+    """Copy a trained `local-dir` model into the assets with its files' hashes, calibrates it, and writes its figures.
 
     Args:
         source: the training's model folder. name: what the bundled model is called.
@@ -59,8 +59,28 @@ def bundle(
         ModelError: no model there, one over the size limit, or heads of other towers.
     """
     from cmai_core.models import load_model
-    from cmai_core.models.families.bundled import bundled_dir
     from cmai_core.models.integrity import record
+    from cmai_core.models.save import write_card
+
+    target = _copied(source, name, heads)
+    record(target)
+    if calibration:
+        _calibrate(load_model(name), target, calibration)
+    model = load_model(name)
+    card = dict(model.card)
+    if measured:
+        card["results"] = {**card.get("results", {}), **measure(model, limit, attacked)}
+        write_card(target, card)
+    return card
+
+
+def _copied(source: Path, name: str, heads: Path | None) -> Path:
+    """Copy a model into the assets, whole or not at all; return its folder there.
+
+    Raises:
+        ModelError: no model there, one over the size limit, or heads of other towers.
+    """
+    from cmai_core.models.families.bundled import bundled_dir
     from cmai_core.models.save import CARD_FILE, WEIGHTS_FILE, swap, write_card
 
     if not (source / "open_clip_config.json").is_file():
@@ -84,15 +104,7 @@ def bundle(
         shutil.rmtree(building, ignore_errors=True)
     for path in target.iterdir():
         path.chmod(0o644)
-    record(target)
-    if calibration:
-        _calibrate(load_model(name), target, calibration)
-    model = load_model(name)
-    card = dict(model.card)
-    if measured:
-        card["results"] = {**card.get("results", {}), **measure(model, limit, attacked)}
-        write_card(target, card)
-    return card
+    return target
 
 
 def _with_heads(card: dict[str, Any], building: Path, heads: Path) -> dict[str, Any]:

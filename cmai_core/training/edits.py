@@ -131,16 +131,6 @@ class TrueEdits:
         out[made, choice[made] // width] = new[made]
         return out
 
-    def random_choice(self, candidates: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """int64 B: one candidate of each row, all equally likely; −1 where a row has none (see `apply`).
-
-        Args:
-            generator: on the CPU, whatever the device of the candidates.
-        """
-        possible = (candidates >= 0).flatten(1)
-        keys = torch.rand(possible.shape, generator=generator).to(possible.device).masked_fill(~possible, -1.0)
-        return torch.where(possible.any(1), keys.argmax(1), -1)
-
 
 def eda(ids: np.ndarray, edits: TrueEdits, rng: np.random.Generator, rate: float = 0.1) -> np.ndarray:
     """Easy data augmentation (Wei & Zou 2019): each sentence changed by one of four operations, drawn evenly.

@@ -180,7 +180,7 @@ def step_losses(
     pixels: Tensor,
     weights: Weights,
 ) -> tuple[Tensor, dict[str, Tensor], Step]:
-    """The weighted sum of the tasks' losses, and what to log: each loss and the accuracies, as scalar tensors.
+    """Return the weighted sum of the tasks' losses, and what to log: each loss and the accuracies, as scalar tensors.
 
     Args:
         parts: the model; head: the patch head (None leaves its loss out).
@@ -192,49 +192,60 @@ def step_losses(
     seen: dict[str, Tensor] = {}
     total = pixels.new_zeros(())
     image = parts.vision(pixels)
-    count = len(pixels)
-
-    asked = bool(weights.question) and len(batch.question_ids) > 0
-    judged = bool(weights.nlvr) and len(batch.nlvr_ids) > 0
-    nothing = batch.nlvr_ids[:0], batch.nlvr_at[:0]
-    texts = packed.lay_out(
-        batch.caption_ids,
-        [(batch.question_ids, batch.answer_at) if asked else nothing]
-        + ([(batch.nlvr_ids, batch.nlvr_at)] if judged else []),
-        pad=parts.pad,
-        context=parts.text.context_length,
-    )
+    texts = _laid_out(parts, batch, weights)
     text_pooled, states = packed.encode_texts(parts.text, texts)
     logits = contrastive_logits(image.pooled, text_pooled, parts.logit_scale, batch.truth)
     if weights.contrastive:
         seen["contrastive"] = contrastive_loss(logits)
         total = total + weights.contrastive * seen["contrastive"]
     with torch.no_grad():
-        seen["batch_r1"] = (logits.argmax(dim=1) == torch.arange(count, device=logits.device)).float().mean()
-
-    if weights.caption or asked or judged:
-        items = len(batch.nlvr_ids)
-        joined = parts.two_images(image.tokens[:items], image.tokens[items : 2 * items]) if judged else None
-        words, answers = packed.decode_texts(
-            parts.decoder, texts, states, image.tokens, joined, with_words=bool(weights.caption)
-        )
-        if weights.caption:
-            found = fast.vocabulary_logits(parts.decoder, words)
-            seen["caption"] = F.cross_entropy(found.float(), texts.targets)
-            total = total + weights.caption * seen["caption"]
-        found = fast.vocabulary_logits(parts.decoder, answers)
-        if asked:
-            target = batch.question_ids.gather(1, batch.answer_at[:, None])[:, 0]
-            losses = _answer_loss(found[: texts.questions], target, batch.has_question)
-            seen["question"], seen["question_accuracy"] = losses
-            total = total + weights.question * seen["question"]
-        if judged:
-            target = batch.nlvr_ids.gather(1, batch.nlvr_at[:, None])[:, 0]
-            seen["nlvr"], seen["nlvr_accuracy"] = _answer_loss(found[texts.questions :], target)
-            total = total + weights.nlvr * seen["nlvr"]
+        seen["batch_r1"] = (logits.argmax(dim=1) == torch.arange(len(pixels), device=logits.device)).float().mean()
+    for name, loss, accuracy in _decoder_losses(parts, batch, image, texts, states, weights):
+        seen[name] = loss
+        seen |= {} if accuracy is None else {f"{name}_accuracy": accuracy}
+        total = total + getattr(weights, name) * loss
     if weights.patch and head is not None and image.grid is not None:
         seen["patch"] = head(image.grid, batch.patches)
         total = total + weights.patch * seen["patch"]
     ids = fast.trim(batch.caption_ids, parts.pad)
     words = texts.captions.pad(states[: texts.caption_rows])[:, : ids.shape[1]]
     return total, seen, Step(parts, batch, pixels, image, text_pooled, words, ids, logits)
+
+
+def _asked(batch: TrainingBatch, weights: Weights) -> tuple[bool, bool]:
+    """Whether the step has questions, and statements about two images."""
+    return bool(weights.question) and len(batch.question_ids) > 0, bool(weights.nlvr) and len(batch.nlvr_ids) > 0
+
+
+def _laid_out(parts: Parts, batch: TrainingBatch, weights: Weights) -> packed.Texts:
+    """Lay out captions, questions and statements, so that one pass reads them all."""
+    asked, judged = _asked(batch, weights)
+    questions = (batch.question_ids, batch.answer_at) if asked else (batch.nlvr_ids[:0], batch.nlvr_at[:0])
+    statements = [(batch.nlvr_ids, batch.nlvr_at)] if judged else []
+    context = parts.text.context_length
+    return packed.lay_out(batch.caption_ids, [questions, *statements], pad=parts.pad, context=context)
+
+
+def _decoder_losses(
+    parts: Parts, batch: TrainingBatch, image: fast.Vision, texts: packed.Texts, states: Tensor, weights: Weights
+) -> list[tuple[str, Tensor, Tensor | None]]:
+    """Return (name, loss, accuracy) of what the decoder writes: captions, answers, verdicts on statements."""
+    asked, judged = _asked(batch, weights)
+    if not (weights.caption or asked or judged):
+        return []
+    items, out = len(batch.nlvr_ids), []
+    joined = parts.two_images(image.tokens[:items], image.tokens[items : 2 * items]) if judged else None
+    words, answers = packed.decode_texts(
+        parts.decoder, texts, states, image.tokens, joined, with_words=bool(weights.caption)
+    )
+    if weights.caption:
+        found = fast.vocabulary_logits(parts.decoder, words)
+        out.append(("caption", F.cross_entropy(found.float(), texts.targets), None))
+    found = fast.vocabulary_logits(parts.decoder, answers)
+    if asked:
+        target = batch.question_ids.gather(1, batch.answer_at[:, None])[:, 0]
+        out.append(("question", *_answer_loss(found[: texts.questions], target, batch.has_question)))
+    if judged:
+        target = batch.nlvr_ids.gather(1, batch.nlvr_at[:, None])[:, 0]
+        out.append(("nlvr", *_answer_loss(found[texts.questions :], target)))
+    return out

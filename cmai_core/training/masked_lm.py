@@ -1,6 +1,6 @@
 """Training of Tabletop's masked language model, which proposes substitutes for words.
 
-    cmai masked-lm
+cmai masked-lm
 """
 
 from __future__ import annotations

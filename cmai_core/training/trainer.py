@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from cmai_core.errors import CmaiError, OptionError
+from cmai_core.errors import OptionError
 from cmai_core.files import check_folder
 from cmai_core.models.core import hash_of_weights
 from cmai_core.models.heads import ConsistencyHeads
 from cmai_core.models.tokenizer import bundled_tokenizer_dir
-from cmai_core.progress import CancelToken, Progress, ProgressCallback
+from cmai_core.progress import CancelToken, ProgressCallback
 from cmai_core.training import adapters
 from cmai_core.training.averaging import MovingAverage
 from cmai_core.training.batches import Arrays, Prefetcher, TrainingBatch, to_pixels
@@ -34,7 +33,9 @@ from cmai_core.training.distributed import ALONE, Processes
 from cmai_core.training.edits import TrueEdits
 from cmai_core.training.extra_losses import MaskedHead
 from cmai_core.training.inner import InnerProblem, perturb
+from cmai_core.training.loop import LOG_EVERY, Loop
 from cmai_core.training.losses import Parts, PatchHead
+from cmai_core.training.schedule import learning_rate
 from cmai_core.training.settings import Recipe
 from cmai_core.training.steering import Steering
 from cmai_core.training.step import StepLoss
@@ -45,9 +46,6 @@ if TYPE_CHECKING:
     from cmai_core.models.protocol import VisionLanguageModel
 
 MAX_LOG_SCALE = math.log(100.0)
-_LOG_EVERY = 50
-_MEASURED = (5, 25)
-"""With a time budget: the steps over which the throughput is measured that fixes the number of pairs."""
 
 
 @dataclass(frozen=True)
@@ -103,15 +101,6 @@ def take_apart(model: VisionLanguageModel) -> Parts:
     )
 
 
-def learning_rate(recipe: Recipe, step: int, total_steps: int | None) -> float:
-    """Linear warm-up, then a cosine down to `final_share` of the peak. Steps count from 0; None: length not known."""
-    warmup = recipe.warmup_steps if total_steps is None else min(recipe.warmup_steps, max(1, total_steps // 5))
-    if step < warmup or total_steps is None:
-        return recipe.learning_rate * min(1.0, (step + 1) / max(1, warmup))
-    phase = min(1.0, (step - warmup) / max(1, total_steps - warmup))
-    return recipe.learning_rate * (recipe.final_share + (1 - recipe.final_share) * (1 + math.cos(math.pi * phase)) / 2)
-
-
 def uses_bf16(precision: str, device: torch.device) -> bool:
     """Whether matrix products run in bf16: as told, or for "auto" where the processor multiplies bf16 natively."""
     if precision != "auto":
@@ -134,7 +123,7 @@ def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     return torch.optim.AdamW(settings, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
 
 
-class _Training:
+class Training:
     """A training in progress: modules, optimiser, averages, and one step."""
 
     def __init__(
@@ -176,6 +165,11 @@ class _Training:
     def number(self) -> int:
         """Of this process's share of the step: what its random numbers are drawn from."""
         return self.step * self.processes.count + self.processes.rank
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are taken; False while their number is not known."""
+        return self.total_steps is not None and self.step >= self.total_steps
 
     def _heads(self) -> ConsistencyHeads | None:
         """The model's consistency heads, new ones where it has none and the recipe trains them."""
@@ -321,16 +315,8 @@ def train(
     if options.restart and processes.first:
         (folder / CHECKPOINT).unlink(missing_ok=True)
     processes.wait()
-    identity = {"recipe": recipe.to_dict(), "seed": seed, "scenes": len(arrays), "start": _fingerprint(model)}
-    if options.minutes is None:
-        identity["pairs"] = options.pairs or recipe.pairs
-    else:
-        identity["minutes"] = options.minutes
-    if processes.count > 1:
-        identity["processes"] = processes.count
-        if options.minutes is not None:
-            raise OptionError("A time budget is for one process.", "Give --pairs.")
-    training = _Training(model, recipe, seed, validation, processes)
+    identity = _identity(recipe, seed, len(arrays), _fingerprint(model), options, processes)
+    training = Training(model, recipe, seed, validation, processes)
     saved = load_checkpoint(folder, identity)
     if saved is not None:
         training.restore(saved)
@@ -363,8 +349,28 @@ def _fingerprint(model: VisionLanguageModel) -> str:
     return hash_of_weights(model.state())[:16]
 
 
+def _identity(
+    recipe: Recipe, seed: int, scenes: int, start: str, options: RunOptions, processes: Processes
+) -> dict[str, Any]:
+    """Say what decides a training's weights; a checkpoint goes on only under the same.
+
+    Raises:
+        OptionError: a time budget for several processes.
+    """
+    identity: dict[str, Any] = {"recipe": recipe.to_dict(), "seed": seed, "scenes": scenes, "start": start}
+    if options.minutes is None:
+        identity["pairs"] = options.pairs or recipe.pairs
+    else:
+        identity["minutes"] = options.minutes
+    if processes.count > 1:
+        identity["processes"] = processes.count
+        if options.minutes is not None:
+            raise OptionError("A time budget is for one process.", "Give --pairs.")
+    return identity
+
+
 def _run(
-    training: _Training,
+    training: Training,
     arrays: Arrays,
     validation: Arrays | None,
     options: RunOptions,
@@ -374,58 +380,27 @@ def _run(
     progress: ProgressCallback | None,
     cancel: CancelToken | None,
 ) -> None:
-    """The steps that are left."""
-    recipe, device = training.recipe, training.model.device
-    if training.total_steps is not None and training.step >= training.total_steps:
+    """Take the steps that are left."""
+    if training.finished:
         return
     processes = training.processes
-    own = replace(recipe, batch=processes.share(recipe.batch))
+    own = replace(training.recipe, batch=processes.share(training.recipe.batch))
     source = Prefetcher(arrays, own, training.seed, training.number, stride=processes.count, edits=training.edits)
 
     def save() -> None:
         if processes.first:
             save_checkpoint(folder, training.state(identity))
 
-    seen: list[dict[str, Tensor]] = []
-    last = saved_at = time.perf_counter()
-    interval = measured_from = last
-    interval_step = training.step
+    loop = Loop(training, options, validation, save, record, progress)
     try:
         for number, batch in source:
-            step = number // processes.count
-            if options.minutes is not None and training.total_steps is None:
-                if step == _MEASURED[0]:
-                    measured_from = time.perf_counter()
-                elif step == _MEASURED[1]:
-                    per_step = (time.perf_counter() - measured_from) / (_MEASURED[1] - _MEASURED[0])
-                    training.total_steps = max(step + 1, int(options.minutes * 60 / per_step))
-            seen.append(training.advance(batch.to(device)))
-            now = time.perf_counter()
-            training.seconds += now - last
-            last = now
-            finished = training.total_steps is not None and training.step >= training.total_steps
-            if training.step % _LOG_EVERY == 0 or finished:
-                entry = _averages(seen, training)
-                now = time.perf_counter()
-                entry["pairs_per_second"] = round((training.step - interval_step) * recipe.batch / (now - interval), 1)
-                seen, interval_step = [], training.step
-                record(entry)
-                if progress is not None:
-                    total = (training.total_steps or 0) * recipe.batch
-                    progress(Progress(entry["pairs"], total, f"loss {entry['loss']:.3f}", entry))
-                last = interval = time.perf_counter()
-            if options.validate_every and training.step % options.validate_every == 0 and not finished:
-                figures = training.validate(validation, options.validation_scenes)
-                record({"step": training.step, "pairs": training.step * recipe.batch, "validation": figures})
-                interval += time.perf_counter() - last  # no part of the speed
-                last = time.perf_counter()
-            due = (time.perf_counter() - saved_at) / 60 >= options.checkpoint_minutes
-            if options.checkpoint_steps:
-                due = due or training.step % options.checkpoint_steps == 0
-            if due:
-                save()
-                saved_at = last = time.perf_counter()
-            if finished:
+            loop.fix_length(number // processes.count)
+            loop.advance(batch)
+            if training.step % LOG_EVERY == 0 or training.finished:
+                loop.log()
+            loop.validate_where_due()
+            loop.save_where_due()
+            if training.finished:
                 return
             if cancel is not None and cancel.cancelled:
                 save()
@@ -434,27 +409,8 @@ def _run(
         source.close()
 
 
-def _averages(seen: list[dict[str, Tensor]], training: _Training) -> dict[str, Any]:
-    """Means over an interval of steps; raises when the loss is not finite."""
-    names = sorted({name for entry in seen for name in entry})
-    means = {n: float(torch.stack([e[n].float().cpu() for e in seen if n in e]).mean()) for n in names}
-    if not math.isfinite(means["loss"]):
-        raise CmaiError(
-            f"The loss is not finite any more around step {training.step}.",
-            "Start anew with a lower learning rate (--lr, --restart).",
-        )
-    return {
-        "step": training.step,
-        "pairs": training.step * training.recipe.batch,
-        "lr": round(learning_rate(training.recipe, training.step - 1, training.total_steps), 8),
-        "logit_scale": round(float(training.parts.logit_scale.detach().exp()), 2),
-        **{name: round(value, 5) for name, value in means.items()},
-        **training.steering.shown(),
-    }
-
-
 def _save(
-    training: _Training, folder: Path, identity: dict[str, Any], results: dict[str, float], pairs: int, command: str
+    training: Training, folder: Path, identity: dict[str, Any], results: dict[str, float], pairs: int, command: str
 ) -> Path:
     from cmai_core.models.save import save_local_dir
 
@@ -489,7 +445,7 @@ def _save(
     return path
 
 
-def _finished(training: _Training) -> VisionLanguageModel:
+def _finished(training: Training) -> VisionLanguageModel:
     """The model as it is saved: low-rank updates are part of the matrices."""
     if training.plain is None:
         return training.model

@@ -117,6 +117,8 @@ def test_a_grid_runs_and_its_numbers_open_their_pairs(bench, texts):
         at.run()
         assert not at.exception and not at.error, (name, texts(at))
     assert {b.label for b in at.get("download_button")} >= {"CSV", "JSON", "LaTeX"}
+    at.selectbox(key="bench_figures").select("picture-sizes").run()
+    assert not at.exception and not at.error and "ssim" in str(at.dataframe[-1].value["metric"].tolist())
 
 
 def test_a_benchmark_is_its_visitors(bench, texts):

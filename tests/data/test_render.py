@@ -171,10 +171,3 @@ def test_pixels_are_those_the_models_were_trained_on(style):
     assert r.RENDERER_VERSION == 1
     for image, frozen in zip(r.render(FROZEN, 96, style=style), FROZEN_BLOCKS[style], strict=True):
         assert np.abs(block_means(image).reshape(-1) - frozen).max() <= 1
-
-
-def test_contact_sheet(scenes):
-    sheet = r.contact_sheet(scenes[:5], columns=3, size=32)
-    assert sheet.shape == (2 * 36 - 4, 3 * 36 - 4, 3)
-    assert np.array_equal(sheet[:32, :32], r.render(scenes[:1], 32)[0])
-    assert (sheet[36:, 72:] == 255).all()

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from cmai_core import cli
 from cmai_core.data.pair import PairDataset
 from cmai_core.data.tabletop.arrays import NO_OBJECT, patch_labels, training_arrays
-from cmai_core.data.tabletop.dataset import CLASSES, SPLITS, Tabletop, captions_of, scene_of
+from cmai_core.data.tabletop.dataset import CLASSES, SPLITS, Tabletop, captions_of, scene_of, stored_file
 from cmai_core.data.tabletop.language import FAMILIES, answer, parse, parse_question
 from cmai_core.data.tabletop.render import render
 from cmai_core.data.tabletop.statements import encode_pattern, encode_scenes, truth_of_codes
@@ -22,6 +23,19 @@ def test_stored_scenes_are_the_rendered_ones():
     stored = Tabletop("test", limit=1000)
     chosen = [0, 1, 499, 999]
     assert (render([stored.scene(k) for k in chosen]) == np.stack([stored.image(k) for k in chosen])).mean() > 0.9999
+
+
+def test_the_stored_part_is_written_as_it_is(tmp_path):
+    import pyarrow.parquet
+
+    assert cli.main(["data", "stored", "--out", str(tmp_path / "test.parquet"), "--count", "3"]) == 0
+    files = (tmp_path / "test.parquet", stored_file())
+    new, old = (pyarrow.parquet.read_table(path).slice(0, 3).to_pylist() for path in files)
+    assert len(new) == 3
+    for made, bundled in zip(new, old, strict=True):
+        assert {key: value for key, value in made.items() if key != "image"} == {
+            key: value for key, value in bundled.items() if key != "image"
+        }
 
 
 def test_items_carry_images_truth_and_texts():

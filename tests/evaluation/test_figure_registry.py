@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cmai_core.errors import DataError, OptionError
-from cmai_core.evaluation.figures.metrics import FIGURE
+from cmai_core.evaluation.figures.counting import FIGURE
 from cmai_core.evaluation.figures.outcomes import Outcomes
 from cmai_core.evaluation.figures.registry import FIGURES, describe, figure_table
 from cmai_core.evaluation.figures.tables import summary_table

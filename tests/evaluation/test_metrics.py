@@ -18,10 +18,9 @@ from cmai_core.evaluation.figures.metrics import (
     clean_accuracy,
     float_gap,
     over_seeds,
-    worst_case,
-    worst_case_units,
 )
 from cmai_core.evaluation.figures.outcomes import Outcomes
+from cmai_core.evaluation.figures.worst_case import worst_case, worst_case_units
 
 
 def one(table: pd.DataFrame, **where) -> pd.Series:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
+from cmai_core import cli
 from cmai_core.data import load_dataset
 from cmai_core.data.subset import Subset
 from cmai_core.data.tabletop.scene import Scene, SceneObject
@@ -168,3 +171,23 @@ def test_the_bundled_cards_tell_their_training():
     found = training_overhead().set_index("target")
     assert found.loc["tabletop", "seconds"] > 0 and found.loc["tabletop-tecoa", "overhead"] > 0
     assert found.loc["tabletop-tecoa", "base"] == "tabletop"
+
+
+# --- the commands -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "columns"),
+    [
+        ("shift --tasks zero-shot --splits test test-light --limit 4 --quiet", {"change", "p"}),
+        ("probe --attribute colour --shots 1 --seeds 1 --limit 100", {"shots", "chance"}),
+        ("latency --batch-sizes 1 2 --repeats 1 --task zero-shot", {"milliseconds"}),
+        ("training", {"overhead_per_pair"}),
+    ],
+)
+def test_each_figure_has_a_command(words, columns, tmp_path, capsys):
+    file = tmp_path / "figure.json"
+    assert cli.main(["measure", *words.split(), "--json", str(file)]) == 0
+    printed, made = capsys.readouterr().out.splitlines(), json.loads(file.read_text())
+    assert columns <= set(made["columns"]) == set(printed[0].split())
+    assert len(printed) == len(made["rows"]) + 1 > 1

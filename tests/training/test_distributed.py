@@ -18,7 +18,7 @@ from cmai_core.errors import OptionError
 from cmai_core.training.batches import draw, to_pixels
 from cmai_core.training.distributed import ALONE, Processes, processes
 from cmai_core.training.recipes import get_recipe
-from cmai_core.training.trainer import _Training
+from cmai_core.training.trainer import Training
 
 HELPERS = Path(__file__).with_name("helpers.py")
 spec = importlib.util.spec_from_file_location("training_helpers", HELPERS)
@@ -67,7 +67,7 @@ def launch(folder: Path, recipe: str, steps: int) -> None:
 def two_shares_by_hand(name: str, steps: int) -> dict[str, torch.Tensor]:
     """What two processes should come to: gradients of two shares of each batch, averaged."""
     recipe = get_recipe(name, **SMALL)
-    pair = [_Training(helpers.model(), recipe, 0, helpers.arrays(seed=5), Processes(rank, 2)) for rank in (0, 1)]
+    pair = [Training(helpers.model(), recipe, 0, helpers.arrays(seed=5), Processes(rank, 2)) for rank in (0, 1)]
     own = replace(recipe, batch=4)
     for _ in range(steps):
         for training in pair:

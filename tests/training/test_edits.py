@@ -66,6 +66,13 @@ def told(scene, text):
         return None
 
 
+def random_choice(candidates, generator):
+    """One candidate of each row, all equally likely; −1 where a row has none."""
+    possible = (candidates >= 0).flatten(1)
+    keys = torch.rand(possible.shape, generator=generator).masked_fill(~possible, -1.0)
+    return torch.where(possible.any(1), keys.argmax(1), -1)
+
+
 def test_edited_captions_stay_true(tokenizer, edits, sentences):
     scenes, ids = sentences
     candidates = edits.candidates(ids)
@@ -73,7 +80,7 @@ def test_edited_captions_stay_true(tokenizer, edits, sentences):
     assert number.double().mean() >= 3, f"{number.double().mean()} edits a caption"
     generator = torch.Generator().manual_seed(0)
     for _ in range(2):
-        choice = edits.random_choice(candidates, generator)
+        choice = random_choice(candidates, generator)
         changed = edits.apply(ids, candidates, choice)
         assert torch.equal((changed != ids).sum(1), (number > 0).long()), "one token, wherever there is a candidate"
         for scene, before, after in zip(scenes, ids, changed, strict=True):
@@ -107,13 +114,11 @@ def test_every_single_word_synonym_is_offered_and_nothing_else(tokenizer, edits)
     )
 
 
-def test_choices_are_even_and_may_be_left_out(tokenizer, edits):
+def test_edits_may_be_left_out(tokenizer, edits):
     ids = encode(tokenizer, "a small red box", "a red cone").repeat(600, 1)
     candidates = edits.candidates(ids)
-    choice = edits.random_choice(candidates, torch.Generator().manual_seed(1))
+    choice = random_choice(candidates, torch.Generator().manual_seed(1))
     assert (choice[1::2] == -1).all() and torch.equal(edits.apply(ids, candidates, choice)[1::2], ids[1::2])
-    _, counts = choice[::2].unique(return_counts=True)
-    assert len(counts) == 4 and counts.min() > 110
     assert torch.equal(edits.apply(ids, candidates, torch.full_like(choice, -1)), ids)
     beyond = torch.zeros_like(choice)  # the begin token's first candidate: there is none
     assert torch.equal(edits.apply(ids, candidates, beyond), ids)

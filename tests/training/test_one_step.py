@@ -11,7 +11,7 @@ import torch
 from cmai_core.training import one_step
 from cmai_core.training.batches import draw
 from cmai_core.training.recipes import get_recipe
-from cmai_core.training.trainer import _Training
+from cmai_core.training.trainer import Training
 
 spec = importlib.util.spec_from_file_location("training_helpers", Path(__file__).with_name("helpers.py"))
 helpers = importlib.util.module_from_spec(spec)
@@ -21,9 +21,9 @@ SMALL = {"batch": 8, "precision": "fp32", "warmup_steps": 1, "ema": 0.0, "nlvr_s
 ONE_STEP = {"inner.steps": 1, "inner.start": "noise", "inner.step_size": 2 / 255}
 
 
-def training_of(name: str = "tecoa", **changes) -> _Training:
+def training_of(name: str = "tecoa", **changes) -> Training:
     recipe = get_recipe(name, **{**SMALL, **changes})
-    training = _Training(helpers.model(), recipe, 0, helpers.arrays(seed=5))
+    training = Training(helpers.model(), recipe, 0, helpers.arrays(seed=5))
     training.total_steps = 100
     return training
 

@@ -17,7 +17,7 @@ from cmai_core.training import adapters
 from cmai_core.training.batches import draw
 from cmai_core.training.recipes import PAIRS, RECIPES, get_recipe
 from cmai_core.training.steering import reference_scores
-from cmai_core.training.trainer import RunOptions, _Training, train
+from cmai_core.training.trainer import RunOptions, Training, train
 
 spec = importlib.util.spec_from_file_location("training_helpers", Path(__file__).with_name("helpers.py"))
 helpers = importlib.util.module_from_spec(spec)
@@ -27,14 +27,14 @@ SMALL = {"batch": 8, "precision": "fp32", "warmup_steps": 1, "vision_share": 0.0
 TRAINABLE = [name for name in RECIPES if name != "cmai-replay"]  # that one needs the model whose schedule it follows
 
 
-def training_of(name: str, **changes) -> _Training:
+def training_of(name: str, **changes) -> Training:
     recipe = get_recipe(name, **{**SMALL, **changes})
-    training = _Training(helpers.model(recipe.architecture), recipe, 0, helpers.arrays(seed=5))
+    training = Training(helpers.model(recipe.architecture), recipe, 0, helpers.arrays(seed=5))
     training.total_steps = 10
     return training
 
 
-def snapshot(training: _Training) -> dict[str, torch.Tensor]:
+def snapshot(training: Training) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in training.module.named_parameters()}
 
 
@@ -205,8 +205,8 @@ def test_a_step_that_was_cut_off_is_not_taken_twice(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        real = _Training.advance
-        patch.setattr(_Training, "advance", lambda self, batch: (cut if self.step == 3 else real)(self, batch))
+        real = Training.advance
+        patch.setattr(Training, "advance", lambda self, batch: (cut if self.step == 3 else real)(self, batch))
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "parts")
     one, two = histories(whole, run(tmp_path / "parts"))

@@ -24,8 +24,9 @@ from cmai_core.training.batches import Prefetcher, balanced_keys, draw, patch_ta
 from cmai_core.training.checkpoint import CHECKPOINT, LOG
 from cmai_core.training.recipes import RECIPES, get_recipe
 from cmai_core.training.runs import start_model
+from cmai_core.training.schedule import learning_rate
 from cmai_core.training.settings import Inner
-from cmai_core.training.trainer import RunOptions, _Training, learning_rate, train
+from cmai_core.training.trainer import RunOptions, Training, train
 
 HELPERS = Path(__file__).with_name("helpers.py")
 spec = importlib.util.spec_from_file_location("training_helpers", HELPERS)
@@ -174,7 +175,7 @@ def test_the_saved_model_has_the_averaged_weights_and_a_card(whole):
 def test_a_small_set_is_learned(tmp_path):
     recipe = small(learning_rate=1e-3, warmup_steps=5, ema=0.5, brightness=0.0)
     model = helpers.model()
-    training = _Training(model, recipe, 0)
+    training = Training(model, recipe, 0)
     training.total_steps = 40
     data = helpers.arrays(scenes=12)
     data.classes = np.arange(12)
@@ -188,7 +189,7 @@ def test_a_small_set_is_learned(tmp_path):
 
 
 def test_the_temperature_is_clamped():
-    training = _Training(helpers.model(), small(), 0)
+    training = Training(helpers.model(), small(), 0)
     training.total_steps = 10
     with torch.no_grad():
         training.parts.logit_scale.fill_(9.0)
@@ -247,7 +248,7 @@ def test_validation_figures(tmp_path):
 def test_the_share_of_perturbed_images_and_the_warm_up_of_epsilon():
     inner = Inner(epsilon=8 / 255, steps=1, step_size=8 / 255, start="clean", warmup=0.5)
     recipe = small("tecoa", adversarial_share=0.5, inner=inner, brightness=0.0)
-    training = _Training(helpers.model(), recipe, 0)
+    training = Training(helpers.model(), recipe, 0)
     training.total_steps = 100
     batch = draw(helpers.arrays(), recipe, 0, 0)
     pixels = to_pixels(batch.images)

@@ -1,4 +1,4 @@
-"""The table and the readings as files."""
+"""The figures and the predictions as files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 
 
 def export_view(made: Results) -> None:
-    """Draw the table, and the downloads of table and readings."""
+    """Draw one of the figures, and the downloads of its table and of the predictions."""
+    from cmai_core.evaluation.figures.registry import FIGURES, SUMMARY, describe, figure_table
     from cmai_core.lab.benchmark.export import as_bytes
 
-    st.markdown("**The table**: one row a figure with its interval, hits and total; worst cases last.")
+    chosen = st.selectbox("Figures", list(FIGURES), key="bench_figures", format_func=lambda n: n.replace("-", " "))
+    table = made.summary if chosen == SUMMARY else figure_table(made.frame, [chosen], made.frame.attrs["epsilons"])
+    st.markdown(describe(chosen))
     row = st.container(horizontal=True, gap="small")
     name = "cmai-" + "-".join(made.runs)[:60]
     for kind, word, mime in (
@@ -26,14 +29,14 @@ def export_view(made: Results) -> None:
         ("tex", "LaTeX", "text/x-tex"),
     ):
         row.download_button(
-            word, as_bytes(made.summary, kind), f"{name}.{kind}", mime, key=f"bench_export_{kind}",
+            word, as_bytes(table, kind), f"{name}-{chosen}.{kind}", mime, key=f"bench_export_{kind}",
             icon=":material/download:", on_click="ignore",
         )  # fmt: skip
     row.download_button(
-        "Every reading (CSV)", lambda: as_bytes(made.frame, "csv"), f"{name}-readings.csv", "text/csv",
-        key="bench_export_readings", icon=":material/download:", on_click="ignore",
+        "Every prediction (CSV)", lambda: as_bytes(made.frame, "csv"), f"{name}-predictions.csv", "text/csv",
+        key="bench_export_predictions", icon=":material/download:", on_click="ignore",
     )  # fmt: skip
-    st.dataframe(made.summary, hide_index=True, height=300, placeholder="–")
+    st.dataframe(table, hide_index=True, height=300, placeholder="–")
     st.caption(
-        f"{len(made.summary)} figures of {len(made.frame)} readings. {number(None)} stands for what is not known."
+        f"{len(table)} rows from {len(made.frame)} predictions. {number(None)} stands for what is not known."
     )

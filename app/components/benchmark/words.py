@@ -22,7 +22,7 @@ MODALITY_WORDS = {"clean": "clean", "image": "picture", "text": "words", "joint"
 
 def figure_id(row: Any) -> str:
     """Return a name of a row of `Results.figures` that stays the same while the store grows."""
-    from cmai_core.evaluation.figures.metrics import CELL
+    from cmai_core.evaluation.figures.outcomes import CELL
 
     return "|".join(str(row[name]) for name in CELL)
 

@@ -337,5 +337,5 @@ def load_masked_lm(path: str | Path | None = None) -> TabletopMaskedLM:
             f"Tabletop's masked language model cannot be read from {path.name}.",
             "Train it with `cmai masked-lm`, or choose another proposer, such as Synonyms().",
         ) from error
-    refuse_non_finite(model, "Tabletop's masked language model")
+    refuse_non_finite(model.state_dict(), "Tabletop's masked language model")
     return model.eval().requires_grad_(False)

@@ -104,7 +104,8 @@ class ThreatModel:
             share = mask.double().mean(dim=(-2, -1)).cpu()
             if share.dim() and torch.as_tensor(self.epsilon).numel() not in (1, len(share)):
                 raise OptionError(
-                    f"{len(share)} masks for {len(self.epsilon)} values of epsilon.", "Give one, or one per sample."
+                    f"{len(share)} masks for {torch.as_tensor(self.epsilon).numel()} values of epsilon.",
+                    "Give one, or one per sample.",
                 )
             if bool((share > torch.as_tensor(self.epsilon, dtype=torch.float64).cpu() + 1e-9).any()):
                 raise OptionError(
@@ -165,12 +166,12 @@ class ThreatModel:
             masks[row, :, top : top + side, left : left + side] = True
         return masks.to(pixels.device)
 
-    def describe(self) -> dict:
+    def describe(self) -> dict[str, object]:
         """Return plain values for reports: norm and ε (a list where per sample, words where it has no size yet)."""
         if isinstance(self.epsilon, Budget):
             return {"norm": self.norm, "epsilon": self.epsilon.words}
         epsilon = torch.as_tensor(self.epsilon, dtype=torch.float64)
-        extra = {}
+        extra: dict[str, object] = {}
         if self.norm == "patch":
             extra = {"place": list(self.place)} if self.mask is None else {"mask": f"{int(self.mask.sum())} positions"}
         return {"norm": self.norm, "epsilon": epsilon.tolist()} | extra

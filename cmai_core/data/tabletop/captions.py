@@ -7,7 +7,6 @@ fixed reference bank), so that retrieving by it means something.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -16,8 +15,6 @@ from cmai_core.data.tabletop.language import _choose, realise
 from cmai_core.data.tabletop.sampling import sample_scene, scene_rng
 from cmai_core.data.tabletop.scene import RELATIONS, Scene
 from cmai_core.data.tabletop.statements import (
-    ATTRIBUTES,
-    OPPOSITE,
     Pattern,
     Thing,
     encode_pattern,
@@ -96,34 +93,6 @@ def captions(scene: Scene, rng: np.random.Generator, number: int = 6) -> list[tu
         if len(text.split()) <= 36:
             found.setdefault(text, pattern)
     return list(found.items())
-
-
-def false_pattern(pattern: Pattern, scene: Scene, rng: np.random.Generator, tries: int = 64) -> Pattern | None:
-    """The pattern with one fact changed so that it is false of the scene (None if no such change was found).
-
-    A stated attribute takes another value, or a relation is turned round.
-    """
-    for _ in range(tries):
-        places = [(k, name) for k, thing in enumerate(pattern.things) for name in thing.given()]
-        turn = len(places) + len(pattern.relations)
-        pick = int(rng.integers(0, turn)) if turn else -1
-        if pick < 0:
-            return None
-        if pick < len(places):
-            k, name = places[pick]
-            old = getattr(pattern.things[k], name)
-            value = _choose(rng, [v for v in ATTRIBUTES[name] if v != old])
-            things = list(pattern.things)
-            things[k] = replace(things[k], **{name: value})
-            changed = replace(pattern, things=tuple(things))
-        else:
-            relations = list(pattern.relations)
-            i, relation, j = relations[pick - len(places)]
-            relations[pick - len(places)] = (i, OPPOSITE[relation], j)
-            changed = replace(pattern, relations=tuple(relations))
-        if not scene.satisfies(changed):
-            return changed
-    return None
 
 
 def fact_scores(pattern: Pattern, scene: Scene) -> tuple[float, float]:

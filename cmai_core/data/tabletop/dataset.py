@@ -205,7 +205,14 @@ def _stored_image(index: int) -> np.ndarray:
 
 
 def write_stored(path: Path | None = None, number: int = STORED) -> Path:
-    """Render and write the bundled part of the test split (lossless WebP inside Parquet, with all of its texts)."""
+    """Render and write the bundled part of the test split (lossless WebP inside Parquet, with all of its texts).
+
+    Args:
+        path: None: the bundled file. number: of scenes.
+
+    Returns:
+        The file.
+    """
     import io
 
     import pyarrow

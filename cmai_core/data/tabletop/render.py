@@ -7,7 +7,6 @@ way a list is split, and the same release gives the same pixels: models are trai
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +29,6 @@ __all__ = [
     "TABLES",
     "TRAIN_BACKDROPS",
     "TRAIN_TABLES",
-    "contact_sheet",
     "fits_frame",
     "project",
     "render",
@@ -106,25 +104,6 @@ def render_with_masks(
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, items))
     return images, index
-
-
-def contact_sheet(scenes: Sequence[Scene], columns: int = 6, size: int = 128, *, style: str = "standard") -> np.ndarray:
-    """Scenes side by side: uint8 H×W×3 with a white gap of 4 pixels between pictures."""
-    return tile(render(scenes, size, style=style), columns)
-
-
-def tile(images: np.ndarray, columns: int = 6, gap: int = 4) -> np.ndarray:
-    """Arranges pictures N×S×S×3 row by row on one white sheet."""
-    if columns < 1 or len(images) == 0:
-        raise OptionError("A contact sheet needs at least one picture and one column.")
-    count, size = images.shape[:2]
-    columns = min(columns, count)
-    rows = math.ceil(count / columns)
-    sheet = np.full((rows * (size + gap) - gap, columns * (size + gap) - gap, 3), 255, dtype=np.uint8)
-    for n, image in enumerate(images):
-        y, x = (n // columns) * (size + gap), (n % columns) * (size + gap)
-        sheet[y : y + size, x : x + size] = image
-    return sheet
 
 
 def _cores() -> int:

@@ -7,7 +7,6 @@ neither on the number of workers nor on the scenes before it.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
@@ -94,8 +93,3 @@ def _sample_places(rng: np.random.Generator, radii: np.ndarray) -> np.ndarray:
         fine = (free & clear & (apart > MIN_SEPARATION).all(-1)).all(-1)
         if fine.any():
             return places[int(np.argmax(fine))]
-
-
-def with_objects(scene: Scene, objects: tuple[SceneObject, ...]) -> Scene:
-    """The same light, table and camera around other objects (the composer's edit)."""
-    return replace(scene, objects=objects)

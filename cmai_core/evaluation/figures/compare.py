@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from cmai_core.errors import DataError, OptionError
+from cmai_core.evaluation.figures.counting import Predictions
 from cmai_core.evaluation.figures.intervals import ratio_interval
-from cmai_core.evaluation.figures.metrics import Predictions, all_units, worst_case_units
 from cmai_core.evaluation.figures.outcomes import UNKNOWN, VALIDATION, Outcomes
+from cmai_core.evaluation.figures.worst_case import all_units, worst_case_units
 
 _WHERE = ("dataset", "split", "task", "modality", "recipe", "norm", "epsilon", "seed")
 TESTED = ("value", "low", "high", "only_a", "only_b", "a_hits", "b_hits", "total", "p", "p_holm", "note")

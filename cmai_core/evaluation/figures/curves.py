@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from cmai_core.evaluation.figures.metrics import FIGURE, SUBJECT, Predictions, accuracy, clean_accuracy, worst_case
-from cmai_core.evaluation.figures.outcomes import Outcomes
+from cmai_core.evaluation.figures.counting import FIGURE, Predictions
+from cmai_core.evaluation.figures.metrics import accuracy, clean_accuracy
+from cmai_core.evaluation.figures.outcomes import SUBJECT, Outcomes
+from cmai_core.evaluation.figures.worst_case import worst_case
 
 CURVE = ["source", *SUBJECT, "modality", "recipe", "norm", "seed"]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from cmai_core.budget import norms_in_255
+from cmai_core.evaluation.figures.counting import FIGURE, Predictions, coverage
 from cmai_core.evaluation.figures.intervals import median_interval
-from cmai_core.evaluation.figures.metrics import FIGURE, Predictions, coverage
 from cmai_core.evaluation.figures.outcomes import CELL, UNKNOWN, Outcomes, codes_of
 
 

@@ -16,9 +16,10 @@ import pandas as pd
 
 from cmai_core.errors import OptionError
 from cmai_core.evaluation.figures.compare import paired_test
+from cmai_core.evaluation.figures.counting import Predictions
 from cmai_core.evaluation.figures.intervals import mean_interval, share_interval
-from cmai_core.evaluation.figures.metrics import Predictions, all_units, worst_case_units
 from cmai_core.evaluation.figures.outcomes import Outcomes
+from cmai_core.evaluation.figures.worst_case import all_units, worst_case_units
 
 EITHER = "image or text"
 _SETTING = ["source", "target", "dataset", "split", "task", "seed", "norm", "epsilon", "words"]

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from cmai_core.evaluation.figures.counting import FIGURE, Predictions, shares
 from cmai_core.evaluation.figures.intervals import mean_interval, median_interval
-from cmai_core.evaluation.figures.metrics import FIGURE, Predictions, shares
 from cmai_core.evaluation.figures.outcomes import CELL, UNKNOWN, Outcomes
 
 SIZES = ("linf", "l2", "ssim", "psnr")

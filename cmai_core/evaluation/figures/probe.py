@@ -83,40 +83,63 @@ def few_shot_probe(
     if not shots or min(shots) < 1 or seeds < 1:
         raise OptionError(f"shots={tuple(shots)!r}, seeds={seeds}.", "Accepted: whole numbers of at least 1.")
     known, wanted = _labels(train, attribute), _labels(test, attribute)
-    if both := set(known.ids) & set(wanted.ids):
-        raise DataError(f"{len(both)} pictures are in both sets.", "Give sets without a common picture.")
-    classes = sorted(set(known.labels))
-    counts = {c: known.labels.count(c) for c in classes}
-    if len(classes) < 2:
-        raise DataError(f"The training pictures show {len(classes)} classes of {attribute!r}.", "Give more pictures.")
-    if min(counts.values()) < max(shots):
-        rarest = min(counts, key=counts.get)
-        raise DataError(
-            f"{max(shots)} shots of {rarest!r} are asked for, and there are {counts[rarest]}.",
-            "Give more, or ask less.",
-        )
-    kept = [k for k, label in enumerate(wanted.labels) if label in counts]
+    classes = _checked_classes(known, wanted, attribute, max(shots))
+    kept = [k for k, label in enumerate(wanted.labels) if label in classes]
     if not kept:
         raise DataError("No test picture shows a class of the training pictures.", "Give others.")
     truth = np.array([wanted.labels[k] for k in kept])
-    drawn = [_draw(known.labels, classes, max(shots), seed) for seed in range(seeds)]
-    needed = sorted({k for draw in drawn for row in draw for k in row})
+    draws = [_draw(known.labels, classes, max(shots), seed) for seed in range(seeds)]
+    needed = sorted({k for draw in draws for row in draw for k in row})
     place = {k: number for number, k in enumerate(needed)}
     seen = _embeddings(model, train, [known.index[k] for k in needed], batch)
     unseen = _embeddings(model, test, [wanted.index[k] for k in kept], batch)
-    share = max(np.unique(truth, return_counts=True)[1]) / len(truth)
-    fixed = {"target": model.spec, "attribute": attribute, "metric": "probe_accuracy", "classes": len(classes)}
-    fixed |= {"chance": max(1 / len(classes), float(share)), "seeds": seeds}
-    left_out = len(wanted.labels) - len(kept)
-    fixed["note"] = f"{left_out} test pictures show classes that training does not." if left_out else ""
     rows = []
     for k in shots:
-        right = np.stack([_fit(seen, place, draw, classes, k, unseen) == truth for draw in drawn])
-        value, low, high = ratio_interval(right.sum(axis=0), np.full(len(truth), seeds))
-        sd = float(right.mean(axis=1).std(ddof=1)) if seeds > 1 else np.nan
-        figure = {"shots": int(k), "value": value, "low": low, "high": high, "sd": sd}
-        rows.append(fixed | figure | {"hits": int(right.sum()), "total": int(right.size)})
+        right = np.stack([_fit(seen, place, draw, classes, k, unseen) == truth for draw in draws])
+        rows.append({"target": model.spec, "attribute": attribute, "shots": int(k)} | _figure(right, truth, classes))
+        if left_out := len(wanted.labels) - len(kept):
+            rows[-1]["note"] = f"{left_out} test pictures show classes that training does not."
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _checked_classes(known: _Labelled, wanted: _Labelled, attribute: str, shots: int) -> list[str]:
+    """Return the classes of the training pictures.
+
+    Raises:
+        DataError: pictures in both sets, fewer than two classes, or fewer pictures of a class than shots.
+    """
+    if both := set(known.ids) & set(wanted.ids):
+        raise DataError(f"{len(both)} pictures are in both sets.", "Give sets without a common picture.")
+    counts = {c: known.labels.count(c) for c in sorted(set(known.labels))}
+    if len(counts) < 2:
+        raise DataError(f"The training pictures show {len(counts)} classes of {attribute!r}.", "Give more pictures.")
+    rarest = min(counts, key=counts.__getitem__)
+    if counts[rarest] < shots:
+        raise DataError(
+            f"{shots} shots of {rarest!r} are asked for, and there are {counts[rarest]}.",
+            "Give more, or ask less.",
+        )
+    return list(counts)
+
+
+def _figure(right: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """Return one row's figures from bool seeds×N: which test pictures each draw's probe has right."""
+    seeds = len(right)
+    value, low, high = ratio_interval(right.sum(axis=0), np.full(len(truth), seeds))
+    commonest = float(max(np.unique(truth, return_counts=True)[1]) / len(truth))
+    return {
+        "metric": "probe_accuracy",
+        "value": value,
+        "low": low,
+        "high": high,
+        "hits": int(right.sum()),
+        "total": int(right.size),
+        "sd": float(right.mean(axis=1).std(ddof=1)) if seeds > 1 else np.nan,
+        "chance": max(1 / len(classes), commonest),
+        "classes": len(classes),
+        "seeds": seeds,
+        "note": "",
+    }
 
 
 class _Labelled:

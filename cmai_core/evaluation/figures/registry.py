@@ -34,7 +34,7 @@ FIGURES: Registry[Callable[[Outcomes], pd.DataFrame]] = Registry(
     },
 )
 """Name → function of the counted predictions (`Outcomes`) that gives rows with the columns FIGURE of
-`figures.metrics`, and as many others as it likes."""
+`figures.counting`, and as many others as it likes."""
 
 
 def figure_table(
@@ -52,7 +52,7 @@ def figure_table(
     """
     import pandas as pd
 
-    from cmai_core.evaluation.figures.metrics import FIGURE
+    from cmai_core.evaluation.figures.counting import FIGURE
     from cmai_core.evaluation.figures.outcomes import Outcomes
 
     chosen = {name: FIGURES.find(name) for name in names}

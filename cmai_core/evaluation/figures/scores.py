@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from cmai_core.bootstrap import percentiles, resampled_counts
+from cmai_core.evaluation.figures.counting import FIGURE, Predictions
 from cmai_core.evaluation.figures.detection import auroc, resampled_areas, threshold_at_fpr
 from cmai_core.evaluation.figures.intervals import mean_interval, share_interval
-from cmai_core.evaluation.figures.metrics import FIGURE, Predictions
 from cmai_core.evaluation.figures.outcomes import CELL, UNKNOWN, VALIDATION, Outcomes
 
 SCORES = {

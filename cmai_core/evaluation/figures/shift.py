@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,22 +55,13 @@ def shift_accuracy(
         OptionError: an unknown dataset, split or task, or a task asked for by name that does not apply.
         Cancelled: when cancelled.
     """
-    from cmai_core.tasks import TASKS, get_task
-
     info = DATASETS.find(dataset)
     variants = (info.usual, *info.shifts, *info.held_out)
-    splits = variants if splits is None else splits
-    for split in splits:
+    for split in splits or ():
         if split not in variants:
             raise OptionError(f"{split!r} is no variant.", f"Accepted: {', '.join(variants)}.")
-    chosen = {name: get_task(name) for name in (TASKS if tasks is None else tasks)}
-    opened = {split: load_dataset(dataset, split, limit) for split in dict.fromkeys(splits)}
-    for name, task in list(chosen.items()):
-        for part in opened.values():
-            if why := task.applies_to(part, model):
-                if tasks is not None:
-                    raise OptionError(f"The task {name} does not apply: {why}", "Leave it out.")
-                chosen.pop(name, None)
+    opened = {split: load_dataset(dataset, split, limit) for split in dict.fromkeys(splits or variants)}
+    chosen = _applying(model, opened.values(), tasks)
     found: dict[str, dict[str, dict[str, bool | None]]] = {}
     total, done = sum(map(len, opened.values())), 0
     for split, part in opened.items():
@@ -90,6 +81,22 @@ def shift_accuracy(
         for task in chosen
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _applying(model: Any, splits: Iterable[PairDataset], tasks: Sequence[str] | None) -> dict[str, Any]:
+    """Return the tasks asked for by name, or all that apply to each split.
+
+    Raises:
+        OptionError: an unknown task, or one asked for by name that does not apply.
+    """
+    from cmai_core.tasks import TASKS, get_task
+
+    chosen = {name: get_task(name) for name in (TASKS if tasks is None else tasks)}
+    reasons = {name: why for name, task in chosen.items() for s in splits if (why := task.applies_to(s, model))}
+    if tasks is not None:
+        for name, why in reasons.items():
+            raise OptionError(f"The task {name} does not apply: {why}", "Leave it out.")
+    return {name: task for name, task in chosen.items() if name not in reasons}
 
 
 @torch.no_grad()

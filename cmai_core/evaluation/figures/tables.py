@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 
-from cmai_core.evaluation.figures.metrics import CELL, FIGURE, Predictions, accuracy, clean_accuracy, worst_case
-from cmai_core.evaluation.figures.outcomes import VALIDATION, Outcomes
+from cmai_core.evaluation.figures.counting import FIGURE, Predictions
+from cmai_core.evaluation.figures.metrics import accuracy, clean_accuracy
+from cmai_core.evaluation.figures.outcomes import CELL, VALIDATION, Outcomes
 from cmai_core.evaluation.figures.scores import consistency, detection
+from cmai_core.evaluation.figures.worst_case import worst_case
 
 SUMMARY = [*CELL, *FIGURE, "recipes"]
 

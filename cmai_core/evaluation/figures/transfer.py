@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from cmai_core.evaluation.figures.metrics import FIGURE, Predictions, clusters, coverage, shares
+from cmai_core.evaluation.figures.counting import FIGURE, Predictions, clusters, coverage, shares
 from cmai_core.evaluation.figures.outcomes import CELL, UNKNOWN, Outcomes, codes_of
 
 _HELD = [name for name in CELL if name not in ("source", "target", "knowledge")]

@@ -14,12 +14,13 @@ from cmai_core.budget import Budget, norm_of
 from cmai_core.errors import DataError
 from cmai_core.evaluation.checks import Check, check_predictions
 from cmai_core.evaluation.figures.curves import accuracy_curves
-from cmai_core.evaluation.figures.metrics import CELL, WORST, accuracy, clean_accuracy, worst_case
+from cmai_core.evaluation.figures.metrics import accuracy, clean_accuracy
 from cmai_core.evaluation.figures.modalities import modalities
-from cmai_core.evaluation.figures.outcomes import CLEAN, Outcomes
+from cmai_core.evaluation.figures.outcomes import CELL, CLEAN, Outcomes
 from cmai_core.evaluation.figures.scores import consistency, detection
 from cmai_core.evaluation.figures.tables import VALIDATION, summary_table
 from cmai_core.evaluation.figures.transfer import transfer_matrix
+from cmai_core.evaluation.figures.worst_case import WORST, worst_case
 from cmai_core.evaluation.store.store import Store
 
 if TYPE_CHECKING:

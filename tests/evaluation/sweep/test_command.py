@@ -46,9 +46,15 @@ def test_run_again_and_export(command, capsys, tmp_path):
     assert json.loads(files["json"].read_text())["rows"] and files["csv"].stat().st_size and files["tex"].stat().st_size
     assert cli.main([*command, *options]) == 0
     again, err = capsys.readouterr()
-    assert again == out and "0 examples made, 0 readings taken" in err
+    assert again == out and "0 examples made, 0 predictions made" in err
     assert cli.main([*command, *options, "--plan"]) == 0
     assert "6 of 6 stored" in capsys.readouterr().out
+    figures = ["--figures", "picture-sizes", "queries", "--json", "-"]
+    assert cli.main([*command, *options[:-6], *figures]) == 0
+    out, err = capsys.readouterr()
+    rows = json.loads(out)["rows"]
+    assert {row["figure"] for row in rows} == {"picture-sizes", "queries"} and "0 examples made" in err
+    assert {row["metric"] for row in rows} >= {"linf", "ssim", "queries"}
 
 
 def test_a_grid_from_a_file(command, capsys, tmp_path):
@@ -65,6 +71,7 @@ def test_mistakes_are_two_lines_and_status_two(command, capsys, tmp_path):
     (tmp_path / "bad.json").write_text("[1]")
     cases = {
         ("--recipes", "magic"): "fgsm, r-fgsm",
+        ("--figures", "magic"): "picture-sizes",
         ("--limit", "none"): "whole numbers from 1, or all",
         ("--option", "pgd=3"): "pgd:steps=50",
         ("--option", "pgd:steps=x"): "whole numbers",
