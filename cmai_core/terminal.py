@@ -138,8 +138,9 @@ class Table:
     head: bool = True
 
     def __str__(self) -> str:
-        widths = [max(len(row[k]) for row in self.rows) for k in range(len(self.rows[0]))]
-        lines = ("  ".join(text.ljust(n) for text, n in zip(row, widths, strict=True)) for row in self.rows)
+        rows = [[shown(text) for text in row] for row in self.rows]
+        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+        lines = ("  ".join(text.ljust(n) for text, n in zip(row, widths, strict=True)) for row in rows)
         return "\n".join(line.rstrip() for line in lines)
 
     def drawn(self) -> Any:

@@ -414,7 +414,7 @@ def test_search_options_are_checked_at_construction(options, words):
 @pytest.mark.parametrize(
     ("norm", "epsilon", "words"),
     [
-        ("l3", 0.1, "linf, l2"),
+        ("l7", 0.1, "linf, l2"),
         ("linf", 4, "such as 4/255"),
         ("linf", -0.1, "from 0 to 1"),
         ("linf", [0.1, float("nan")], "from 0 to 1"),
