@@ -1,8 +1,9 @@
 """How much an attacker may change, in the units that people use, and the only place that turns it into pixel units.
 
-A person says 4/255 for L∞ and for L2, 100 pixels, or 5 % of the area; a `ThreatModel` says 4/255, 3.48 (a length over
-all values of a 128×128 picture), 100 and 0.05. L2 is told as the root mean square change of the pixel values, so that
-one ladder of k/255 serves both norms and any size of picture.
+A person says 4/255 for L∞ and for L2, 1/255 for L1, 100 pixels, or 5 % of the area; a `ThreatModel` says 4/255, 3.48
+and 192.75 (lengths over all values of a 128×128 picture), 100 and 0.05. L2 is told as the root mean square change of
+the pixel values and L1 as their mean absolute change, so that k/255 serves these norms and any size of picture, and
+numbers compare: the L∞ ball of k/255 lies in the L2 ball of k/255, and that in the L1 ball of k/255.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from decimal import Decimal
 from numbers import Real
 
 from cmai_core.errors import OptionError
+from cmai_core.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Norm:
             is written (an area is a share, written in per cent).
         ladder: amounts that are offered. usual: the amount where none is given. highest: the largest accepted.
         scale: pixel units per unit of amount, of the number of values in a picture (3·H·W).
+        region: "module:class" of the images it allows around a clean one (`attacks.threats.regions`).
+        convex: whether the mean of two allowed images is allowed, so that searches may project and mix.
     """
 
     name: str
@@ -38,11 +42,29 @@ class Norm:
     highest: float
     scale: Callable[[int], float]
     shown: float = 1.0
+    region: str = ""
+    convex: bool = True
+
+    @property
+    def in_255(self) -> bool:
+        """Whether amounts are k/255, so that one ladder and one figure serve it and the others that are."""
+        return self.unit == "/255"
 
 
+_REGIONS = "cmai_core.attacks.threats.regions"
 _K = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 _ALL = (
-    Norm("linf", "L∞", "No pixel value changes by more than ε.", "/255", _K, 4.0, 255.0, lambda n: 1 / 255),
+    Norm(
+        "linf",
+        "L∞",
+        "No pixel value changes by more than ε.",
+        "/255",
+        _K,
+        4.0,
+        255.0,
+        lambda n: 1 / 255,
+        region=f"{_REGIONS}.linf:LinfRegion",
+    ),
     Norm(
         "l2",
         "L2",
@@ -52,6 +74,18 @@ _ALL = (
         4.0,
         255.0,
         lambda n: math.sqrt(n) / 255,
+        region=f"{_REGIONS}.l2:L2Region",
+    ),
+    Norm(
+        "l1",
+        "L1",
+        "The mean absolute change of the pixel values is at most ε.",
+        "/255",
+        (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0),
+        1.0,
+        255.0,
+        lambda n: n / 255,
+        region=f"{_REGIONS}.l1:L1Region",
     ),
     Norm(
         "l0",
@@ -62,6 +96,8 @@ _ALL = (
         100.0,
         math.inf,
         lambda n: 1.0,
+        region=f"{_REGIONS}.l0:L0Region",
+        convex=False,
     ),
     Norm(
         "patch",
@@ -73,10 +109,32 @@ _ALL = (
         1.0,
         lambda n: 1.0,
         100.0,
+        region=f"{_REGIONS}.patch:PatchRegion",
     ),
 )
-NORMS = {norm.name: norm for norm in _ALL}
-"""Norm → what is known of it; `attacks.threats.image` has the regions."""
+
+
+def _refuse(name: str, norm: object) -> str:
+    """Say why a package's norm cannot be used; "" where it can."""
+    if not isinstance(norm, Norm):
+        return "it is no Norm (cmai_core.budget)."
+    if norm.name != name:
+        return f"its name is {norm.name!r}."
+    return "" if ":" in norm.region else f"region={norm.region!r}; accepted: module:class of its region."
+
+
+NORMS: Registry[Norm] = Registry("norm", "cmai.norms", {norm.name: norm for norm in _ALL}, _refuse)
+"""Every norm by name. A package adds one by an entry point whose value is a `Norm`."""
+
+
+def convex_norms() -> tuple[str, ...]:
+    """Return the norms under which searches may project and mix."""
+    return tuple(name for name, norm in NORMS.items() if norm.convex)
+
+
+def norms_in_255() -> tuple[str, ...]:
+    """Return the norms whose amounts are k/255: those of the grid's ε."""
+    return tuple(name for name, norm in NORMS.items() if norm.in_255)
 
 
 @dataclass(frozen=True, order=True)
@@ -177,4 +235,5 @@ def norm_of(name: str) -> Norm:
 
 
 def _said(norm: Norm) -> str:
-    return {"/255": ", in units of 1/255", " pixels": ", pixel positions"}.get(norm.unit, ", a share of the area")
+    said = {"/255": ", in units of 1/255", " pixels": ", pixel positions", " %": ", a share of the area"}
+    return said.get(norm.unit, "")

@@ -60,8 +60,8 @@ def attack(
         model: the examples are crafted on it. targets: models that are shown them too.
         data: a dataset, its name or its path. limit: only the first so many pairs (None: all).
         recipe: a name of `cmai recipes`. options: of the recipe, in its own units.
-        epsilon: in units of 1/255 (l0: pixel positions; patch: share of the area). norm: "linf", "l2", "l0" or "patch".
-            None: the recipe's own.
+        epsilon: in units of 1/255 (l0: pixel positions; patch: share of the area). norm: "linf", "l2", "l1", "l0" or
+            "patch". None: the recipe's own.
         task: what is judged; None: the first of retrieval and zero-shot that goes with data and model.
         seed: of the random starts. progress, cancel: as everywhere in the library.
 

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def strict_options(cls: type[T]) -> type[T]:
-    """Make a dataclass refuse unknown keywords by an `OptionError` with the accepted names."""
+    """Make a dataclass refuse unknown keywords with `OptionError` and the accepted names (a class decorator)."""
     assert dataclasses.is_dataclass(cls)
     names = [f.name for f in dataclasses.fields(cls) if f.init]
     plain_init = cls.__init__
@@ -34,19 +34,19 @@ def strict_options(cls: type[T]) -> type[T]:
 
 
 def one_of(name: str, value: object, accepted: Sequence[object]) -> None:
-    """Check that a value is among the accepted ones."""
+    """Raise unless the value is among the accepted ones."""
     if value not in accepted:
         raise OptionError(f"{name}={value!r} is not known.", f"Accepted: {', '.join(map(str, accepted))}.")
 
 
 def whole(name: str, value: object, least: int) -> None:
-    """Check that a value is a whole number of at least `least`."""
+    """Raise unless the value is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise OptionError(f"{name}={value!r} is not accepted.", f"Accepted: whole numbers from {least}.")
 
 
 def number(name: str, value: object, low: float, high: float = math.inf, *, above_low: bool = False) -> None:
-    """Check that a value is a finite number in [low, high] (or in (low, high] with `above_low`)."""
+    """Raise unless the value is a finite number in [low, high] (or in (low, high] with `above_low`)."""
     # Compared, not converted: a whole number may be too large for a float.
     fits = (
         isinstance(value, (int, float))
@@ -62,6 +62,6 @@ def number(name: str, value: object, low: float, high: float = math.inf, *, abov
 
 
 def flag(name: str, value: object) -> None:
-    """Check that a value is True or False."""
+    """Raise unless the value is True or False."""
     if not isinstance(value, bool):
         raise OptionError(f"{name}={value!r} is not accepted.", "Accepted: True, False.")

@@ -1,4 +1,4 @@
-"""Who looks on while an attack runs: progress at a bounded rate, cancellation at every step."""
+"""Progress of a running attack at a bounded rate, and cancellation at every step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cmai_core.progress import CancelToken, Progress, ProgressCallback
 
 
 class Watch:
-    """Sends progress and answers whether to stop.
+    """Progress and cancellation of a running attack.
 
     The data sent are references to tensors on the device, so sending copies nothing and does not wait for the device;
     a listener that wants numbers copies them itself. On a GPU, work is launched ahead of its execution: while somebody
@@ -34,7 +34,7 @@ class Watch:
     def report(
         self, done: int, total: int, stage: str, data: Callable[[], Mapping[str, Any]], *, force: bool = False
     ) -> None:
-        """Sends a message if one is due; `data` is only called then."""
+        """Send a message if one is due; `data` is only called then."""
         if self._progress is None:
             return
         now = time.perf_counter()
@@ -43,7 +43,7 @@ class Watch:
             self._sent_at = time.perf_counter()
 
     def pace(self, device: torch.device) -> None:
-        """Waits until the step before the last launched one has been executed (GPU only, only if anyone watches)."""
+        """Wait until the step before the last launched one has been executed (GPU only, only if anyone watches)."""
         if device.type != "cuda" or (self._progress is None and self._cancel is None):
             return
         if self._previous is not None:

@@ -12,18 +12,18 @@ from cmai_core.options import whole
 
 
 def sample_seed(seed: int, sample_id: str, restart: int) -> int:
-    """A 63-bit seed that depends on nothing but its three arguments (not on Python's hash randomisation)."""
+    """Return a 63-bit seed that depends on nothing but its arguments (not on Python's hash randomisation)."""
     digest = hashlib.blake2b(f"{seed}\x1f{restart}\x1f{sample_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def sample_generators(seed: int, ids: Sequence[str], restart: int) -> list[torch.Generator]:
-    """One CPU generator per sample: the same numbers on every device, in every batch order and split."""
+    """Return one CPU generator per sample: the same numbers on every device, in every batch order and split."""
     return [torch.Generator().manual_seed(sample_seed(seed, sample_id, restart)) for sample_id in ids]
 
 
 def resolve_seed(seed: int | None, generator: torch.Generator | None) -> int:
-    """The seed given, or one drawn from the generator, or 0.
+    """Return the seed given, or one drawn from the generator, or 0.
 
     Raises:
         OptionError: both were given, or the seed is not a whole number ≥ 0.
@@ -57,7 +57,7 @@ class SampleNoise:
         self._buffer = torch.empty(0)
 
     def take(self, rows: torch.Tensor) -> torch.Tensor:
-        """The next numbers in [0, 1) of these samples (indices into `ids`): len(rows)×width."""
+        """Return the next numbers in [0, 1) of these samples (indices into `ids`): len(rows)×width."""
         if self._position % self.CHUNK == 0:
             shape = (self.CHUNK, self._width)
             buffer = torch.zeros(len(self._generators), *shape, dtype=self._dtype)

@@ -3,6 +3,7 @@
 A block that cannot be run has a line "*Not run by the tests: why.*" before it, which readers see too.
 """
 
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -114,3 +115,22 @@ def test_commands_in_sentences_have_the_options_they_name(page):
         command = below.get(rest[0], command) if rest else command
         known = {option for param in command.params for option in param.opts} | {"--help"}
         assert {word.partition("=")[0] for word in rest if word.startswith("--")} <= known, words
+
+
+def test_what_the_reference_names_is_there():
+    names = [
+        line.removeprefix("::: ").strip()
+        for page in sorted((ROOT / "docs" / "reference").glob("*.md"))
+        for line in page.read_text(encoding="utf-8").splitlines()
+        if line.startswith("::: ")
+    ]
+    assert len(names) > 10
+    assert [name for name in names if not _is_there(name)] == []
+
+
+def _is_there(name):
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True

@@ -20,7 +20,7 @@ from cmai_core.lab.experiment import Experiment
 from cmai_core.tasks import get_task
 
 VALUES = 3 * 128 * 128
-OTHER = {"linf": 3.0, "l2": 3.0, "l0": 33.0, "patch": 0.07}
+OTHER = {norm: {"l0": 33.0, "patch": 0.07}.get(norm, 3.0) for norm in NORMS}
 """Amounts that no ladder has."""
 CASES = [(slug, norm) for slug, recipe in RECIPES.items() for norm in recipe.norms]
 

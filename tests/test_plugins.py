@@ -25,14 +25,21 @@ ENTRY_POINTS = {
     "cmai.datasets": {"swatches": "other.datasets:SWATCHES"},
     "cmai.tasks": {"best-class": "other.tasks:BEST"},
     "cmai.metrics": {"confidence": "other.tasks:CONFIDENCE"},
+    "cmai.attacks": {"sparkle": "other.attacks:SPARKLE", "shout": "other.text_attacks:SHOUT"},
+    "cmai.objectives": {"length": "other.objectives:LENGTH"},
+    "cmai.figures": {"tries": "other.figures:tries"},
+    "cmai.norms": {"grey": "other.norms:GREY"},
 }
-USES = ("commands", "models", "checks", "training", "pages", "datasets", "tasks")
+USES = (
+    *("commands", "models", "checks", "training", "pages", "datasets", "tasks"),
+    *("attacks", "text_attacks", "objectives", "norms", "figures"),
+)
 SCRIPT = """
 import importlib, json, sys, traceback
 found = {}
 for name in sys.argv[1:]:
     try:
-        found[name] = importlib.import_module(f"other.{name}").use()
+        found[name] = bool(importlib.import_module(f"other.{name}").use())
     except BaseException:
         found[name] = traceback.format_exc()
 print(json.dumps(found))

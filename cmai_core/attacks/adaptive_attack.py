@@ -42,7 +42,7 @@ def adaptive(
     micro_batch: int | None = None,
     **options: Any,
 ) -> Attack:
-    """The adaptive ensemble; success: the task's answer is wrong and the picture is accepted.
+    """Make the adaptive ensemble; success: the task's answer is wrong and the picture is accepted.
 
     Args:
         task: a task of `cmai_core.tasks`; dataset: handed to its `prepare`.
@@ -97,7 +97,7 @@ def detector_pgd(
     margin: float = 0.005,
     **options: Any,
 ) -> Attack:
-    """One detector-aware PGD ("orthogonal" and "selective": Bryniarski et al. 2022, arXiv 2106.15023).
+    """Make one detector-aware PGD ("orthogonal" and "selective": Bryniarski et al. 2022, arXiv 2106.15023).
 
     Args:
         form: of `DetectorAware`. loss: what is raised; None: the task's loss.
@@ -114,12 +114,12 @@ def detector_pgd(
 
 
 def accept_false(**options: Any) -> Attack:
-    """Gets the batch's (false) captions accepted: PGD on score − τ. Options as in `detector_pgd`."""
+    """Make PGD on score − τ, which gets the batch's (false) captions accepted. Options as in `detector_pgd`."""
     return _against("accept-false", lambda found: (Slack(found), Accepted(found)), **options)
 
 
 def reject_true(**options: Any) -> Attack:
-    """Gets the batch's (true) pairs rejected: PGD on τ − score. Options as in `detector_pgd`."""
+    """Make PGD on τ − score, which gets the batch's (true) pairs rejected. Options as in `detector_pgd`."""
     return _against("reject-true", lambda found: (-Slack(found), ~Accepted(found)), **options)
 
 
@@ -133,7 +133,7 @@ def _against(
     epsilon: Any = None,
     **options: Any,
 ) -> Attack:
-    """PGD against detectors. `goal`: from the detectors, what is raised and when it has succeeded."""
+    """Make PGD against detectors. `goal`: from the detectors, what is raised and when it has succeeded."""
     objective, success = goal(_detectors(tau, detectors))
     threat, search = ThreatModel(norm, epsilon), GradientSearch(**options)
     return Attack(threat=threat, objective=objective, search=search, success=success, name=name)

@@ -1,7 +1,8 @@
-"""Whether a search goes with a threat model and an objective, as far as options tell: asked when an attack is made.
+"""Checks that a search goes with a threat model and an objective, made when an attack is put together.
 
-A search says by class attributes what it goes with: `norms` (names of `ThreatModel`; none: all), `objectives` (kinds of
-`Objective`; none: all), `text_gradient` (whether it takes the objective's gradient in the text).
+A search says by attributes what it goes with: `norms` (names of `ThreatModel`, or a function that returns them; none:
+all), `objectives` (kinds of `Objective`; none: all), `text_gradient` (whether it takes the objective's gradient in the
+text).
 """
 
 from __future__ import annotations
@@ -12,14 +13,12 @@ from typing import Any
 from cmai_core.attacks.objectives.objective import Objective, Weighted
 from cmai_core.attacks.objectives.text import TextObjective
 from cmai_core.attacks.threats.image import ThreatModel
+from cmai_core.budget import convex_norms
 from cmai_core.errors import OptionError
-
-SHARED = ("linf", "l2", "patch")
-"""Norms of one perturbation for all pictures."""
 
 
 def check_fit(search: Any, threat: ThreatModel, objective: Objective) -> None:
-    """Looks at a search and at those inside it (members of an ensemble, each with its own objective).
+    """Check a search and those inside it (members of an ensemble, each with its own objective).
 
     Raises:
         OptionError: one of them does not go with the threat model or with its objective, or all weights are 0.
@@ -27,13 +26,14 @@ def check_fit(search: Any, threat: ThreatModel, objective: Objective) -> None:
     for inner, raised in _searches(search, objective):
         _check_weights(raised)
         name = type(inner).__name__
-        _check_norm(name, threat.norm, getattr(inner, "norms", ()))
+        norms = getattr(inner, "norms", ())
+        _check_norm(name, threat.norm, norms() if callable(norms) else norms)
         kinds = getattr(inner, "objectives", ())
         if kinds and not isinstance(raised, kinds):
             accepted = ", ".join(f"objective={kind.__name__}(task)" for kind in kinds)
             raise OptionError(f"{name} does not go with the objective {raised.describe()}.", f"Accepted: {accepted}.")
         if getattr(inner, "universal", False):
-            _check_norm("One perturbation for all", threat.norm, SHARED)
+            _check_norm("One perturbation for all", threat.norm, convex_norms())
             if not threat.shared:
                 raise OptionError("One perturbation for all needs one epsilon.", "Accepted: a single number.")
         if getattr(inner, "start", "") == "sign" and inner.random_start:
@@ -41,7 +41,7 @@ def check_fit(search: Any, threat: ThreatModel, objective: Objective) -> None:
 
 
 def check_text_fit(search: Any, objective: Objective) -> None:
-    """The same for a search on texts.
+    """Check a search on texts.
 
     Raises:
         OptionError: the search goes by the gradient in the text, and a part of the objective has none.
@@ -58,7 +58,7 @@ def check_text_fit(search: Any, objective: Objective) -> None:
 
 
 def _searches(search: Any, objective: Objective) -> Iterator[tuple[Any, Objective]]:
-    """(search, what it raises) of a search and of those inside it."""
+    """Yield (search, what it raises) of a search and of those inside it."""
     yield search, objective
     for member in getattr(search, "members", ()):
         yield from _searches(member.search, objective if member.objective is None else member.objective)

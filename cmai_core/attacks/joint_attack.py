@@ -5,36 +5,40 @@ The unit is the pair (an image with one text). An image with several texts moves
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
-from cmai_core.attacks.engine.evaluator import at_rest
-from cmai_core.attacks.engine.pair_evaluator import PairEvaluator
-from cmai_core.attacks.joint_schedules.schedules import SGA
+from cmai_core.attacks.base_attack import check_kinds, scores_before_and_after, sizes
+from cmai_core.attacks.joint_schedules.schedules import SGA, Schedule
 from cmai_core.attacks.joint_schedules.state import JointState
 from cmai_core.attacks.objectives.objective import Objective
 from cmai_core.attacks.objectives.success import Criterion, Raised
 from cmai_core.attacks.objectives.text import PairConsistency
-from cmai_core.attacks.text_attack import check_batch, check_parts, region_of, text_fields
+from cmai_core.attacks.text_attack import PairAttack, PairSetting
 from cmai_core.attacks.text_result import JointResult
-from cmai_core.attacks.text_searches.search import TextOutcome
 from cmai_core.attacks.threats.image import ThreatModel
+from cmai_core.attacks.threats.regions.region import Region
 from cmai_core.attacks.threats.text import TextThreat
 from cmai_core.data.pair import Batch
-from cmai_core.errors import OptionError
-from cmai_core.options import strict_options
-from cmai_core.progress import CancelToken, ProgressCallback
+from cmai_core.options import one_of, strict_options
 from cmai_core.reporting import Watch
-from cmai_core.seeds import resolve_seed
+
+KEEP = ("best", "last")
+
+
+@dataclass
+class JointSetting(PairSetting):
+    region: Region | None = None
 
 
 @strict_options
 @dataclass(frozen=True, kw_only=True)
-class JointAttack:
-    """Attacks images and their texts together. Calling it attacks a batch.
+class JointAttack(PairAttack[JointResult]):
+    """Threats on pixels and on texts × objective × schedule: attacks images with their texts (`BaseAttack`).
+
+    Progress counts image steps.
 
     Attributes:
         threat: on pixels. text_threat: on texts. objective: what both raise; it must follow the text.
@@ -45,101 +49,56 @@ class JointAttack:
         name: for reports.
     """
 
+    result_type: ClassVar[type] = JointResult
+
     threat: ThreatModel = field(default_factory=ThreatModel)
     text_threat: TextThreat = field(default_factory=TextThreat)
     objective: Objective = field(default_factory=lambda: -PairConsistency())
-    schedule: Any = field(default_factory=SGA)
+    schedule: Schedule = field(default_factory=SGA)
     success: Criterion = field(default_factory=Raised)
     keep: str = "best"
     name: str = "joint attack"
 
     def __post_init__(self) -> None:
-        check_parts(self.objective, self.success, self.schedule, self.text_threat)
-        if not isinstance(self.threat, ThreatModel):
-            raise OptionError(f"threat={self.threat!r} is not accepted.", "Accepted: a ThreatModel.")
-        if self.keep not in ("best", "last"):
-            raise OptionError(f"keep={self.keep!r} is not known.", "Accepted: best, last.")
+        check_kinds(self, {"threat": ThreatModel})
+        self._check("text_threat", "schedule", self.schedule)
+        one_of("keep", self.keep, KEEP)
 
     def describe(self) -> dict:
-        """Plain values that name the attack in reports."""
-        parts = {"name": self.name, "objective": self.objective.describe(), "success": self.success.describe()}
-        parts |= self.threat.describe() | {"text_threat": self.text_threat.describe(), "keep": self.keep}
-        return parts | self.schedule.describe()
+        parts = self._described() | self.threat.describe()
+        return parts | {"text_threat": self.text_threat.describe(), "keep": self.keep} | self.schedule.describe()
 
-    def __call__(
-        self,
-        model: Any,
-        batch: Batch,
-        *,
-        progress: ProgressCallback | None = None,
-        cancel: CancelToken | None = None,
-        generator: torch.Generator | None = None,
-        seed: int | None = None,
-        progress_interval: float = 0.05,
-    ) -> JointResult:
-        """Attacks every image and every text of the batch; arguments and promises as in `TextAttack` and `Attack`.
+    def _prepare(self, model: Any, batch: Batch, seed: int) -> JointSetting:
+        setting = self._pairs(model, batch, self.text_threat)
+        return JointSetting(setting.evaluator, setting.texts, region=self.threat.around(setting.pixels))
 
-        Progress counts image steps; its data hold `pixels` and `texts` as they are.
-        """
-        seed = resolve_seed(seed, generator)
-        check_batch(batch)
-        watch = Watch(progress, cancel, progress_interval)
-        with at_rest(model):
-            evaluator = PairEvaluator(model, batch, self.objective, self.success)
-            region, texts = self.threat.around(evaluator.pixels), region_of(self.text_threat, evaluator)
-            start = time.perf_counter()
-            images, rows = evaluator.images(evaluator.pixels), range(len(batch.texts))
-            clean = evaluator.score(batch.texts, rows, images, pixels=evaluator.pixels)
-            evaluator.clean_value = clean.value
-            clean = evaluator.score(batch.texts, rows, images, pixels=evaluator.pixels)
-            total = self.schedule.image_steps
-            state = JointState(evaluator, region, texts, clean, batch.ids, seed, watch, total)
-            watch.report(0, total, "attacking both", state.data, force=True)
-            if not state.stopped:
-                self.schedule.run(state)
-            pixels, edited = state.pixels, state.texts
-            if self.keep == "best":
-                state.judge(pixels, edited)
-                pixels, edited = state.best_pixels, state.best_texts
-            if evaluator.pixels.device.type == "cuda":
-                torch.cuda.synchronize(evaluator.pixels.device)
-            seconds = time.perf_counter() - start
-            rounded = region.rounded(pixels)
-            final, final_8bit = (
-                evaluator.score(edited, rows, evaluator.images(p), pixels=p) for p in (pixels, rounded)
-            )
-        state.objective_trace.append(final.value)
-        state.consistency_trace.append(final.consistency)
-        outcome = TextOutcome(
-            list(edited),
-            final.value,
-            final.consistency,
-            final.success,
-            state.objective_trace,
-            state.consistency_trace,
-            state.queries,
-            state.backwards,
-            state.done,
-            state.cancelled,
+    def _search(self, setting: JointSetting, seed: int, watch: Watch) -> JointState:
+        clean, evaluator, total = setting.score_clean(), setting.evaluator, self.schedule.image_steps
+        state = JointState(evaluator, setting.region, setting.texts, clean, evaluator.batch.ids, seed, watch, total)
+        watch.report(0, total, "attacking both", state.data, force=True)
+        if not state.stopped:
+            self.schedule.run(state)
+        if self.keep == "best":
+            state.judge(state.pixels, state.texts)
+            state.pixels, state.texts = state.best.examples, state.best_texts
+        return state
+
+    def _measure(self, setting: JointSetting, outcome: JointState, watch: Watch) -> dict[str, Any]:
+        evaluator, pixels, texts = setting.evaluator, outcome.pixels, list(outcome.texts)
+        rounded = setting.region.round(pixels)
+        final, final_8bit = (
+            evaluator.score(texts, range(len(texts)), evaluator.images(p), pixels=p) for p in (pixels, rounded)
         )
-        delta, delta_8bit = ((p - region.centre).flatten(1) for p in (pixels, rounded))
-        tensors = {
+        return {
+            **setting.fields(texts),
+            **scores_before_and_after(setting.clean, final, final_8bit),
+            "objective_trace": torch.stack([*outcome.objective_trace, final.value]),
+            "consistency_trace": torch.stack([*outcome.consistency_trace, final.consistency]),
             "pixels": pixels,
             "rounded": rounded,
-            "success_8bit": final_8bit.success,
-            "objective_8bit": final_8bit.value,
-            "consistency_8bit": final_8bit.consistency,
-            "linf": delta.abs().amax(dim=1),
-            "l2": delta.norm(dim=1),
-            "linf_8bit": delta_8bit.abs().amax(dim=1),
-            "l2_8bit": delta_8bit.norm(dim=1),
-            "forwards": state.forwards,
-            "backwards_image": state.backwards_image,
+            **sizes(setting.region, pixels),
+            **sizes(setting.region, rounded, "_8bit"),
+            **{name: getattr(outcome, name) for name in ("queries", "backwards", "forwards", "backwards_image")},
+            "steps_done": outcome.done,
+            "cancelled": outcome.cancelled,
         }
-        return JointResult(
-            **text_fields(texts, evaluator, clean, outcome),
-            **{name: tensor.detach().cpu() for name, tensor in tensors.items()},
-            seconds=seconds,
-            seed=seed,
-            attack=self.describe(),
-        )

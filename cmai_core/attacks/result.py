@@ -1,4 +1,4 @@
-"""What an attack came to, sample by sample."""
+"""The result of an attack on images, sample by sample."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Rate:
 
 @dataclass(frozen=True, eq=False)
 class AttackResult:
-    """An attack's outcome. Tensors on the CPU; N samples, S steps; pixels in [0, 1].
+    """The outcome of an attack. Tensors on the CPU; N samples, S steps; pixels in [0, 1].
 
     "Rounded" means brought to the 256 levels of a saved picture; only that counts in practice. Where the nearest level
     would leave the threat model (L2, and ε between two levels), values go back towards the clean picture by one level.
@@ -55,6 +55,7 @@ class AttackResult:
         seconds: wall time of the search for the whole batch. seed: replays it.
         attack: plain description of threat, objective, search and criterion.
         l0, l0_8bit: pixel positions that differ from the clean image (N).
+        size, size_8bit: how far from the clean image under the threat's own norm, in the units of its ε (N).
         minimum, minimum_norm: of a minimum-norm search: the closest adversarial image N×3×H×W whatever ε, and its
             distance in the threat's units (inf where none was found); None otherwise. `pixels` respect ε.
         universal: 3×H×W, the one perturbation of a universal search (a patch's content), to be used on other images.
@@ -87,9 +88,11 @@ class AttackResult:
     cancelled: bool
     seconds: float
     seed: int
-    attack: Mapping[str, Any] = field(default_factory=dict)
+    attack: Mapping[str, object] = field(default_factory=dict)
     l0: torch.Tensor | None = None
     l0_8bit: torch.Tensor | None = None
+    size: torch.Tensor | None = None
+    size_8bit: torch.Tensor | None = None
     minimum: torch.Tensor | None = None
     minimum_norm: torch.Tensor | None = None
     universal: torch.Tensor | None = None
@@ -104,22 +107,22 @@ class AttackResult:
         return round_to_8bit(self.pixels) if self.rounded is None else self.rounded
 
     def images(self) -> np.ndarray:
-        """Adversarial images as a picture file holds them: uint8 N×H×W×3."""
+        """Return adversarial images as a picture file holds them: uint8 N×H×W×3."""
         return to_uint8(self.pixels_8bit)
 
     def success_rate(self, rounded: bool = True) -> Rate:
-        """ASR: among the samples that did not meet the criterion when clean, those that do after the attack."""
+        """Return ASR: among the samples that did not meet the criterion when clean, those that do after the attack."""
         intact = ~self.clean_success
         success = self.success_8bit if rounded else self.success
         return Rate(int((success & intact).sum()), int(intact.sum()))
 
     def robust_rate(self, rounded: bool = True) -> Rate:
-        """Among all samples, those that meet the criterion neither clean nor attacked (robust accuracy for a task)."""
+        """Return the share of samples that meet the criterion neither clean nor attacked (robust accuracy)."""
         success = self.success_8bit if rounded else self.success
         return Rate(int((~success & ~self.clean_success).sum()), len(self))
 
     def success_at(self, epsilons: Any) -> torch.Tensor:
-        """A minimum-norm search scored at several ε at once: bool E×N, whether an adversarial image lies within each ε.
+        """Score a minimum-norm search at several ε at once: bool E×N, whether an adversarial image lies within each ε.
 
         Raises:
             DataError: the search was not a minimum-norm one.
@@ -130,10 +133,17 @@ class AttackResult:
         return (self.minimum_norm.double() <= limits * (1 + 1e-9)) | self.clean_success
 
     def records(self, traces: bool = True) -> list[dict[str, Any]]:
-        """One dict of plain JSON values per sample (None for what is not a finite number), without pixels."""
-        names = ("clean_success", "success", "success_8bit", "clean_objective", "objective", "objective_8bit")
+        """Return one dict of plain JSON values per sample (None for what is not a finite number), without pixels."""
+        names: tuple[str, ...] = (
+            "clean_success",
+            "success",
+            "success_8bit",
+            "clean_objective",
+            "objective",
+            "objective_8bit",
+        )
         names += ("clean_consistency", "consistency", "consistency_8bit", "linf", "l2", "linf_8bit", "l2_8bit")
-        names += ("l0", "l0_8bit", "minimum_norm", "forwards", "backwards")
+        names += ("l0", "l0_8bit", "size", "size_8bit", "minimum_norm", "forwards", "backwards")
         columns = {name: _plain(getattr(self, name)) for name in names}
         if traces:
             columns["objective_trace"] = _plain(self.objective_trace.T)
@@ -145,7 +155,7 @@ class AttackResult:
         return records
 
     def to_json(self, traces: bool = True) -> str:
-        """The description, totals and per-sample records as a JSON object; no tensors."""
+        """Return the description, totals and per-sample records as a JSON object; no tensors."""
         summary = {
             "attack": dict(self.attack),
             "seed": self.seed,
@@ -157,7 +167,7 @@ class AttackResult:
         return json.dumps(summary, allow_nan=False)
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Writes each adversarial image as a PNG named after its sample id; returns the paths in the samples' order.
+        """Write each adversarial image as a PNG named after its sample id; return the paths in the samples' order.
 
         Raises:
             DataError: the folder cannot be written.
@@ -166,7 +176,7 @@ class AttackResult:
 
     @staticmethod
     def concatenate(results: list[AttackResult]) -> AttackResult:
-        """Results of several batches of one attack as one, in the order given; seconds and steps add up."""
+        """Join results of several batches of one attack, in the order given; seconds and steps add up."""
         if not results:
             raise DataError("There is no result to concatenate.")
         merged: dict[str, Any] = {}
@@ -188,7 +198,7 @@ class AttackResult:
 
 
 def save_images(ids: Sequence[str], images: np.ndarray, folder: str | Path) -> list[Path]:
-    """Writes uint8 images N×H×W×3 as PNGs named after their ids; returns the paths in their order.
+    """Write uint8 images N×H×W×3 as PNGs named after their ids; return the paths in their order.
 
     Raises:
         DataError: the folder cannot be written.
@@ -215,7 +225,7 @@ LEVELS = 255
 
 
 def round_to_8bit(pixels: torch.Tensor) -> torch.Tensor:
-    """Pixels in [0, 1] rounded to the nearest multiple of 1/255 (never truncated).
+    """Round pixels in [0, 1] to the nearest multiple of 1/255 (never truncated).
 
     An adversarial picture may leave its budget so: `Region.rounded` keeps it inside.
     """
@@ -223,7 +233,7 @@ def round_to_8bit(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def to_uint8(pixels: torch.Tensor) -> np.ndarray:
-    """N×3×H×W in [0, 1] to uint8 N×H×W×3, rounded to nearest."""
+    """Return N×3×H×W in [0, 1] as uint8 N×H×W×3, rounded to nearest."""
     return (pixels.detach() * 255).round().to(torch.uint8).movedim(1, -1).cpu().numpy()
 
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any
 
-from cmai_core.budget import Budget
+from cmai_core.budget import NORMS, Budget, convex_norms
 from cmai_core.errors import OptionError
 
 MODALITIES = ("image", "text", "joint")
@@ -30,8 +30,9 @@ COUNTS = ("", "steps", "queries")
 NEEDS = ("classes", "detector", "masked_lm", "surrogate", "many pictures")
 
 LENGTHS = ("linf", "l2")
-CONVEX = ("linf", "l2", "patch")
-PIXELS = ("linf", "l2", "l0", "patch")
+"""Norms that searches for the nearest boundary have formulas for."""
+CONVEX, PIXELS = convex_norms(), tuple(NORMS)
+"""Norms under which searches may project and mix; all norms."""
 
 _PATCH_OPTIONS = ("place", "mask")
 
@@ -143,9 +144,9 @@ class Recipe:
         Raises:
             OptionError: it does not go with that norm.
         """
-        if not self.norms:
-            return None
         chosen = norm or self.norm
+        if not self.norms or chosen is None:
+            return None
         self._check_norm(chosen)
         return Budget(chosen, self.amounts[chosen]) if chosen in self.amounts else Budget.usual(chosen)
 

@@ -1,157 +1,129 @@
-"""A text attack: text threat model × objective × text search, and what counts as success. Images stay as they are."""
+"""Attacks on texts: text threat model × objective × text search, and what counts as success. Images stay."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
+from cmai_core.attacks.base_attack import BaseAttack, Result, check_kinds, check_search, scores_before_and_after
 from cmai_core.attacks.compatibility import check_text_fit
-from cmai_core.attacks.engine.evaluator import at_rest
-from cmai_core.attacks.engine.pair_evaluator import PairEvaluator
+from cmai_core.attacks.engine.pair_evaluator import Images, PairEvaluator, PairScores
 from cmai_core.attacks.objectives.objective import Objective
 from cmai_core.attacks.objectives.success import Criterion, Raised
 from cmai_core.attacks.objectives.text import PairConsistency, follows_text
 from cmai_core.attacks.text_result import TextAttackResult
-from cmai_core.attacks.text_searches.search import BeamSearch, TextOutcome, TextProblem
+from cmai_core.attacks.text_searches.search import BeamSearch, TextOutcome, TextProblem, TextSearch
 from cmai_core.attacks.threats.text import TextRegion, TextThreat
 from cmai_core.data.pair import Batch
-from cmai_core.errors import DataError, OptionError
+from cmai_core.errors import OptionError
 from cmai_core.options import strict_options
-from cmai_core.progress import CancelToken, ProgressCallback
 from cmai_core.reporting import Watch
-from cmai_core.seeds import resolve_seed
+
+
+@dataclass
+class PairSetting:
+    """What an attack on pairs works on. `images` and `clean` are set when the search begins."""
+
+    evaluator: PairEvaluator
+    texts: TextRegion
+    images: Images | None = None
+    clean: PairScores | None = None
+
+    @property
+    def pixels(self) -> torch.Tensor:
+        """The clean images on the device, N×3×H×W."""
+        return self.evaluator.pixels
+
+    def score_clean(self) -> PairScores:
+        """Encode the clean images and score the clean pairs; criteria compare with them from then on."""
+        evaluator, texts = self.evaluator, self.texts.clean
+        self.images = evaluator.images(self.pixels)
+        self.clean = evaluator.score(texts, range(len(texts)), self.images, pixels=self.pixels)
+        evaluator.clean_value = self.clean.value
+        return self.clean
+
+    def fields(self, texts: list[str]) -> dict[str, Any]:
+        """Return what results say of the pairs; `texts`: as attacked."""
+        notes = ("the objective of the clean pair is not a number", "")
+        return {
+            "ids": tuple(self.evaluator.pairs.ids),
+            "image_of_text": tuple(self.evaluator.batch.image_of_text),
+            "clean_texts": tuple(self.texts.clean),
+            "texts": tuple(texts),
+            "label_changed": tuple(self.texts.label_changed(row, text) for row, text in enumerate(texts)),
+            "notes": tuple(notes[value == value] for value in self.clean.value.tolist()),
+        }
+
+
+class PairAttack(BaseAttack[Result]):
+    """What attacks on texts, and on texts and images together, have in common."""
+
+    def _check(self, text_threat: str, search_name: str, search: Any) -> None:
+        """Check the parts; `text_threat` is the name of its attribute, `search_name` that of the search.
+
+        Raises:
+            OptionError: a part of the wrong kind, or an objective that texts cannot change.
+        """
+        check_kinds(self, {text_threat: TextThreat, "objective": Objective, "success": Criterion})
+        check_search(search_name, search, "BeamSearch()")
+        if not follows_text(self.objective):
+            raise OptionError(
+                f"The objective {self.objective.describe()} does not depend on the text as it is edited.",
+                "Accepted: objectives of cmai_core.attacks.objectives.text, such as PairConsistency(), or sums with "
+                "them.",
+            )
+        check_text_fit(getattr(search, "text", search), self.objective)  # a schedule has a text search inside
+
+    def _pairs(self, model: Any, batch: Batch, threat: TextThreat) -> PairSetting:
+        evaluator = PairEvaluator(model, batch, self.objective, self.success)
+        pairs = evaluator.pairs
+        scenes = [pair.scene for pair in pairs.pairs] if pairs.pairs else None
+        return PairSetting(evaluator, threat.around(pairs.texts, scenes, evaluator.encode))
 
 
 @strict_options
 @dataclass(frozen=True, kw_only=True)
-class TextAttack:
-    """Edits the texts of a batch, each against its own image. Calling it attacks a batch.
+class TextAttack(PairAttack[TextAttackResult]):
+    """Text threat model × objective × text search: edits texts, each against its own image (`BaseAttack`).
 
     Attributes:
-        threat: what may change. objective: what is raised; it must follow the text (see `text_objectives`).
-        search: how. success: when a pair counts as fooled (default: its objective rose). name: for reports.
+        threat: what may change; with truth="scene" the pairs of the batch need scenes.
+        objective: what is raised; it must follow the text (see `cmai_core.attacks.objectives.text`).
+        search: how; searches by gradients need a model that takes distributions over tokens.
+        success: when a pair counts as fooled (default: its objective rose). name: for reports.
     """
+
+    result_type: ClassVar[type] = TextAttackResult
 
     threat: TextThreat = field(default_factory=TextThreat)
     objective: Objective = field(default_factory=lambda: -PairConsistency())
-    search: Any = field(default_factory=BeamSearch)
+    search: TextSearch = field(default_factory=BeamSearch)
     success: Criterion = field(default_factory=Raised)
     name: str = "text attack"
 
     def __post_init__(self) -> None:
-        check_parts(self.objective, self.success, self.search, self.threat)
+        self._check("threat", "search", self.search)
 
     def describe(self) -> dict:
-        """Plain values that name the attack in reports."""
-        parts = {"name": self.name, "objective": self.objective.describe(), "success": self.success.describe()}
-        return parts | {"text_threat": self.threat.describe(), "text_search": self.search.describe()}
+        return self._described() | {"text_threat": self.threat.describe(), "text_search": self.search.describe()}
 
-    def __call__(
-        self,
-        model: Any,
-        batch: Batch,
-        *,
-        progress: ProgressCallback | None = None,
-        cancel: CancelToken | None = None,
-        generator: torch.Generator | None = None,
-        seed: int | None = None,
-        progress_interval: float = 0.05,
-    ) -> TextAttackResult:
-        """Attacks every text of the batch.
+    def _prepare(self, model: Any, batch: Batch, seed: int) -> PairSetting:
+        return self._pairs(model, batch, self.threat)
 
-        The batch and the model are left as they were found, and the global random state is not touched. With one seed
-        the result of a pair depends neither on the other pairs of the batch nor on their order (unless the objective
-        makes it so: a gallery is made of the batch).
+    def _search(self, setting: PairSetting, seed: int, watch: Watch) -> TextOutcome:
+        clean, evaluator, texts = setting.score_clean(), setting.evaluator, list(setting.texts.clean)
+        names = evaluator.pairs.ids
+        problem = TextProblem(setting.texts, names, evaluator, setting.images, setting.pixels, texts, clean)
+        return self.search.run(problem, seed=seed, watch=watch)
 
-        Args:
-            model: has `image_features(pixels)` and `encode_text(texts)`; gradient searches also need it to take
-                distributions over tokens.
-            batch: pixels in [0, 1] and texts; with truth="scene" its pairs need scenes.
-            progress, cancel, generator, seed, progress_interval: as in `Attack`; progress data hold `texts` too.
-
-        Raises:
-            DataError: no texts, or no scenes where they are needed. OptionError: options that do not fit.
-        """
-        seed = resolve_seed(seed, generator)
-        check_batch(batch)
-        watch = Watch(progress, cancel, progress_interval)
-        with at_rest(model):
-            evaluator = PairEvaluator(model, batch, self.objective, self.success)
-            region = region_of(self.threat, evaluator)
-            start = time.perf_counter()
-            images = evaluator.images(evaluator.pixels)
-            rows = range(len(batch.texts))
-            clean = evaluator.score(batch.texts, rows, images, pixels=evaluator.pixels)
-            evaluator.clean_value = clean.value
-            problem = TextProblem(
-                region, evaluator.pairs.ids, evaluator, images, evaluator.pixels, list(batch.texts), clean
-            )
-            outcome = self.search.run(problem, seed=seed, watch=watch)
-            seconds = time.perf_counter() - start
-        return TextAttackResult(
-            **text_fields(region, evaluator, clean, outcome),
-            seconds=seconds,
-            seed=seed,
-            attack=self.describe(),
-        )
-
-
-def check_parts(objective: Any, success: Any, search: Any, threat: Any) -> None:
-    """Raises `OptionError` for a part of the wrong kind, or an objective that texts cannot change."""
-    kinds = {"threat": (threat, TextThreat), "objective": (objective, Objective), "success": (success, Criterion)}
-    for name, (value, kind) in kinds.items():
-        if not isinstance(value, kind):
-            raise OptionError(f"{name}={value!r} is not accepted.", f"Accepted: a {kind.__name__}.")
-    if not callable(getattr(search, "run", None)):
-        raise OptionError(f"search={search!r} is not accepted.", "Accepted: a text search, such as BeamSearch().")
-    if not follows_text(objective):
-        raise OptionError(
-            f"The objective {objective.describe()} does not depend on the text as it is edited.",
-            "Accepted: objectives of cmai_core.attacks.objectives.text, such as PairConsistency(), or sums with them.",
-        )
-    check_text_fit(getattr(search, "text", search), objective)  # a joint attack's schedule has a text search inside
-
-
-def check_batch(batch: Batch) -> None:
-    """Raises `DataError` for ids that are not unique."""
-    if len(set(batch.ids)) != len(batch.ids):
-        raise DataError("Two samples of the batch have the same id.", "Random numbers belong to ids: make them unique.")
-
-
-def region_of(threat: TextThreat, evaluator: PairEvaluator) -> TextRegion:
-    """The texts a threat allows around those of a batch (its scenes, where its pairs have them)."""
-    pairs = evaluator.pairs.pairs
-    scenes = [pair.scene for pair in pairs] if pairs else None
-    return threat.around(evaluator.pairs.texts, scenes, evaluator.encode)
-
-
-def text_fields(region: TextRegion, evaluator: PairEvaluator, clean: Any, outcome: TextOutcome) -> dict[str, Any]:
-    """What text and joint results have in common."""
-    notes = [
-        "the objective of the clean pair is not a number" if value != value else "" for value in clean.value.tolist()
-    ]
-    tensors = {
-        "clean_success": clean.success,
-        "success": outcome.success,
-        "clean_objective": clean.value,
-        "objective": outcome.value,
-        "clean_consistency": clean.consistency,
-        "consistency": outcome.consistency,
-        "objective_trace": torch.stack(outcome.objective_trace),
-        "consistency_trace": torch.stack(outcome.consistency_trace),
-        "queries": outcome.queries,
-        "backwards": outcome.backwards,
-    }
-    return {name: tensor.detach().cpu() for name, tensor in tensors.items()} | {
-        "ids": tuple(evaluator.pairs.ids),
-        "image_of_text": tuple(evaluator.batch.image_of_text),
-        "clean_texts": tuple(region.clean),
-        "texts": tuple(outcome.texts),
-        "label_changed": tuple(region.label_changed(row, text) for row, text in enumerate(outcome.texts)),
-        "notes": tuple(notes),
-        "steps_done": outcome.steps_done,
-        "cancelled": outcome.cancelled,
-    }
+    def _measure(self, setting: PairSetting, outcome: TextOutcome, watch: Watch) -> dict[str, Any]:
+        found = PairScores(outcome.value, outcome.consistency, outcome.success)
+        return {
+            **setting.fields(outcome.texts),
+            **scores_before_and_after(setting.clean, found),
+            "objective_trace": torch.stack(outcome.objective_trace),
+            "consistency_trace": torch.stack(outcome.consistency_trace),
+            **{name: getattr(outcome, name) for name in ("queries", "backwards", "steps_done", "cancelled")},
+        }

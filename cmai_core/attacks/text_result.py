@@ -1,4 +1,4 @@
-"""What a text or a joint attack came to, pair by pair."""
+"""The results of attacks on texts and of joint attacks, pair by pair."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cmai_core.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class TextAttackResult:
-    """A text attack's outcome. Tensors on the CPU; T pairs (an image with one text), R rounds.
+    """The outcome of an attack on texts. Tensors on the CPU; T pairs (an image with one text), R rounds.
 
     Attributes:
         ids: one a pair (the sample's id, with "#0", "#1", … where an image has several texts).
@@ -78,7 +78,7 @@ class TextAttackResult:
         return self.success
 
     def success_rate(self, rounded: bool = True, *, truthful: bool = False) -> Rate:
-        """ASR: among the pairs that did not meet the criterion when clean, those that do after the attack.
+        """Return ASR: among the samples that did not meet the criterion when clean, those that do after the attack.
 
         `rounded` is for joint attacks (pixels as a picture file holds them). `truthful`: a success counts only where
         the attacked text is known to be true still; pairs for which nobody can say count as none.
@@ -95,7 +95,7 @@ class TextAttackResult:
         return any(changed is not None for changed in self.label_changed)
 
     def label_change_rate(self) -> Rate:
-        """Among the pairs whose attacked text differs and can be judged, those whose text is now false."""
+        """Return, among the pairs whose attacked text differs and can be judged, those whose text is now false."""
         judged = [
             changed
             for changed, a, b in zip(self.label_changed, self.clean_texts, self.texts, strict=True)
@@ -104,7 +104,7 @@ class TextAttackResult:
         return Rate(sum(judged), len(judged))
 
     def records(self, traces: bool = True) -> list[dict[str, Any]]:
-        """One dict of plain JSON values per pair."""
+        """Return one dict of plain JSON values per pair."""
         columns = {
             f.name: _plain(getattr(self, f.name).T if f.name.endswith("_trace") else getattr(self, f.name))
             for f in fields(self)
@@ -130,7 +130,7 @@ class TextAttackResult:
         return ()
 
     def to_json(self, traces: bool = True) -> str:
-        """The description, totals and per-pair records as a JSON object; no pixels."""
+        """Return the description, totals and per-pair records as a JSON object; no pixels."""
         summary: dict[str, Any] = {
             "attack": dict(self.attack),
             "seed": self.seed,
@@ -146,14 +146,14 @@ class TextAttackResult:
 
 @dataclass(frozen=True, eq=False)
 class JointResult(TextAttackResult):
-    """A joint attack's outcome: `TextAttackResult` with images. N images, T pairs.
+    """The outcome of a joint attack: `TextAttackResult` with images. N images, T pairs.
 
     `success`, `objective` and `consistency` are those of the attacked text with the float image; `*_8bit` with the
     image brought to 256 levels within the threat model, which is what counts in practice.
 
     Attributes:
         pixels: N×3×H×W. success_8bit, objective_8bit, consistency_8bit: T.
-        linf, l2, linf_8bit, l2_8bit: norms of the perturbation, one an image (N), in [0, 1] pixel units.
+        linf, l2, l0, size; linf_8bit, …: of the perturbation, one an image (N), as in `AttackResult`.
         forwards, backwards_image: image passes and image gradients spent on each image (N).
         rounded: N×3×H×W, the images of 256 levels.
     """
@@ -164,8 +164,12 @@ class JointResult(TextAttackResult):
     consistency_8bit: torch.Tensor = None
     linf: torch.Tensor = None
     l2: torch.Tensor = None
+    l0: torch.Tensor = None
+    size: torch.Tensor = None
     linf_8bit: torch.Tensor = None
     l2_8bit: torch.Tensor = None
+    l0_8bit: torch.Tensor = None
+    size_8bit: torch.Tensor = None
     forwards: torch.Tensor = None
     backwards_image: torch.Tensor = None
     rounded: torch.Tensor = None
@@ -176,11 +180,11 @@ class JointResult(TextAttackResult):
         return round_to_8bit(self.pixels) if self.rounded is None else self.rounded
 
     def images(self) -> np.ndarray:
-        """Adversarial images as a picture file holds them: uint8 N×H×W×3."""
+        """Return adversarial images as a picture file holds them: uint8 N×H×W×3."""
         return to_uint8(self.pixels_8bit)
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Writes each adversarial image as a PNG; returns one path a pair (pairs of one image share it).
+        """Write each adversarial image as a PNG named after its sample id; return the paths in the samples' order.
 
         Raises:
             DataError: the folder cannot be written.
@@ -197,7 +201,9 @@ class JointResult(TextAttackResult):
         return self.success_8bit if rounded else self.success
 
     def _of_images(self) -> tuple[str, ...]:
-        return ("pixels", "rounded", "linf", "l2", "linf_8bit", "l2_8bit", "forwards", "backwards_image")
+        sizes = ("linf", "l2", "l0", "size")
+        both = (*sizes, *(f"{name}_8bit" for name in sizes))
+        return ("pixels", "rounded", *both, "forwards", "backwards_image")
 
     def records(self, traces: bool = True) -> list[dict[str, Any]]:
         out = super().records(traces)
@@ -208,7 +214,7 @@ class JointResult(TextAttackResult):
 
 
 def concatenate(results: list[TextAttackResult]) -> TextAttackResult:
-    """Results of several batches of one attack as one, in the order given; seconds and rounds add up.
+    """Join results of several batches of one attack, in the order given; seconds and steps add up.
 
     Shorter traces are continued with their last row.
 

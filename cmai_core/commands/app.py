@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -120,5 +119,7 @@ def settings(given: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
 
 def _word() -> str:
     """A key that can be typed: 12 letters and digits, 59 bits."""
+    import secrets
+
     letters = [secrets.choice(_ALPHABET) for _ in range(12)]
     return "-".join("".join(letters[k : k + 4]) for k in (0, 4, 8))

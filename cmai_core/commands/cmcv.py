@@ -19,8 +19,11 @@ from cmai_core.progress import Progress, ProgressCallback
 from cmai_core.terminal import Table, check_outputs, deliver, progress_bar
 
 if TYPE_CHECKING:
-    from cmai_core.data.pair import Pair, PairDataset
+    import numpy as np
+
+    from cmai_core.data.pair import Pair, PairDataset, TwoImageStatement
     from cmai_core.defenses.calibration import Calibration
+    from cmai_core.models.protocol import VisionLanguageModel
 
 FORMAT = "cmai-cmcv/1"
 FPRS = (0.01, 0.05)
@@ -100,7 +103,7 @@ def _check_options(rates: Sequence[float], limit: int, guarantee: str, split: st
         raise OptionError(f"--splits names {split}, which is calibrated on.", "Leave it out: its next pairs are.")
 
 
-def _say_notes(model: Any, found: Calibration, dataset: str, split: str, folder: Path | None) -> None:
+def _say_notes(model: VisionLanguageModel, found: Calibration, dataset: str, split: str, folder: Path | None) -> None:
     """Say on stderr which threshold is in use, what is missing and where it was stored."""
     from cmai_core.evaluation.verification.calibration import calibration_for
 
@@ -137,9 +140,18 @@ class _Read:
             self._pairs[index] = self.dataset[index]
         return self._pairs[index]
 
+    @property
+    def statements(self) -> Sequence[TwoImageStatement]:
+        """The dataset's two-image statements."""
+        return self.dataset.statements
+
+    def truth(self, captions: Sequence[str], indices: Sequence[int]) -> np.ndarray | None:
+        """Ask the dataset."""
+        return self.dataset.truth(captions, indices)
+
 
 def calibrated(
-    model: Any,
+    model: VisionLanguageModel,
     dataset: PairDataset,
     others: Sequence[PairDataset],
     fprs: Sequence[float] = FPRS,

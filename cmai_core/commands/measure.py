@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cmai_core.commands.parameters import Dataset, Device, Json, Quiet, pair_limit
+from cmai_core.data.registry import DATASETS, DEFAULT_DATASET
 from cmai_core.terminal import SHARE_AND_WORDS, Table, check_outputs, deliver, interruptible, progress_bar
 
 if TYPE_CHECKING:
@@ -24,10 +26,11 @@ measure = typer.Typer(help="Measure a model without attacks: natural shift, line
 @measure.command("shift")
 def shift(
     model: Model = "tabletop",
-    dataset: Dataset = "tabletop",
+    dataset: Dataset = DEFAULT_DATASET,
     tasks: Annotated[list[str] | None, typer.Option(metavar="TASK...", help="default: all that apply")] = None,
     splits: Annotated[
-        list[str] | None, typer.Option(metavar="SPLIT...", help="test, test-light …, holdout (default: all)")
+        list[str] | None,
+        typer.Option(metavar="SPLIT...", help="plain, shifted and held-out splits of the dataset (default: all)"),
     ] = None,
     limit: Limit = "500",
     device: Device = None,
@@ -43,15 +46,16 @@ def shift(
 
     with interruptible() as cancel, progress_bar(quiet, form=SHARE_AND_WORDS) as show:
         loaded = load_model(model, device=device)
-        chosen = {"dataset": dataset, "splits": splits}
-        found = shift_accuracy(loaded, tasks, count, **chosen, progress=show, cancel=cancel)
+        found = shift_accuracy(
+            loaded, tasks, count, dataset=dataset, splits=splits or None, progress=show, cancel=cancel
+        )
     _deliver(found, json_file, csv)
 
 
 @measure.command("probe")
 def probe(
     model: Model = "tabletop",
-    dataset: Dataset = "tabletop",
+    dataset: Dataset = DEFAULT_DATASET,
     attribute: Annotated[
         str, typer.Option(help="shape, colour, material, size, 'contains a cube' …, or label")
     ] = "shape",
@@ -81,7 +85,7 @@ def probe(
 @measure.command("latency")
 def latency(
     model: Model = "tabletop",
-    dataset: Dataset = "tabletop",
+    dataset: Dataset = DEFAULT_DATASET,
     task: Annotated[str | None, typer.Option(help="asked about the pictures (default: embeddings only)")] = None,
     batch_sizes: Annotated[
         list[int] | None, typer.Option("--batch-sizes", metavar="N...", help="pictures at a time (default: 1 8 32)")
@@ -99,7 +103,8 @@ def latency(
     from cmai_core.tasks import get_task
 
     sizes = tuple(batch_sizes or (1, 8, 32))
-    pairs = load_dataset(dataset, split="test", limit=max(1, *sizes))
+    info = DATASETS.get(dataset)
+    pairs = load_dataset(dataset, split="test" if info is None else info.usual, limit=max(1, *sizes))
     every = [pairs[k] for k in range(len(pairs))]
     asked: dict[str, Any] = {} if task is None else {"task": get_task(task), "pairs": every, "dataset": pairs}
     loaded = load_model(model, device=device)
@@ -144,7 +149,7 @@ def _deliver(found: pd.DataFrame, json_file: Path | None, csv: Path | None) -> N
     from cmai_core.evaluation.figures import export
 
     rows = [list(found.columns), *found.itertuples(index=False, name=None)]
-    write = ((json_file, export.to_json), (csv, export.to_csv))
+    write: list[tuple[Path | None, Callable[..., Any]]] = [(json_file, export.to_json), (csv, export.to_csv)]
     deliver(Table([[_text(v) for v in row] for row in rows]), [(path, partial(form, found)) for path, form in write])
 
 

@@ -48,6 +48,9 @@ class Command(TyperCommand):
 class Group(TyperGroup):
     """A group of commands, with whole sentences in the list of those above it."""
 
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
+
     def get_short_help_str(self, limit: int = 0) -> str:
         return super().get_short_help_str(WIDEST)
 
@@ -93,9 +96,12 @@ class LazyCommands(Mapping[str, Any]):
 
     def __init__(self, parts: Mapping[str, Any]):
         self._parts = parts
+        self._built: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
-        return built(name, self._parts[name])
+        if name not in self._built:
+            self._built[name] = built(name, self._parts[name])
+        return self._built[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._parts
@@ -127,7 +133,7 @@ def built(name: str, part: Callable[..., Any] | typer.Typer) -> Any:
 
 def group(parts: Mapping[str, Any], callback: Callable[..., None]) -> TyperGroup:
     """Make the group of all commands; `callback` has the options before the command's name, and its docstring."""
-    app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+    app = typer.Typer(cls=Group, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
     app.callback()(callback)
     made: Any = typer.main.get_group(app)
     made.commands, made.rich_markup_mode = LazyCommands(parts), markup()

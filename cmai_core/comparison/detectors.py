@@ -24,10 +24,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from cmai_core.attacks.engine.evaluator import at_rest
 from cmai_core.comparison.protocol import PROTOCOL
 from cmai_core.data.pair import Pair, PairDataset
 from cmai_core.evaluation.runs.predictor import make_batch
+from cmai_core.models.evaluation_mode import evaluation_mode
 from cmai_core.models.scoring import has_heads
 from cmai_core.tasks.consistency import answer_scores, answered
 
@@ -55,7 +55,7 @@ class Bank:
     def of(model: Any, dataset: PairDataset, rows: Sequence[int]) -> Bank:
         """Make it from some of a dataset's pictures, which nothing else is measured on."""
         found = []
-        with torch.no_grad(), at_rest(model):
+        with torch.no_grad(), evaluation_mode(model):
             for start in range(0, len(rows), _SIZE):
                 pictures = [dataset[k].image for k in rows[start : start + _SIZE]]
                 found.append(model.image_features(model.preprocess(pictures)).embedding)
@@ -91,7 +91,7 @@ def raw_scores(
         pictures: uint8 H×W×3. texts: given ones, in the place of the pairs' first captions.
     """
     out: dict[str, list[np.ndarray]] = {}
-    with at_rest(model):
+    with evaluation_mode(model):
         for start in range(0, len(pairs), _SIZE):
             some = slice(start, start + _SIZE)
             batch = make_batch(model, pairs[some], 1)

@@ -129,4 +129,5 @@ def true_texts(texts: Sequence[str], pair: Pair) -> np.ndarray | None:
 def truth_table(texts: Sequence[str], pairs: Sequence[Pair]) -> np.ndarray | None:
     """Return which text is true of which pair's picture: bool T×N; None where one of the pairs has no ground truth."""
     truth = ground_truth_of(pairs)
-    return None if truth is None else truth.judge(texts, [pair.scene for pair in pairs])[0]
+    scenes = [pair.scene for pair in pairs if pair.scene is not None]
+    return None if truth is None else truth.judge(texts, scenes)[0]

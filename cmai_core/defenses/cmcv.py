@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from cmai_core.attacks.engine.evaluator import at_rest
 from cmai_core.defenses.calibration import Calibration, Thresholds
 from cmai_core.defenses.disagreement import Disagreement, disagreement
 from cmai_core.defenses.temperature import Scaling
 from cmai_core.errors import DataError
+from cmai_core.models.evaluation_mode import evaluation_mode
 from cmai_core.models.heads import log_opposite
 from cmai_core.models.scoring import has_heads
 
@@ -96,7 +96,7 @@ class Cmcv:
         owners = list(range(len(pixels))) if image_of_text is None else [int(row) for row in image_of_text]
         if len(owners) != len(texts) or not all(0 <= row < len(pixels) for row in owners):
             raise DataError(f"{len(owners)} image numbers for {len(texts)} texts.", "Give image_of_text.")
-        with at_rest(model):
+        with evaluation_mode(model):
             features = model.image_features(pixels)
             s_c = model.consistency(features, texts, owners).double().cpu().numpy()
             log_v = None

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from cmai_core.attacks.engine.evaluator import at_rest
 from cmai_core.attacks.objectives.detectors import AnswerConsistency, AnswerVerification, Detector, Slack, Verification
 from cmai_core.attacks.objectives.objective import Consistency, Objective
 from cmai_core.attacks.result import round_to_8bit
 from cmai_core.data.pair import Batch, PairDataset
 from cmai_core.errors import DataError, OptionError
+from cmai_core.models.evaluation_mode import evaluation_mode
 from cmai_core.options import number
 
 
@@ -137,7 +137,7 @@ def detector_scores(
         raise DataError(f"{len(texts)} texts for {len(dataset)} pairs.", "Give one text a pair.")
     scores: list[list[np.ndarray]] = [[] for _ in detectors]
     done = 0
-    with torch.no_grad(), at_rest(model):
+    with torch.no_grad(), evaluation_mode(model):
         for batch in batches(model, dataset, size):
             if texts is not None:
                 batch = replace(batch, texts=tuple(texts[done : done + len(batch.ids)]))

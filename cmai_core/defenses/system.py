@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from cmai_core.attacks.engine.evaluator import at_rest
 from cmai_core.attacks.objectives.detectors import KNOWLEDGE, Accepted, Detector
 from cmai_core.attacks.objectives.objective import Objective
 from cmai_core.attacks.objectives.success import Criterion, Untargeted
@@ -26,7 +25,11 @@ from cmai_core.data.pair import Batch
 from cmai_core.defenses.pathways import Pathway, Smoothing
 from cmai_core.defenses.preprocessing import Preprocessing
 from cmai_core.defenses.review import ReviewQueue
+from cmai_core.defenses.verified import StatementCache, VerifiedAnswers, described
 from cmai_core.errors import OptionError
+from cmai_core.models.evaluation_mode import evaluation_mode
+from cmai_core.models.heads import TextStates
+from cmai_core.models.scoring import has_heads
 from cmai_core.options import flag, one_of, strict_options, whole
 from cmai_core.seeds import sample_generators
 from cmai_core.tasks.base import Prediction
@@ -58,6 +61,8 @@ class _Options:
         preprocessing: applied to every picture, in order.
         smoothing: for every picture. pathway: for flagged pictures under the policy "robust pathway" (`pathways`).
         detector: flags pictures by a score.
+        answering: the likeliest options are verified before one of them is the answer (`verified`): one rule for all
+            tasks, or rules by task; None, and for tasks without a rule: the model's own scores decide.
         review: a `ReviewQueue` that `respond` hands flagged pairs to, whatever else happens to them.
         policy: what happens to a flagged picture. "reject": no answer. "robust pathway": it is answered by way of
             `pathway`. "flag": it is answered and shown to a person besides; who fools the system must not be flagged.
@@ -71,6 +76,7 @@ class _Options:
     smoothing: Smoothing | None = None
     pathway: Pathway | None = None
     detector: Detector | None = None
+    answering: VerifiedAnswers | Mapping[str, VerifiedAnswers] | None = None
     review: ReviewQueue | None = None
     policy: str = "reject"
     seed: int = 0
@@ -109,9 +115,15 @@ class System:
     def __init__(self, model: Any, **options: Any):
         self.model = model
         self.options = _Options(**options)
+        self._statements = StatementCache()
+        if self.options.answering is not None and not has_heads(model):
+            raise OptionError(
+                "Verified answering needs a model with consistency heads, and this one has none.",
+                "Choose a model trained with CMCV, or train heads for this one (recipe cmcv).",
+            )
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("model", "options") or name.startswith("__"):  # not there yet while being copied
+        if name in ("model", "options", "_statements") or name.startswith("__"):  # not there yet while being copied
             raise AttributeError(name)
         if name in _Options.__dataclass_fields__:
             return getattr(self.options, name)
@@ -137,6 +149,7 @@ class System:
         """Return plain values for reports."""
         plain: dict[str, Any] = {"policy": self.policy, "knowledge": self.knowledge}
         plain |= {} if self.detector is None else self.detector.describe()
+        plain |= {} if self.answering is None else {"answering": described(self.answering)}
         plain |= {} if self.smoothing is None else self.smoothing.describe()
         plain |= {} if self.pathway is None else {"pathway": self.pathway.describe()}
         return plain | {"preprocessing": [step.describe() for step in self.preprocessing]}
@@ -175,13 +188,39 @@ class System:
         features = self.image_features(pixels)
         return features.embedding if normalize else features.pooled
 
+    def consistency(self, pixels: Any, texts: Any, image_of_text: Any = None) -> torch.Tensor:
+        """Return S_c of each text with its image as the system sees it; arguments as for the model's."""
+        return self.model.consistency(self._seen_features(pixels), texts, image_of_text)
+
+    def verify(self, pixels: Any, texts: Any, image_of_text: Any = None, *, log: bool = False) -> torch.Tensor:
+        """Return V_verify of each text with its image as the system sees it; arguments as for the model's."""
+        return self.model.verify(self._seen_features(pixels), texts, image_of_text, log=log)
+
+    @torch.no_grad()
+    def verify_words(self, pixels: Any, texts: Any, image_of_text: Any = None) -> list[Any]:
+        """Return each text's words with how well the image that the system sees supports them."""
+        return self.model.verify_words(self._seen_features(pixels), texts, image_of_text)
+
+    @torch.no_grad()
+    def generate(self, pixels: Any, *arguments: Any, **options: Any) -> list[str]:
+        """Write a text about each image as the system sees it; arguments as for the model's."""
+        return self.model.generate(self._seen_features(pixels), *arguments, **options)
+
+    def _seen_features(self, pixels: Any) -> Any:
+        """Return features of pictures; features that are there already stay."""
+        return self.image_features(pixels) if isinstance(pixels, torch.Tensor) else pixels
+
+    def statement_states(self, texts: Sequence[str]) -> TextStates:
+        """Return what V_verify reads of statements, each encoded once."""
+        return self._statements.states(self.model, texts)
+
     def respond(self, task: Any, batch: Batch, *, dataset: Any = None, prepared: Any = None) -> Response:
         """Answer about a batch's pictures as the deployed system does.
 
         Args:
             batch: pixels in [0, 1]; `pairs` for the task. prepared: `task.prepare(...)` of them, if at hand.
         """
-        with torch.no_grad(), at_rest(self):
+        with torch.no_grad(), evaluation_mode(self):
             device = getattr(self.model, "device", None) or batch.pixels.device
             pixels = batch.pixels.detach().to(device)
             prepared = task.prepare(self.model, list(batch.pairs), dataset) if prepared is None else prepared

@@ -54,17 +54,17 @@ def pathway_answer(
     """
     import torch
 
-    from cmai_core.attacks.engine.evaluator import at_rest
     from cmai_core.defenses.pathways import Smoothing
     from cmai_core.lab.pair_in_context import PairAmong
     from cmai_core.lab.run import Setting, answer_of, with_sentence
+    from cmai_core.models.evaluation_mode import evaluation_mode
     from cmai_core.seeds import sample_generators
 
     pair = with_sentence(pair, caption)
     setting = Setting(pair, PairAmong(pair, dataset))
     setting = setting if said == caption else setting.saying(said)
     smoothing = Smoothing()
-    with torch.no_grad(), at_rest(model):
+    with torch.no_grad(), evaluation_mode(model):
         pixels = model.preprocess([picture])
         asked = setting.task(task, model)
         prepared = asked.prepare(model, [setting.pair], setting.dataset)

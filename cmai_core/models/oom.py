@@ -18,7 +18,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def smaller(size: int) -> int:
-    """Halve a number of images that was too many; free what the failed pass left.
+    """Return half of a number of images that was too many; frees what the failed pass left.
 
     Raises:
         CmaiError: it was a single image.

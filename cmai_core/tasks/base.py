@@ -8,7 +8,7 @@ they are measured. Most tasks choose among options; `ChoiceTask` has what these 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -168,14 +168,50 @@ class Choices:
         return replace(self, **kept)
 
 
+def rule_for(model: VisionLanguageModel, task: str) -> Any:
+    """Return how a system answers a task by verification (`defenses.verified`); None where it does not."""
+    answering = getattr(model, "answering", None)
+    return answering.get(task) if isinstance(answering, Mapping) else answering
+
+
 class ChoiceTask(Task):
-    """A task whose answer is one of several options."""
+    """A task whose answer is one of several options.
+
+    Attributes:
+        verifiable: whether each option amounts to a statement about the picture (`statement`), so that a system can
+            answer by what V_verify says of the likeliest ones (`defenses.verified`).
+    """
 
     prompt_key = "question"
+    verifiable = False
 
-    @abstractmethod
+    def scores(self, model: VisionLanguageModel, features: ImageFeatures, prepared: Choices) -> Tensor:
+        """Return N×C scores of the options by the model alone; differentiable in the features."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither scores nor logits.")
+
+    def statement(self, prepared: Choices, row: int, option: int) -> str:
+        """Return the statement about a row's picture that an option amounts to.
+
+        Raises:
+            OptionError: the options amount to no statements.
+        """
+        raise OptionError(f"The answers of {self.name} are no statements about a picture.")
+
     def logits(self, model: VisionLanguageModel, features: ImageFeatures, prepared: Choices) -> Tensor:
-        """Return N×C scores whose softmax is the probability of each option; differentiable in the features."""
+        """Return N×C values whose softmax is the probability of each option; differentiable in the features.
+
+        They are `scores`, or what verified answering makes of them where the model is a system that answers so.
+        """
+        scores = self.scores(model, features, prepared)
+        answering = rule_for(model, self.name) if self.verifiable else None
+        if answering is None:
+            return scores
+
+        def statements(shortlist: Tensor) -> list[str]:
+            rows = enumerate(shortlist.tolist())
+            return [self.statement(prepared, row, option) for row, options in rows for option in options]
+
+        return answering.rescore(model, features, scores, statements)
 
     def loss(self, model: VisionLanguageModel, features: ImageFeatures, prepared: Choices) -> Tensor:
         """Return −log of the probability of the right options together; 0 for rows without any right option."""

@@ -126,7 +126,7 @@ class Nlvr(ChoiceTask):
             tokens=torch.tensor([t[0] for t in answer_tokens(model, (TRUE, FALSE))], device=model.device),
         )
 
-    def logits(self, model: VisionLanguageModel, features: ImageFeatures, prepared: NlvrChoices) -> Tensor:
+    def scores(self, model: VisionLanguageModel, features: ImageFeatures, prepared: NlvrChoices) -> Tensor:
         """Return the decoder's scores of "true" and "false"."""
         own, other = features.tokens, prepared.other.to(features.tokens.dtype)
         left = prepared.left[:, None, None]

@@ -44,6 +44,7 @@ class Retrieval(ChoiceTask):
     """Args: gallery: how many of the dataset's first items stand in the gallery, each with its first caption."""
 
     name = "retrieval"
+    verifiable = True
     text_field = "query"
     metrics = ()
 
@@ -132,7 +133,11 @@ class Retrieval(ChoiceTask):
             kept = self._encoded[model] = (version, texts, model.encode_text(list(texts)))
         return kept[2]
 
-    def logits(self, model: VisionLanguageModel, features: ImageFeatures, prepared: RetrievalChoices) -> Tensor:
+    def statement(self, prepared: RetrievalChoices, row: int, option: int) -> str:
+        """Return the caption."""
+        return prepared.options[option]
+
+    def scores(self, model: VisionLanguageModel, features: ImageFeatures, prepared: RetrievalChoices) -> Tensor:
         """Return the cosines with the gallery, at the model's scale."""
         return model.logit_scale * features.embedding @ prepared.embeddings.T
 

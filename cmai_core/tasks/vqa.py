@@ -27,6 +27,7 @@ from cmai_core.tasks.metrics import Records, bootstrap_interval, normalise_answe
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Pair, PairDataset, Question
+    from cmai_core.data.truth import GroundTruth
     from cmai_core.models.features import ImageFeatures
     from cmai_core.models.protocol import VisionLanguageModel
     from cmai_core.tasks.base import Prediction
@@ -40,6 +41,7 @@ class VqaChoices(Choices):
     """Attributes:
     states: N×L×W token states of the questions. last: int64 N, position of the last token of each question.
     ids: int64 N×L. answers: the options' token ids; single: int64 C where every answer is one token, else None.
+    truth: what makes statements of questions and answers, if anything. said: (question, answer) → statement, so far.
     """
 
     states: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -47,12 +49,15 @@ class VqaChoices(Choices):
     ids: Tensor = field(default_factory=lambda: torch.empty(0))
     answers: tuple[tuple[int, ...], ...] = ()
     single: Tensor | None = field(default=None, metadata={"rows": False})
+    truth: GroundTruth | None = None
+    said: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
 class Vqa(ChoiceTask):
     """Args: answers: the vocabulary of answers; None: all that the pairs' ground truth knows, and the accepted ones."""
 
     name = "vqa"
+    verifiable = True
     needs_decoder = True
     text_field = "question"
     metrics = ()
@@ -121,6 +126,7 @@ class Vqa(ChoiceTask):
             ids=ids,
             answers=answers,
             single=single,
+            truth=ground_truth_of(pairs),
         )
         return self.stand_in(model, pairs, prepared)
 
@@ -133,7 +139,14 @@ class Vqa(ChoiceTask):
         known = () if truth is None else truth.answers()
         return tuple(dict.fromkeys([*(known or ("yes", "no")), *accepted]))
 
-    def logits(self, model: VisionLanguageModel, features: ImageFeatures, prepared: VqaChoices) -> Tensor:
+    def statement(self, prepared: VqaChoices, row: int, option: int) -> str:
+        """Return the statement that an answer makes; where there is none, the question followed by the answer."""
+        asked = (prepared.asked[row], prepared.options[option])
+        if asked not in prepared.said:
+            prepared.said[asked] = _statement(prepared.truth, *asked)
+        return prepared.said[asked]
+
+    def scores(self, model: VisionLanguageModel, features: ImageFeatures, prepared: VqaChoices) -> Tensor:
         """Return the log-probability of each answer after the question, per token."""
         if prepared.single is None:
             return self._long_answers(model, features, prepared)
@@ -179,8 +192,12 @@ def answer_tokens(model: VisionLanguageModel, answers: Sequence[str]) -> tuple[t
 def statements(pair: Pair, question: str, answers: Sequence[str]) -> list[str]:
     """Return the text that each answer to a question amounts to: a statement where the ground truth makes one."""
     truth = ground_truth_of([pair])
-    made = [None if truth is None else truth.statement(question, answer) for answer in answers]
-    return [question_with_answer(question, answer) if m is None else m for m, answer in zip(made, answers, strict=True)]
+    return [_statement(truth, question, answer) for answer in answers]
+
+
+def _statement(truth: GroundTruth | None, question: str, answer: str) -> str:
+    made = None if truth is None else truth.statement(question, answer)
+    return question_with_answer(question, answer) if made is None else made
 
 
 class VqaMeasurement(Measurement):

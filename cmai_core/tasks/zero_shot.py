@@ -44,6 +44,7 @@ class ZeroShot(ChoiceTask):
     """The nearest class: right when the scene holds one, or without ground truth, when it is the pair's label."""
 
     name = "zero-shot"
+    verifiable = True
 
     def _missing(self, dataset: PairDataset) -> str:
         return "" if len(dataset.classes) > 1 else f"{dataset.name} has no classes to choose from."
@@ -89,6 +90,10 @@ class ZeroShot(ChoiceTask):
         )
         return self.stand_in(model, pairs, prepared)
 
-    def logits(self, model: VisionLanguageModel, features: ImageFeatures, prepared: ZeroShotChoices) -> Tensor:
+    def statement(self, prepared: ZeroShotChoices, row: int, option: int) -> str:
+        """Return the class's prompt."""
+        return prepared.prompts[option]
+
+    def scores(self, model: VisionLanguageModel, features: ImageFeatures, prepared: ZeroShotChoices) -> Tensor:
         """Return the cosines with the prompts, at the model's scale."""
         return model.logit_scale * features.embedding @ prepared.embeddings.T

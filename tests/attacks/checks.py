@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import torch
 
-from cmai_core.attacks.engine.evaluator import Evaluator, at_rest
+from cmai_core.attacks.engine.evaluator import Evaluator
 from cmai_core.attacks.objectives.objective import Consistency
 from cmai_core.attacks.result import round_to_8bit
+from cmai_core.models.evaluation_mode import evaluation_mode
 from cmai_core.progress import CancelToken
 
 
@@ -67,6 +68,7 @@ def outside(attack, clean, pixels):
     size = {
         "linf": lambda: delta.abs().amax(dim=1),
         "l2": lambda: delta.norm(dim=1),
+        "l1": lambda: delta.abs().sum(dim=1),
         "l0": lambda: (pixels != clean).any(dim=1).flatten(1).sum(dim=1),
         "patch": lambda: torch.zeros(len(clean)),
     }[norm]()
@@ -81,7 +83,7 @@ def outside(attack, clean, pixels):
 
 def fresh(attack, model, batch, pixels):
     """Objective and success of some pixels, scored anew by nothing but the attack's own parts."""
-    with at_rest(model):
+    with evaluation_mode(model):
         shared = {}
         parts = (attack.objective.bind(model, batch, shared), attack.success.bind(model, batch, shared))
         evaluator = Evaluator(model, *parts, None, batch=batch, shared=shared)

@@ -162,7 +162,7 @@ def climbed(form, model, batch, pixels, tau=TAU, **options):
     task = Binary()
     objective = DetectorAware(Margin(task), Untargeted(task), (Guard(tau),), form, **options).bind(model, batch)
     x = pixels.clone().requires_grad_(True)
-    return objective, objective.climb(model, x, model.image_features(x))
+    return objective, objective.value_and_grad(model, x, model.image_features(x))
 
 
 def test_the_multiplier_grows_while_flagged_and_shrinks_while_accepted_for_each_sample_alone():
@@ -178,7 +178,7 @@ def test_the_multiplier_grows_while_flagged_and_shrinks_while_accepted_for_each_
     x = pixels[rows].requires_grad_(True)
     features = model.image_features(x)
     for _ in range(40):
-        objective.select(rows).climb(model, x, model.image_features(x))
+        objective.select(rows).value_and_grad(model, x, model.image_features(x))
     assert torch.allclose(objective.multiplier[[1, 2]], expected[[1, 2]])
     assert objective.multiplier[[3, 0]].tolist() == pytest.approx(MULTIPLIER_RANGE)
     value = objective.select(rows)(model, x, features)
@@ -375,5 +375,5 @@ def test_jacobian_of_the_slack_is_the_detectors_weight():
     model, batch = tilted(), batch_of(2)
     x = batch.pixels.clone().requires_grad_(True)
     slack = Slack((Guard(TAU),)).bind(model, batch)
-    rows = jacobian(slack.rivals(model, x, model.image_features(x)), x)
+    rows = jacobian(slack.margins(model, x, model.image_features(x)), x)
     assert torch.allclose(rows[:, 0].flatten(1), model.layer.weight[2].detach().expand(2, -1))

@@ -1,22 +1,26 @@
 """APGD: the linear optimum, the halving rule by hand, element-wise agreement with torchattacks, and the promises."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from cmai_core.attacks import Attack, Consistency, Objective, ThreatModel
 from cmai_core.attacks.objectives.classes import DLR, ClassLoss, Margin, Misclassified
-from cmai_core.attacks.searches.apgd import APGD
+from cmai_core.attacks.searches.apgd import APGD, Ascent
+from cmai_core.attacks.threats.regions.l2 import L2Region
+from cmai_core.attacks.threats.regions.linf import LinfRegion
 from cmai_core.errors import OptionError
 
 EPSILON = 8 / 255
 
 
-def attack(objective, norm="linf", epsilon=EPSILON, success=None, search=APGD, **options):
+def attack(objective, norm="linf", epsilon=EPSILON, success=None, **options):
     parts = {} if success is None else {"success": success}
-    return Attack(threat=ThreatModel(norm, epsilon), objective=objective, search=search(**options), **parts)
+    return Attack(threat=ThreatModel(norm, epsilon), objective=objective, search=APGD(**options), **parts)
 
 
 def test_keeps_every_promise_and_reaches_the_linear_optimum(kit):
@@ -48,24 +52,30 @@ def test_checkpoints_are_the_papers():
 
 
 def test_the_halving_rule_by_hand():
-    state = {
-        "rises": torch.tensor([7.0, 7.5, 8.0, 9.0, 9.0]),
-        "reduced": torch.tensor([False, False, False, False, True]),
-        "checked": torch.tensor([0.0, 0.0, 1.0, 5.0, 5.0]),
-        "best": torch.tensor([1.0, 1.0, 2.0, 5.0, 5.0]),
-        "length": torch.ones(5, 1),
-        "x": torch.zeros(5, 1),
-        "best_x": torch.ones(5, 1),
-        "gradient": torch.zeros(5, 1),
-        "best_gradient": torch.ones(5, 1),
-    }
-    code = dict(state)
-    APGD()._reconsider(state, 10)
-    assert state["length"].flatten().tolist() == [0.5, 1, 1, 0.5, 1]
-    assert state["x"].flatten().tolist() == [1, 0, 0, 1, 0] == state["gradient"].flatten().tolist()
-    assert state["reduced"].tolist() == [True, False, False, True, False] and not state["rises"].any()
-    APGD(rule="code")._reconsider(code, 10)
-    assert code["length"].flatten().tolist() == [0.5, 0.5, 1, 0.5, 1]
+    """Fewer than three quarters of the steps rose, or neither the step nor the best has changed since the last time."""
+    state = SimpleNamespace(
+        rises=torch.tensor([7.0, 7.5, 8.0, 9.0, 9.0]),
+        reduced=torch.tensor([False, False, False, False, True]),
+        checked=torch.tensor([0.0, 0.0, 1.0, 5.0, 5.0]),
+        best=torch.tensor([1.0, 1.0, 2.0, 5.0, 5.0]),
+        length=torch.ones(5, 1),
+        x=torch.zeros(5, 1),
+        best_x=torch.ones(5, 1),
+        gradient=torch.zeros(5, 1),
+        best_gradient=torch.ones(5, 1),
+    )
+
+    def reconsidered(search):
+        ascent = Ascent.__new__(Ascent)
+        ascent.search, ascent.state = search, SimpleNamespace(**vars(state))
+        ascent.reconsider(10)
+        return ascent.state
+
+    paper = reconsidered(APGD())
+    assert paper.length.flatten().tolist() == [0.5, 1, 1, 0.5, 1]
+    assert paper.x.flatten().tolist() == [1, 0, 0, 1, 0] == paper.gradient.flatten().tolist()
+    assert paper.reduced.tolist() == [True, False, False, True, False] and not paper.rises.any()
+    assert reconsidered(APGD(rule="code")).length.flatten().tolist() == [0.5, 0.5, 1, 0.5, 1]
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
@@ -77,11 +87,11 @@ def test_agrees_with_torchattacks(kit, norm, loss):
     labels = torch.tensor([int(pair.label) for pair in batch.pairs])
     epsilon = EPSILON if norm == "Linf" else 0.3
 
-    class SameStart(APGD):
-        def _start(self, region, problem, rows, seed, restart):
+    class SameStart(LinfRegion if norm == "Linf" else L2Region):
+        def boundary_start(self, generators):
             with torch.random.fork_rng():
                 torch.manual_seed(0)
-                x = region.centre
+                x = self.centre
                 noise = 2 * torch.rand(x.shape) - 1 if norm == "Linf" else torch.randn(x.shape)
             size = noise.flatten(1).abs().amax(dim=1) if norm == "Linf" else (noise**2).sum(dim=(1, 2, 3)).sqrt()
             return (x + epsilon * torch.ones(len(x), 1, 1, 1) * noise / size.view(-1, 1, 1, 1)).clamp(0, 1)
@@ -92,8 +102,14 @@ def test_agrees_with_torchattacks(kit, norm, loss):
         best, _, value, _ = peer.attack_single_run(batch.pixels, labels)
     task = kit.ScoredTask()
     objective = {"ce": ClassLoss(task), "dlr": DLR(task)}[loss]
-    options = {"steps": 30, "rule": "code", "stop_on_success": False, "search": SameStart}
-    ours = attack(objective, norm.lower(), epsilon, **options)(model, batch)
+
+    class Threat(ThreatModel):
+        def around(self, pixels):
+            right = super().around(pixels)
+            return SameStart(right.centre, right.epsilon, right.lower, right.upper)
+
+    made = attack(objective, norm.lower(), epsilon, steps=30, rule="code", stop_on_success=False)
+    ours = dataclasses.replace(made, threat=Threat(norm.lower(), epsilon))(model, batch)
     assert torch.allclose(ours.objective_trace.amax(dim=0), value, rtol=1e-6)
     # The peer keeps values in single precision, so that ties between iterates fall differently now and then.
     assert ((ours.pixels - best).abs() < 1e-7).double().mean() > 0.8
@@ -178,5 +194,5 @@ def test_options(kit):
     with pytest.raises(OptionError, match="Accepted: steps"):
         APGD(step_size=1)
     model = kit.linear_model()
-    with pytest.raises(OptionError, match="linf, l2, patch"):
+    with pytest.raises(OptionError, match="linf, l2, l1, patch"):
         attack(-Consistency(), "l0", 3)(model, kit.make_batch(model, 2))

@@ -430,7 +430,7 @@ def test_threat_options_are_checked_at_construction(norm, epsilon, words):
 
 
 def test_a_region_without_a_distance_is_not_made():
-    from cmai_core.attacks.threats.image import Region
+    from cmai_core.attacks.threats.regions.region import Region
 
     class Nowhere(Region):
         """Everything but `distance`."""
@@ -438,10 +438,10 @@ def test_a_region_without_a_distance_is_not_made():
         def project(self, pixels):
             return pixels
 
-        def direction(self, gradient):
+        def steepest_step(self, gradient, pixels=None):
             return gradient
 
-        def random(self, generators):
+        def random_start(self, generators):
             return self.centre
 
     zeros = torch.zeros(1, 3, 2, 2)

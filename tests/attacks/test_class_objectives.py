@@ -44,7 +44,7 @@ def values(kit, objective, rows=None):
     features = kit.Features(scores, scores)
     if rows is not None:
         bound, features = bound.select(rows), kit.Features(scores[rows], scores[rows])
-    return bound, bound(model, batch.pixels, features), bound.rivals(model, batch.pixels, features)
+    return bound, bound(model, batch.pixels, features), bound.margins(model, batch.pixels, features)
 
 
 def test_values_by_hand(kit):

@@ -16,6 +16,7 @@ VALUES = 3 * SIZE * SIZE
 BUDGETS = {
     "linf": (0.5 / LEVELS, 1 / LEVELS, 2.5 / LEVELS, 4 / LEVELS),
     "l2": tuple(k / LEVELS * math.sqrt(VALUES) for k in (0.3, 0.5, 1.0, 2.7)),
+    "l1": tuple(k / LEVELS * VALUES for k in (0.1, 0.3, 1.0, 2.7)),
     "l0": (3, 17),
     "patch": (0.05, 0.3),
 }
@@ -46,10 +47,11 @@ def test_rounding_stays_in_the_region_and_near_to_what_was_asked_for(norm):
         threat = ThreatModel(norm, epsilon)
         region = threat.around(pixels)
         generators = [torch.Generator().manual_seed(k) for k in range(len(pixels))]
-        edge = region.project(pixels + 3 * region.reach * region.direction(region.random(generators) - pixels))
-        rounded = region.rounded(edge)
+        aside = region.random_start(generators) - pixels
+        edge = region.project(pixels + 3 * region.reach * region.steepest_step(aside))
+        rounded = region.round(edge)
         assert inside(threat, pixels, rounded), epsilon
-        assert torch.equal(region.rounded(pixels), pixels)
+        assert torch.equal(region.round(pixels), pixels)
         assert (rounded - edge).abs().max() <= 1 / LEVELS + 1e-6
 
 
@@ -62,7 +64,7 @@ def test_rounding_to_the_nearest_level_would_leave_the_l2_ball():
     wished = region.project(pixels + torch.randn(pixels.shape, generator=generator))
     naive = (wished * LEVELS).round() / LEVELS
     assert (region.distance(naive) > epsilon * 1.001).any()
-    rounded = region.rounded(wished)
+    rounded = region.round(wished)
     assert inside(threat, pixels, rounded)
     over = region.distance(naive) > epsilon
     largest = (naive - pixels).flatten(1).abs().amax(dim=1)
@@ -76,14 +78,14 @@ def test_each_sample_keeps_to_its_own_epsilon():
     threat = ThreatModel("l2", [0.1, 0.02, 0.4])
     region = threat.around(pixels)
     wished = region.project(torch.rand(pixels.shape, generator=torch.Generator().manual_seed(3)))
-    assert inside(threat, pixels, region.rounded(wished))
+    assert inside(threat, pixels, region.round(wished))
 
 
 def test_a_clean_picture_between_the_levels_is_rounded_as_near_as_there_is():
     pixels = clean() * 0.999 + 0.0004
     for norm in ("linf", "l2"):
         region = ThreatModel(norm, 1e-5).around(pixels)
-        rounded = region.rounded(pixels)
+        rounded = region.round(pixels)
         assert (rounded - pixels).abs().max() <= 1 / LEVELS and rounded.min() >= 0 and rounded.max() <= 1
 
 

@@ -6,7 +6,7 @@ import torch
 from cmai_core.attacks import Attack, Consistency, GradientSearch, TaskObjective, ThreatModel, Untargeted, pgd
 from cmai_core.attacks.engine.transforms import Diversity, Noise, Pose
 from cmai_core.attacks.objectives.objective import TaskRows
-from cmai_core.attacks.threats.image import changed_positions
+from cmai_core.attacks.threats.regions.region import changed_positions
 from cmai_core.errors import OptionError
 from cmai_core.seeds import sample_generators
 
@@ -56,7 +56,7 @@ def test_l0_attack_reaches_the_optimum_of_a_linear_model(kit):
     assert (result.l0 <= torch.tensor(budget)).all()
     # Which positions survive is decided by gradient magnitude, which is not quite which gain most inside the box.
     assert (gained >= 0.9 * best - 1e-12).all() and (gained <= best + 1e-9).all()
-    start = ThreatModel("l0", budget).around(batch.pixels).random(sample_generators(1, batch.ids, 0))
+    start = ThreatModel("l0", budget).around(batch.pixels).random_start(sample_generators(1, batch.ids, 0))
     assert (changed_positions(start, batch.pixels) <= torch.tensor(budget)).all() and start.max() <= 1
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cmai_core.attacks import Attack, Consistency, GradientSearch, TaskObjective, ThreatModel, fgsm, pgd
-from cmai_core.attacks.threats.image import LinfRegion
+from cmai_core.attacks.threats.regions.linf import LinfRegion
 
 EPSILON = 8 / 255
 
@@ -115,12 +115,12 @@ class Unboxed(LinfRegion):
 
 
 class Flipped(LinfRegion):
-    def direction(self, gradient):
+    def steepest_step(self, gradient, pixels=None):
         return -gradient.sign()
 
 
 class Still(LinfRegion):
-    def direction(self, gradient):
+    def steepest_step(self, gradient, pixels=None):
         return torch.zeros_like(gradient)
 
 
@@ -158,11 +158,11 @@ def test_a_shared_random_start_is_caught(kit):
     """Noise drawn for the batch instead of for the sample depends on the order and the split."""
 
     class Shared(LinfRegion):
-        def random(self, generators):
+        def random_start(self, generators):
             noise = torch.rand(self.centre.shape, generator=torch.Generator().manual_seed(0), dtype=self.centre.dtype)
             return self.lower + noise * (self.upper - self.lower)
 
-        def direction(self, gradient):
+        def steepest_step(self, gradient, pixels=None):
             return torch.zeros_like(gradient)
 
     assert {"order", "split"} <= set(kit.violations(_attack(Shared, keep="last")))

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from cmai_core.attacks import Attack, Consistency, GradientSearch, ThreatModel
+from cmai_core.attacks.engine.problem import Problem
 from cmai_core.attacks.objectives.classes import Margin, Misclassified
 from cmai_core.attacks.objectives.success import Raised
 from cmai_core.attacks.searches.apgd import APGD
-from cmai_core.attacks.searches.gradient import Problem
 from cmai_core.attacks.searches.score_gradient import ScoreGradient
 from cmai_core.attacks.searches.square import Square
-from cmai_core.attacks.threats.image import LinfRegion
+from cmai_core.attacks.threats.regions.linf import LinfRegion
 from cmai_core.reporting import Watch
 
 # Each with the successes it reaches among six samples at 8/255; doing nothing, or the opposite, reaches none.

@@ -78,11 +78,11 @@ def test_random_starts_are_two_sided_and_inside(subject, norm, epsilon, seed):
 
     _, batch = subject
     region = ThreatModel(norm, epsilon).around(batch.pixels)
-    start = region.random(sample_generators(seed, batch.ids, 0))
+    start = region.random_start(sample_generators(seed, batch.ids, 0))
     delta = start - batch.pixels
     assert start.min() >= 0 and start.max() <= 1
     assert (delta > 0).flatten(1).any(dim=1).all() and (delta < 0).flatten(1).any(dim=1).all()
     size = delta.abs().amax() if norm == "linf" else delta.flatten(1).norm(dim=1).amax()
     assert size <= epsilon + 1e-12
-    other = region.random(sample_generators(seed, batch.ids, 1))
+    other = region.random_start(sample_generators(seed, batch.ids, 1))
     assert not torch.equal(start, other)

@@ -300,11 +300,11 @@ def test_who_is_won_back_by_rounding_is_left_to_the_next_target(kit):
             return {}
 
         def run(self, problem, *, seed, watch):
-            from cmai_core.attacks.engine.ledger import Ledger
+            from cmai_core.attacks.engine.record import SearchRecord
 
-            ledger = Ledger(problem, watch, 1)
-            ledger.score(self.left.pop(0).expand_as(problem.region.centre), ledger.rows(), 1)
-            return ledger.outcome()
+            record = SearchRecord(problem, watch, 1)
+            record.score(self.left.pop(0).expand_as(problem.region.centre), record.rows(), 1)
+            return record.outcome()
 
     class Bright(kit.ScoredTask):
         """Fooled where the first pixel lies above 100.4 levels."""

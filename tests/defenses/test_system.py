@@ -178,6 +178,22 @@ def test_the_deployed_smoothing_is_the_mean_over_addressed_noise(model, batch):
         assert close(system.image_features(batch.pixels[[2, 0]]).embedding, loose[[2, 0]])
 
 
+def test_what_a_system_is_asked_about_pictures_goes_through_its_defence(headed, batch):
+    """A picture that is given as pixels and one that is given as features get the same scores and words."""
+    headed.clip.eval()
+    system, texts = System(headed, preprocessing=(Quantise(levels=2),)), list(batch.texts)
+    with torch.no_grad():
+        features = system.image_features(batch.pixels)
+        for ask in (system.consistency, system.verify):
+            found = ask(batch.pixels, texts, batch.image_of_text)
+            assert close(found, ask(features, texts, batch.image_of_text))
+            plain = getattr(headed, ask.__name__)(batch.pixels, texts, batch.image_of_text)
+            assert not torch.allclose(found, plain, atol=1e-3)
+        assert system.generate(batch.pixels, max_tokens=4) == headed.generate(features, max_tokens=4)
+    words = [system.verify_words(seen, texts, batch.image_of_text) for seen in (batch.pixels, features)]
+    assert all(close(a.log_probability, b.log_probability) for a, b in zip(*words, strict=True))
+
+
 def test_policies(model, batch, data):
     task, smoothing = get_task("zero-shot"), Smoothing(Noise(sigma=0.2), copies=2)
     scores = Consistency().bind(model, batch)(model, batch.pixels, features(model, batch))

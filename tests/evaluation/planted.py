@@ -273,8 +273,8 @@ class _Upside:
     def __getattr__(self, name):
         return getattr(self._evaluator, name)
 
-    def climb(self, *args, **options):
-        evaluation, gradient = self._evaluator.climb(*args, **options)
+    def value_and_grad(self, *args, **options):
+        evaluation, gradient = self._evaluator.value_and_grad(*args, **options)
         return evaluation, -gradient
 
 

@@ -62,41 +62,47 @@ def answers_view(
     """
     cards = []
     for role, reading in readings.items():
-        rows = []
-        for task, info in TASKS.items():
-            if task in reading.answers:
-                clean, adversarial = reading.answers[task]
-                prompt = f'<div class="cm-small">“{escape(clean.prompt)}”</div>' if clean.prompt else ""
-                if info.pictures == 2 and second is not None and second.image is not None and role in (pictures or {}):
-                    prompt += _two_pictures(pictures[role], second)
-                rows.append(
-                    f'<div class="cm-answer"><div class="cm-small cm-muted">{escape(info.title)}</div>{prompt}<div '
-                    'class="cm-two">'
-                    f'{_say(clean, "clean", False)}<div class="arrow" aria-label="after the attack">→</div>'
-                    f"{_say(adversarial, 'adversarial', clean.text != adversarial.text)}</div></div>"
-                )
-            elif task in reading.skipped:
-                rows.append(
-                    f'<div class="cm-answer"><div class="cm-small cm-muted">{escape(info.title)}</div>'
-                    f'<div class="cm-small">Not asked: {escape(plain_reason(reading.skipped[task]))}</div></div>'
-                )
-        broken, right = reading.broken_tasks()
-        if not reading.attacked:
-            summary = "not attacked"
-        elif right:
-            summary = f"{broken} of {right} right answers lost"
-        elif not reading.answers:
-            summary = "not asked"
-        elif all(clean.correct is None for clean, _ in reading.answers.values()):
-            summary = "truth unknown for this pair"
-        else:
-            summary = "no right answer even when clean"
+        rows = "".join(_row(reading, task, (pictures or {}).get(role), second) for task in TASKS)
         cards.append(
             f'<div class="cm-card"><div class="cm-row"><span class="cm-h grow">{label(role, role.capitalize())} '
             f'<span class="cm-muted" style="font-weight:400">· {escape(reading.name)}</span></span>'
-            f'<span class="cm-tag">{summary}</span></div>{"".join(rows)}</div>'
+            f'<span class="cm-tag">{_summary(reading)}</span></div>{rows}</div>'
         )
     show(f'<div class="cm-answers">{"".join(cards)}</div>')
+
+
+def _row(reading: Reading, task: str, picture: np.ndarray | None, second: SecondPicture | None) -> str:
+    """Return what a model answers to one task, or why it was not asked; "" if the task does not concern it."""
+    info = TASKS[task]
+    title = f'<div class="cm-small cm-muted">{escape(info.title)}</div>'
+    if task in reading.answers:
+        clean, adversarial = reading.answers[task]
+        prompt = f'<div class="cm-small">“{escape(clean.prompt)}”</div>' if clean.prompt else ""
+        if info.pictures == 2 and second is not None and second.image is not None and picture is not None:
+            prompt += _two_pictures(picture, second)
+        return (
+            f'<div class="cm-answer">{title}{prompt}<div class="cm-two">'
+            f'{_say(clean, "clean", False)}<div class="arrow" aria-label="after the attack">→</div>'
+            f"{_say(adversarial, 'adversarial', clean.text != adversarial.text)}</div></div>"
+        )
+    if task in reading.skipped:
+        reason = escape(plain_reason(reading.skipped[task]))
+        return f'<div class="cm-answer">{title}<div class="cm-small">Not asked: {reason}</div></div>'
+    return ""
+
+
+def _summary(reading: Reading) -> str:
+    """Return how many right answers were lost, or why there are none."""
+    broken, right = reading.broken_tasks()
+    if not reading.attacked:
+        return "not attacked"
+    if right:
+        return f"{broken} of {right} right answers lost"
+    if not reading.answers:
+        return "not asked"
+    if all(clean.correct is None for clean, _ in reading.answers.values()):
+        return "truth unknown for this pair"
+    return "no right answer even when clean"
 
 
 def answers_table(readings: Mapping[str, Reading]) -> list[dict[str, object]]:

@@ -12,6 +12,7 @@ from app.components.benchmark.words import MODALITY_WORDS, WORST_WORD, figure_id
 from app.components.common.fields import one_of
 from app.components.common.plots import CONFIG
 from app.components.common.words import TASK_WORDS
+from cmai_core.budget import norms_in_255
 from cmai_core.lab.benchmark.choices import recipe_words
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def curve_view(made: Results, look: Any) -> None:
     """Draw one line a model: of the worst case, or of one recipe."""
     own = made.figures[made.figures["own"] & (made.figures["kind"] != "clean")]
-    own = own[own["norm"].isin(["linf", "l2"]) & own["epsilon"].notna() & own["robust"].notna()]
+    own = own[own["norm"].isin(norms_in_255()) & own["epsilon"].notna() & own["robust"].notna()]
     if not len(own):
         st.info("No attack with an ε has been measured on a task yet.", icon="ℹ️")
         return

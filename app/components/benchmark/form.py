@@ -83,6 +83,15 @@ def take(wanted: GridChoice) -> None:
 
 def form() -> None:
     """Draw the widgets of the grid."""
+    _models_and_tasks()
+    _attacks()
+    _budget()
+    _measure()
+    with st.expander("More settings"):
+        _more()
+
+
+def _models_and_tasks() -> None:
     now = permissions.rules()
     known = [*(card.name for card in catalogue()), *now.allow]
     names = [*known, *(name for name in state.get(state.BENCH_MODELS) if name not in known)]
@@ -96,18 +105,29 @@ def form() -> None:
     two.pills(
         "Tasks", list(TASKS), selection_mode="multi", key=state.BENCH_TASKS, format_func=TASK_WORDS.get, wrap=True
     )
+
+
+def _attacks() -> None:
+    """Draw the recipes as chips, by what they attack."""
     for modality, key in _CHIPS.items():
         slugs = [slug for slug, offer in OFFERS.items() if offer.modality == modality]
         st.pills(
             f"Attacks on {MODALITIES[modality]}", slugs, selection_mode="multi", key=key, help=_HELP[modality],
             format_func=lambda slug: OFFERS[slug].word + (" (τ)" if OFFERS[slug].detector else ""),
         )  # fmt: skip
+
+
+def _budget() -> None:
     one, two = st.columns([3, 2], gap="medium")
     one.pills(
         "ε, the largest change of a pixel value", EPSILON_LADDER, selection_mode="multi", key=state.BENCH_EPSILONS,
         format_func=lambda k: f"{k:g}/255",
     )  # fmt: skip
     two.select_slider("Pairs", COUNTS, key=state.BENCH_COUNT)
+
+
+def _measure() -> None:
+    """Draw how thoroughly the grid is measured, and the threshold that a detector's attacks need."""
     one, two = st.columns([3, 2], gap="medium")
     one.segmented_control(
         "Measure", list(KINDS), key=state.BENCH_KIND, format_func=KINDS.get, required=True,
@@ -127,13 +147,15 @@ def form() -> None:
             "τ, the detector's threshold on S_c that attacks marked (τ) evade", -1.0, 1.0, key=state.BENCH_TAU,
             step=0.01, format="%.4f", help=f"Of {name}: {basis}" if basis else None,
         )  # fmt: skip
-    with st.expander("More settings"):
-        one, two, three = st.columns(3, vertical_alignment="bottom")
-        one.selectbox("Pairs from", sets(), key=state.BENCH_SET, format_func=split_title)
-        two.number_input("Seed of random starts", 0, 2**31 - 1, key=state.BENCH_SEED)
-        with three:
-            st.toggle("Show each model the others' examples", key=state.BENCH_TRANSFER)
-            st.toggle(
-                "Thresholds from clean validation pairs", key=state.BENCH_DETECTION,
-                help="Reads 200 clean pairs more, which the detector's thresholds on S_c are then set on.",
-            )  # fmt: skip
+
+
+def _more() -> None:
+    one, two, three = st.columns(3, vertical_alignment="bottom")
+    one.selectbox("Pairs from", sets(), key=state.BENCH_SET, format_func=split_title)
+    two.number_input("Seed of random starts", 0, 2**31 - 1, key=state.BENCH_SEED)
+    with three:
+        st.toggle("Show each model the others' examples", key=state.BENCH_TRANSFER)
+        st.toggle(
+            "Thresholds from clean validation pairs", key=state.BENCH_DETECTION,
+            help="Reads 200 clean pairs more, which the detector's thresholds on S_c are then set on.",
+        )  # fmt: skip

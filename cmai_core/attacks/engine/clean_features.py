@@ -1,4 +1,4 @@
-"""The clean images' features, computed once for an attack, in pieces that fit the device."""
+"""Features of the clean images, computed once for an attack, in pieces that fit the device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PIECE = 64
 
 
 def clean_features(model: Any, batch: Batch, shared: dict | None = None) -> Any:
-    """`model.image_features` of the batch's clean pixels, without gradients; once for each memo `shared`."""
+    """Return `model.image_features` of the clean pixels, without gradients; computed once for each memo `shared`."""
     shared = {} if shared is None else shared
     if "clean features" not in shared:
         shared["clean features"] = encode(model, batch.pixels)
@@ -22,7 +22,7 @@ def clean_features(model: Any, batch: Batch, shared: dict | None = None) -> Any:
 
 
 def encode(model: Any, pixels: torch.Tensor) -> Any:
-    """Features of pixels N×3×H×W, detached, on the model's device; in pieces, halved when memory runs out.
+    """Return the features of pixels N×3×H×W, detached, on the model's device; in pieces, halved when memory runs out.
 
     Raises:
         CmaiError: the device has too little memory for a single image.
@@ -45,7 +45,7 @@ def encode(model: Any, pixels: torch.Tensor) -> Any:
 
 
 def joined(parts: list[Any]) -> Any:
-    """Feature records (tensor, dataclass, tuple, list or dict) of consecutive images as one."""
+    """Join feature records (tensor, dataclass, tuple, list or dict) of consecutive images."""
     first = parts[0]
     if isinstance(first, torch.Tensor):
         return torch.cat(parts)

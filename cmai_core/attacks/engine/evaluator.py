@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 from cmai_core.attacks.objectives.objective import Objective, needs_gradient
 from cmai_core.attacks.objectives.success import Criterion, Scored
 from cmai_core.data.pair import Batch
-from cmai_core.models.evaluation_mode import evaluation_mode
 from cmai_core.models.oom import is_out_of_memory, smaller
 
 
@@ -70,7 +68,7 @@ class Evaluator:
         self._parts: list[_Part] = []
 
     def select(self, rows: torch.Tensor) -> Evaluator:
-        """An evaluator of some of the samples only (int64 indices)."""
+        """Return an evaluator of some of the samples only (int64 indices)."""
         pick = lambda item: None if item is None else item.select(rows)  # noqa: E731
         chosen = rows if self.rows is None else self.rows[rows]
         parts = (pick(self.objective), pick(self.criterion), pick(self.consistency))
@@ -79,7 +77,7 @@ class Evaluator:
         return part
 
     def with_objective(self, objective: Objective, clean: torch.Tensor | None = None) -> Evaluator:
-        """The same samples and criterion under another objective, which is bound here.
+        """Return an evaluator of the same samples and criterion under another objective, which is bound here.
 
         `clean`: pixels whose value under it becomes the clean value (costs one pass over them).
         """
@@ -98,7 +96,7 @@ class Evaluator:
         rows: torch.Tensor | None,
         sampled: Any,
     ) -> Evaluator:
-        """Another evaluator of the same model and batch."""
+        """Return another evaluator of the same model and batch."""
         known = {"batch": self.batch, "shared": self.shared, "rows": rows, "sampled": sampled}
         return Evaluator(self.model, objective, criterion, consistency, self.micro_batch, **known)
 
@@ -106,14 +104,14 @@ class Evaluator:
         return None if self.sampled is None else self.sampled.select_rows(rows)
 
     def score(self, pixels: torch.Tensor, rows: torch.Tensor | None = None, success: bool = True) -> Evaluation:
-        """Scores without gradients. `rows`: which samples of the batch the pixels are (None: all, in order).
+        """Score without gradients. `rows`: which samples of the batch the pixels are (None: all, in order).
 
         A row may occur several times: several candidates of one sample in one call.
         """
         with torch.no_grad():
             return self._retrying(lambda: self._run(pixels, rows, success, None), rows)[0]
 
-    def climb(
+    def value_and_grad(
         self,
         pixels: torch.Tensor,
         rows: torch.Tensor | None = None,
@@ -121,7 +119,7 @@ class Evaluator:
         through: Callable[[torch.Tensor, slice], torch.Tensor] | None = None,
         precision: str = "float32",
     ) -> tuple[Evaluation, torch.Tensor]:
-        """Scores, and the gradient of each sample's objective in its own pixels.
+        """Score, and take the gradient of each sample's objective in its own pixels.
 
         Args:
             through: a differentiable map that pixels take before the model (of the given rows of `pixels`).
@@ -130,11 +128,13 @@ class Evaluator:
         """
         low = precision == "bfloat16"
         with torch.enable_grad(), torch.autocast(pixels.device.type, torch.bfloat16, enabled=low):
-            evaluation, (gradient,) = self._retrying(lambda: self._run(pixels, rows, success, _climbed, through), rows)
+            evaluation, (gradient,) = self._retrying(
+                lambda: self._run(pixels, rows, success, _value_and_grad, through), rows
+            )
         return self._confirmed(evaluation, pixels, rows) if low else evaluation, gradient
 
     def _confirmed(self, seen: Evaluation, pixels: torch.Tensor, rows: torch.Tensor | None) -> Evaluation:
-        """What a pass in half precision saw, in the pixels' type; its successes are asked again in single precision."""
+        """Return scores of a pass in half precision, its successes confirmed in single precision."""
         value = seen.value.to(pixels.dtype)
         consistency = None if seen.consistency is None else seen.consistency.to(pixels.dtype)
         claimed = None if seen.success is None else seen.success.nonzero()[:, 0]
@@ -143,12 +143,12 @@ class Evaluator:
         again = self.score(pixels[claimed], claimed if rows is None else rows[claimed])
         return Evaluation(value, consistency, seen.success.index_copy(0, claimed, again.success))
 
-    def slopes(
+    def class_gradients(
         self, pixels: torch.Tensor, rows: torch.Tensor | None = None, count: int | None = None, success: bool = True
     ) -> tuple[Evaluation, torch.Tensor, torch.Tensor]:
-        """Scores, the `count` largest of each sample's rivals (N×k; all when None), and their gradients N×k×3×H×W.
+        """Score, and take the `count` largest margins of each sample (N×k; all when None) with gradients N×k×3×H×W.
 
-        The objective's `rivals` are taken, with one batched vector-Jacobian product for all of them.
+        The objective's `margins` are taken, with one batched vector-Jacobian product for all of them.
         """
         with torch.enable_grad():
             evaluation, (values, gradients) = self._retrying(
@@ -221,20 +221,20 @@ class Evaluator:
             self.micro_batch = smaller(largest)
 
 
-def _climbed(objective: Objective, model: Any, x: torch.Tensor, features: Any) -> tuple:
-    return objective.climb(model, x, features)
+def _value_and_grad(objective: Objective, model: Any, x: torch.Tensor, features: Any) -> tuple:
+    return objective.value_and_grad(model, x, features)
 
 
 def _largest(objective: Objective, model: Any, x: torch.Tensor, features: Any, count: int | None) -> tuple:
     value = needs_gradient(objective, objective(model, x, features))
-    rivals = objective.rivals(model, x, features)
-    if count is not None and count < rivals.shape[1]:
-        rivals = rivals.topk(count, dim=1).values
-    return value, rivals.detach(), jacobian(rivals, x)
+    margins = objective.margins(model, x, features)
+    if count is not None and count < margins.shape[1]:
+        margins = margins.topk(count, dim=1).values
+    return value, margins.detach(), jacobian(margins, x)
 
 
 def jacobian(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Gradients of N×K values in x, N×K×…, where row n of the values depends on row n of x only."""
+    """Return gradients of N×K values in x, N×K×…, where row n of the values depends on row n of x only."""
     count = values.shape[1]
     eye = torch.eye(count, dtype=values.dtype, device=values.device)
     if count > 1:
@@ -265,14 +265,3 @@ def _joined(parts: list[torch.Tensor]) -> torch.Tensor | None:
     if not parts:
         return None
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-@contextlib.contextmanager
-def at_rest(model: Any) -> Iterator[None]:
-    """Evaluation mode and no parameter gradients while inside; each module and parameter is put back as it was found.
-
-    Consistency heads beside the model's towers are part of it. With `requires_grad` off, the forward pass keeps nothing
-    for parameter gradients, which nobody asks for.
-    """
-    with evaluation_mode(model):
-        yield

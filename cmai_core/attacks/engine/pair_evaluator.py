@@ -114,7 +114,7 @@ class PairEvaluator:
     # Images
 
     def images(self, pixels: torch.Tensor) -> Images:
-        """N images, encoded without gradients."""
+        """Encode N images without gradients."""
         with torch.no_grad():
             parts = self._pieces(len(pixels), lambda span: self.model.image_features(pixels[span]), "micro_batch")
             return self._encoded(parts[0] if len(parts) == 1 else joined(parts))
@@ -122,7 +122,7 @@ class PairEvaluator:
     # Texts
 
     def encode(self, texts: Sequence[str]) -> Texts:
-        """K texts, encoded without gradients; each distinct text once."""
+        """Encode K texts without gradients, each distinct text once."""
         missing = [text for text in dict.fromkeys(texts) if text not in self._texts]
         if missing:
             missing.sort(key=len)  # texts of about one length share a pass, which is as long as its longest
@@ -141,7 +141,7 @@ class PairEvaluator:
     def score(
         self, texts: Sequence[str], rows: Sequence[int], images: Images, *, success: bool = True, pixels: Any = None
     ) -> PairScores:
-        """Scores K texts, text k standing for that of pair `rows[k]`, with N encoded images.
+        """Score K texts, text k standing for that of pair `rows[k]`, with N encoded images.
 
         `pixels` are what `images` was made from; only criteria and objectives that read pixels need them.
         """
@@ -161,7 +161,7 @@ class PairEvaluator:
     def text_gradient(
         self, soft: torch.Tensor, pad_mask: torch.Tensor, rows: Sequence[int], images: Images
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values (K) and the gradient of each in its own distribution over tokens (K×L×V).
+        """Return values (K) and the gradient of each in its own distribution over tokens (K×L×V).
 
         Raises:
             OptionError: the objective has no gradient in the text.
@@ -186,10 +186,10 @@ class PairEvaluator:
 
     # Images of pairs
 
-    def climb(
+    def value_and_grad(
         self, pixels: torch.Tensor, embedded: Texts, texts: Sequence[str] | None, views: Sequence[View] = ()
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Objective of every pair with its text fixed, S_c, and the gradient N×… of their sum in the pixels.
+        """Return the objective of every pair with its text fixed, S_c, and the gradient N×… of their sum in the pixels.
 
         With `views` (differentiable maps of the pixels) the objective is the mean over the views.
         """
@@ -201,21 +201,21 @@ class PairEvaluator:
             x = pixels.detach().requires_grad_(True)
             with torch.enable_grad():
                 seen = torch.stack([view(x) for view in views[start : start + together]])
-            slopes = torch.zeros_like(seen)
+            gradients = torch.zeros_like(seen)
 
-            def climbed(span: slice, seen=seen, slopes=slopes) -> tuple[torch.Tensor, ...]:
-                return self._climb_some(seen[:, span].detach(), span, embedded, texts, slopes)
+            def one(span: slice, seen=seen, gradients=gradients) -> tuple[torch.Tensor, ...]:
+                return self._some_value_and_grad(seen[:, span].detach(), span, embedded, texts, gradients)
 
-            for pairs, values, cosines in self._pieces(len(pixels), climbed, "micro_batch"):
+            for pairs, values, cosines in self._pieces(len(pixels), one, "micro_batch"):
                 value[pairs] += values
                 consistency[pairs] += cosines
-            gradient += torch.autograd.grad(seen, x, slopes)[0]
+            gradient += torch.autograd.grad(seen, x, gradients)[0]
         return value / len(views), consistency / len(views), gradient / len(views)
 
-    def _climb_some(
-        self, seen: torch.Tensor, span: slice, embedded: Texts, texts: Sequence[str] | None, slopes: torch.Tensor
+    def _some_value_and_grad(
+        self, seen: torch.Tensor, span: slice, embedded: Texts, texts: Sequence[str] | None, gradients: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Pairs of the images in `span`, their objectives and S_c summed over views; V×N×… slopes are filled in.
+        """Return the pairs of some images, their objectives and S_c summed over views; gradients V×N×… are filled in.
 
         `seen`: V views of these images, V×n×3×H×W.
         """
@@ -239,12 +239,12 @@ class PairEvaluator:
                     f"The objective {self.objective.describe()} has no gradient in the pixels.",
                     "Choose one that depends on the image.",
                 )
-            slopes[:, span] = torch.autograd.grad(values.sum(), x)[0].view_as(seen)
+            gradients[:, span] = torch.autograd.grad(values.sum(), x)[0].view_as(seen)
         return pairs, values.detach(), cosines
 
     @contextlib.contextmanager
-    def climbing_on(self, objective: Objective | None) -> Iterator[None]:
-        """Another objective (not yet bound) while inside; None changes nothing."""
+    def under(self, objective: Objective | None) -> Iterator[None]:
+        """Bind another objective for the length of the block; None changes nothing."""
         kept, light = self.objective, self.light
         try:
             if objective is not None:
@@ -254,7 +254,7 @@ class PairEvaluator:
         finally:
             self.objective, self.light = kept, light
 
-    def climb_flat(
+    def candidates_value_and_grad(
         self,
         texts: Sequence[str],
         index: torch.Tensor,
@@ -262,7 +262,7 @@ class PairEvaluator:
         pixels: torch.Tensor,
         weigh: Callable[[PairScores, torch.Tensor], torch.Tensor],
     ) -> tuple[PairScores, torch.Tensor]:
-        """Scores of many candidates, and the gradient N×… in the pixels of their weighted sum.
+        """Return scores of many candidates, and the gradient N×… in the pixels of their weighted sum.
 
         Candidate k stands for the text of pair `index[k]`. `weigh` is told the scores of the candidates of some images
         (all of theirs) and which candidates these are, and gives their weights.
@@ -309,7 +309,7 @@ class PairEvaluator:
         return self._of_rows(images, self.owner[rows], text, strings)
 
     def _of_rows(self, images: Images, owner: torch.Tensor, text: Texts, strings: Sequence[str] | None) -> PairFeatures:
-        """Features of pairs: text k with the image of row `owner[k]`."""
+        """Return the features of pairs: text k with the image of row `owner[k]`."""
         of = images.features
         same = len(owner) == len(of.embedding) and bool((owner == torch.arange(len(owner), device=owner.device)).all())
         pick = (lambda t: t) if same else (lambda t: None if t is None else t[owner])
@@ -342,7 +342,7 @@ class PairEvaluator:
         return PairScores(value, features.consistency, won)
 
     def _in_layers(self, texts, rows, embedded, images, success, pixels) -> PairScores:
-        """An objective that may not see a row twice in one call: the first candidate of every pair, the second, …"""
+        """Score where no row may occur twice in one call: each pair's first candidate, its second, …"""
         layers: list[list[int]] = []
         seen: dict[int, int] = {}
         for k, row in enumerate(rows):
@@ -360,7 +360,7 @@ class PairEvaluator:
         return take_rows(_joined(parts), back.to(self.device))
 
     def _pieces(self, count: int, work: Callable[[slice], Any], limit: str) -> list[Any]:
-        """`work` on consecutive spans; the span's length, kept in attribute `limit`, is halved when memory runs out."""
+        """Run `work` on consecutive spans; their length, kept in attribute `limit`, is halved when memory runs out."""
         done, parts = 0, []
         while done < count or not parts:
             size = min(getattr(self, limit) or count, count - done)
@@ -382,12 +382,12 @@ def _parts_of(criterion: Any) -> list[Any]:
 
 
 def _light(criterion: Any) -> bool:
-    """Whether a criterion reads nothing but embeddings and S_c."""
+    """Tell whether a criterion reads nothing but embeddings and S_c."""
     return all(isinstance(part, (Misretrieved, PairFlagged, Raised)) for part in _parts_of(criterion))
 
 
 def _repeatable(criterion: Any) -> bool:
-    """Whether a criterion may be asked about several candidates of one pair in one call."""
+    """Tell whether a criterion may be asked about several candidates of one pair in one call."""
     known = (Misretrieved, PairFlagged, Raised, TextTaskWrong)
     return all(isinstance(part, known) for part in _parts_of(criterion))
 
@@ -400,14 +400,14 @@ def _joined(parts: list[PairScores]) -> PairScores:
 
 
 def _rows_of(texts: Texts) -> list[Texts]:
-    """Each text by itself."""
+    """Return each text by itself."""
     if texts.vectors is texts.embedding:
         return [Texts(row, row) for row in texts.embedding]
     return [Texts(*rows) for rows in zip(texts.embedding, texts.vectors, strict=True)]
 
 
 def _stacked(rows: Sequence[Texts]) -> Texts:
-    """Texts by themselves as one record."""
+    """Join texts by themselves into one record."""
     embedding = torch.stack([row.embedding for row in rows])
     if all(row.vectors is row.embedding for row in rows):
         return Texts(embedding, embedding)

@@ -21,15 +21,15 @@ class InputTransform(ABC):
 
     @abstractmethod
     def draw(self, generators: Sequence[torch.Generator], like: torch.Tensor) -> torch.Tensor:
-        """Parameters of one transformation per sample (first dimension N), on the device of `like` (N×3×H×W)."""
+        """Draw parameters of one transformation per sample (first dimension N), on the device of `like` (N×3×H×W)."""
 
     @abstractmethod
     def apply(self, pixels: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-        """Transformed pixels N×3×H×W."""
+        """Return transformed pixels N×3×H×W."""
 
     @abstractmethod
     def describe(self) -> dict:
-        """Plain values for reports."""
+        """Return plain values for reports."""
 
 
 def _uniform(generators: Sequence[torch.Generator], count: int, like: torch.Tensor) -> torch.Tensor:
@@ -145,7 +145,7 @@ def _placed(
     right: torch.Tensor,
     angle: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The picture scaled by `tall` and `wide`, turned, and centred at (down, right) in [−1, 1]; zeros around it."""
+    """Return the picture scaled by `tall` and `wide`, turned, centred at (down, right) in [−1, 1], zeros around it."""
     angle = torch.zeros_like(tall) if angle is None else angle
     cos, sin = torch.cos(angle), torch.sin(angle)
     rows = [cos / wide, sin / wide, -(cos * right + sin * down) / wide]

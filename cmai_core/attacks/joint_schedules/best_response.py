@@ -1,17 +1,18 @@
-"""Our own joint search: the image climbs against the worst allowed texts, which answer every step."""
+"""This project's joint search: the image moves against the worst allowed texts, chosen anew at every step."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
+from cmai_core.attacks.engine.best import better
 from cmai_core.attacks.engine.pair_evaluator import PairScores
 from cmai_core.attacks.joint_schedules.schedules import Steps
 from cmai_core.attacks.joint_schedules.state import JointState, finite, with_momentum
-from cmai_core.attacks.text_searches.search import TextProblem, better, remembered
+from cmai_core.attacks.text_searches.proposers import Proposer
+from cmai_core.attacks.text_searches.search import TextProblem, remembered
 from cmai_core.errors import OptionError
 from cmai_core.models.features import take_rows
 from cmai_core.options import number, strict_options, whole
@@ -20,14 +21,14 @@ from cmai_core.options import number, strict_options, whole
 @strict_options
 @dataclass(frozen=True, kw_only=True)
 class BestResponse(Steps):
-    """Our own joint search: the image climbs while its texts answer every step (max over texts inside max over pixels).
+    """A joint search of this project: texts answer every image step (max over texts inside max over pixels).
 
     SGA fixes the texts before it moves the image, and moves them once more when the image is done; the pair it returns
     was never optimised together. Here the candidates of every text are encoded once, and since an objective on the two
     embeddings costs nothing more than a product, the best text is chosen anew at *every* image step; by Danskin's
     theorem its gradient is a gradient of max over texts. To begin with, the gradient is that of a soft maximum over the
     candidates (temperature falling to 0), so that the image is not bound to the text that happens to be best on the
-    clean image. Texts of more than one edit grow by rounds: `refresh` times in the climb the search is run again from
+    clean image. Texts of more than one edit grow by rounds: `refresh` times on the way the search is run again from
     the texts that are best now, and its candidates join. Pixels move with momentum and a step that falls from
     ε/2 as a cosine; the best pair met is kept.
 
@@ -41,7 +42,7 @@ class BestResponse(Steps):
 
     slug = "best-response"
     steps: int = 50
-    proposer: Any = None
+    proposer: Proposer | None = None
     pool: int = 256
     refresh: int = 2
     temperature: float = 0.5
@@ -73,14 +74,14 @@ class BestResponse(Steps):
             if step in growth:
                 pools.grow(pixels)
             heat = self.temperature * (1 - step / max(1, self.steps // 2))
-            value, consistency, gradient, texts, scores = pools.climb(pixels, max(0.0, heat))
+            value, consistency, gradient, texts, scores = pools.value_and_grad(pixels, max(0.0, heat))
             state.keep(pixels, texts, scores)
             state.forwards += 1
             state.backwards_image += 1
             gradient, velocity = with_momentum(finite(gradient), velocity, self.momentum)
             share = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / self.steps))).item()
             length = largest * max(share, 0.02)
-            pixels = region.project(pixels + length * region.direction(gradient))
+            pixels = region.project(pixels + length * region.steepest_step(gradient, pixels))
             state.pixels, state.texts = pixels, texts
             state.step(value, consistency)
         if not state.stopped:
@@ -99,7 +100,7 @@ class _Pools:
         self.grow(state.region.centre)
 
     def grow(self, pixels: torch.Tensor) -> None:
-        """Adds the allowed edits of the texts that are best with these images."""
+        """Add the allowed edits of the texts that are best with these images."""
         state, region = self.state, self.state.text_region
         current = self.best(pixels) if any(len(pool) > 1 for pool in self.texts) else list(region.clean)
         rows = [row for row in range(len(current)) if region.budget[row]]
@@ -127,7 +128,7 @@ class _Pools:
         self.embedded = state.evaluator.encode(self.flat)
 
     def _narrow(self, pixels: torch.Tensor) -> None:
-        """Pools that are too large keep their clean text and the candidates that are best with these images."""
+        """Cut pools that are too large down to their clean text and the candidates that are best with these images."""
         most = self.search.pool
         wide = [row for row, pool in enumerate(self.texts) if len(pool) > most]
         if not wide:
@@ -142,7 +143,7 @@ class _Pools:
             self.texts[row] = [pool[0], *(pool[k] for k in sorted(order))]
 
     def best(self, pixels: torch.Tensor) -> list[str]:
-        """For each pair the best text of its pool with these images."""
+        """Return for each pair the best text of its pool with these images."""
         state = self.state
         images = state.evaluator.images(pixels)
         state.forwards += 1
@@ -150,15 +151,17 @@ class _Pools:
         state.queries += torch.bincount(torch.tensor(self.rows), minlength=len(self.texts))
         return [self.flat[k] for k in chosen(scores, self.rows)]
 
-    def climb(self, pixels: torch.Tensor, heat: float) -> tuple:
-        """Value, S_c, image gradient, best texts and their scores, from one image pass."""
+    def value_and_grad(self, pixels: torch.Tensor, heat: float) -> tuple:
+        """Return value, S_c, image gradient, best texts and their scores, from one image pass."""
         state = self.state
 
         def weigh(scores: PairScores, own: torch.Tensor) -> torch.Tensor:
             rows = self.index[own]
             return _soft(scores.value, rows, heat) if heat > 0 else _hard(scores, rows)
 
-        scores, gradient = state.evaluator.climb_flat(self.flat, self.index, self.embedded, pixels, weigh)
+        scores, gradient = state.evaluator.candidates_value_and_grad(
+            self.flat, self.index, self.embedded, pixels, weigh
+        )
         state.queries += torch.bincount(self.index.cpu(), minlength=len(self.texts))
         places = chosen(scores, self.rows)
         own = take_rows(scores, torch.tensor(places, device=pixels.device))
@@ -166,7 +169,7 @@ class _Pools:
 
 
 def chosen(scores: PairScores, rows: Sequence[int]) -> list[int]:
-    """For each pair, by rising row, the place of its best candidate; candidate k is one of pair `rows[k]`."""
+    """Return for each pair, by rising row, the place of its best candidate; candidate k is one of pair `rows[k]`."""
     values, wins = scores.value.tolist(), scores.success.tolist()
     found: dict[int, int] = {}
     for k, row in enumerate(rows):
@@ -177,14 +180,14 @@ def chosen(scores: PairScores, rows: Sequence[int]) -> list[int]:
 
 
 def _hard(scores: PairScores, rows: torch.Tensor) -> torch.Tensor:
-    """1 for each pair's best candidate, 0 for the others."""
+    """Return 1 for each pair's best candidate, 0 for the others."""
     weights = torch.zeros_like(scores.value)
     weights[chosen(scores, rows.tolist())] = 1.0
     return weights
 
 
 def _soft(value: torch.Tensor, rows: torch.Tensor, heat: float) -> torch.Tensor:
-    """Weights of a soft maximum over each pair's candidates: temperature = heat × their standard deviation."""
+    """Return weights of a soft maximum over each pair's candidates: temperature = heat × their standard deviation."""
     weights = torch.zeros_like(value)
     for row in rows.unique().tolist():
         own = (rows == row).nonzero()[:, 0]

@@ -1,4 +1,4 @@
-"""In which order pixels and texts move in a joint attack, and what each looks at.
+"""Schedules of joint attacks: in which order pixels and texts move, and what each looks at.
 
     separate      both against the clean other side, then put together (the "Sep" of Lu et al. 2023)
     sequential    texts against the clean images, then images against the attacked texts
@@ -13,15 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 
+from cmai_core.attacks.engine.best import TIE, BestTracker
 from cmai_core.attacks.engine.pair_evaluator import View
 from cmai_core.attacks.joint_schedules.state import JointState
 from cmai_core.attacks.objectives.objective import Objective
-from cmai_core.attacks.text_searches.search import BeamSearch, better
+from cmai_core.attacks.text_searches.search import BeamSearch, TextSearch
 from cmai_core.errors import OptionError
 from cmai_core.options import flag, number, strict_options, whole
 from cmai_core.seeds import sample_generators
@@ -47,7 +48,7 @@ class Steps:
         text: the text search. steps, step_size: of the image; step_size None: 2.5·ε/steps. random_start: of the image.
     """
 
-    text: Any = field(default_factory=BeamSearch)
+    text: TextSearch = field(default_factory=BeamSearch)
     steps: int = 10
     step_size: float | None = None
     random_start: bool = True
@@ -80,7 +81,7 @@ class Separate(Steps):
     def run(self, state: JointState) -> None:
         clean = list(state.text_region.clean)
         texts = state.search_texts(self.text, state.region.centre)
-        pixels = state.climb_images(self.begin(state), clean, self.steps, self.step_size)
+        pixels = state.ascend(self.begin(state), clean, self.steps, self.step_size)
         state.pixels, state.texts = pixels, texts
 
 
@@ -93,7 +94,7 @@ class Sequential(Steps):
     moves away from its clean embedding and from the attacked text's (`Divergence`).
 
     Attributes:
-        image_objective: what the image climbs on; None: the attack's objective.
+        image_objective: what the image raises; None: the attack's objective.
     """
 
     slug = "sequential"
@@ -101,8 +102,8 @@ class Sequential(Steps):
 
     def run(self, state: JointState) -> None:
         texts = state.search_texts(self.text, state.region.centre)
-        with state.evaluator.climbing_on(self.image_objective):
-            pixels = state.climb_images(self.begin(state), texts, self.steps, self.step_size)
+        with state.evaluator.under(self.image_objective):
+            pixels = state.ascend(self.begin(state), texts, self.steps, self.step_size)
         state.pixels, state.texts = pixels, texts
 
 
@@ -126,7 +127,7 @@ class Scales:
         number("noise", self.noise, 0.0)
 
     def draw(self, seed: int, ids: Sequence[str], step: int) -> list[View]:
-        """The views of one step; their noise belongs to (seed, id, step)."""
+        """Return the views of one step; their noise belongs to (seed, id, step)."""
         generators = sample_generators(seed, ids, step + 1)
         return [self._view(ratio, generators) for ratio in self.ratios]
 
@@ -152,7 +153,7 @@ class Scales:
 class SGA(Steps):
     """Set-level guidance attack (Lu et al. 2023, arXiv 2307.14061, §4.2).
 
-    1. Each text is attacked against its clean image. 2. The image climbs `steps` steps against all its attacked texts
+    1. Each text is attacked against its clean image. 2. The image takes `steps` steps against all its attacked texts
     at several scales (`Scales`). 3. Each clean text is attacked again, against the attacked image. Texts of one image
     form its set: give the batch several texts an image.
 
@@ -169,7 +170,7 @@ class SGA(Steps):
 
     def run(self, state: JointState) -> None:
         texts = state.search_texts(self.text, state.region.centre)
-        pixels = state.climb_images(self.begin(state), texts, self.steps, self.step_size, views=self.scales)
+        pixels = state.ascend(self.begin(state), texts, self.steps, self.step_size, views=self.scales)
         state.pixels = pixels
         if not state.stopped:
             texts = state.search_texts(self.text, pixels)
@@ -210,7 +211,7 @@ class Alternating(Steps):
             texts = _better_texts(state, pixels, texts, found)
             share = self.steps * (number_ + 1) // self.rounds - done
             done += share
-            pixels = state.climb_images(pixels, texts, share, self.step_size, total=self.steps)
+            pixels = state.ascend(pixels, texts, share, self.step_size, total=self.steps)
             state.judge(pixels, texts)
         if not state.stopped:
             texts = _better_texts(state, pixels, texts, state.search_texts(self.text, pixels))
@@ -221,12 +222,10 @@ class Alternating(Steps):
 
 
 def _better_texts(state: JointState, pixels: torch.Tensor, old: list[str], new: list[str]) -> list[str]:
-    """For each pair the better of two texts with the images as they are."""
+    """Return for each pair the better of two texts with the images as they are."""
     evaluator, rows = state.evaluator, range(len(old))
     images = evaluator.images(pixels)
     state.forwards += 1
     a, b = (evaluator.score(texts, rows, images, pixels=pixels) for texts in (old, new))
-    return [
-        n if better(float(b.value[k]), bool(b.success[k]), float(a.value[k]), bool(a.success[k])) else o
-        for k, (o, n) in enumerate(zip(old, new, strict=True))
-    ]
+    better = BestTracker(None, a.value, a.success, TIE).improves(b.value, b.success).tolist()
+    return [n if wins else o for o, n, wins in zip(old, new, better, strict=True)]

@@ -1,80 +1,70 @@
-"""Where a joint attack stands: pixels and texts, the best met, what was spent; and the moves that schedules make."""
+"""The state of a joint attack: pixels and texts, the best so far, passes spent; and the moves that schedules make."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from cmai_core.attacks.engine.best import TIE, BestTracker
 from cmai_core.attacks.engine.pair_evaluator import PairEvaluator, PairScores
-from cmai_core.attacks.text_searches.search import TextProblem, better
-from cmai_core.attacks.threats.image import Region
+from cmai_core.attacks.text_searches.search import TextProblem, TextSearch
+from cmai_core.attacks.threats.regions.region import Region
 from cmai_core.attacks.threats.text import TextRegion
 from cmai_core.reporting import Watch
 from cmai_core.seeds import sample_generators
 
 
-@dataclass
 class JointState:
     """Where a joint attack stands: pixels and texts as they are, the best of each image so far, and the counts.
 
+    Args:
+        evaluator: bound to the pairs (N images, T texts). region: of pixels. text_region: of texts.
+        clean: scores of the clean pairs. total: image steps, for progress.
+
     Attributes:
-        pixels: N×3×H×W. texts: T. region: of pixels. text_region: of texts. evaluator: bound to the pairs.
-        clean: scores of the clean pairs. best_pixels, best_texts: for each image with its texts together, the best so
-            far: most successes among its pairs first, then the mean objective.
-        done, total: image steps, for progress.
+        pixels: N×3×H×W. texts: T. best, best_texts: for each image with its texts together, the best so far: most
+            successes among its pairs first, then the mean objective.
+        queries, backwards: texts scored and gradients in the text taken for each pair (T). forwards, backwards_image:
+            image passes and image gradients spent on each image (N).
+        memory: proposals that one text search leaves for the next.
     """
 
-    evaluator: PairEvaluator
-    region: Region
-    text_region: TextRegion
-    clean: PairScores
-    ids: Sequence[str]
-    seed: int
-    watch: Watch
-    total: int
-    pixels: torch.Tensor = None
-    texts: list[str] = None
-    best_pixels: torch.Tensor = None
-    best_texts: list[str] = None
-    best: list[tuple[int, float]] = None
-    scores: PairScores = None
-    objective_trace: list[torch.Tensor] = field(default_factory=list)
-    consistency_trace: list[torch.Tensor] = field(default_factory=list)
-    queries: torch.Tensor = None
-    backwards: torch.Tensor = None
-    forwards: torch.Tensor = None
-    backwards_image: torch.Tensor = None
-    memory: dict = field(default_factory=dict)
-    done: int = 0
-    cancelled: bool = False
+    def __init__(
+        self,
+        evaluator: PairEvaluator,
+        region: Region,
+        text_region: TextRegion,
+        clean: PairScores,
+        ids: Sequence[str],
+        seed: int,
+        watch: Watch,
+        total: int,
+    ):
+        self.evaluator, self.region, self.text_region, self.clean = evaluator, region, text_region, clean
+        self.ids, self.seed, self.watch, self.total = ids, seed, watch, total
+        self.pixels, self.texts = region.centre, list(text_region.clean)
+        self.best = BestTracker(region.centre.clone(), *self.worth(clean), TIE)
+        self.best_texts = list(self.texts)
+        self.objective_trace, self.consistency_trace = [clean.value], [clean.consistency]
+        self.queries = torch.zeros(len(self.texts), dtype=torch.int64)
+        self.backwards = self.queries.clone()
+        self.forwards = torch.zeros(len(ids), dtype=torch.int64)
+        self.backwards_image = self.forwards.clone()
+        self.memory: dict = {}
+        self.done, self.cancelled = 0, False
 
-    def __post_init__(self) -> None:
-        count = len(self.ids)
-        self.pixels = self.best_pixels = self.region.centre
-        self.texts, self.best_texts = list(self.text_region.clean), list(self.text_region.clean)
-        self.scores = self.clean
-        self.best = self.worth(self.clean)
-        for name, length in (("queries", len(self.texts)), ("backwards", len(self.texts))):
-            setattr(self, name, torch.zeros(length, dtype=torch.int64))
-        for name in ("forwards", "backwards_image"):
-            setattr(self, name, torch.zeros(count, dtype=torch.int64))
-        self.objective_trace.append(self.clean.value)
-        self.consistency_trace.append(self.clean.consistency)
-
-    def worth(self, scores: PairScores) -> list[tuple[int, float]]:
-        """For each image: how many of its pairs are won, and their mean objective."""
-        owner, count = self.evaluator.owner, len(self.ids)
-        zeros = torch.zeros(count, dtype=torch.float64, device=owner.device)
-        number_ = zeros.index_add(0, owner, torch.ones_like(owner, dtype=torch.float64)).clamp(min=1)
-        mean = zeros.index_add(0, owner, scores.value.double()) / number_
-        won = zeros.index_add(0, owner, scores.success.double())
-        return [(int(w), m) for w, m in zip(won.tolist(), mean.tolist(), strict=True)]
+    def worth(self, scores: PairScores) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return for each image the mean objective of its pairs, and how many of them succeed (float64, int64 N)."""
+        owner = self.evaluator.owner
+        zeros = torch.zeros(len(self.ids), dtype=torch.float64, device=owner.device)
+        pairs = zeros.index_add(0, owner, torch.ones_like(owner, dtype=torch.float64)).clamp(min=1)
+        mean = zeros.index_add(0, owner, scores.value.double()) / pairs
+        return mean, zeros.index_add(0, owner, scores.success.double()).long()
 
     def judge(self, pixels: torch.Tensor, texts: Sequence[str]) -> PairScores:
-        """Scores images with texts, and keeps each image with its texts where they are the best so far."""
+        """Score images with texts, and keep each image with its texts where they are the best so far."""
         evaluator = self.evaluator
         images = evaluator.images(pixels)
         self.forwards += 1
@@ -83,20 +73,13 @@ class JointState:
         return scores
 
     def keep(self, pixels: torch.Tensor, texts: Sequence[str], scores: PairScores) -> None:
+        """Keep each image with its texts where their scores are the best so far."""
+        taken = self.best.offer(pixels, *self.worth(scores)).tolist()
         owner = self.evaluator.owner.tolist()
-        wins = []
-        for image, ((won, mean), (best_won, best_mean)) in enumerate(zip(self.worth(scores), self.best, strict=True)):
-            if won > best_won or (won == best_won and better(mean, True, best_mean, True)):
-                wins.append(image)
-                self.best[image] = (won, mean)
-        if wins:
-            self.best_pixels = self.best_pixels.clone()
-            self.best_pixels[wins] = pixels[wins]
-            chosen = set(wins)
-            self.best_texts = [t if o in chosen else b for t, b, o in zip(texts, self.best_texts, owner, strict=True)]
+        self.best_texts = [t if taken[o] else b for t, b, o in zip(texts, self.best_texts, owner, strict=True)]
 
     def step(self, value: torch.Tensor, consistency: torch.Tensor) -> None:
-        """One image step is over: traces and progress."""
+        """Enter an image step in the traces and send progress."""
         self.done += 1
         self.objective_trace.append(value)
         self.consistency_trace.append(consistency)
@@ -104,6 +87,7 @@ class JointState:
         self.watch.pace(self.pixels.device)
 
     def data(self) -> dict:
+        """Return what progress messages hold."""
         return {
             "step": self.done,
             "restart": 0,
@@ -115,11 +99,12 @@ class JointState:
 
     @property
     def stopped(self) -> bool:
+        """Whether somebody cancelled; it is remembered."""
         self.cancelled = self.cancelled or self.watch.cancelled
         return self.cancelled
 
-    def search_texts(self, search: Any, pixels: torch.Tensor, start: Sequence[str] | None = None) -> list[str]:
-        """Texts found by a search against given images, from given texts (the clean ones when None)."""
+    def search_texts(self, search: TextSearch, pixels: torch.Tensor, start: Sequence[str] | None = None) -> list[str]:
+        """Return the texts that a search finds against given images, from given texts (the clean ones when None)."""
         evaluator = self.evaluator
         images = evaluator.images(pixels)
         self.forwards += 1
@@ -133,10 +118,11 @@ class JointState:
         self.cancelled = self.cancelled or outcome.cancelled
         return outcome.texts
 
-    def random_start(self, restart: int = 0) -> torch.Tensor:
-        return self.region.random(sample_generators(self.seed, self.ids, restart))
+    def random_start(self) -> torch.Tensor:
+        """Return a random image of the region for each clean one."""
+        return self.region.random_start(sample_generators(self.seed, self.ids, 0))
 
-    def climb_images(
+    def ascend(
         self,
         pixels: torch.Tensor,
         texts: Sequence[str],
@@ -147,7 +133,12 @@ class JointState:
         momentum: float = 0.0,
         total: int | None = None,
     ) -> torch.Tensor:
-        """`steps` of projected gradient ascent with the texts fixed; the last iterate, as the schedules' papers do."""
+        """Take `steps` of projected gradient ascent with the texts fixed; return the last iterate, as the papers do.
+
+        Args:
+            step_size: None: 2.5·ε/total. total: steps of the whole attack (None: `steps`).
+            views: draws maps of the pixels, over which the gradient is averaged (`Scales`).
+        """
         evaluator, region = self.evaluator, self.region
         embedded, velocity = evaluator.encode(texts), None
         length = 2.5 * region.epsilon / (total or steps) if step_size is None else step_size
@@ -155,18 +146,18 @@ class JointState:
             if self.stopped:
                 break
             seen = () if views is None else views.draw(self.seed, self.ids, self.done)
-            value, consistency, gradient = evaluator.climb(pixels, embedded, texts, seen)
+            value, consistency, gradient = evaluator.value_and_grad(pixels, embedded, texts, seen)
             self.forwards += max(1, len(seen))
             self.backwards_image += max(1, len(seen))
             gradient, velocity = with_momentum(finite(gradient), velocity, momentum)
-            pixels = region.project(pixels + length * region.direction(gradient))
+            pixels = region.project(pixels + length * region.steepest_step(gradient, pixels))
             self.pixels, self.texts = pixels, list(texts)
             self.step(value, consistency)
         return pixels
 
 
 class _Silent(Watch):
-    """Cancels with another watch and reports nothing: a search within a step of a schedule."""
+    """A watch that cancels with another and reports nothing: for a search within a step of a schedule."""
 
     def __init__(self, watch: Watch):
         super().__init__(None, None)
@@ -178,7 +169,7 @@ class _Silent(Watch):
 
 
 def finite(gradient: torch.Tensor) -> torch.Tensor:
-    """A gradient in which images with a number that is not finite stand still."""
+    """Return the gradient with 0 for images that have a number in it that is not finite."""
     fine = gradient.flatten(1).isfinite().all(dim=1).view(-1, *[1] * (gradient.dim() - 1))
     return torch.where(fine, gradient, 0.0)
 

@@ -63,7 +63,7 @@ class _BoundDiversion(Objective):
 
 
 def looked_at(model: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """Attention of the image embedding on each patch, N×P, differentiable in the pixels.
+    """Return the attention of the image embedding on each patch, N×P, differentiable in the pixels.
 
     Raises:
         ModelError: an image tower that gives out no attention.

@@ -29,12 +29,12 @@ Target = int | Sequence[int] | torch.Tensor | None
 
 
 def exposes_logits(task: Any) -> bool:
-    """Whether a task has class scores, which these objectives and several searches need."""
+    """Tell whether a task has class scores, which these objectives and several searches need."""
     return callable(getattr(task, "logits", None)) and callable(getattr(task, "true_classes", None))
 
 
 def check_classes(task: Any) -> None:
-    """Raises `OptionError` for a task without class scores."""
+    """Raise `OptionError` for a task without class scores."""
     if not exposes_logits(task):
         raise OptionError(
             f"Task {task.name} has no class scores.", "Choose its loss (TaskObjective), or a task of classes."
@@ -55,7 +55,7 @@ class ClassScores:
 
     @staticmethod
     def bind(task: Any, prepared: Any, model: Any, batch: Batch, dataset: Any, shared: dict | None) -> ClassScores:
-        """Raises OptionError for a task without class scores, or with a sample that has no true or no false class."""
+        """Bind to a batch; raises OptionError without class scores, or where a sample has no true or no false class."""
         check_classes(task)
         prepared = prepare_task(task, prepared, model, batch, dataset, shared)
         true = task.true_classes(prepared)
@@ -71,11 +71,11 @@ class ClassScores:
         return ClassScores(self.task, self.rows.select(rows), self.true[rows.to(self.true.device)])
 
     def __call__(self, model: Any, features: Any) -> torch.Tensor:
-        """Scores N×K."""
+        """Return scores N×K."""
         return self.rows.apply(lambda f, prepared: self.task.logits(model, f, prepared), features, width=True)
 
     def split(self, model: Any, features: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Scores N×K, the best true one (N), and the false ones with −inf in place of the true (N×K)."""
+        """Return scores N×K, the best true one (N), and the false ones with −inf at the true (N×K)."""
         scores = self(model, features)
         true = self.true.to(scores.device)
         best_true = scores.masked_fill(~true, -torch.inf).amax(dim=1)
@@ -85,7 +85,7 @@ class ClassScores:
 def resolve_target(
     scores: ClassScores, target: Target, rank: int | None, model: Any, batch: Batch, shared: dict | None
 ) -> torch.Tensor | None:
-    """Each sample's target class (int64 N), or None where there is none."""
+    """Return each sample's target class (int64 N), or None where there is none."""
     count, classes = scores.true.shape
     if rank is not None:
         fewest = int((~scores.true).sum(dim=1).min())
@@ -155,12 +155,12 @@ class _ClassObjective(Objective):
     def value(
         self, scores: torch.Tensor, true: torch.Tensor, false: torch.Tensor, target: torch.Tensor | None
     ) -> torch.Tensor:
-        """From scores N×K, the best true one N, the false ones N×K (−inf where true) and the targets N."""
+        """Return N values from scores N×K, the best true one N, the false ones N×K (−inf where true), targets N."""
 
-    def heights(
+    def margins_from(
         self, scores: torch.Tensor, true: torch.Tensor, false: torch.Tensor, target: torch.Tensor | None
     ) -> torch.Tensor:
-        """What `Objective.rivals` returns, from the same: each false score over the best true one."""
+        """Return what `Objective.margins` does, from the same: each false score over the best true one."""
         if target is not None:
             false = false.gather(1, target.unsqueeze(1))
         return false - true.unsqueeze(1)
@@ -187,8 +187,8 @@ class _Bound(Objective):
         scores, true, false = self.scores.split(model, features)
         return self.kind.value(scores, true, false, self.target)
 
-    def rivals(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
-        return self.kind.heights(*self.scores.split(model, features), self.target)
+    def margins(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
+        return self.kind.margins_from(*self.scores.split(model, features), self.target)
 
     def describe(self) -> str:
         return self.kind.describe()

@@ -8,9 +8,9 @@ A success is wrong *and* accepted, so neither loss alone will do. Three ways to 
   right, the score once it is wrong; "orthogonal" removes from each gradient its part along the other, so that a step
   for one does not undo the other.
 
-They work with every gradient search, through `Objective.climb`. The value is the same for all: the loss where the
-picture is accepted, less a penalty where it is not. So searches rank iterates alike, and black-box searches can raise
-it too; in a sum with other objectives, the value's own gradient is taken.
+They work with every gradient search, through `Objective.value_and_grad`. The value is the same for all: the loss where
+the picture is accepted, less a penalty where it is not. So searches rank iterates alike, and black-box searches can
+raise it too; in a sum with other objectives, the value's own gradient is taken.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class _BoundAware(Objective):
     def __call__(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
         return self._value(self.loss(model, pixels, features), self.slack(model, pixels, features))
 
-    def climb(self, model: Any, pixels: torch.Tensor, features: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def value_and_grad(self, model: Any, pixels: torch.Tensor, features: Any) -> tuple[torch.Tensor, torch.Tensor]:
         loss = needs_gradient(self.loss, self.loss(model, pixels, features))
         slack = needs_gradient(self.slack, self.slack(model, pixels, features))
         value = self._value(loss, slack).detach()
@@ -138,7 +138,7 @@ class _BoundAware(Objective):
         return loss - self.kind.penalty * (-slack).clamp(min=0)
 
     def _next(self, multiplier: torch.Tensor, slack: torch.Tensor) -> torch.Tensor:
-        """Dual ascent in the logarithm, so that λ stays positive and finds its scale in a few steps."""
+        """Return the next λ: dual ascent in the logarithm, so that it stays positive and finds its scale soon."""
         kind = self.kind
         push = ((kind.margin - slack) / kind.scale).clamp(-1, 1).nan_to_num(nan=0.0)
         return (multiplier * (kind.rate * push).exp()).clamp(*MULTIPLIER_RANGE)
@@ -148,7 +148,7 @@ class _BoundAware(Objective):
 
 
 def _both(loss: torch.Tensor, slack: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gradients of both."""
+    """Return the gradients of both."""
     along_loss = torch.autograd.grad(loss.sum(), pixels, retain_graph=True)[0]
     return along_loss, torch.autograd.grad(slack.sum(), pixels)[0]
 
@@ -159,7 +159,7 @@ def _unit(gradient: torch.Tensor) -> torch.Tensor:
 
 
 def _without(gradient: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """A gradient less its part along another."""
+    """Return a gradient less its part along another."""
     direction = _unit(other)
     along = (gradient * direction).flatten(1).sum(dim=1)
     return gradient - _column(along, gradient) * direction

@@ -1,4 +1,4 @@
-"""What an attack knows of a defence around a model: the score it looks at, its threshold, and how it shows itself.
+"""Detectors around a model as attacks see them: the score, its threshold, and what of the system can be seen.
 
 A system (`cmai_core.defenses.system.System`) is attacked like a model. Attacks see of it what the protocols below say;
 they import nothing from the defences.
@@ -53,11 +53,11 @@ class SampledView(Protocol):
     def image_features(self, pixels: torch.Tensor) -> Any: ...
 
     def select_rows(self, rows: torch.Tensor) -> SampledView:
-        """For some of these samples (int64; a row may occur repeatedly). They share the count of draws."""
+        """Return the view for some of these samples (int64, rows may recur). They share the count of draws."""
         ...
 
     def advance(self, rows: torch.Tensor | None = None) -> None:
-        """New random numbers from now on for these samples (None: all)."""
+        """Use new random numbers from now on for these samples (None: all)."""
         ...
 
 
@@ -91,7 +91,7 @@ class Guard:
 
 
 def detectors_of(model: Any, given: Sequence[Detector]) -> tuple[Detector, ...]:
-    """The detectors given, or the system's own; none where a system has none.
+    """Return the detectors given, or the system's own; none where a system has none.
 
     Raises:
         OptionError: none was given, and the model is no system.
@@ -243,7 +243,7 @@ class _BoundVerification(Objective):
         return value.new_zeros(self.count).index_add(0, self.owners, value) / texts
 
     def _each(self, model: Any, features: Any) -> torch.Tensor:
-        """One value a text."""
+        """Return one value a text."""
         if self.kind.verify is None:
             return model.verify(features, self.read, self.owners, log=self.kind.log)
         h_v = getattr(features, self.kind.part)[self.owners]
@@ -260,7 +260,7 @@ class _BoundVerification(Objective):
 
 
 def _verifier(model: Any) -> Any:
-    """The model, checked to have a verifier."""
+    """Return the model, checked to have a verifier."""
     if getattr(model, "heads", None) is None:
         raise OptionError("The model has no verifier of its own.", "Use a model with heads, or give verify=….")
     return model

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cmai_core.attacks.objectives.attention import AttentionDiversion
 from cmai_core.attacks.objectives.classes import DLR, Divergence, Margin
 from cmai_core.attacks.objectives.detection import DetectorAware
 from cmai_core.attacks.objectives.detectors import Accepted, Slack
@@ -48,6 +49,11 @@ def divergence(task: Any, dataset: Any, **weights: float) -> Objective:
 def embedding(**given: Any) -> Objective:
     """Make the distance from the clean embedding."""
     return EmbeddingDeviation()
+
+
+def attention(**given: Any) -> Objective:
+    """Make the distance from the clean picture's attention."""
+    return AttentionDiversion()
 
 
 def aware(task: Any, dataset: Any, **weights: float) -> Objective:

@@ -11,31 +11,42 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cmai_core.data.pair import Batch
+from cmai_core.data.pair import Batch, PairDataset
 from cmai_core.errors import OptionError
 from cmai_core.models.features import take_rows
 from cmai_core.models.scoring import image_vectors, text_vectors
 from cmai_core.options import number
+
+if TYPE_CHECKING:
+    from cmai_core.models.features import ImageFeatures
+    from cmai_core.models.protocol import VisionLanguageModel
+    from cmai_core.tasks.base import Task
+
+Memo = dict[Any, Any]
+"""What the parts of one attack have made already, so that each thing is made once."""
 
 
 class Objective(ABC):
     """A per-sample score that an attack raises.
 
     Attributes:
-        extra_forwards, backward_passes: passes of the model that one value takes besides the search's own, and that one
-            gradient takes.
+        backward_passes: passes of the model that one gradient takes.
     """
 
-    extra_forwards: int = 0
     backward_passes: int = 1
 
+    @property
+    def extra_forwards(self) -> int:
+        """Passes of the model that one value takes besides the search's own."""
+        return 0
+
     @abstractmethod
-    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
-        """This objective made ready for one model and one batch: all that does not depend on pixels is computed here.
+    def bind(self, model: VisionLanguageModel, batch: Batch, shared: Memo | None = None) -> Objective:
+        """Return this objective made ready for one model and one batch: all that needs no pixels is computed here.
 
         `shared` is a memo for one attack: what two of its parts both need (a prepared task, encoded texts) is made
         once.
@@ -43,22 +54,24 @@ class Objective(ABC):
 
     @abstractmethod
     def select(self, rows: torch.Tensor) -> Objective:
-        """The bound objective of some rows of the batch (int64 indices), in their order."""
+        """Return the bound objective of some rows of the batch (int64 indices), in their order."""
 
     @abstractmethod
-    def __call__(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
-        """Values of the bound objective, length N, for pixels N×3×H×W and `features = model.image_features(pixels)`."""
+    def __call__(self, model: VisionLanguageModel, pixels: torch.Tensor, features: ImageFeatures) -> torch.Tensor:
+        """Return values of the bound objective (N) for pixels N×3×H×W and `features = model.image_features(pixels)`."""
 
-    def climb(self, model: Any, pixels: torch.Tensor, features: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values of the bound objective and, N×3×H×W, the direction in which a search should raise each.
+    def value_and_grad(
+        self, model: VisionLanguageModel, pixels: torch.Tensor, features: ImageFeatures
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the values of the bound objective and, N×3×H×W, the direction in which a search should raise each.
 
-        That is the values' gradient, unless an objective knows better. `pixels` require a gradient.
+        That is the gradient of the values, unless an objective defines another. `pixels` require a gradient.
         """
         value = needs_gradient(self, self(model, pixels, features))
         return value, torch.autograd.grad(value.sum(), pixels)[0]
 
-    def rivals(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
-        """Signed heights over the decision boundaries, N×K: fooled where any is positive; −inf where there is none.
+    def margins(self, model: VisionLanguageModel, pixels: torch.Tensor, features: ImageFeatures) -> torch.Tensor:
+        """Return the margins over the decision boundaries, N×K: positive where fooled, −inf where there is none.
 
         Searches that look for the nearest boundary (DeepFool, FAB) linearise these. An objective with one boundary at
         the value 0 need not override this.
@@ -67,7 +80,7 @@ class Objective(ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """A short formula for reports, such as "1*task:retrieval - 0.5*consistency"."""
+        """Return a short formula for reports, such as "1*task:retrieval - 0.5*consistency"."""
 
     def __add__(self, other: Objective) -> Objective:
         return Weighted(_terms(self) + _terms(other)) if isinstance(other, Objective) else NotImplemented
@@ -88,7 +101,7 @@ class Objective(ABC):
 
 
 def needs_gradient(objective: Objective, value: torch.Tensor) -> torch.Tensor:
-    """The value itself.
+    """Return the value itself.
 
     Raises:
         OptionError: it has no gradient.
@@ -99,6 +112,10 @@ def needs_gradient(objective: Objective, value: torch.Tensor) -> torch.Tensor:
             "Choose one that depends on the image, on a model whose gradients can be seen.",
         )
     return value
+
+
+def _unbound(name: str) -> OptionError:
+    return OptionError(f"The {name} objective is not bound to a batch.", "Call bind(model, batch) first.")
 
 
 def _terms(objective: Objective) -> tuple[tuple[float, Objective], ...]:
@@ -115,7 +132,7 @@ class Weighted(Objective):
     def extra_forwards(self) -> int:
         return sum(objective.extra_forwards for _, objective in self.terms)
 
-    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
+    def bind(self, model: VisionLanguageModel, batch: Batch, shared: Memo | None = None) -> Objective:
         kept = tuple((w, o.bind(model, batch, shared)) for w, o in self.terms if w != 0)
         if not kept:
             raise OptionError("Every weight of the objective is 0.", "At least one part needs a weight.")
@@ -124,13 +141,10 @@ class Weighted(Objective):
     def select(self, rows: torch.Tensor) -> Objective:
         return Weighted(tuple((w, o.select(rows)) for w, o in self.terms))
 
-    def __call__(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
-        total = None
-        for weight, objective in self.terms:
-            value = objective(model, pixels, features)
-            value = value if weight == 1 else weight * value
-            total = value if total is None else total + value
-        return total
+    def __call__(self, model: VisionLanguageModel, pixels: torch.Tensor, features: ImageFeatures) -> torch.Tensor:
+        values = [(weight, objective(model, pixels, features)) for weight, objective in self.terms]
+        first, *others = (value if weight == 1 else weight * value for weight, value in values)
+        return sum(others, start=first)
 
     def describe(self) -> str:
         text = ""
@@ -151,18 +165,19 @@ class TaskObjective(Objective):
         dataset: handed to `task.prepare` (galleries and classes come from it).
     """
 
-    task: Any
+    task: Task
     prepared: Any = None
-    dataset: Any = None
+    dataset: PairDataset | None = None
 
-    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
+    def bind(self, model: VisionLanguageModel, batch: Batch, shared: Memo | None = None) -> Objective:
         prepared = prepare_task(self.task, self.prepared, model, batch, self.dataset, shared)
         return _BoundTask(self.task, TaskRows(self.task, prepared, len(batch.ids)))
 
     def select(self, rows: torch.Tensor) -> Objective:
-        raise OptionError("The task objective is not bound to a batch.", "Call bind(model, batch) first.")
+        raise _unbound("task")
 
-    __call__ = select
+    def __call__(self, model: VisionLanguageModel, pixels: torch.Tensor, features: ImageFeatures) -> torch.Tensor:
+        raise _unbound("task")
 
     def describe(self) -> str:
         return f"task:{self.task.name}"
@@ -170,24 +185,31 @@ class TaskObjective(Objective):
 
 @dataclass(frozen=True)
 class _BoundTask(Objective):
-    task: Any
+    task: Task
     rows: TaskRows
 
-    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
+    def bind(self, model: VisionLanguageModel, batch: Batch, shared: Memo | None = None) -> Objective:
         return self
 
     def select(self, rows: torch.Tensor) -> Objective:
         return _BoundTask(self.task, self.rows.select(rows))
 
-    def __call__(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
+    def __call__(self, model: VisionLanguageModel, pixels: torch.Tensor, features: ImageFeatures) -> torch.Tensor:
         return self.rows.apply(lambda f, prepared: self.task.loss(model, f, prepared), features)
 
     def describe(self) -> str:
         return f"task:{self.task.name}"
 
 
-def prepare_task(task: Any, prepared: Any, model: Any, batch: Batch, dataset: Any, shared: dict | None = None) -> Any:
-    """`prepared` itself, or the task prepared on the batch's pairs without gradients (once for each memo `shared`)."""
+def prepare_task(
+    task: Task,
+    prepared: Any,
+    model: VisionLanguageModel,
+    batch: Batch,
+    dataset: PairDataset | None,
+    shared: Memo | None = None,
+) -> Any:
+    """Return `prepared`, or the task prepared on the batch's pairs without gradients (once for each memo `shared`)."""
     if prepared is not None:
         return prepared
     shared = {} if shared is None else shared
@@ -214,7 +236,7 @@ class TaskRows:
     its samples one by one.
     """
 
-    task: Any
+    task: Task
     prepared: Any
     total: int
     rows: torch.Tensor | None = None
@@ -225,8 +247,8 @@ class TaskRows:
         kept = rows if self.rows is None else self.rows[rows]
         return TaskRows(self.task, self.prepared, self.total, kept)
 
-    def apply(self, function: Any, features: Any, width: bool = False) -> torch.Tensor:
-        """`function(features, prepared)` for these rows: length N, or N×K with `width`. A row may occur repeatedly."""
+    def apply(self, function: Any, features: ImageFeatures, width: bool = False) -> torch.Tensor:
+        """Return `function(features, prepared)` for these rows: length N, or N×K with `width`. Rows may recur."""
         if self.rows is None:
             return self._checked(function(features, self.prepared), width)
         parts = []
@@ -243,7 +265,7 @@ class TaskRows:
 
     @functools.cached_property
     def _groups(self) -> list[torch.Tensor]:
-        return _once_each(self.rows)
+        return [] if self.rows is None else _once_each(self.rows)
 
     def _checked(self, values: torch.Tensor, width: bool) -> torch.Tensor:
         if values.dim() != 1 + width or len(values) != self.total:
@@ -256,7 +278,7 @@ class TaskRows:
 
 
 def _once_each(rows: torch.Tensor) -> list[torch.Tensor]:
-    """Positions of `rows` in groups within which no row occurs twice."""
+    """Return the positions of `rows` in groups within which no row occurs twice."""
     if len(rows) == 0 or len(rows.unique()) == len(rows):
         return [torch.arange(len(rows), device=rows.device)]
     order = rows.argsort(stable=True)
@@ -287,15 +309,13 @@ class Consistency(Objective):
     texts: Sequence[str] | torch.Tensor | None = None
     image_of_text: Sequence[int] | None = None
 
-    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
+    def bind(self, model: VisionLanguageModel, batch: Batch, shared: Memo | None = None) -> Objective:
         own = self.texts is not None
-        texts = self.texts if own else batch.texts
-        owners = self.image_of_text if own else batch.image_of_text
+        given = batch.texts if self.texts is None else self.texts
+        places = batch.image_of_text if self.texts is None else self.image_of_text
         count = len(batch.ids)
-        if owners is None:
-            owners = range(count)
-        owners = torch.as_tensor(list(owners), dtype=torch.int64)
-        texts = texts if isinstance(texts, torch.Tensor) else list(texts)
+        owners = torch.as_tensor(list(range(count) if places is None else places), dtype=torch.int64)
+        texts = given if isinstance(given, torch.Tensor) else list(given)
         if len(texts) != len(owners):
             raise OptionError(
                 f"{len(texts)} texts for {len(owners)} images.", "Give image_of_text, or one text per image."
@@ -319,9 +339,10 @@ class Consistency(Objective):
         return _BoundConsistency(summed / per_image.unsqueeze(1).to(summed))
 
     def select(self, rows: torch.Tensor) -> Objective:
-        raise OptionError("The consistency objective is not bound to a batch.", "Call bind(model, batch) first.")
+        raise _unbound("consistency")
 
-    __call__ = select
+    def __call__(self, model: VisionLanguageModel, pixels: torch.Tensor, features: ImageFeatures) -> torch.Tensor:
+        raise _unbound("consistency")
 
     def describe(self) -> str:
         return "consistency"
@@ -331,13 +352,13 @@ class Consistency(Objective):
 class _BoundConsistency(Objective):
     vectors: torch.Tensor
 
-    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
+    def bind(self, model: VisionLanguageModel, batch: Batch, shared: Memo | None = None) -> Objective:
         return self
 
     def select(self, rows: torch.Tensor) -> Objective:
         return _BoundConsistency(self.vectors[rows.to(self.vectors.device)])
 
-    def __call__(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
+    def __call__(self, model: VisionLanguageModel, pixels: torch.Tensor, features: ImageFeatures) -> torch.Tensor:
         return (image_vectors(model, features) * self.vectors).sum(dim=1)
 
     def describe(self) -> str:

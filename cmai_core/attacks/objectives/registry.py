@@ -12,9 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cmai_core.registry import Registry
+
+if TYPE_CHECKING:
+    from cmai_core.attacks.objectives.objective import Objective
+    from cmai_core.attacks.objectives.success import Criterion
+    from cmai_core.data.pair import PairDataset
+    from cmai_core.tasks.base import Task
 
 OBJECTIVE_NEEDS = ("task", "classes", "sentence", "detector")
 CRITERIA = ("wrong", "wrong and accepted", "accepted", "rejected")
@@ -49,12 +55,14 @@ class ObjectiveDescription:
     flat_at_clean: bool = False
 
     @cached_property
-    def maker(self) -> Callable[..., Any]:
+    def maker(self) -> Callable[..., Objective]:
         """The function that makes it."""
         module, _, attribute = self.make.partition(":")
         return getattr(import_module(module), attribute)
 
-    def build(self, task: Any = None, dataset: Any = None, *, alpha: float = 1.0, beta: float = 1.0) -> Any:
+    def build(
+        self, task: Task | None = None, dataset: PairDataset | None = None, *, alpha: float = 1.0, beta: float = 1.0
+    ) -> Objective:
         """Make the objective.
 
         Args:
@@ -66,14 +74,14 @@ class ObjectiveDescription:
         """
         return self.maker(task=task, dataset=dataset, alpha=alpha, beta=beta)
 
-    def criterion(self, task: Any = None, dataset: Any = None) -> Any:
+    def criterion(self, task: Task | None = None, dataset: PairDataset | None = None) -> Criterion:
         """Make the criterion of success (`success`)."""
         from cmai_core.attacks.objectives.makers import criterion
 
         return criterion(self.success, task, dataset)
 
 
-def _refuse(name: str, objective: Any) -> str:
+def _refuse(name: str, objective: object) -> str:
     """Say why a package's objective cannot be used; "" where it can."""
     if not isinstance(objective, ObjectiveDescription):
         return "it is no ObjectiveDescription (cmai_core.attacks.objectives.registry)."
@@ -144,6 +152,17 @@ _ROWS = (
         note="How far the picture's embedding moves from the clean one: needs neither task nor sentence.",
         formula="distance from the clean embedding",
         make=f"{_MAKERS}:embedding",
+        needs=(),
+        judged=False,
+        flat_at_clean=True,
+    ),
+    ObjectiveDescription(
+        slug="attention",
+        word="attention",
+        note="How far the image tower's attention moves from where it looks in the clean picture: needs neither task "
+        "nor sentence, but a transformer that gives out its attention.",
+        formula="1 − cosine with the clean attention",
+        make=f"{_MAKERS}:attention",
         needs=(),
         judged=False,
         flat_at_clean=True,

@@ -1,16 +1,21 @@
-"""When an attack has succeeded: criteria are values, combined with `&`, `|` and `~`."""
+"""Criteria of success: values that are combined with `&`, `|` and `~`."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cmai_core.attacks.objectives.objective import Consistency, Objective, TaskRows, prepare_task
-from cmai_core.data.pair import Batch
+from cmai_core.attacks.objectives.objective import Consistency, Memo, Objective, TaskRows, prepare_task
+from cmai_core.data.pair import Batch, PairDataset
 from cmai_core.options import number
+
+if TYPE_CHECKING:
+    from cmai_core.models.features import ImageFeatures
+    from cmai_core.models.protocol import VisionLanguageModel
+    from cmai_core.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -23,38 +28,39 @@ class Scored:
         value: objective, length N; clean_value: the objective of the clean images (None while these are being scored).
     """
 
-    model: Any
+    model: VisionLanguageModel
     pixels: torch.Tensor
-    features: Any
+    features: ImageFeatures
     value: torch.Tensor
     clean_value: torch.Tensor | None = None
 
 
 class Criterion(ABC):
-    """Decides, sample by sample, whether the attacker has what they want.
+    """Decides, sample by sample, whether the attacker has what they want."""
 
-    Attributes:
-        stepwise: cheap and free of host synchronisation, so that a search asks at every step. Others are asked once a
-            restart (at every step with `stop_on_success`).
-    """
+    @property
+    def stepwise(self) -> bool:
+        """Whether it is cheap and free of host synchronisation, so that a search asks at every step.
 
-    stepwise: bool = True
+        Others are asked once a restart (at every step with `stop_on_success`).
+        """
+        return True
 
     @abstractmethod
-    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Criterion:
-        """This criterion made ready for one model and one batch; `shared` as in `Objective.bind`."""
+    def bind(self, model: VisionLanguageModel, batch: Batch, shared: Memo | None = None) -> Criterion:
+        """Return this criterion made ready for one model and one batch; `shared` as in `Objective.bind`."""
 
     @abstractmethod
     def select(self, rows: torch.Tensor) -> Criterion:
-        """The bound criterion of some rows of the batch."""
+        """Return the bound criterion of some rows of the batch."""
 
     @abstractmethod
     def __call__(self, scored: Scored) -> torch.Tensor:
-        """Bool tensor of length N."""
+        """Return which samples succeed (bool N)."""
 
     @abstractmethod
     def describe(self) -> str:
-        """In words, for reports."""
+        """Return words for reports."""
 
     def __and__(self, other: Criterion) -> Criterion:
         return _Both(self, other, "and")
@@ -75,7 +81,7 @@ class Raised(Criterion):
     def __post_init__(self) -> None:
         number("margin", self.margin, 0.0)
 
-    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Criterion:
+    def bind(self, model: VisionLanguageModel, batch: Batch, shared: Memo | None = None) -> Criterion:
         return self
 
     def select(self, rows: torch.Tensor) -> Criterion:
@@ -103,15 +109,15 @@ class Untargeted(Criterion):
         dataset: handed to `task.prepare`.
     """
 
-    task: Any
+    task: Task
     prepared: Any = None
-    dataset: Any = None
+    dataset: PairDataset | None = None
 
     @property
     def stepwise(self) -> bool:
         return hasattr(self.task, "wrong")
 
-    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Criterion:
+    def bind(self, model: VisionLanguageModel, batch: Batch, shared: Memo | None = None) -> Criterion:
         prepared = prepare_task(self.task, self.prepared, model, batch, self.dataset, shared)
         return _BoundUntargeted(self.task, TaskRows(self.task, prepared, len(batch.ids)))
 
@@ -127,23 +133,24 @@ class Untargeted(Criterion):
 
 @dataclass(frozen=True)
 class _BoundUntargeted(Criterion):
-    task: Any
+    task: Task
     rows: TaskRows
 
     @property
     def stepwise(self) -> bool:
         return hasattr(self.task, "wrong")
 
-    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Criterion:
+    def bind(self, model: VisionLanguageModel, batch: Batch, shared: Memo | None = None) -> Criterion:
         return self
 
     def select(self, rows: torch.Tensor) -> Criterion:
         return _BoundUntargeted(self.task, self.rows.select(rows))
 
     def __call__(self, scored: Scored) -> torch.Tensor:
-        def wrong(features: Any, prepared: Any) -> torch.Tensor:
-            if self.stepwise:
-                return self.task.wrong(scored.model, features, prepared)
+        def wrong(features: ImageFeatures, prepared: Any) -> torch.Tensor:
+            cheap = getattr(self.task, "wrong", None)
+            if cheap is not None:
+                return cheap(scored.model, features, prepared)
             predictions = self.task.predict(scored.model, features, prepared)
             flags = [p.correct is False for p in predictions]
             return torch.tensor(flags, dtype=torch.bool, device=scored.pixels.device)
@@ -165,7 +172,7 @@ class Flagged(Criterion):
     def __post_init__(self) -> None:
         number("tau", self.tau, -1.0, 1.0)
 
-    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Criterion:
+    def bind(self, model: VisionLanguageModel, batch: Batch, shared: Memo | None = None) -> Criterion:
         return Flagged(self.tau, self.consistency.bind(model, batch, shared))
 
     def select(self, rows: torch.Tensor) -> Criterion:
@@ -188,7 +195,7 @@ class _Both(Criterion):
     def stepwise(self) -> bool:
         return self.left.stepwise and self.right.stepwise
 
-    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Criterion:
+    def bind(self, model: VisionLanguageModel, batch: Batch, shared: Memo | None = None) -> Criterion:
         return _Both(self.left.bind(model, batch, shared), self.right.bind(model, batch, shared), self.word)
 
     def select(self, rows: torch.Tensor) -> Criterion:
@@ -210,7 +217,7 @@ class _Not(Criterion):
     def stepwise(self) -> bool:
         return self.inner.stepwise
 
-    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Criterion:
+    def bind(self, model: VisionLanguageModel, batch: Batch, shared: Memo | None = None) -> Criterion:
         return _Not(self.inner.bind(model, batch, shared))
 
     def select(self, rows: torch.Tensor) -> Criterion:

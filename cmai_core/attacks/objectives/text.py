@@ -65,7 +65,7 @@ class PairFeatures:
 
 
 def pair_batch(batch: Batch) -> Batch:
-    """One row a text: its image, its pair, and an id of its own ("<id>" for a single text, else "<id>#<number>").
+    """Return a batch with one row a text: its image, its pair, an id ("<id>", or "<id>#<number>" of several).
 
     Raises:
         DataError: no texts, or an image index out of range.
@@ -98,14 +98,14 @@ class TextObjective(Objective):
 
 
 def follows_text(objective: Objective) -> bool:
-    """Whether any part of an objective follows the varying text."""
+    """Tell whether any part of an objective follows the varying text."""
     if isinstance(objective, Weighted):
         return any(follows_text(part) for _, part in objective.terms)
     return isinstance(objective, TextObjective)
 
 
 def all_parts(objective: Objective, test: str = "") -> bool:
-    """Whether every part is a `TextObjective` (and its attribute `test`, if one is named, is true)."""
+    """Tell whether every part is a `TextObjective` (and its attribute `test`, if one is named, is true)."""
     if isinstance(objective, Weighted):
         return all(all_parts(part, test) for _, part in objective.terms)
     return isinstance(objective, TextObjective) and (not test or bool(getattr(objective, test)))
@@ -239,7 +239,7 @@ class Mismatch(TextObjective):
 
 
 def _owners(batch: Batch) -> torch.Tensor:
-    """Which rows show the same image: the number of the first such row, for each row."""
+    """Return for each row the number of the first row that shows the same image."""
     first: dict[str, int] = {}
     names = [sample_id.rsplit("#", 1)[0] for sample_id in batch.ids]
     return torch.tensor([first.setdefault(name, row) for row, name in enumerate(names)])
@@ -259,7 +259,7 @@ class _RightImages:
         self._scenes, self._clean, self._own, self._memo = scenes, clean, right, {}
 
     def row(self, text: str, row: int) -> torch.Tensor:
-        """Bool, one for each gallery image."""
+        """Return a bool for each gallery image."""
         key = (text, row)
         if key not in self._memo:
             read = self._read(text, row)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cmai_core.attacks.specs import BLACK_BOX, CONVEX, LENGTHS, PIXELS, Recipe
+from cmai_core.attacks.specs import BLACK_BOX, LENGTHS, PIXELS, Recipe
 
 _MAKERS = "cmai_core.attacks.recipes.makers.image"
 _SCORES = {
@@ -30,7 +30,7 @@ ROWS = (
         cited=("share", "queries"),
         remarks={"published queries": "as in AutoAttack; the paper: 10,000", "loss": "margin"},
         compare="Square of torchattacks and AutoAttack at equal queries, statistically",
-        norms=CONVEX,
+        norms=("linf", "l2", "patch"),
     ),
     Recipe(
         slug="nes",

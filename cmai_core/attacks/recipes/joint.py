@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cmai_core.attacks.specs import CONVEX, JOINT, Recipe
+from cmai_core.attacks.specs import JOINT, Recipe
 
 _MAKERS = "cmai_core.attacks.recipes.makers.text"
 # Not l0: the schedules move all pixels a little at every step, of which a projection onto a few positions leaves next
@@ -11,7 +11,7 @@ _JOINT = {
     "family": JOINT,
     "modality": "joint",
     "knowledge": "white box",
-    "norms": CONVEX,
+    "norms": ("linf", "l2", "patch"),
     "amounts": {"linf": 2.0},
     "counts": "steps",
     "needs": ("masked_lm",),

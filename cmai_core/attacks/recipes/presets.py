@@ -36,9 +36,9 @@ def pgd(
     )
 
 
-def fgsm(objective: Objective, *, epsilon: float = 4 / 255, success: Criterion | None = None) -> Attack:
+def fgsm(objective: Objective, *, epsilon: Any = None, success: Criterion | None = None) -> Attack:
     """FGSM (Goodfellow et al. 2015, arXiv 1412.6572): one step of length ε by the gradient's sign; exact if linear."""
-    search = GradientSearch(steps=1, step_size=epsilon or None, random_start=False, keep="last")
+    search = GradientSearch(steps=1, step_scale=1.0, random_start=False, keep="last")
     threat = ThreatModel("linf", epsilon)
     return Attack(threat=threat, objective=objective, search=search, success=success or Raised(), name="fgsm")
 

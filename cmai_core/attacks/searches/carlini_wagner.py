@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from cmai_core.attacks.engine.ledger import NearestLedger, column
-from cmai_core.attacks.searches.gradient import Outcome, Problem
+from cmai_core.attacks.engine.best import column
+from cmai_core.attacks.engine.problem import Outcome, Problem
+from cmai_core.attacks.engine.record import SearchRecord
 from cmai_core.options import flag, number, strict_options, whole
 from cmai_core.reporting import Watch
 
@@ -66,9 +67,9 @@ class CarliniWagner:
         return {"search": "carlini-wagner"} | {name: getattr(self, name) for name in names}
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks all samples of the problem. Nothing is random."""
-        ledger = NearestLedger(problem, watch, self.searches)
-        rows = ledger.unfooled()
+        """Attack all samples of the problem. Nothing is random."""
+        record = SearchRecord.of_nearest(problem, watch, self.searches)
+        rows = record.unfooled()
         now = _Course.begin(problem.region.centre[rows], rows, self.initial, self.patience)
         # Adam (Kingma & Ba 2015, end of §2): the length of each step, and what takes the place of ε there.
         count = torch.arange(1, self.steps + 1, dtype=torch.float64)
@@ -77,15 +78,15 @@ class CarliniWagner:
         floors = (1e-8 * correction).to(now.weight)
         slowest = 0
         while len(now.rows):
-            if ledger.stop():
+            if record.stop():
                 break
             # In place where nobody else holds the tensor: under a small model, arithmetic on pixels is much of a step.
             squashed = (now.base + now.delta).tanh_()
             x = (squashed + 1).mul_(0.5)
-            evaluation, gradient = ledger.climb(x, now.rows, now.search + 1, offer=False)
-            good = ledger.finite(gradient, now.rows, now.search)
+            evaluation, gradient = record.value_and_grad(x, now.rows, now.search + 1, offer=False)
+            good = record.finite(gradient, now.rows, now.search)
             success = evaluation.success & (evaluation.value >= self.confidence)
-            ledger.offer(x, now.rows, evaluation.value, success)
+            record.best.offer(x, evaluation.value, success, now.rows)
             now.found |= success
             lacking = (self.confidence - evaluation.value).clamp(min=0)
             away = x - now.anchor
@@ -101,7 +102,7 @@ class CarliniWagner:
             scale = now.second.sqrt().add_(column(floors[now.step], x)).div_(column(lengths[now.step], x))
             now.delta.addcdiv_(now.first, scale, value=-1)
             now.step += 1
-            ledger.steps_done += 1
+            record.steps_done += 1
             slowest += 1
             if bool(ends.any()):
                 now.turn(ends.nonzero().squeeze(1), self.searches)
@@ -110,27 +111,27 @@ class CarliniWagner:
                     now.select(kept.nonzero().squeeze(1))
                 total = self.searches * self.steps
                 slowest = min([total, *(now.search * self.steps + now.step).tolist()])
-            self._report(ledger, slowest)
-        return ledger.outcome()
+            self._report(record, slowest)
+        return record.outcome()
 
-    def _report(self, ledger: NearestLedger, done: int) -> None:
-        """`done`: steps over all searches that the sample furthest behind has taken or been spared."""
+    def _report(self, record: SearchRecord, done: int) -> None:
+        """Send progress. `done`: steps over all searches that the sample furthest behind has taken or been spared."""
         total = self.searches * self.steps
         search = max(done - 1, 0) // self.steps
 
         def data() -> dict:
-            trace, other = ledger.objective_trace[1 : search + 2], ledger.consistency_trace
+            trace, other = record.objective_trace[1 : search + 2], record.consistency_trace
             other = None if other is None else other[1 : search + 2].clone()
             return {
                 "step": done,
                 "restart": search,
                 "objective": trace.clone(),
                 "consistency": other,
-                "pixels": ledger.pixels,
+                "pixels": record.best.examples,
             }
 
-        ledger.watch.report(done, total, f"weight {search + 1} of {self.searches}", data, force=done in (1, total))
-        ledger.watch.pace(ledger.pixels.device)
+        record.watch.report(done, total, f"weight {search + 1} of {self.searches}", data, force=done in (1, total))
+        record.watch.pace(record.best.examples.device)
 
 
 @dataclass
@@ -181,7 +182,7 @@ class _Course:
         )
 
     def stalled(self, loss: torch.Tensor) -> torch.Tensor:
-        """Enters the losses of this step; which samples have come hardly any further down within the patience."""
+        """Enter the losses of this step; return which samples have hardly come further down within the patience."""
         self.least = torch.minimum(self.least, loss.to(self.least))
         place = (self.step % self.past.shape[1]).unsqueeze(1)
         before = self.past.gather(1, place).squeeze(1)
@@ -189,7 +190,7 @@ class _Course:
         return ~(self.least <= PROGRESS * before)
 
     def turn(self, which: torch.Tensor, searches: int) -> None:
-        """These samples (indices) are done with their c; gives them the next."""
+        """Give these samples (indices), which are done with their c, the next."""
         found, weight, low, high = (t[which] for t in (self.found, self.weight, self.low, self.high))
         high, low = torch.where(found, weight, high), torch.where(found, low, weight)
         weight = torch.where(high.isinf(), weight * 10, (low + high) / 2)
@@ -202,6 +203,6 @@ class _Course:
             zeroed[which] = 0
 
     def select(self, kept: torch.Tensor) -> None:
-        """Only these samples (indices) go on."""
+        """Let only these samples (indices) go on."""
         for field in fields(self):
             setattr(self, field.name, getattr(self, field.name)[kept])

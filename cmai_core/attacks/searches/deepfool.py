@@ -6,9 +6,13 @@ from dataclasses import dataclass
 
 import torch
 
-from cmai_core.attacks.engine.ledger import NearestLedger, column
-from cmai_core.attacks.searches.gradient import Outcome, Problem
-from cmai_core.attacks.threats.image import L2Region, LinfRegion, PatchRegion, Region
+from cmai_core.attacks.engine.best import column
+from cmai_core.attacks.engine.problem import Outcome, Problem
+from cmai_core.attacks.engine.record import SearchRecord
+from cmai_core.attacks.threats.regions.l2 import L2Region
+from cmai_core.attacks.threats.regions.linf import LinfRegion
+from cmai_core.attacks.threats.regions.patch import PatchRegion
+from cmai_core.attacks.threats.regions.region import Region
 from cmai_core.errors import OptionError
 from cmai_core.options import number, strict_options, whole
 from cmai_core.reporting import Watch
@@ -19,9 +23,8 @@ from cmai_core.reporting import Watch
 class DeepFool:
     """A minimum-norm search: `AttackResult.minimum` is what it found, whatever ε.
 
-    The boundaries are where the objective's `rivals` are 0 (the class differences of a margin, or the zero of any other
-    objective). Gradients of all candidates come from one batched vector-Jacobian product; fooled samples leave the
-    batch.
+    The boundaries are where the objective's `margins` are 0 (class differences, or the zero of any other objective).
+    Gradients of all candidates come from one batched vector-Jacobian product; fooled samples leave the batch.
 
     Attributes:
         steps: 50 as published. overshoot: 0.02. candidates: classes looked at, the right one included (10).
@@ -45,22 +48,22 @@ class DeepFool:
         return {"search": "deepfool"} | {n: getattr(self, n) for n in ("steps", "overshoot", "candidates")}
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks all samples of the problem. Nothing is random."""
+        """Attack all samples of the problem. Nothing is random."""
         norm = length_norm(problem.region, "DeepFool")
-        ledger = NearestLedger(problem, watch, self.steps)
-        rows = ledger.unfooled()
+        record = SearchRecord.of_nearest(problem, watch, self.steps)
+        rows = record.unfooled()
         x0 = problem.region.centre[rows]
         x, total = x0, torch.zeros_like(x0)
         for step in range(self.steps + 1):
-            if len(rows) == 0 or ledger.stop():
+            if len(rows) == 0 or record.stop():
                 break
             if step == self.steps:
-                ledger.score(x, rows, step)
-                ledger.report(step)
+                record.score(x, rows, step)
+                record.report(step)
                 break
-            evaluation, values, gradients = ledger.slopes(x, rows, self.candidates - 1, step)
-            ledger.report(step)
-            keep = ledger.finite(gradients, rows, step) & ~evaluation.success
+            evaluation, values, gradients = record.class_gradients(x, rows, self.candidates - 1, step)
+            record.report(step)
+            keep = record.finite(gradients, rows, step) & ~evaluation.success
             if not bool(keep.all()):
                 kept = keep.nonzero().squeeze(1)
                 rows, x0, total = rows[kept], x0[kept], total[kept]
@@ -72,12 +75,12 @@ class DeepFool:
             else:
                 total = total + column(size / normal.flatten(1).norm(dim=1).clamp(min=1e-30), x0) * normal
             x = (x0 + (1 + self.overshoot) * total).clamp(0, 1)
-            ledger.steps_done = step + 1
-        return ledger.outcome()
+            record.steps_done = step + 1
+        return record.outcome()
 
 
 def length_norm(region: Region, name: str) -> str:
-    """The norm of a region of lengths: "linf" or "l2".
+    """Return the norm of a region of lengths: "linf" or "l2".
 
     Raises:
         OptionError: the region is of another kind.
@@ -92,10 +95,10 @@ def length_norm(region: Region, name: str) -> str:
 def nearest(
     values: torch.Tensor, gradients: torch.Tensor, norm: str
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Distance to the nearest linearised boundary (N), its normal (N×3×H×W) and the height there (N, signed).
+    """Return the distance to the nearest linearised boundary (N), its normal (N×3×H×W) and the margin there (N).
 
     Args:
-        values: N×K signed heights (−inf: no boundary). gradients: N×K×3×H×W.
+        values: N×K margins (−inf: no boundary). gradients: N×K×3×H×W.
     """
     flat = gradients.flatten(2)
     dual = flat.abs().sum(dim=2) if norm == "linf" else flat.norm(dim=2)

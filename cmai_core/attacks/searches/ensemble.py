@@ -15,10 +15,10 @@ import torch
 
 from cmai_core.attacks.engine.clean_features import clean_features
 from cmai_core.attacks.engine.evaluator import Evaluation
-from cmai_core.attacks.engine.ledger import Ledger
+from cmai_core.attacks.engine.problem import Outcome, Problem, Search
+from cmai_core.attacks.engine.record import SearchRecord
 from cmai_core.attacks.objectives.classes import ClassScores, _ClassObjective
 from cmai_core.attacks.objectives.objective import Objective
-from cmai_core.attacks.searches.gradient import Outcome, Problem
 from cmai_core.errors import OptionError
 from cmai_core.options import strict_options, whole
 from cmai_core.reporting import Watch
@@ -35,7 +35,7 @@ class Member:
     """
 
     name: str
-    search: Any
+    search: Search
     objective: Objective | None = None
 
     def __post_init__(self) -> None:
@@ -74,23 +74,23 @@ class Cascade:
 
     @staticmethod
     def member_seed(seed: int, index: int) -> int:
-        """The seed of a member: run alone with it, it finds what it finds here."""
+        """Return the seed of a member: run alone with it, it finds what it finds here."""
         return sample_seed(seed, f"member {index}", 0)
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks all samples of the problem."""
-        ledger = Ledger(problem, watch, len(self.members))
-        ledger.begin()
-        firm = ledger.success.clone()
+        """Attack all samples of the problem."""
+        record = SearchRecord(problem, watch, len(self.members))
+        record.begin()
+        firm = record.best.success.clone()
         for index, member in enumerate(self.members):
-            rows = ledger.rows(~firm)
-            if len(rows) == 0 or ledger.stop():
+            rows = record.rows(~firm)
+            if len(rows) == 0 or record.stop():
                 break
-            part = _under(problem, member.objective, rows, ledger)
-            portion = _Portion(watch, ledger, rows, index, len(self.members), member.name)
+            part = _under(problem, member.objective, rows, record)
+            portion = _Portion(watch, record, rows, index, len(self.members), member.name)
             found = member.search.run(part, seed=self.member_seed(seed, index), watch=portion)
-            _take(found, rows, index + 1, ledger, firm)
-        return ledger.outcome()
+            _take(found, rows, index + 1, record, firm)
+        return record.outcome()
 
 
 @strict_options
@@ -106,7 +106,7 @@ class EachTarget:
         targets: most classes tried. micro_batch: as in `GradientSearch`.
     """
 
-    search: Any
+    search: Search
     objective: _ClassObjective
     targets: int = 9
     micro_batch: int | None = None
@@ -128,23 +128,23 @@ class EachTarget:
         return self.search.describe() | aim
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks all samples of the problem."""
-        ledger = Ledger(problem, watch, self.targets)
-        ledger.begin()
-        firm = ledger.success.clone()
+        """Attack all samples of the problem."""
+        record = SearchRecord(problem, watch, self.targets)
+        record.begin()
+        firm = record.best.success.clone()
         aims, counts = self._aims(problem)
         for index in range(self.targets):
-            rows = ledger.rows(~firm & (counts > index))
-            if len(rows) == 0 or ledger.stop():
+            rows = record.rows(~firm & (counts > index))
+            if len(rows) == 0 or record.stop():
                 break
-            part = _under(problem, dataclasses.replace(self.objective, target=aims[:, index]), rows, ledger)
-            portion = _Portion(watch, ledger, rows, index, self.targets, f"target {index + 1}")
+            part = _under(problem, dataclasses.replace(self.objective, target=aims[:, index]), rows, record)
+            portion = _Portion(watch, record, rows, index, self.targets, f"target {index + 1}")
             found = self.search.run(part, seed=sample_seed(seed, f"target {index}", 0), watch=portion)
-            _take(found, rows, index + 1, ledger, firm)
-        return ledger.outcome()
+            _take(found, rows, index + 1, record, firm)
+        return record.outcome()
 
     def _aims(self, problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
-        """Classes by likelihood on the clean image for the whole batch (B×targets), and how many each sample has."""
+        """Return classes by likelihood on the clean image (whole batch: B×targets), and how many each sample has."""
         evaluator, kind = problem.evaluator, self.objective
         model, batch, shared = evaluator.model, evaluator.batch, evaluator.shared
         scores = ClassScores.bind(kind.task, kind.prepared, model, batch, kind.dataset, shared)
@@ -158,35 +158,35 @@ class EachTarget:
         return aims, counts if evaluator.rows is None else counts[evaluator.rows.to(counts.device)]
 
 
-def _under(problem: Problem, objective: Objective | None, rows: torch.Tensor, ledger: Ledger) -> Problem:
-    """Some samples of a problem under another objective, whose clean value costs a pass."""
+def _under(problem: Problem, objective: Objective | None, rows: torch.Tensor, record: SearchRecord) -> Problem:
+    """Return some samples of a problem under another objective, whose clean value costs a pass."""
     part = problem.select(rows)
     if objective is None:
         return part
     evaluator = part.evaluator.with_objective(objective, clean=part.region.centre)
-    ledger.forwards[rows] += evaluator.forward_cost
+    record.forwards[rows] += evaluator.forward_cost
     clean = Evaluation(evaluator.clean_value, part.clean.consistency, part.clean.success)
     return Problem(part.region, part.ids, evaluator, clean)
 
 
-def _take(found: Outcome, rows: torch.Tensor, step: int, ledger: Ledger, firm: torch.Tensor) -> None:
-    """Enters what a member found for some rows, and in `firm` whose success is one of 8 bits too.
+def _take(found: Outcome, rows: torch.Tensor, step: int, record: SearchRecord, firm: torch.Tensor) -> None:
+    """Enter what a member found for some rows, and in `firm` which successes remain when rounded to 8 bits.
 
     A search that ends at its first success stands right behind the boundary, where rounding may lead back over it; such
     a sample is left to the next member.
     """
-    ledger.forwards[rows] += found.forwards
-    ledger.backwards[rows] += found.backwards
-    old = ledger.bad_step[rows]
-    ledger.bad_step[rows] = torch.where(old < 0, found.bad_step, old)
-    seen = ledger.score(found.pixels, rows, step)
+    record.forwards[rows] += found.forwards
+    record.backwards[rows] += found.backwards
+    old = record.bad_step[rows]
+    record.bad_step[rows] = torch.where(old < 0, found.bad_step, old)
+    seen = record.score(found.pixels, rows, step)
     if bool(seen.success.any()):
         claimed, pixels, value = (x[seen.success] for x in (rows, found.pixels, seen.value))
-        kept = ledger.score(ledger.problem.region.select(claimed).rounded(pixels), claimed, offer=False).success
-        ledger.replace(pixels, claimed, value, kept)
+        kept = record.score(record.problem.region.select(claimed).round(pixels), claimed, offer=False).success
+        record.best.put(pixels, value, torch.ones_like(kept), kept, claimed)
         firm[claimed] = kept
-    ledger.cancelled = ledger.cancelled or found.cancelled
-    ledger.steps_done += found.steps_done
+    record.cancelled = record.cancelled or found.cancelled
+    record.steps_done += found.steps_done
 
 
 class _Portion(Watch):
@@ -194,8 +194,8 @@ class _Portion(Watch):
 
     UNITS = 1000
 
-    def __init__(self, watch: Watch, ledger: Ledger, rows: torch.Tensor, index: int, count: int, name: str):
-        self._watch, self._ledger, self._rows = watch, ledger, rows
+    def __init__(self, watch: Watch, record: SearchRecord, rows: torch.Tensor, index: int, count: int, name: str):
+        self._watch, self._record, self._rows = watch, record, rows
         self._index, self._count, self._name = index, count, name
 
     @property
@@ -216,10 +216,10 @@ class _Portion(Watch):
             for name in ("objective", "consistency"):
                 if inner.get(name) is not None:
                     trace = inner[name]
-                    whole = torch.full((len(trace), self._ledger.count), torch.nan, dtype=trace.dtype)
+                    whole = torch.full((len(trace), self._record.count), torch.nan, dtype=trace.dtype)
                     inner[name] = whole.to(trace.device).index_copy(1, self._rows, trace)
             if inner.get("pixels") is not None:
-                inner["pixels"] = self._ledger.pixels.index_copy(0, self._rows, inner["pixels"])
+                inner["pixels"] = self._record.best.examples.index_copy(0, self._rows, inner["pixels"])
             return inner
 
         last = self._index == self._count - 1

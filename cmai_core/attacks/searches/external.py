@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from cmai_core.attacks.engine.ledger import Ledger
-from cmai_core.attacks.searches.gradient import Outcome, Problem
+from cmai_core.attacks.engine.problem import Outcome, Problem
+from cmai_core.attacks.engine.record import SearchRecord
 from cmai_core.data.pair import Batch
 from cmai_core.errors import OptionError
 from cmai_core.options import strict_options
@@ -47,10 +47,10 @@ class External:
         return {"search": f"external:{self.name}"}
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks the samples that have not succeeded yet; the function is responsible for its own randomness."""
-        ledger = Ledger(problem, watch, 1)
-        rows = ledger.unfooled()
-        if len(rows) and not ledger.stop():
+        """Attack the samples that have not succeeded yet; the function is responsible for its own randomness."""
+        record = SearchRecord(problem, watch, 1)
+        rows = record.unfooled()
+        if len(rows) and not record.stop():
             evaluator = problem.evaluator
             chosen = rows if evaluator.rows is None else evaluator.rows[rows]
             batch = take_batch(evaluator.batch, chosen, problem.region.centre[rows])
@@ -63,12 +63,12 @@ class External:
                     f"The attack {self.name!r} returned {shape}.",
                     f"Expected pixels of shape {tuple(batch.pixels.shape)}.",
                 )
-            ledger.forwards[rows] += counted.images // len(rows)
+            record.forwards[rows] += counted.images // len(rows)
             pixels = torch.where(pixels.isfinite(), pixels.detach().to(batch.pixels), batch.pixels)
-            ledger.score(problem.region.select(rows).project(pixels), rows, 1)
-            ledger.steps_done = 1
-        ledger.report(1)
-        return ledger.outcome()
+            record.score(problem.region.select(rows).project(pixels), rows, 1)
+            record.steps_done = 1
+        record.report(1)
+        return record.outcome()
 
 
 class _Counted:
@@ -90,7 +90,7 @@ class _Counted:
 
 
 def take_batch(batch: Batch, rows: torch.Tensor, pixels: torch.Tensor) -> Batch:
-    """Some image rows of a batch with their texts; `pixels` are theirs."""
+    """Return some image rows of a batch with their texts; `pixels` are theirs."""
     chosen = rows.tolist()
     position = {row: new for new, row in enumerate(chosen)}
     kept = [k for k, owner in enumerate(batch.image_of_text) if owner in position]

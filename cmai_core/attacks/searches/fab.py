@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from cmai_core.attacks.engine.ledger import NearestLedger, column
+from cmai_core.attacks.engine.best import column
+from cmai_core.attacks.engine.problem import Outcome, Problem
+from cmai_core.attacks.engine.record import SearchRecord
 from cmai_core.attacks.searches.deepfool import length_norm, nearest
-from cmai_core.attacks.searches.gradient import Outcome, Problem
 from cmai_core.attacks.searches.halfspace import step_across
 from cmai_core.options import number, strict_options, whole
 from cmai_core.reporting import Watch
@@ -22,7 +23,7 @@ class FAB:
 
     Each step projects the iterate and the clean image onto the nearest linearised boundary within the box, moves to a
     mixture of the two biased towards the clean image, and goes back towards it whenever the result is adversarial.
-    Boundaries are those of the objective's `rivals`, as in `DeepFool`.
+    Boundaries are those of the objective's `margins`, as in `DeepFool`.
 
     Attributes:
         steps: 100 as published. alpha: largest weight of the clean image's projection (0.1). eta: overshoot (1.05).
@@ -58,28 +59,28 @@ class FAB:
         return {"search": "fab"} | {name: getattr(self, name) for name in names}
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks all samples of the problem."""
+        """Attack all samples of the problem."""
         norm = length_norm(problem.region, "FAB")
-        ledger = NearestLedger(problem, watch, self.steps)
-        intact = ledger.unfooled()
+        record = SearchRecord.of_nearest(problem, watch, self.steps)
+        intact = record.unfooled()
         for restart in range(self.restarts):
-            if len(intact) == 0 or ledger.stop():
+            if len(intact) == 0 or record.stop():
                 break
-            self._single(problem, ledger, intact, norm, seed, restart)
-        if not ledger.stop():
-            self._search_line(problem, ledger, intact)
-        return ledger.outcome()
+            self._single(problem, record, intact, norm, seed, restart)
+        if not record.stop():
+            self._search_line(problem, record, intact)
+        return record.outcome()
 
     def _single(
-        self, problem: Problem, ledger: NearestLedger, rows: torch.Tensor, norm: str, seed: int, restart: int
+        self, problem: Problem, record: SearchRecord, rows: torch.Tensor, norm: str, seed: int, restart: int
     ) -> None:
         x0 = problem.region.centre[rows]
-        x = x0 if restart == 0 else self._random_start(problem, ledger, rows, norm, seed, restart)
+        x = x0 if restart == 0 else self._random_start(problem, record, rows, norm, seed, restart)
         for step in range(self.steps):
-            if len(rows) == 0 or ledger.stop():
+            if len(rows) == 0 or record.stop():
                 break
-            _, values, gradients = ledger.slopes(x, rows, self.candidates - 1)
-            good = ledger.finite(gradients, rows, step)
+            _, values, gradients = record.class_gradients(x, rows, self.candidates - 1)
+            good = record.finite(gradients, rows, step)
             if not bool(good.all()):
                 kept = good.nonzero().squeeze(1)
                 rows, x0, x, values, gradients = rows[kept], x0[kept], x[kept], values[kept], gradients[kept]
@@ -93,16 +94,16 @@ class FAB:
             weight = column((near / (near + far)).clamp(max=self.alpha), x)
             x = (1 - weight) * (x + self.eta * from_x) + weight * (x0 + self.eta * from_clean)
             x = x.clamp(0, 1)
-            evaluation = ledger.score(x, rows, step + 1)
+            evaluation = record.score(x, rows, step + 1)
             x = torch.where(column(evaluation.success, x), x0 + self.beta * (x - x0), x)
-            ledger.steps_done += 1
-            ledger.report(restart * self.steps + step + 1, restart=restart, total=self.restarts * self.steps)
+            record.steps_done += 1
+            record.report(step + 1, restart=restart, restarts=self.restarts)
 
     def _random_start(
-        self, problem: Problem, ledger: NearestLedger, rows: torch.Tensor, norm: str, seed: int, restart: int
+        self, problem: Problem, record: SearchRecord, rows: torch.Tensor, norm: str, seed: int, restart: int
     ) -> torch.Tensor:
         x0 = problem.region.centre[rows]
-        radius = torch.minimum(ledger.norm[rows], problem.region.epsilon[rows].flatten()) / 2
+        radius = torch.minimum(record.best.distance[rows], problem.region.epsilon[rows].flatten()) / 2
         generators = sample_generators(seed, [problem.ids[row] for row in rows.tolist()], restart)
         if norm == "linf":
             noise = [2 * torch.rand(x0.shape[1:], generator=g, dtype=x0.dtype) - 1 for g in generators]
@@ -111,19 +112,19 @@ class FAB:
         noise = torch.stack(noise).to(x0.device)
         return (x0 + column(radius / _size(noise, norm), x0) * noise).clamp(0, 1)
 
-    def _search_line(self, problem: Problem, ledger: NearestLedger, rows: torch.Tensor) -> None:
-        """Along the line from the clean image to the best: the regula falsi where values have signs, else bisection."""
-        rows = rows[ledger.norm[rows].isfinite()]
-        x0, best = problem.region.centre[rows], ledger.pixels[rows]
+    def _search_line(self, problem: Problem, record: SearchRecord, rows: torch.Tensor) -> None:
+        """Search the line from the clean image to the best: regula falsi where values have signs, else bisection."""
+        rows = rows[record.best.distance[rows].isfinite()]
+        x0, best = problem.region.centre[rows], record.best.examples[rows]
         low, high = torch.zeros(len(rows)).to(x0), torch.ones(len(rows)).to(x0)
-        low_value, high_value = problem.clean.value[rows], ledger.value[rows]
+        low_value, high_value = problem.clean.value[rows], record.best.value[rows]
         for _ in range(self.final):
-            if len(rows) == 0 or ledger.stop():
+            if len(rows) == 0 or record.stop():
                 break
             signed = (low_value < 0) & (high_value > 0)
             share = torch.where(signed, -low_value / (high_value - low_value).clamp(min=1e-30), 0.5)
             middle = low + (high - low) * share.clamp(0.05, 0.95)
-            evaluation = ledger.score(x0 + column(middle, x0) * (best - x0), rows)
+            evaluation = record.score(x0 + column(middle, x0) * (best - x0), rows)
             high, low = torch.where(evaluation.success, middle, high), torch.where(evaluation.success, low, middle)
             high_value = torch.where(evaluation.success, evaluation.value, high_value)
             low_value = torch.where(evaluation.success, low_value, evaluation.value)

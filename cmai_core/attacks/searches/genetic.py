@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from cmai_core.attacks.engine.ledger import Ledger
-from cmai_core.attacks.searches.gradient import Outcome, Problem
+from cmai_core.attacks.engine.problem import Outcome, Problem
+from cmai_core.attacks.engine.record import SearchRecord
 from cmai_core.options import flag, number, strict_options, whole
 from cmai_core.reporting import Watch
 from cmai_core.seeds import sample_generators
@@ -51,20 +51,20 @@ class Genetic:
         return {"search": "genetic"} | {name: getattr(self, name) for name in names}
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks all samples of the problem."""
+        """Attack all samples of the problem."""
         generations = (self.queries - self.population) // (self.population - 1)
-        ledger = Ledger(problem, watch, generations)
-        rows = ledger.unfooled() if self.stop_on_success else ledger.rows()
+        record = SearchRecord(problem, watch, generations)
+        rows = record.unfooled() if self.stop_on_success else record.rows()
         region = problem.region.select(rows)
         generators = sample_generators(seed, [problem.ids[row] for row in rows.tolist()], 0)
         stalled = plateaus = torch.zeros(len(rows), device=rows.device)
         people = fitness = best = None
         for generation in range(generations + 1):
-            if len(rows) == 0 or ledger.stop():
+            if len(rows) == 0 or record.stop():
                 break
             if people is None:
-                people = torch.stack([region.random(generators) for _ in range(self.population)], dim=1)
-                fitness = self._fitness(ledger, people, rows)
+                people = torch.stack([region.random_start(generators) for _ in range(self.population)], dim=1)
+                fitness = self._fitness(record, people, rows)
             else:
                 decay = 0.9**plateaus
                 mutation = (self.mutation * decay).clamp(min=min(0.1, self.mutation))
@@ -73,7 +73,7 @@ class Genetic:
                 elite = fitness.argmax(dim=1)
                 at = torch.arange(len(rows), device=rows.device)
                 people = torch.cat([people[at, elite].unsqueeze(1), children], dim=1)
-                new = self._fitness(ledger, children, rows)
+                new = self._fitness(record, children, rows)
                 fitness = torch.cat([fitness[at, elite].unsqueeze(1), new], dim=1)
             top = fitness.amax(dim=1)
             if best is not None:
@@ -81,20 +81,20 @@ class Genetic:
                 plateaus = plateaus + (stalled >= self.patience)
                 stalled = torch.where(stalled >= self.patience, 0.0, stalled)
             best = top
-            ledger.objective_trace[generation, rows] = ledger.value[rows]
-            ledger.steps_done = generation
-            ledger.report(generation)
-            keep = ~ledger.success[rows]
+            record.objective_trace[generation, rows] = record.best.value[rows]
+            record.steps_done = generation
+            record.report(generation)
+            keep = ~record.best.success[rows]
             if self.stop_on_success and not bool(keep.all()):
                 kept = keep.nonzero().squeeze(1)
                 rows, region, people, fitness = rows[kept], region.select(kept), people[kept], fitness[kept]
                 stalled, plateaus, best = stalled[kept], plateaus[kept], best[kept]
                 generators = [generators[k] for k in kept.tolist()]
-        return ledger.outcome()
+        return record.outcome()
 
     @staticmethod
-    def _fitness(ledger: Ledger, people: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        return ledger.score_many(people, rows).value.nan_to_num(nan=-1e30)
+    def _fitness(record: SearchRecord, people: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return record.score_many(people, rows).value.nan_to_num(nan=-1e30)
 
     def _children(self, region, people, fitness, generators, mutation, span) -> torch.Tensor:
         count, many = fitness.shape

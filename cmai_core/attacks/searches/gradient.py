@@ -7,15 +7,15 @@ universal perturbation by batch gradients, Shafahi et al. 2020, alg. 1; adversar
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from cmai_core.attacks.engine.evaluator import Evaluation, Evaluator
+from cmai_core.attacks.engine.best import BestTracker, SharedTracker, column
+from cmai_core.attacks.engine.evaluator import Evaluation
+from cmai_core.attacks.engine.problem import Outcome, Problem
+from cmai_core.attacks.engine.record import SearchRecord, Through, clean_success
 from cmai_core.attacks.engine.transforms import InputTransform
-from cmai_core.attacks.threats.image import LinfRegion, Region
 from cmai_core.errors import OptionError
 from cmai_core.options import flag, number, one_of, strict_options, whole
 from cmai_core.reporting import Watch
@@ -24,54 +24,6 @@ from cmai_core.seeds import sample_generators
 KEEP = ("best", "last")
 STARTS = ("uniform", "sign")
 PRECISIONS = ("float32", "bfloat16")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What a search works on: the allowed region, sample ids, the evaluator, and the clean images' scores."""
-
-    region: Region
-    ids: Sequence[str]
-    evaluator: Evaluator
-    clean: Evaluation
-
-    def select(self, rows: torch.Tensor) -> Problem:
-        """The same for some of the samples (int64 indices)."""
-        clean = (self.clean.value, self.clean.consistency, self.clean.success)
-        picked = Evaluation(*(None if item is None else item[rows] for item in clean))
-        ids = [self.ids[row] for row in rows.tolist()]
-        return Problem(self.region.select(rows), ids, self.evaluator.select(rows), picked)
-
-
-@dataclass
-class Outcome:
-    """What a search found. Tensors on the device; N samples, S steps.
-
-    Attributes:
-        pixels: N×3×H×W.
-        objective_trace, consistency_trace: (S+1)×N; row k is the iterate after k steps of the restart that was kept,
-            NaN where none was scored. The second is None without texts.
-        forwards, backwards: passes spent by the search on each sample.
-        bad_step: int64 N; the step at which a gradient was not finite, −1 where all were.
-        steps_done: steps taken over all restarts; cancelled: whether it ended early because it was told to.
-        last_unscored: `pixels` are the last iterate and were not scored: the last row of the traces is still NaN.
-        minimum, minimum_norm: of a minimum-norm search: the closest adversarial images, whatever ε, and their distance
-            (inf where none was found).
-        universal: 3×H×W, the one perturbation of a universal search (the patch's content under a patch threat).
-    """
-
-    pixels: torch.Tensor
-    objective_trace: torch.Tensor
-    consistency_trace: torch.Tensor | None
-    forwards: torch.Tensor
-    backwards: torch.Tensor
-    bad_step: torch.Tensor
-    steps_done: int
-    cancelled: bool
-    last_unscored: bool = False
-    minimum: torch.Tensor | None = None
-    minimum_norm: torch.Tensor | None = None
-    universal: torch.Tensor | None = None
 
 
 @strict_options
@@ -160,7 +112,7 @@ class GradientSearch:
             )
 
     def describe(self) -> dict:
-        """Plain values for reports (micro_batch is left out: it does not change the result)."""
+        """Return plain values for reports (micro_batch is left out: it does not change the result)."""
         names = ("steps", "step_size", "random_start", "restarts", "momentum", "keep", "stop_on_success")
         plain = {"search": "gradient"} | {name: getattr(self, name) for name in names}
         usual = {"step_scale": 2.5, "start": "uniform", "start_scale": 1.0, "eot": 1, "universal": False}
@@ -169,318 +121,245 @@ class GradientSearch:
         return plain if self.transform is None else plain | self.transform.describe()
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks all samples of the problem. The model is expected at rest (`evaluator.at_rest`)."""
-        kept = _Kept(problem, self)
-        for restart in range(self.restarts):
-            _Climb(self, problem, kept, restart, watch).run(seed)
-            if kept.outcome.cancelled:
+        """Attack all samples of the problem. The model is expected in evaluation mode."""
+        tracker = SharedTracker if self.universal else BestTracker
+        kind = _SharedRestart if self.universal else _Restart
+        best = tracker(problem.region.centre.clone(), problem.clean.value, clean_success(problem))
+        record = SearchRecord(problem, watch, self.steps, best)
+        settled = torch.zeros_like(best.success)  # successes of a restart: none is given up for a later one
+        universal = last_unscored = None
+        for index in range(self.restarts):
+            restart = kind(self, problem, record, index, seed)
+            restart.run()
+            found = restart.record.best
+            taken = best.improves(found.value, found.success) & ~settled
+            if self.keep == "last":
+                taken, last_unscored = torch.ones_like(taken), restart.finished
+            if self.universal and bool(taken.all()):
+                universal = restart.best_content
+            best.put(found.examples, found.value, found.success, taken)
+            if not self.universal:
+                settled = best.success & (taken | settled)
+            record.take_traces(restart.record, torch.ones_like(taken) if index == 0 else taken)
+            if record.cancelled:
                 break
-        return kept.outcome
+        outcome = record.outcome()
+        outcome.universal, outcome.last_unscored = universal, bool(last_unscored)
+        return outcome
 
 
-class _Kept:
-    """The best over restarts so far, beginning with the clean images."""
+class _Restart:
+    """One ascent from one start.
 
-    def __init__(self, problem: Problem, search: GradientSearch):
-        centre = problem.region.centre
-        count, device = len(centre), centre.device
-        self.value = problem.clean.value
-        self.success = problem.clean.success
-        if self.success is None:
-            self.success = torch.zeros(count, dtype=torch.bool, device=device)
-        zeros = torch.zeros(count, dtype=torch.int64, device=device)
-        trace = torch.full((search.steps + 1, count), torch.nan, dtype=self.value.dtype, device=device)
-        self.from_clean = torch.ones(count, dtype=torch.bool, device=device)
-        self.outcome = Outcome(
-            pixels=centre,
-            objective_trace=trace,
-            consistency_trace=None if problem.clean.consistency is None else trace.clone(),
-            forwards=zeros,
-            backwards=zeros.clone(),
-            bad_step=zeros - 1,
-            steps_done=0,
-            cancelled=False,
-        )
+    Attributes:
+        rows: the samples that are still moved; `point`, `region`, `velocity` and `moving` hold these only.
+        point: where they are: images N×3×H×W. moving: whose gradients have been finite.
+        record: best and traces of this restart. finished: whether it took its last step.
+    """
 
-    def merge(self, climb: _Climb) -> None:
-        """Takes over what a restart found where it is better: a new success, or more objective while there is none."""
-        outcome = self.outcome
-        if climb.search.universal:
-            replace = _better_for_all(climb.best_success, self.success, climb.best_value, self.value)
-            if climb.restart == 0 and climb.search.keep == "last":
-                replace = torch.ones_like(replace)
-            if bool(replace.all()):
-                outcome.universal = climb.best_shared
-        else:
-            higher = (climb.best_value > self.value) | (self.value.isnan() & ~climb.best_value.isnan())
-            same = climb.best_success == self.success
-            replace = (climb.best_success & ~self.success) | (same & higher & (~self.success | self.from_clean))
-        outcome.pixels = torch.where(_column(replace, climb.best_pixels), climb.best_pixels, outcome.pixels)
-        self.value = torch.where(replace, climb.best_value, self.value)
-        self.success = torch.where(replace, climb.best_success, self.success)
-        show = replace if climb.restart else torch.ones_like(replace)
-        self.from_clean = self.from_clean & ~replace
-        outcome.objective_trace = torch.where(show, climb.objective_trace, outcome.objective_trace)
-        if climb.consistency_trace is not None:
-            outcome.consistency_trace = torch.where(show, climb.consistency_trace, outcome.consistency_trace)
-
-
-class _Climb:
-    """One restart. `rows` are the samples still climbing (None: all); x, region and velocity hold these only."""
-
-    def __init__(self, search: GradientSearch, problem: Problem, kept: _Kept, restart: int, watch: Watch):
-        self.search, self.problem, self.kept, self.restart, self.watch = search, problem, kept, restart, watch
-        centre = problem.region.centre
-        count, device, dtype = len(centre), centre.device, problem.clean.value.dtype
-        self.region = problem.region
-        self.rows: torch.Tensor | None = None
-        self.best_pixels = centre
-        self.best_value = torch.full((count,), -torch.inf, dtype=dtype, device=device)
-        self.best_success = torch.zeros(count, dtype=torch.bool, device=device)
-        self.objective_trace = torch.full((search.steps + 1, count), torch.nan, dtype=dtype, device=device)
-        self.consistency_trace = None if problem.clean.consistency is None else self.objective_trace.clone()
-        self.alive = torch.ones(count, dtype=torch.bool, device=device)
+    def __init__(self, search: GradientSearch, problem: Problem, whole: SearchRecord, index: int, seed: int):
+        self.search, self.problem, self.whole, self.index, self.seed = search, problem, whole, index, seed
+        self.region, self.rows = problem.region, whole.rows()
+        self.record = whole.restart(self._nothing())
+        self.moving = torch.ones(whole.count, dtype=torch.bool, device=self.rows.device)
         self.velocity: torch.Tensor | None = None
+        self.finished = False
         criterion = problem.evaluator.criterion
         self.ask = criterion is not None and (criterion.stepwise or search.stop_on_success or search.universal)
-        self.shared: torch.Tensor | None = None
-        self.best_shared: torch.Tensor | None = None
-        self.generators: list[torch.Generator] = []
-
-    def _start(self, seed: int) -> torch.Tensor:
-        """The first iterate."""
-        search, region, ids = self.search, self.region, self.problem.ids
-        centre = region.centre
         if search.transform is not None:
-            self.generators = sample_generators(seed, [f"{i}/transform" for i in ids], self.restart)
-        if search.universal:
-            self.shared = torch.zeros_like(centre[:1])
-            if search.random_start:
-                (generator,) = sample_generators(seed, ["/universal"], self.restart)
-                uniform = torch.rand(centre.shape[1:], generator=generator, dtype=centre.dtype).to(centre.device)
-                reach = search.start_scale * region.reach[:1]
-                self.shared = self._first.shrink(reach * (2 * uniform - 1).unsqueeze(0))
-            self.best_shared = region.content(self.shared)[0]
-            return region.compose(self.shared)
+            self.generators = sample_generators(seed, [f"{i}/transform" for i in problem.ids], index)
+        self.point = self.start()
+
+    def run(self) -> None:
+        """Ascend: gradient, momentum, step, projection."""
+        search = self.search
+        if search.stop_on_success:
+            self.drop(self.whole.best.success)
+        for step in range(search.steps + 1):
+            x = self.images()
+            if self.ended(step):
+                break
+            evaluation, gradient = self.value_and_grad(x, step)
+            self.report(x, step)
+            if search.stop_on_success:
+                gradient = self.drop(evaluation.success, gradient)
+            if gradient is not None and len(self.rows):
+                gradient = self.normalize(self.finite(gradient, step))
+                self.point = self.project(self.point + self.step_size() * self.direction(gradient))
+                self.whole.steps_done = self.index * search.steps + step + 1
+        self.conclude(x)
+
+    # The hooks of the loop
+
+    def start(self) -> torch.Tensor:
+        """Return the first iterate."""
+        search, region = self.search, self.region
+        centre = region.centre
         if not search.random_start:
-            return centre
-        generators = sample_generators(seed, ids, self.restart)
+            return centre.clone()
+        generators = sample_generators(self.seed, self.problem.ids, self.index)
         if search.start == "sign":
             draws = [torch.randn(centre.shape[1:], generator=g, dtype=centre.dtype).sign() for g in generators]
             point = centre + region.epsilon * torch.stack(draws).to(centre.device)
         else:
-            point = region.random(generators)
+            point = region.random_start(generators)
             if search.start_scale == 1:
                 return point
         return region.project(centre + search.start_scale * (point - centre))
 
-    @functools.cached_property
-    def _first(self) -> Region:
-        """The first sample's region: one ε for all."""
-        region = self.problem.region
-        return region.select(torch.zeros(1, dtype=torch.int64, device=region.centre.device))
+    def images(self) -> torch.Tensor:
+        """Return the iterates as images."""
+        return self.point
 
-    def run(self, seed: int) -> None:
-        search, watch = self.search, self.watch
-        self.x = self._start(seed)
-        if search.stop_on_success:
-            self._drop(self.kept.success)
-        finished = False
-        for step in range(search.steps + 1):
-            if len(self.x) == 0:  # every sample has succeeded
-                break
-            if watch.cancelled:
-                self.kept.outcome.cancelled = True
-                break
-            finished = step == search.steps
-            if finished and search.keep == "last":
-                self.kept.outcome.last_unscored = True
-                break
-            evaluation, gradient = self._pass(step, climb=not finished)
-            self._record(step, evaluation)
-            self._report(step)
-            if search.stop_on_success:
-                gradient = self._drop(evaluation.success, gradient)
-            if not finished and len(self.x):
-                self._advance(step, gradient)
-                self.kept.outcome.steps_done = self.restart * search.steps + step + 1
-            watch.pace(self.x.device)
-        if search.keep == "last":
-            self._take_last()
-        elif self.problem.evaluator.criterion is not None and not self.ask:
-            self._judge(finished)
-        self.kept.merge(self)
+    def value_and_grad(self, x: torch.Tensor, step: int) -> tuple[Evaluation, torch.Tensor | None]:
+        """Score the iterates, keep the best, and take their gradients (None after the last step)."""
+        search, record, rows = self.search, self.record, self.rows
+        asked = {"success": self.ask, "offer": search.keep == "best"}
+        last, plain = step == search.steps, search.transform is None
+        if last:
+            return record.score(x, rows, step, passes=search.eot if plain else 1, **asked), None
+        averaged = {"passes": search.eot, "precision": search.precision}
+        if plain:
+            return record.value_and_grad(x, rows, step, **asked, **averaged)
+        unseen = {"success": False, "offer": False}
+        gradient = record.value_and_grad(x, rows, draw=self.transformation, **unseen, **averaged)[1]
+        return record.score(x, rows, step, **asked), gradient
 
-    def _pass(self, step: int, climb: bool) -> tuple[Evaluation, torch.Tensor | None]:
-        evaluator, transform = self.problem.evaluator, self.search.transform
-        plain = transform is None
-        evaluations: list[Evaluation] = []
-        gradient = None
-        for _ in range(self.search.eot if climb or plain else 0):
-            self._count(self.kept.outcome.forwards, evaluator.forward_cost)
-            if not climb:
-                evaluations.append(evaluator.score(self.x, self.rows, success=self.ask))
-                continue
-            self._count(self.kept.outcome.backwards, evaluator.backward_cost)
-            asked = {"success": self.ask and plain, "precision": self.search.precision}
-            evaluation, slope = evaluator.climb(self.x, self.rows, through=self._through(), **asked)
-            gradient = slope if gradient is None else gradient + slope
-            evaluations.append(evaluation)
-        if gradient is not None and self.search.eot > 1:
-            gradient = gradient / self.search.eot
-        if not plain:
-            self._count(self.kept.outcome.forwards, evaluator.forward_cost)
-            evaluations = [evaluator.score(self.x, self.rows, success=self.ask)]
-        return _mean_evaluation(evaluations), gradient
+    def finite(self, gradient: torch.Tensor, step: int) -> torch.Tensor:
+        """Return the gradient, 0 for samples that had one, or a value, that was not finite: these stand still."""
+        finite = gradient.flatten(1).sum(dim=1).isfinite() & self.record.objective_trace[step, self.rows].isfinite()
+        self.moving = self.moving & self.record.good(finite, self.rows, step)
+        return gradient if self.all_move else torch.where(column(self.moving, gradient), gradient, 0.0)
 
-    def _through(self) -> Callable[[torch.Tensor, slice], torch.Tensor] | None:
-        """One draw of the transformation for every sample still climbing."""
-        transform = self.search.transform
-        if transform is None:
-            return None
-        rows = range(len(self.generators)) if self.rows is None else self.rows.tolist()
-        drawn = transform.draw([self.generators[row] for row in rows], self.x)
-        return lambda x, span: transform.apply(x, drawn[span])
+    def normalize(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Return the direction of ascent: the gradient, or its running sum (MI-FGSM)."""
+        if not self.search.momentum:
+            return gradient
+        scale = self.region.gradient_size(gradient).nan_to_num(nan=1.0, posinf=1.0)
+        unit = gradient / column(scale.clamp(min=torch.finfo(scale.dtype).tiny), gradient)
+        self.velocity = unit if self.velocity is None else self.search.momentum * self.velocity + unit
+        return self.velocity
 
-    def _count(self, counter: torch.Tensor, cost: int) -> None:
-        if self.rows is None:
-            counter += cost
-        else:
-            counter[self.rows] += cost
+    def step_size(self) -> float | torch.Tensor:
+        """Return the length of a step: a number, or N×1×1×1."""
+        search = self.search
+        return search.step_scale * self.region.reach / search.steps if search.step_size is None else search.step_size
 
-    def _record(self, step: int, evaluation: Evaluation) -> None:
-        """Writes the traces and keeps the iterate where it is the best so far: success first, then the objective."""
-        at = slice(None) if self.rows is None else self.rows
-        self.objective_trace[step, at] = evaluation.value
-        if self.consistency_trace is not None:
-            self.consistency_trace[step, at] = evaluation.consistency
-        if self.search.keep == "last":
-            return
-        old_value, old_success = self.best_value[at], self.best_success[at]
-        success = torch.zeros_like(old_success) if evaluation.success is None else evaluation.success
-        if self.search.universal:
-            better = _better_for_all(success, old_success, evaluation.value, old_value)
-            if self.best_shared is None or bool(better.all()):
-                self.best_shared = self.region.content(self.shared)[0]
-        else:
-            better = (success & ~old_success) | ((success == old_success) & (evaluation.value > old_value))
-        pixels = torch.where(_column(better, self.x), self.x, self.best_pixels[at])
-        value = torch.where(better, evaluation.value, old_value)
-        success = torch.where(better, success, old_success)
-        if self.rows is None:
-            self.best_pixels, self.best_value, self.best_success = pixels, value, success
-        else:
-            # New tensors, since the old ones may have been sent to a listener.
-            self.best_pixels = self.best_pixels.index_copy(0, at, pixels)
-            self.best_value = self.best_value.index_copy(0, at, value)
-            self.best_success = self.best_success.index_copy(0, at, success)
+    def direction(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Return the steepest step of unit length."""
+        return self.region.steepest_step(gradient, self.point)
 
-    def _advance(self, step: int, gradient: torch.Tensor) -> None:
-        search, region = self.search, self.region
-        at = slice(None) if self.rows is None else self.rows
-        row = self.objective_trace[step, at]
-        finite = gradient.flatten(1).sum(dim=1).isfinite() & row.isfinite()
-        bad = self.kept.outcome.bad_step
-        bad[at] = torch.where(self.alive & ~finite & (bad[at] < 0), step, bad[at])
-        self.alive = self.alive & finite
-        # Asking costs nothing on a CPU, and spares two passes over the pixels; elsewhere it would wait for the device.
-        everyone = self.x.device.type == "cpu" and bool(self.alive.all())
-        if not everyone:
-            alive = _column(self.alive, self.x)
-            gradient = torch.where(alive, gradient, 0.0)
-        if search.universal:
-            gradient = gradient.sum(dim=0, keepdim=True)
-        if search.momentum:
-            flat = gradient.flatten(1)
-            scale = flat.abs().mean(dim=1) if isinstance(region, LinfRegion) else flat.norm(dim=1)
-            scale = scale.nan_to_num(nan=1.0, posinf=1.0).clamp(min=torch.finfo(scale.dtype).tiny)
-            unit = gradient / _column(scale, gradient)
-            self.velocity = unit if self.velocity is None else search.momentum * self.velocity + unit
-            gradient = self.velocity
-        length = search.step_scale * region.reach / search.steps if search.step_size is None else search.step_size
-        if search.universal:
-            length = length if search.step_size is not None else length[:1]
-            self.shared = self._first.shrink(self.shared + length * self._first.direction(gradient))
-            self.x = region.compose(self.shared)
-            return
-        moved = region.project(self.x + length * region.direction(gradient))
-        self.x = moved if everyone else torch.where(alive, moved, self.x)
+    def project(self, point: torch.Tensor) -> torch.Tensor:
+        """Bring iterates back into the region; samples that stand still stay where they are."""
+        moved = self.region.project(point)
+        return moved if self.all_move else torch.where(column(self.moving, moved), moved, self.point)
 
-    def _drop(self, success: torch.Tensor, gradient: torch.Tensor | None = None) -> torch.Tensor | None:
-        """Leaves out the samples that have succeeded; returns the others' gradient."""
+    # Around it
+
+    @property
+    def all_move(self) -> bool:
+        """Whether no sample stands still, as far as that can be known without waiting for a device."""
+        return self.moving.device.type == "cpu" and bool(self.moving.all())
+
+    def ended(self, step: int) -> bool:
+        """Tell whether there is nothing more to do; remembers whether it is because all steps have been taken."""
+        if len(self.rows) == 0 or self.whole.stop():
+            return True
+        self.finished = step == self.search.steps
+        return self.finished and self.search.keep == "last"
+
+    def drop(self, success: torch.Tensor, gradient: torch.Tensor | None = None) -> torch.Tensor | None:
+        """Leave out the samples that have succeeded; return the gradient of the others."""
         keep = (~success).nonzero().squeeze(1)
         if len(keep) == len(success):
             return gradient
-        self.rows = keep if self.rows is None else self.rows[keep]
-        self.x, self.region, self.alive = self.x[keep], self.region.select(keep), self.alive[keep]
+        self.rows, self.point, self.moving = self.rows[keep], self.point[keep], self.moving[keep]
+        self.region = self.region.select(keep)
         self.velocity = None if self.velocity is None else self.velocity[keep]
         return None if gradient is None else gradient[keep]
 
-    def _take_last(self) -> None:
-        """keep="last": the last iterate stands, whatever it scored (also where the search was cancelled)."""
-        self.best_pixels = self.x
-        self.best_shared = None if self.shared is None else self.region.content(self.shared)[0]
-        self.best_value = torch.full_like(self.best_value, torch.inf)
-        self.best_success = torch.ones_like(self.best_success)
+    def transformation(self) -> Through:
+        """Draw the transformation of every sample that is still moved."""
+        transform = self.search.transform
+        drawn = transform.draw([self.generators[row] for row in self.rows.tolist()], self.point)
+        return lambda x, span: transform.apply(x, drawn[span])
 
-    def _judge(self, finished: bool) -> None:
-        """A criterion too dear for every step: asked of the best iterate, and of the last one where the best fails."""
-        evaluator, counter = self.problem.evaluator, self.kept.outcome.forwards
-        counter += evaluator.forward_cost
-        best = evaluator.score(self.best_pixels)
-        self.best_success = best.success
-        if finished:
-            counter += evaluator.forward_cost
-            last = evaluator.score(self.x)
-            replace = last.success & ~best.success
-            self.best_pixels = torch.where(_column(replace, self.x), self.x, self.best_pixels)
-            self.best_value = torch.where(replace, last.value, self.best_value)
-            self.best_success = best.success | last.success
+    def conclude(self, x: torch.Tensor) -> None:
+        """Settle the best: the last iterate where that was asked for, whatever it scored."""
+        best, everyone = self.record.best, torch.ones_like(self.record.best.success)
+        if self.search.keep == "last":
+            best.put(x, best.value, best.success, everyone)
+        elif self.problem.evaluator.criterion is not None and not self.ask:
+            self.judge(x)
 
-    def _report(self, step: int) -> None:
-        search = self.search
-        end = step == search.steps and self.restart == search.restarts - 1
+    def judge(self, x: torch.Tensor) -> None:
+        """Ask a criterion that is too costly for every step: of the best, and of the last where the best fails."""
+        record, best, everyone = self.record, self.record.best, self.whole.rows()
+        best.success = record.score(best.examples, everyone, offer=False).success
+        if self.finished:
+            last = record.score(x, everyone, offer=False)
+            best.put(x, last.value, last.success, last.success & ~best.success)
 
-        def data() -> dict:
-            pixels = self.x if self.rows is None else self.best_pixels.index_copy(0, self.rows, self.x)
-            consistency = None if self.consistency_trace is None else self.consistency_trace[: step + 1]
-            return {
-                "step": step,
-                "restart": self.restart,
-                "objective": self.objective_trace[: step + 1],
-                "consistency": consistency,
-                "pixels": pixels,
-            }
+    def report(self, x: torch.Tensor, step: int) -> None:
+        """Send progress with the iterates as they are."""
+        restarts = self.search.restarts
+        stage = f"restart {self.index + 1} of {restarts}" if restarts > 1 else "attacking"
+        shown = x if len(self.rows) == self.whole.count else self.record.best.examples.index_copy(0, self.rows, x)
+        self.record.report(step, restart=self.index, restarts=restarts, stage=stage, pixels=shown)
 
-        stage = f"restart {self.restart + 1} of {search.restarts}" if search.restarts > 1 else "attacking"
-        done, total = self.restart * search.steps + step, search.restarts * search.steps
-        self.watch.report(done, total, stage, data, force=end or (step == 0 and self.restart == 0))
+    def _nothing(self) -> BestTracker:
+        """Return a best that every iterate beats."""
+        clean = self.problem.clean.value
+        lowest = torch.full_like(clean, -torch.inf)
+        return BestTracker(self.region.centre, lowest, torch.zeros_like(clean, dtype=torch.bool))
 
 
-def _better_for_all(
-    success: torch.Tensor, old_success: torch.Tensor, value: torch.Tensor, old_value: torch.Tensor
-) -> torch.Tensor:
-    """For one perturbation of all: more samples succeed, or as many with a higher mean. All True or all False."""
-    gained = success.sum() - old_success.sum()
-    higher = value.nan_to_num(nan=-torch.inf).mean() > old_value.nan_to_num(nan=-torch.inf).mean()
-    return ((gained > 0) | ((gained == 0) & higher)).expand(len(success))
+class _SharedRestart(_Restart):
+    """One ascent of one perturbation for all samples, raised by the sum of their gradients.
 
+    `point` is that perturbation, 1×3×H×W. `best_content`: the best so far, 3×H×W, as it is handed out.
+    """
 
-def _mean_evaluation(evaluations: list[Evaluation]) -> Evaluation:
-    if len(evaluations) == 1:
-        return evaluations[0]
+    def start(self) -> torch.Tensor:
+        search, region = self.search, self.region
+        centre = region.centre
+        self.first = region.select(torch.zeros(1, dtype=torch.int64, device=centre.device))  # one ε for all
+        point = torch.zeros_like(centre[:1])
+        if search.random_start:
+            (generator,) = sample_generators(self.seed, ["/universal"], self.index)
+            uniform = torch.rand(centre.shape[1:], generator=generator, dtype=centre.dtype).to(centre.device)
+            reach = search.start_scale * self.first.reach
+            point = self.first.shrink(reach * (2 * uniform - 1).unsqueeze(0))
+        self.best_content = region.content(point)[0]
+        return point
 
-    def stacked(name: str) -> torch.Tensor | None:
-        values = [getattr(evaluation, name) for evaluation in evaluations]
-        return None if values[0] is None else torch.stack(values)
+    def images(self) -> torch.Tensor:
+        return self.region.compose(self.point)
 
-    consistency, success = stacked("consistency"), stacked("success")
-    return Evaluation(
-        stacked("value").mean(dim=0),
-        None if consistency is None else consistency.mean(dim=0),
-        None if success is None else success.double().mean(dim=0) > 0.5,
-    )
+    def value_and_grad(self, x: torch.Tensor, step: int) -> tuple[Evaluation, torch.Tensor | None]:
+        found = super().value_and_grad(x, step)
+        if self.record.best.taken:
+            self.best_content = self.region.content(self.point)[0]
+        return found
 
+    def finite(self, gradient: torch.Tensor, step: int) -> torch.Tensor:
+        return super().finite(gradient, step).sum(dim=0, keepdim=True)
 
-def _column(flags: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return flags.view(-1, *[1] * (like.dim() - 1))
+    def step_size(self) -> float | torch.Tensor:
+        length = super().step_size()
+        return length if self.search.step_size is not None else length[:1]
+
+    def direction(self, gradient: torch.Tensor) -> torch.Tensor:
+        return self.first.steepest_step(gradient)
+
+    def project(self, point: torch.Tensor) -> torch.Tensor:
+        return self.first.shrink(point)
+
+    def conclude(self, x: torch.Tensor) -> None:
+        super().conclude(x)
+        if self.search.keep == "last":
+            self.best_content = self.region.content(self.point)[0]
+
+    def _nothing(self) -> BestTracker:
+        plain = super()._nothing()
+        return SharedTracker(plain.examples, plain.value, plain.success)

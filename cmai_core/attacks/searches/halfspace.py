@@ -8,7 +8,7 @@ import torch
 def step_across(
     point: torch.Tensor, normal: torch.Tensor, rise: torch.Tensor, norm: str, lower: float = 0.0, upper: float = 1.0
 ) -> torch.Tensor:
-    """The shortest δ with normal·δ = rise and point + δ within [lower, upper]; the box's nearest corner if none is.
+    """Return the shortest δ with normal·δ = rise and point + δ within the box, or its nearest corner if there is none.
 
     Minimises ‖δ‖ exactly: every coordinate moves in its useful direction by min(t·s, room), with s = 1 (linf) or
     |normal| (l2), and t solves a piecewise linear equation whose breakpoints are sorted.

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from cmai_core.attacks.engine.ledger import NearestLedger, column
+from cmai_core.attacks.engine.best import column
+from cmai_core.attacks.engine.problem import Outcome, Problem
+from cmai_core.attacks.engine.record import SearchRecord
 from cmai_core.attacks.searches.deepfool import length_norm
-from cmai_core.attacks.searches.gradient import Outcome, Problem
 from cmai_core.options import number, strict_options, whole
 from cmai_core.reporting import Watch
 from cmai_core.seeds import sample_generators
@@ -50,75 +51,75 @@ class HopSkipJump:
         return {"search": "hopskipjump"} | {name: getattr(self, name) for name in names}
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks all samples of the problem."""
+        """Attack all samples of the problem."""
         norm = length_norm(problem.region, "HopSkipJump")
         size = problem.region.centre[0].numel()
         theta = self.gamma / (size * (math.sqrt(size) if norm == "l2" else size))
         halvings = max(1, math.ceil(math.log2(1 / theta)))
-        ledger = NearestLedger(problem, watch, self._iterations(halvings))
-        walk = _Walk(self, problem, ledger, norm, theta, halvings, seed)
+        record = SearchRecord.of_nearest(problem, watch, self._iterations(halvings))
+        walk = _Walk(self, problem, record, norm, theta, halvings, seed)
         walk.begin()
-        for iteration in range(ledger.steps):
+        for iteration in range(record.steps):
             if not walk.hop(iteration):
                 break
-            ledger.steps_done = iteration + 1
-            ledger.report(iteration + 1)
-        return ledger.outcome()
+            record.steps_done = iteration + 1
+            record.report(iteration + 1)
+        return record.outcome()
 
     def _iterations(self, halvings: int) -> int:
-        """How many iterations the budget can pay for at most."""
+        """Return how many iterations the budget can pay for at most."""
         left, count = self.queries - 1 - halvings, 0
         while (left := left - self.cost(count, halvings)) >= 0:
             count += 1
         return max(1, count)
 
     def samples(self, iteration: int) -> int:
-        """Queries of an iteration's estimate."""
+        """Return the queries of an iteration's estimate."""
         return min(int(self.first * math.sqrt(iteration + 1)), self.most)
 
     def cost(self, iteration: int, halvings: int) -> int:
-        """The least an iteration may cost: the estimate, one step, the bisection."""
+        """Return the least an iteration may cost: the estimate, one step, the bisection."""
         return self.samples(iteration) + 1 + halvings
 
 
 class _Walk:
     """The samples on their way. `rows` are those that have a start and can pay for another iteration."""
 
-    def __init__(self, search: HopSkipJump, problem: Problem, ledger: NearestLedger, norm, theta, halvings, seed):
-        self.search, self.problem, self.ledger = search, problem, ledger
+    def __init__(self, search: HopSkipJump, problem: Problem, record: SearchRecord, norm, theta, halvings, seed):
+        self.search, self.problem, self.record = search, problem, record
         self.norm, self.theta, self.halvings = norm, theta, halvings
-        self.rows = ledger.unfooled()
+        self.rows = record.unfooled()
         self.generators = sample_generators(seed, problem.ids, 0)
         self.x = problem.region.centre[self.rows]
 
     def begin(self) -> None:
-        """A random picture that succeeds, brought to the boundary."""
-        search, ledger = self.search, self.ledger
+        """Find a random picture that succeeds, and bring it to the boundary."""
+        search, record = self.search, self.record
         missing = self.rows
         start = self.problem.region.centre.clone()
-        found = torch.zeros(ledger.count, dtype=torch.bool, device=start.device)
+        found = torch.zeros(record.count, dtype=torch.bool, device=start.device)
         # One query is left for the bisection's first step at least.
         for _ in range(min(search.tries, max(1, search.queries - self.halvings))):
-            if len(missing) == 0 or ledger.stop():
+            if len(missing) == 0 or record.stop():
                 break
             shape, dtype = start.shape[1:], start.dtype
             noise = [torch.rand(shape, generator=self.generators[row], dtype=dtype) for row in missing.tolist()]
             noise = torch.stack(noise).to(start.device)
-            success = ledger.score(noise, missing, offer=True).success
+            success = record.score(noise, missing, offer=True).success
             start[missing[success]] = noise[success]
             found[missing[success]] = True
             missing = missing[~success]
         self._keep(found[self.rows])
         self.x = start[self.rows]
         self._afford(self.halvings)
-        if len(self.rows) and not ledger.stop():
+        if len(self.rows) and not record.stop():
             self.x = self._bisect(self.x, self.rows)
 
     def hop(self, iteration: int) -> bool:
-        """One iteration; False when no sample can pay for it."""
-        search, ledger = self.search, self.ledger
+        """Do one iteration; return False when no sample can pay for it."""
+        search, record = self.search, self.record
         self._afford(search.cost(iteration, self.halvings))
-        if len(self.rows) == 0 or ledger.stop():
+        if len(self.rows) == 0 or record.stop():
             return False
         x0 = self.problem.region.centre[self.rows]
         distance = self._distance(self.x, x0)
@@ -130,25 +131,25 @@ class _Walk:
         length = distance / math.sqrt(iteration + 1)
         moved, landed = self.x.clone(), torch.zeros(len(self.rows), dtype=torch.bool, device=self.x.device)
         waiting = torch.arange(len(self.rows), device=self.x.device)
-        while len(waiting) and not ledger.stop():
+        while len(waiting) and not record.stop():
             step = (self.x[waiting] + column(length[waiting], self.x) * update[waiting]).clamp(0, 1)
-            success = ledger.score(step, self.rows[waiting]).success
+            success = record.score(step, self.rows[waiting]).success
             moved[waiting[success]] = step[success]
             landed[waiting[success]] = True
             waiting = waiting[~success]
             length[waiting] /= 2
             rows = self.rows[waiting]
-            able = (search.queries - ledger.forwards[rows] > self.halvings) & (length[waiting] > 1e-9)
+            able = (search.queries - record.forwards[rows] > self.halvings) & (length[waiting] > 1e-9)
             waiting = waiting[able]
-        if bool(landed.any()) and not ledger.stop():
+        if bool(landed.any()) and not record.stop():
             back = self._bisect(moved[landed], self.rows[landed])
             self.x = self.x.index_copy(0, landed.nonzero().squeeze(1), back)
-        ledger.objective_trace[iteration + 1, self.rows] = ledger.value[self.rows]
+        record.objective_trace[iteration + 1, self.rows] = record.best.value[self.rows]
         return True
 
     def _afford(self, price: int) -> None:
-        """Only those whose budget has room for `price` queries go on."""
-        self._keep(self.search.queries - self.ledger.forwards[self.rows] >= price)
+        """Go on only with those whose budget has room for `price` queries."""
+        self._keep(self.search.queries - self.record.forwards[self.rows] >= price)
 
     def _keep(self, flags: torch.Tensor) -> None:
         self.rows, self.x = self.rows[flags], self.x[flags]
@@ -158,15 +159,15 @@ class _Walk:
         return flat.abs().amax(dim=1) if self.norm == "linf" else flat.norm(dim=1)
 
     def _bisect(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """The nearest point that succeeds: on the line to the clean image (l2), or clamped to smaller balls (linf)."""
+        """Return the nearest point that succeeds: on the line to the clean image (l2) or in smaller balls (linf)."""
         x0 = self.problem.region.centre[rows]
         high = self._distance(x, x0) if self.norm == "linf" else torch.ones(len(rows)).to(x)
         low = torch.zeros_like(high)
         for _ in range(self.halvings):
-            if self.ledger.stop():
+            if self.record.stop():
                 break
             middle = (low + high) / 2
-            success = self.ledger.score(self._toward(x0, x, middle), rows).success
+            success = self.record.score(self._toward(x0, x, middle), rows).success
             high, low = torch.where(success, middle, high), torch.where(success, low, middle)
         return self._toward(x0, x, high)
 
@@ -177,7 +178,7 @@ class _Walk:
         return x0 + amount * (x - x0)
 
     def _normal(self, delta: torch.Tensor, samples: int) -> torch.Tensor:
-        """The boundary's normal, from which of many nearby pictures succeed (eq. 9 and 16), unit length."""
+        """Estimate the boundary's normal from which of many nearby pictures succeed (eq. 9 and 16), of unit length."""
         x = self.x
         draw = torch.randn if self.norm == "l2" else lambda *a, **k: 2 * torch.rand(*a, **k) - 1
         picked = [self.generators[row] for row in self.rows.tolist()]
@@ -186,7 +187,7 @@ class _Walk:
         width = delta.view(-1, 1, 1, 1, 1)
         near = (x.unsqueeze(1) + width * noise).clamp(0, 1)
         noise = (near - x.unsqueeze(1)) / width
-        success = self.ledger.score_many(near, self.rows).success
+        success = self.record.score_many(near, self.rows).success
         sign = torch.where(success, 1.0, -1.0).to(x)
         mean = sign.mean(dim=1, keepdim=True)
         weight = torch.where(mean.abs() == 1, sign, sign - mean)

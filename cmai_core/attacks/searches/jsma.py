@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from cmai_core.attacks.engine.ledger import Ledger
+from cmai_core.attacks.engine.problem import Outcome, Problem
+from cmai_core.attacks.engine.record import SearchRecord
 from cmai_core.attacks.objectives.classes import _ClassObjective
-from cmai_core.attacks.searches.gradient import Outcome, Problem
-from cmai_core.attacks.threats.image import L0Region
+from cmai_core.attacks.threats.regions.l0 import L0Region
 from cmai_core.options import number, one_of, strict_options, whole
 from cmai_core.reporting import Watch
 
@@ -36,7 +36,7 @@ class Saliency(_ClassObjective):
         aimed = target.unsqueeze(1)
         return scores.gather(1, aimed).squeeze(1) - scores.scatter(1, aimed, -torch.inf).amax(dim=1)
 
-    def heights(
+    def margins_from(
         self, scores: torch.Tensor, true: torch.Tensor, false: torch.Tensor, target: torch.Tensor | None
     ) -> torch.Tensor:
         own = scores.gather(1, target.unsqueeze(1))
@@ -79,28 +79,28 @@ class JSMA:
         return {"search": "jsma"} | {name: getattr(self, name) for name in ("theta", "direction", "top", "steps")}
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks all samples of the problem. Nothing is random."""
-        ledger = Ledger(problem, watch, self.steps)
-        rows = ledger.unfooled()
+        """Attack all samples of the problem. Nothing is random."""
+        record = SearchRecord(problem, watch, self.steps)
+        rows = record.unfooled()
         x = problem.region.centre[rows]
         for step in range(self.steps + 1):
-            if len(rows) == 0 or ledger.stop():
+            if len(rows) == 0 or record.stop():
                 break
             if step == self.steps:
-                ledger.score(x, rows, step)
-                ledger.report(step)
+                record.score(x, rows, step)
+                record.report(step)
                 break
-            evaluation, _, gradients = ledger.slopes(x, rows, None, step)
-            ledger.report(step)
-            good = ledger.finite(gradients, rows, step) & ~evaluation.success
+            evaluation, _, gradients = record.class_gradients(x, rows, None, step)
+            record.report(step)
+            good = record.finite(gradients, rows, step) & ~evaluation.success
             moved, found = self._move(problem.region.select(rows), x, gradients)
             keep = (good & found).nonzero().squeeze(1)
             rows, x = rows[keep], moved[keep]
-            ledger.steps_done = step + 1
-        return ledger.outcome()
+            record.steps_done = step + 1
+        return record.outcome()
 
     def _move(self, region: L0Region, x: torch.Tensor, gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The images with their best pair changed, and whether there was one."""
+        """Return the images with their best pair changed, and whether there was one."""
         count, positions = len(x), x[0, 0].numel()
         flat = x.flatten(1)
         alpha, beta = gradients[:, 0].flatten(1), gradients[:, 1].flatten(1)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from cmai_core.attacks.engine.ledger import Ledger, column
-from cmai_core.attacks.searches.gradient import Outcome, Problem
+from cmai_core.attacks.engine.best import column
+from cmai_core.attacks.engine.problem import Outcome, Problem
+from cmai_core.attacks.engine.record import SearchRecord
 from cmai_core.options import flag, number, one_of, strict_options, whole
 from cmai_core.reporting import Watch
 from cmai_core.seeds import sample_generators
@@ -58,7 +59,7 @@ class ScoreGradient:
         return {"search": "score-gradient"} | {name: getattr(self, name) for name in names}
 
     def plan(self) -> list[int]:
-        """Pairs of directions of each step: the first query is the start, and each step ends with one more."""
+        """Return the pairs of directions of each step; the first query is the start, each step ends with one more."""
         left, pairs = self.queries - 1, []
         while left >= 3:
             pairs.append(min(self.samples // 2, (left - 1) // 2))
@@ -66,43 +67,43 @@ class ScoreGradient:
         return pairs
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks all samples of the problem."""
+        """Attack all samples of the problem."""
         plan = self.plan()
-        ledger = Ledger(problem, watch, len(plan))
-        rows = ledger.unfooled() if self.stop_on_success else ledger.rows()
+        record = SearchRecord(problem, watch, len(plan))
+        rows = record.unfooled() if self.stop_on_success else record.rows()
         region = problem.region.select(rows)
         generators = sample_generators(seed, [problem.ids[row] for row in rows.tolist()], 0)
         x = region.centre
         if self.random_start and len(rows):
-            x = region.random(generators)
+            x = region.random_start(generators)
         first, second = torch.zeros_like(x), torch.zeros_like(x)
         for step in range(len(plan) + 1):
-            if len(rows) == 0 or ledger.stop():
+            if len(rows) == 0 or record.stop():
                 break
             if step:
-                slope = self._estimate(ledger, region, x, rows, generators, plan[step - 1])
+                slope = self._estimate(record, region, x, rows, generators, plan[step - 1])
                 length = region.reach / 5 if self.step_size is None else self.step_size
                 if self.update == "adam":
                     first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
                     scale = (second / (1 - 0.999**step)).sqrt() + 1e-8
                     x = region.project(x + length * (first / (1 - 0.9**step)) / scale)
                 else:
-                    x = region.project(x + length * region.direction(slope))
-                ledger.steps_done = step
-            ledger.score(x, rows, step)
-            ledger.report(step)
+                    x = region.project(x + length * region.steepest_step(slope, x))
+                record.steps_done = step
+            record.score(x, rows, step)
+            record.report(step)
             if self.stop_on_success:
-                keep = ~ledger.success[rows]
+                keep = ~record.best.success[rows]
                 if not bool(keep.all()):
                     kept = keep.nonzero().squeeze(1)
                     rows, x, region = rows[kept], x[kept], region.select(kept)
                     first, second = first[kept], second[kept]
                     generators = [generators[k] for k in kept.tolist()]
-        return ledger.outcome()
+        return record.outcome()
 
     def _estimate(
         self,
-        ledger: Ledger,
+        record: SearchRecord,
         region,
         x: torch.Tensor,
         rows: torch.Tensor,
@@ -117,6 +118,6 @@ class ScoreGradient:
         direction = torch.stack(drawn).to(x.device)
         both = torch.cat([direction, -direction], dim=1)
         wide = [region.project(x + self.sigma * both[:, k]) for k in range(2 * pairs)]
-        values = ledger.score_many(torch.stack(wide, dim=1), rows).value.nan_to_num()
+        values = record.score_many(torch.stack(wide, dim=1), rows).value.nan_to_num()
         weights = (values[:, :pairs] - values[:, pairs:]) / (2 * pairs * self.sigma)
         return (direction * column(weights.flatten(), direction.flatten(0, 1)).view(*weights.shape, 1, 1, 1)).sum(dim=1)

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-from cmai_core.attacks.engine.ledger import Ledger, column, may_hold
-from cmai_core.attacks.searches.gradient import Outcome, Problem
-from cmai_core.attacks.threats.image import L2Region, LinfRegion, Region
+from cmai_core.attacks.engine.best import column
+from cmai_core.attacks.engine.problem import Outcome, Problem
+from cmai_core.attacks.engine.record import SearchRecord, may_hold
+from cmai_core.attacks.threats.regions.l2 import L2Region
+from cmai_core.attacks.threats.regions.linf import LinfRegion
+from cmai_core.attacks.threats.regions.region import Region
 from cmai_core.errors import OptionError
 from cmai_core.options import flag, number, strict_options, whole
 from cmai_core.reporting import Watch
@@ -51,13 +54,13 @@ class Square:
         return {"search": "square"} | {n: getattr(self, n) for n in ("queries", "share", "rescale", "stop_on_success")}
 
     def portion(self, iteration: int) -> float:
-        """p at an iteration (counted from 0)."""
+        """Return p at an iteration (counted from 0)."""
         if self.rescale:
             iteration = int(iteration / self.queries * 10_000)
         return self.share / 2 ** sum(iteration > limit for limit in HALVINGS)
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks all samples of the problem."""
+        """Attack all samples of the problem."""
         if isinstance(problem.region, LinfRegion):
             start, propose = _stripes, _propose_linf
         elif isinstance(problem.region, L2Region):
@@ -65,8 +68,8 @@ class Square:
         else:
             raise OptionError("The square attack does not go with this threat.", "Accepted: linf, l2, patch.")
         steps = self.queries - 1
-        ledger = Ledger(problem, watch, steps)
-        rows = ledger.unfooled() if self.stop_on_success else ledger.rows()
+        record = SearchRecord(problem, watch, steps)
+        rows = record.unfooled() if self.stop_on_success else record.rows()
         region = problem.region.select(rows)
         channels, size = region.centre.shape[1], min(region.centre.shape[-2:])
         generators = sample_generators(seed, [problem.ids[row] for row in rows.tolist()], 0)
@@ -74,14 +77,14 @@ class Square:
         noise = SampleNoise(seed, problem.ids, 0, 5 + channels, region.centre)
         value = success = None
         for step in range(steps + 1):
-            if len(rows) == 0 or ledger.stop():
+            if len(rows) == 0 or record.stop():
                 break
             if step == 0:
                 candidate = x
             else:
                 side = max(round(math.sqrt(self.portion(step - 1) * region.centre[0, 0].numel())), 1)
                 candidate = propose(region, x, min(side, size), noise.take(rows))
-            evaluation = ledger.score(candidate, rows)
+            evaluation = record.score(candidate, rows)
             if value is None:
                 better = torch.ones_like(evaluation.success)
                 value, success = evaluation.value, evaluation.success
@@ -92,28 +95,28 @@ class Square:
                     x = torch.where(column(better, x), candidate, x)
                 value = torch.where(better, evaluation.value, value)
                 success = success | evaluation.success
-            ledger.objective_trace[step, rows] = value
-            if ledger.consistency_trace is not None:
-                before = ledger.consistency_trace[step - 1, rows] if step else evaluation.consistency
-                ledger.consistency_trace[step, rows] = torch.where(better, evaluation.consistency, before)
-            ledger.steps_done = step
-            ledger.report(step)
+            record.objective_trace[step, rows] = value
+            if record.consistency_trace is not None:
+                before = record.consistency_trace[step - 1, rows] if step else evaluation.consistency
+                record.consistency_trace[step, rows] = torch.where(better, evaluation.consistency, before)
+            record.steps_done = step
+            record.report(step)
             if self.stop_on_success and bool(success.any()):
                 kept = (~success).nonzero().squeeze(1)
                 rows, x, value, success = rows[kept], x[kept], value[kept], success[kept]
                 region = region.select(kept)
-        return ledger.outcome()
+        return record.outcome()
 
 
 def _stripes(region: Region, generators: list[torch.Generator]) -> torch.Tensor:
-    """Vertical stripes of ±ε, each channel its own (§4.1)."""
+    """Return vertical stripes of ±ε, each channel its own (§4.1)."""
     channels, _, width = region.centre.shape[1:]
     signs = torch.stack([torch.rand(channels, 1, width, generator=g) for g in generators]) < 0.5
     return torch.where(signs.to(region.centre.device), region.lower, region.upper)
 
 
 def _propose_linf(region: Region, x: torch.Tensor, side: int, noise: torch.Tensor) -> torch.Tensor:
-    """A square of ±ε, each channel of one sign, at a uniform place."""
+    """Return a candidate with a square of ±ε, each channel of one sign, at a uniform place."""
     channels, height, width = x.shape[1:]
     down, right = _window(noise[:, 0], noise[:, 1], side, height, width)
     place = (down * width + right).flatten(1).unsqueeze(1).expand(-1, channels, -1)  # n×C×side²
@@ -127,12 +130,12 @@ def _propose_linf(region: Region, x: torch.Tensor, side: int, noise: torch.Tenso
 
 
 def _place(uniform: torch.Tensor, most: int) -> torch.Tensor:
-    """Whole numbers from 0 to `most`."""
+    """Return whole numbers from 0 to `most`."""
     return (uniform * (most + 1)).floor().clamp(max=most).to(torch.int64)
 
 
 def _bump(tall: int, wide: int, like: torch.Tensor) -> torch.Tensor:
-    """A centred mound (eq. 2): at distance m from the middle the sum of 1/k² from k = m+1, of unit length."""
+    """Return a centred mound (eq. 2): at distance m from the middle the sum of 1/k² from k = m+1, of unit length."""
     middle = (tall // 2, wide // 2)
     down = (torch.arange(tall, device=like.device) - middle[0]).abs().unsqueeze(1)
     right = (torch.arange(wide, device=like.device) - middle[1]).abs().unsqueeze(0)
@@ -144,14 +147,14 @@ def _bump(tall: int, wide: int, like: torch.Tensor) -> torch.Tensor:
 
 
 def _wave(side: int, like: torch.Tensor) -> torch.Tensor:
-    """Two mounds of opposite sign, one above the other (§4.2), side×side, of unit length."""
+    """Return two mounds of opposite sign, one above the other (§4.2), side×side, of unit length."""
     parts = [_bump(side // 2, side, like)] if side > 1 else []
     wave = torch.cat([*parts, -_bump(side - side // 2, side, like)])
     return wave / wave.norm().clamp(min=1e-12)
 
 
 def _tiles(region: Region, generators: list[torch.Generator]) -> torch.Tensor:
-    """A grid of about 5×5 waves, each tile and channel of its own sign, scaled to the ball's surface."""
+    """Return a grid of about 5×5 waves, each tile and channel of its own sign, scaled to the ball's surface."""
     centre = region.centre
     channels, height, width = centre.shape[1:]
     side = max(min(height, width) // 5, 1)
@@ -177,7 +180,7 @@ def _on_surface(region: Region, delta: torch.Tensor) -> torch.Tensor:
 
 
 def _propose_l2(region: Region, x: torch.Tensor, side: int, noise: torch.Tensor) -> torch.Tensor:
-    """Moves the budget of one window to another, onto a wave there (algorithm 3)."""
+    """Move the budget of one window to another, onto a wave there (algorithm 3)."""
     count, channels, height, width = x.shape
     side = max(side, min(3, height, width))
     side -= side % 2 == 0
@@ -207,7 +210,7 @@ def _propose_l2(region: Region, x: torch.Tensor, side: int, noise: torch.Tensor)
 def _window(
     down: torch.Tensor, right: torch.Tensor, side: int, height: int, width: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Row and column indices (n×side×1 and n×1×side) of a window at a uniform place."""
+    """Return row and column indices (n×side×1 and n×1×side) of a window at a uniform place."""
     span = torch.arange(side, device=down.device)
     return (
         (_place(down, height - side).unsqueeze(1) + span).unsqueeze(2),

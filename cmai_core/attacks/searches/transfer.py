@@ -11,10 +11,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from cmai_core.attacks.engine.evaluator import Evaluation, Evaluator, at_rest
+from cmai_core.attacks.engine.evaluator import Evaluation, Evaluator
+from cmai_core.attacks.engine.problem import Outcome, Problem, Search
 from cmai_core.attacks.objectives.objective import Objective
-from cmai_core.attacks.searches.gradient import Outcome, Problem
 from cmai_core.errors import OptionError
+from cmai_core.models.evaluation_mode import evaluation_mode
 from cmai_core.options import strict_options
 from cmai_core.reporting import Watch
 
@@ -31,7 +32,7 @@ class Transfer:
     """
 
     surrogate: Any
-    search: Any
+    search: Search
     objective: Objective
 
     def __post_init__(self) -> None:
@@ -55,9 +56,9 @@ class Transfer:
         return {"surrogate": identity, "surrogate_objective": self.objective.describe()} | self.search.describe()
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks all samples of the problem."""
+        """Attack all samples of the problem."""
         known = problem.evaluator
-        with at_rest(self.surrogate):
+        with evaluation_mode(self.surrogate):
             model, shared = _Resizing(self.surrogate), {}
             bound = self.objective.bind(model, known.batch, shared)
             evaluator = Evaluator(model, bound, None, None, self.micro_batch, batch=known.batch, shared=shared)

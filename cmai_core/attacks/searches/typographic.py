@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cmai_core.attacks.engine.ledger import Ledger
-from cmai_core.attacks.searches.gradient import Outcome, Problem
+from cmai_core.attacks.engine.problem import Outcome, Problem
+from cmai_core.attacks.engine.record import SearchRecord
 from cmai_core.errors import OptionError
 from cmai_core.options import flag, number, strict_options, whole
 from cmai_core.reporting import Watch
@@ -58,15 +58,15 @@ class Typographic:
         return {"search": "typographic", "words": list(self.words)} | plain
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Attacks all samples of the problem."""
-        ledger = Ledger(problem, watch, self.queries)
-        rows = ledger.unfooled() if self.stop_on_success else ledger.rows()
+        """Attack all samples of the problem."""
+        record = SearchRecord(problem, watch, self.queries)
+        rows = record.unfooled() if self.stop_on_success else record.rows()
         region = problem.region
         noise = SampleNoise(seed, problem.ids, 0, 6, region.centre)
         boxes = _boxes(region)
         best: dict[int, tuple[float, np.ndarray]] = {}
         for step in range(self.queries):
-            if len(rows) == 0 or ledger.stop():
+            if len(rows) == 0 or record.stop():
                 break
             drawn = noise.take(rows).cpu().double().numpy()
             drawings = []
@@ -75,18 +75,18 @@ class Typographic:
                     drawn[number_] = _near(best[row][1], drawn[number_])
                 drawings.append(self._write(region.centre[row], drawn[number_], boxes[row]))
             x = region.select(rows).project(torch.stack(drawings))
-            evaluation = ledger.score(x, rows, step + 1)
+            evaluation = record.score(x, rows, step + 1)
             for number_, (row, value) in enumerate(zip(rows.tolist(), evaluation.value.tolist(), strict=True)):
                 if row not in best or value > best[row][0]:
                     best[row] = (value, drawn[number_].copy())
-            ledger.steps_done = step + 1
-            ledger.report(step + 1)
+            record.steps_done = step + 1
+            record.report(step + 1)
             if self.stop_on_success:
                 rows = rows[~evaluation.success]
-        return ledger.outcome()
+        return record.outcome()
 
     def _write(self, image: torch.Tensor, numbers: np.ndarray, box: tuple[int, int, int, int]) -> torch.Tensor:
-        """One picture with a word in it, chosen by six numbers in [0, 1): word, down, right, size, style."""
+        """Draw a word into a picture, chosen by six numbers in [0, 1): word, down, right, size, style."""
         word = self.words[min(int(numbers[0] * len(self.words)), len(self.words) - 1)]
         ink, around = STYLES[min(int(numbers[4] * len(STYLES)), len(STYLES) - 1)]
         height = image.shape[-2]
@@ -104,7 +104,7 @@ class Typographic:
 
 
 def _near(best: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """The best so far with one or two of its choices changed a little (the word and the style: anew)."""
+    """Return the best so far with one or two of its choices changed a little (the word and the style: anew)."""
     moved = best.copy()
     which = int(drawn[5] * 5)
     if which in (0, 4):
@@ -114,7 +114,7 @@ def _near(best: np.ndarray, drawn: np.ndarray) -> np.ndarray:
 
 
 def _boxes(region) -> list[tuple[int, int, int, int]]:
-    """Top, left, bottom, right of where each sample's pixels may change."""
+    """Return top, left, bottom, right of where each sample's pixels may change."""
     free = (region.upper > region.lower).any(dim=1).cpu()
     boxes = []
     for sample in free:
@@ -128,7 +128,7 @@ def _boxes(region) -> list[tuple[int, int, int, int]]:
 
 @functools.lru_cache(maxsize=512)
 def letters(word: str, size: int) -> np.ndarray:
-    """A word in Pillow's own font, cropped to its letters with a margin of one pixel: float32 H×W in [0, 1]."""
+    """Draw a word in Pillow's own font, cropped to its letters with a margin of one pixel: float32 H×W in [0, 1]."""
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(size)
@@ -139,5 +139,5 @@ def letters(word: str, size: int) -> np.ndarray:
 
 
 def words_of(texts: Sequence[str]) -> tuple[str, ...]:
-    """Distinct words of some texts, in order of appearance."""
+    """Return distinct words of some texts, in order of appearance."""
     return tuple(dict.fromkeys(word.strip(".,;:!?\"'").lower() for text in texts for word in text.split()))

@@ -43,14 +43,14 @@ class MaskedLM(Protocol):
     name: str
 
     def scores(self, texts: Sequence[str], masked: Sequence[int | None]) -> tuple[torch.Tensor, list[list[Span]]]:
-        """Logits T×L×V, and for each text the span (start, end) of each word's tokens, the start token counted.
+        """Return logits T×L×V, and for each text the span (start, end) of each word's tokens, the start token counted.
 
         `masked`: for each text the word to hide behind the mask token, or None.
         """
         ...
 
     def words(self) -> tuple[tuple[int, str], ...]:
-        """(id, word) of the tokens that are whole words; sub-words and special tokens are not among them."""
+        """Return (id, word) of the tokens that are whole words; sub-words and special tokens are not among them."""
         ...
 
 
@@ -70,7 +70,7 @@ class MaskedLMProposer:
         lexicon: None: antonyms are not filtered, as published.
     """
 
-    model: Any = None
+    model: MaskedLM | None = None
     top: int = 10
     mode: str = "corrected"
     masked: bool = False
@@ -240,7 +240,7 @@ class TabletopMaskedLM(nn.Module):
         self._tokenizer: Any = None
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Fresh weights: normal of 0.02, biases 0, norms 1."""
+        """Set fresh weights: normal of 0.02, biases 0, norms 1."""
         with torch.no_grad():
             for parameter_name, parameter in self.named_parameters():
                 if parameter.dim() > 1:
@@ -249,7 +249,7 @@ class TabletopMaskedLM(nn.Module):
                     parameter.fill_(1.0 if "norm" in parameter_name and parameter_name.endswith("weight") else 0.0)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Logits T×L×V for ids T×L (0 is padding)."""
+        """Return logits T×L×V for ids T×L (0 is padding)."""
         x = self.token(ids) + self.position[: ids.shape[1]]
         x = self.norm(self.layers(x, src_key_padding_mask=ids == 0))
         return x @ self.token.weight[: self.vocabulary_size].T + self.bias
@@ -294,14 +294,14 @@ class TabletopMaskedLM(nn.Module):
 
 
 def folder() -> Path:
-    """Where Tabletop's masked LM lies."""
+    """Return where Tabletop's masked LM lies."""
     from cmai_core.paths import assets_dir
 
     return assets_dir() / "masked_lm"
 
 
 def save_masked_lm(model: TabletopMaskedLM, path: str | Path, card: dict | None = None) -> Path:
-    """Weights in half precision (`model.safetensors`) and their description (`config.json`)."""
+    """Write weights in half precision (`model.safetensors`) and their description (`config.json`)."""
     from safetensors.torch import save_file
 
     path = Path(path)
@@ -317,7 +317,7 @@ def save_masked_lm(model: TabletopMaskedLM, path: str | Path, card: dict | None 
 
 @lru_cache(maxsize=1)
 def load_masked_lm(path: str | Path | None = None) -> TabletopMaskedLM:
-    """Tabletop's masked LM in float32, evaluation mode, on the CPU.
+    """Return tabletop's masked LM in float32, evaluation mode, on the CPU.
 
     Raises:
         ModelError: it is not there, cannot be read, or is not as it was bundled.
@@ -337,5 +337,5 @@ def load_masked_lm(path: str | Path | None = None) -> TabletopMaskedLM:
             f"Tabletop's masked language model cannot be read from {path.name}.",
             "Train it with `cmai masked-lm`, or choose another proposer, such as Synonyms().",
         ) from error
-    refuse_non_finite(model, "Tabletop's masked language model")
+    refuse_non_finite(model.state_dict(), "Tabletop's masked language model")
     return model.eval().requires_grad_(False)

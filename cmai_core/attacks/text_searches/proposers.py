@@ -1,4 +1,4 @@
-"""Where edited texts come from: each proposer turns a text into candidates, one edit away from it.
+"""Proposers of edited texts: each turns a text into candidates, one edit away from it.
 
 Proposers know nothing of images, objectives or budgets: a threat model filters what they propose and a search chooses.
 Random ones draw from a `random.Random` that belongs to the sample, so candidates depend on no other text.
@@ -36,7 +36,7 @@ class Proposer(Protocol):
     def propose(
         self, texts: Sequence[str], words: Sequence[Sequence[int] | None], randoms: Sequence[random.Random]
     ) -> list[list[Candidate]]:
-        """Candidates for each text.
+        """Return candidates for each text.
 
         Args:
             texts: T texts as they now are.
@@ -310,7 +310,7 @@ class Paraphrases(_Each):
 class Several:
     """Candidates of several proposers together."""
 
-    proposers: tuple[Any, ...]
+    proposers: tuple[Proposer, ...]
 
     def propose(
         self, texts: Sequence[str], words: Sequence[Sequence[int] | None], randoms: Sequence[random.Random]
@@ -329,7 +329,7 @@ class Several:
 
 
 def end_literal(model: Any) -> str:
-    """The literal that this model's tokenizer reads as the end of a text in mid-sentence; "" where none does."""
+    """Return the literal that the model's tokenizer reads as the end of a text in mid-sentence; "" where none does."""
     _, _, end = model.token_ids()
     for literal in ("<end_of_text>", "<|endoftext|>", "</s>", "<eos>", "[SEP]"):
         ids = model.tokenize([f"a {literal} a"])[0].tolist()
@@ -339,6 +339,6 @@ def end_literal(model: Any) -> str:
 
 
 def check_proposer(proposer: Any) -> None:
-    """Raises `OptionError` unless the argument is a proposer."""
+    """Raise `OptionError` unless the argument is a proposer."""
     if not callable(getattr(proposer, "propose", None)) or not callable(getattr(proposer, "describe", None)):
         raise OptionError(f"proposer={proposer!r} is not accepted.", "Accepted: a proposer, such as Synonyms().")

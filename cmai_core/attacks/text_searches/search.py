@@ -1,28 +1,27 @@
 """Searches among candidate texts: greedy and beam search, and BERT-Attack's order by importance.
 
-All pairs of a batch go forward together: in each round the candidates of every pair are scored in one pass. What a pair
-comes to depends on no other pair: its random numbers belong to its id, and ties go to the candidate proposed first.
+All pairs of a batch go forward together: in each round the candidates of every pair are scored in one pass. A pair's
+result depends on no other pair: its random numbers belong to its id, and ties go to the candidate proposed first.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 
+from cmai_core.attacks.engine.best import TIE, BestTracker
 from cmai_core.attacks.engine.pair_evaluator import PairEvaluator, PairScores
-from cmai_core.attacks.text_searches.proposers import Candidate, Synonyms, check_proposer
+from cmai_core.attacks.text_searches.proposers import Candidate, Proposer, Synonyms, check_proposer
 from cmai_core.attacks.threats.text import TextRegion
 from cmai_core.data.words import Words, word_distance
 from cmai_core.errors import OptionError
 from cmai_core.options import flag, strict_options, whole
 from cmai_core.reporting import Watch
 from cmai_core.seeds import sample_seed
-
-_TIE = 1e-6
 
 
 @dataclass
@@ -58,16 +57,15 @@ class TextOutcome:
 
     Attributes:
         texts: the best text of each pair (success first, then the objective; the start where nothing was better).
-        value, consistency, success: its scores (T).
+        best, consistency: its scores (T).
         objective_trace, consistency_trace: R+1 rows of T: the best text's scores after each round (row 0: the start).
         queries: texts scored for each pair; backwards: gradients taken for each pair (int64 T, on the CPU).
         steps_done: rounds. cancelled: whether it ended early because it was told to.
     """
 
     texts: list[str]
-    value: torch.Tensor
+    best: BestTracker
     consistency: torch.Tensor
-    success: torch.Tensor
     objective_trace: list[torch.Tensor]
     consistency_trace: list[torch.Tensor]
     queries: torch.Tensor
@@ -83,31 +81,54 @@ class TextOutcome:
             success = torch.zeros(count, dtype=torch.bool, device=clean.value.device)
         return TextOutcome(
             list(problem.start),
-            clean.value.clone(),
+            BestTracker(None, clean.value.clone(), success.clone(), TIE),
             clean.consistency.clone(),
-            success.clone(),
             [clean.value.clone()],
             [clean.consistency.clone()],
             torch.zeros(count, dtype=torch.int64),
             torch.zeros(count, dtype=torch.int64),
         )
 
-    def offer(self, row: int, text: str, scores: PairScores, k: int) -> bool:
-        """Takes over candidate k of `scores` for a pair where it is better; whether it was."""
-        value, success = float(scores.value[k]), bool(scores.success[k])
-        if not better(value, success, float(self.value[row]), bool(self.success[row])):
-            return False
-        self.texts[row] = text
-        self.value[row], self.consistency[row], self.success[row] = scores.value[k], scores.consistency[k], success
-        return True
+    @property
+    def value(self) -> torch.Tensor:
+        """Objectives of the best texts (T)."""
+        return self.best.value
+
+    @property
+    def success(self) -> torch.Tensor:
+        """Which of them succeed (bool T)."""
+        return self.best.success
+
+    def offer(self, candidates: Mapping[int, int], texts: Sequence[str], scores: PairScores) -> set[int]:
+        """Take over candidates where they are better than the best so far; return the pairs where they were.
+
+        Args:
+            candidates: pair → the place of its candidate in `texts` and `scores`.
+        """
+        if not candidates:
+            return set()
+        device = scores.value.device
+        rows = torch.tensor(list(candidates), device=device)
+        places = torch.tensor(list(candidates.values()), device=device)
+        taken = self.best.offer(None, scores.value[places], scores.success[places], rows)
+        self.consistency = self.consistency.index_copy(0, rows[taken], scores.consistency[places[taken]])
+        improved = set(rows[taken].tolist())
+        for row in improved:
+            self.texts[row] = texts[candidates[row]]
+        return improved
+
+    def offer_best(self, texts: Sequence[str], rows: Sequence[int], scores: PairScores) -> set[int]:
+        """Offer each pair the best of its candidates; return the pairs that took it. Candidate k is of `rows[k]`."""
+        return self.offer({row: ranked(scores, own)[0] for row, own in by_pair(rows).items()}, texts, scores)
 
     def end_round(self) -> None:
+        """Enter the best so far as the next row of the traces."""
         self.steps_done += 1
-        self.objective_trace.append(self.value.clone())
-        self.consistency_trace.append(self.consistency.clone())
+        self.objective_trace.append(self.value)
+        self.consistency_trace.append(self.consistency)
 
     def data(self) -> dict:
-        """For progress messages."""
+        """Return what progress messages hold."""
         return {
             "step": self.steps_done,
             "restart": 0,
@@ -117,17 +138,16 @@ class TextOutcome:
         }
 
 
-def better(value: float, success: bool, than: float, than_success: bool) -> bool:
-    """Success first, then a higher objective by more than rounding; anything beats a value that is not a number."""
-    if success != than_success:
-        return success
-    if value != value or than != than:
-        return than != than and value == value
-    return value > than + _TIE * max(1.0, abs(than))
+def by_pair(rows: Sequence[int]) -> dict[int, list[int]]:
+    """Return, for each pair that occurs in `rows`, the places where it does."""
+    places: dict[int, list[int]] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(row, []).append(place)
+    return places
 
 
 def ranked(scores: PairScores, members: Sequence[int]) -> list[int]:
-    """`members` (places in `scores`), best first; ties within rounding keep their order."""
+    """Return `members` (places in `scores`), best first; ties within rounding keep their order."""
     values = scores.value[list(members)].tolist()
     wins = scores.success[list(members)].tolist()
 
@@ -161,7 +181,7 @@ class BeamSearch:
         stop_on_success: leave a pair as it is once it meets the criterion.
     """
 
-    proposer: Any = field(default_factory=Synonyms)
+    proposer: Proposer = field(default_factory=Synonyms)
     beam: int = 1
     rounds: int | None = None
     candidates: int | None = None
@@ -229,34 +249,27 @@ class BeamSearch:
     def _keep(
         self, outcome: TextOutcome, beams: dict, values: dict, texts: list[str], rows: list[int], scores: PairScores
     ) -> dict:
-        members: dict[int, list[int]] = {}
-        for k, row in enumerate(rows):
-            members.setdefault(row, []).append(k)
-        kept = {}
-        for row in beams:
-            order = ranked(scores, members.get(row, []))
-            improved = any([outcome.offer(row, texts[k], scores, k) for k in order[:1]])
-            new = [texts[k] for k in order[: self.beam]]
-            if new and (improved or self.beam > 1):
-                kept[row] = new
-        return kept
+        orders = {row: ranked(scores, members) for row, members in by_pair(rows).items()}
+        improved = outcome.offer({row: order[0] for row, order in orders.items()}, texts, scores)
+        going_on = [row for row in beams if row in orders and (row in improved or self.beam > 1)]
+        return {row: [texts[k] for k in orders[row][: self.beam]] for row in going_on}
 
 
 def _editable(region: TextRegion, row: int, text: str) -> list[int] | None:
-    """Indices of the words of a text that may be edited (None: all)."""
+    """Return indices of the words of a text that may be edited (None: all)."""
     protected = region.threat.protected
     return [i for i, word in enumerate(Words.split(text).words) if word.lower() not in protected] if protected else None
 
 
 def remembered(
-    proposer: Any,
+    proposer: Proposer,
     problem: TextProblem,
     texts: Sequence[str],
     words: Sequence[Sequence[int] | None],
     rows: Sequence[int],
     randoms: Sequence[random.Random],
 ) -> list[list[Candidate]]:
-    """The proposer's candidates for texts of the given pairs, each proposed once: they do not depend on images."""
+    """Return a proposer's candidates for texts of the given pairs, each proposed once: they do not depend on images."""
     memory = problem.memory
     keys = [
         (id(proposer), problem.ids[row], text, None if w is None else tuple(w))
@@ -272,7 +285,7 @@ def remembered(
 
 
 def rounds_of(region: TextRegion) -> int:
-    """As many rounds as a text may be edited: its words, or its characters where these are limited and more."""
+    """Return how often a text may be edited: its words, or its characters where these are limited and more."""
     words = max(region.budget, default=0)
     characters = region.threat.characters
     return max(1, words if characters is None else max(words, characters))
@@ -299,7 +312,7 @@ class ImportanceSearch:
         stop_on_success: as the paper does.
     """
 
-    proposer: Any = field(default_factory=Synonyms)
+    proposer: Proposer = field(default_factory=Synonyms)
     mask: str = ""
     skip: frozenset[str] = STOP_WORDS
     stop_on_success: bool = False
@@ -381,9 +394,7 @@ class ImportanceSearch:
         scores = problem.score(texts, rows)
         if rows:
             outcome.queries += torch.bincount(torch.tensor(rows), minlength=len(outcome.texts))
-        members: dict[int, list[int]] = {row: [] for row in live}
-        for k, row in enumerate(rows):
-            members[row].append(k)
+        members = {row: [] for row in live} | by_pair(rows)
         # Importance is the objective alone: what success means for a text with a hole in it is not asked.
         plain = PairScores(scores.value, scores.consistency, torch.zeros_like(scores.value, dtype=torch.bool))
         return {row: [at[k] for k in ranked(plain, own)] for row, own in members.items()}
@@ -397,19 +408,15 @@ class ImportanceSearch:
         rows: list[int],
         scores: PairScores,
     ) -> None:
-        members: dict[int, list[int]] = {}
-        for k, row in enumerate(rows):
-            members.setdefault(row, []).append(k)
-        for row, own in members.items():
-            best = ranked(scores, own)[0]
-            taken = outcome.offer(row, texts[best], scores, best)
+        improved = outcome.offer_best(texts, rows, scores)
+        for row in set(rows):
             spent = word_distance(region.clean[row], outcome.texts[row]) >= region.budget[row]
-            if spent or (taken and self.stop_on_success and bool(outcome.success[row])):
+            if spent or (row in improved and self.stop_on_success and bool(outcome.success[row])):
                 waiting[row] = []
 
 
 def _by_word(text: str, candidates: Sequence[Candidate]) -> dict[int, list[str]]:
-    """Which word each candidate puts in which place (those that do not keep the number of words are left out)."""
+    """Return which word each candidate puts in which place (those that change the number of words are left out)."""
     old = Words.split(text)
     found: dict[int, list[str]] = {}
     for candidate in candidates:

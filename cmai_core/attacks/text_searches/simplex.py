@@ -8,7 +8,7 @@ from cmai_core.errors import OptionError
 
 
 def project_simplex(x: torch.Tensor, support: torch.Tensor | None = None) -> torch.Tensor:
-    """The nearest distributions to the rows of x (…×V), by sorting (Duchi et al. 2008, figure 1).
+    """Return the nearest distributions to the rows of x (…×V), by sorting (Duchi et al. 2008, figure 1).
 
     Args:
         support: bool, of x's shape; where False, the result is 0. Every row needs one True.
@@ -28,13 +28,10 @@ def project_simplex(x: torch.Tensor, support: torch.Tensor | None = None) -> tor
     return (x - threshold).clamp(min=0.0)
 
 
-def gini(x: torch.Tensor) -> torch.Tensor:
-    """Gini (Tsallis, q = 2) entropy 1 − Σ p² of each row: 0 for a single token, 1 − 1/d for d equally likely ones."""
-    return 1 - x.square().sum(dim=-1)
-
-
 def project_entropy(x: torch.Tensor, target: torch.Tensor | float, support: torch.Tensor | None = None) -> torch.Tensor:
-    """Distributions (…×V) with their Gini entropy lowered towards `target` where it is higher.
+    """Return distributions (…×V) with their Gini entropy lowered towards `target` where it is higher.
+
+    The Gini (Tsallis, q = 2) entropy is 1 − Σ p²: 0 for a single token, 1 − 1/d for d equally likely ones.
 
     A row is pushed away from the centre of its non-zero entries to the sphere on which the entropy is `target`, then
     projected onto the simplex again. Where the pushed row lies in the simplex the entropy is the target exactly; where

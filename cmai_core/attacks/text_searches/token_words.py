@@ -1,4 +1,4 @@
-"""Which tokens of a model's vocabulary are words, and which positions of a tokenised text a word takes."""
+"""Tokens that are whole words of a model's vocabulary, and the positions of words in tokenised texts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _KNOWN: WeakKeyDictionary[Any, tuple[tuple[int, str], ...]] = WeakKeyDictionary(
 
 
 def token_words(model: Any) -> tuple[tuple[int, str], ...]:
-    """(id, word) of every token that is a whole word: letters only, at least two or "a", and tokenised back to itself.
+    """Return (id, word) of every token that is a whole word, found out once for each tokenizer.
 
-    Found out once for each tokenizer.
+    A word has letters only, at least two or "a", and is tokenised back to itself.
     """
     tokenizer = getattr(model, "tokenizer", model)
     if tokenizer in _KNOWN:
@@ -42,7 +42,7 @@ def token_words(model: Any) -> tuple[tuple[int, str], ...]:
 
 
 def _plain_ids(model: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text between its start and its end."""
+    """Return the token ids of each text between its start and its end."""
     pad, start, end = model.token_ids()
     out = []
     for ids in model.tokenize(list(texts)).tolist():
@@ -52,7 +52,7 @@ def _plain_ids(model: Any, texts: Sequence[str]) -> list[list[int]]:
 
 
 def align(model: Any, texts: Sequence[str]) -> tuple[torch.Tensor, list[list[int | None]]]:
-    """Token ids T×L and, for each text and word, the position of its token: None where it has several, or none.
+    """Return token ids T×L and, for each text and word, the position of its token: None where it has several, or none.
 
     A text whose pieces (words and punctuation), tokenised one by one, do not give the text's own tokens has no
     positions at all.

@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-from cmai_core.attacks.engine.pair_evaluator import PairScores
-from cmai_core.attacks.text_searches.search import TextOutcome, TextProblem, ranked
+from cmai_core.attacks.text_searches.search import TextOutcome, TextProblem
 from cmai_core.attacks.text_searches.simplex import project_entropy, project_simplex
 from cmai_core.attacks.text_searches.token_words import align, token_words
 from cmai_core.attacks.threats.text import TextRegion
@@ -109,7 +108,7 @@ class HotFlip:
             scores = problem.score(texts, rows)
             if rows:
                 outcome.queries += torch.bincount(torch.tensor(rows), minlength=len(outcome.texts))
-            live = take_best(outcome, texts, rows, scores)
+            live = sorted(outcome.offer_best(texts, rows, scores))
             outcome.end_round()
             watch.report(done + 1, rounds, "flipping words", outcome.data, force=done + 1 == rounds)
         return outcome
@@ -137,8 +136,10 @@ class HotFlip:
 def token_gains(
     problem: TextProblem, texts: list[str], rows: list[int], vocabulary: _Vocabulary
 ) -> tuple[list[torch.Tensor], list[list[int]]]:
-    """For each text: first-order gains W×M of putting each of M words in each of its W one-token words' places, and
-    the indices of these words (protected ones are left out)."""
+    """Return for each text first-order gains W×M, of putting each of M words in the places of its W one-token words.
+
+    With them come the indices of these W words; protected ones are left out.
+    """
     evaluator = problem.evaluator
     ids, positions = align(evaluator.model, texts)
     ids = ids.to(evaluator.device)
@@ -160,13 +161,13 @@ def token_gains(
 
 
 def padding(ids: torch.Tensor, model: Any) -> torch.Tensor:
-    """Which positions come after the end of their text: bool T×L."""
+    """Return which positions come after the end of their text: bool T×L."""
     _, _, end = model.token_ids()
     return ((ids == end).cumsum(dim=1) - (ids == end).long()) > 0
 
 
 def best_first(gain: torch.Tensor, most: int) -> Iterator[tuple[int, int]]:
-    """(row, column) of the largest entries of a matrix, largest first; −∞ is left out."""
+    """Yield (row, column) of the largest entries of a matrix, largest first; −∞ is left out."""
     flat = gain.flatten()
     values, order = flat.topk(min(most, len(flat)))
     width = max(1, gain.shape[1])
@@ -174,19 +175,6 @@ def best_first(gain: torch.Tensor, most: int) -> Iterator[tuple[int, int]]:
         if value == -float("inf"):
             return
         yield at // width, at % width
-
-
-def take_best(outcome: TextOutcome, texts: list[str], rows: list[int], scores: PairScores) -> list[int]:
-    """Offers each pair its best candidate; the pairs that took it."""
-    members: dict[int, list[int]] = {}
-    for k, row in enumerate(rows):
-        members.setdefault(row, []).append(k)
-    improved = []
-    for row, own in members.items():
-        best = ranked(scores, own)[0]
-        if outcome.offer(row, texts[best], scores, best):
-            improved.append(row)
-    return improved
 
 
 @strict_options
@@ -329,7 +317,7 @@ class _Space:
         return project_simplex(x, self.support)
 
     def gradient(self, x: torch.Tensor, outcome: TextOutcome) -> torch.Tensor:
-        """Gradient in the support, centred at each position (a shift leaves a distribution where it is), else 0."""
+        """Return the gradient in the support, centred at each position (a shift changes no distribution), else 0."""
         _, gradient = self.problem.evaluator.text_gradient(x, self.pad_mask, self.rows, self.problem.images)
         outcome.backwards[self.rows] += 1
         gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
@@ -341,7 +329,7 @@ class _Space:
         return gradient / largest.clamp(min=torch.finfo(gradient.dtype).tiny)
 
     def discretise(self, x: torch.Tensor, most: int, outcome: TextOutcome, live: list[int]) -> None:
-        """Scores the likeliest discrete texts of each relaxed one, within its budget."""
+        """Score the likeliest discrete texts of each relaxed one, within its budget."""
         region, texts, rows = self.problem.region, [], []
         for k, row in enumerate(self.rows):
             if row not in live:
@@ -367,7 +355,7 @@ class _Space:
         if texts:
             scores = self.problem.score(texts, rows)
             outcome.queries += torch.bincount(torch.tensor(rows), minlength=len(outcome.texts))
-            take_best(outcome, texts, rows, scores)
+            outcome.offer_best(texts, rows, scores)
 
     def _seen(self, row: int) -> set[str]:
         known = self.__dict__.setdefault("_known", {})
@@ -375,7 +363,7 @@ class _Space:
 
 
 def _greedy(words: Words, flips: list[tuple[float, int, str]], budget: int) -> list[str]:
-    """Texts with the 1, 2, … `budget` heaviest flips of different words, the longest first."""
+    """Return texts with the 1, 2, … `budget` heaviest flips of different words, the longest first."""
     out, used, text = [], set(), words
     for _, index, word in flips:
         if index in used:

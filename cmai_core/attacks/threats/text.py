@@ -115,7 +115,7 @@ class TextThreat:
             )
 
     def describe(self) -> dict[str, Any]:
-        """Plain values for reports."""
+        """Return plain values for reports."""
         values: dict[str, Any] = {"words": self.words, "characters": self.characters, "truth": self.truth}
         if self.rate is not None:
             values["rate"] = self.rate
@@ -215,7 +215,7 @@ class TextRegion:
         return None if truth is None else not truth
 
     def _in_form(self, row: int, text: str) -> bool:
-        """Everything but truth: budgets, protected words, case, punctuation, special tokens."""
+        """Check everything but truth: budgets, protected words, case, punctuation, special tokens."""
         threat, clean = self.threat, self.clean[row]
         if text == clean:
             return True
@@ -260,7 +260,7 @@ def marks(words: Words) -> str:
 
 
 def _kept(protected: Sequence[str], old: Sequence[str], new: Sequence[str]) -> bool:
-    """Whether the protected words stand in both, as often and in the same order."""
+    """Tell whether the protected words stand in both, as often and in the same order."""
     return [w for w in old if w.lower() in protected] == [w for w in new if w.lower() in protected]
 
 

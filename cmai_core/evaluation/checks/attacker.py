@@ -13,14 +13,15 @@ from typing import Any
 import torch
 
 from cmai_core.attacks.attack import Attack
-from cmai_core.attacks.engine.ledger import Ledger
+from cmai_core.attacks.engine.problem import Outcome, Problem
+from cmai_core.attacks.engine.record import SearchRecord
 from cmai_core.attacks.objectives.objective import TaskObjective
 from cmai_core.attacks.objectives.success import Untargeted
 from cmai_core.attacks.searches.external import External
-from cmai_core.attacks.searches.gradient import Outcome, Problem
 from cmai_core.attacks.specs import LENGTHS, Recipe
-from cmai_core.attacks.threats.image import LinfRegion, ThreatModel
-from cmai_core.budget import Budget
+from cmai_core.attacks.threats.image import ThreatModel
+from cmai_core.attacks.threats.regions.linf import LinfRegion
+from cmai_core.budget import Budget, norm_of
 from cmai_core.errors import OptionError
 from cmai_core.options import one_of, strict_options, whole
 from cmai_core.reporting import Watch
@@ -192,10 +193,10 @@ class RandomNoise:
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
         """Try every draw on every sample."""
-        ledger, region = Ledger(problem, watch, self.draws), problem.region
-        rows = ledger.rows()
+        record, region = SearchRecord(problem, watch, self.draws), problem.region
+        rows = record.rows()
         for draw in range(self.draws):
-            if ledger.stop():
+            if record.stop():
                 break
             generators = sample_generators(seed, [f"{sample}/noise" for sample in problem.ids], draw)
             if draw % 2 == 0 and type(region) is LinfRegion:
@@ -203,13 +204,14 @@ class RandomNoise:
                 signs = [torch.rand(shape, generator=g, dtype=like.dtype) < 0.5 for g in generators]
                 point = torch.where(torch.stack(signs).to(like.device), region.lower, region.upper)
             else:
-                point = region.random(generators)
-            ledger.score(point, rows, draw + 1)
-            ledger.steps_done = draw + 1
-        return ledger.outcome()
+                point = region.random_start(generators)
+            record.score(point, rows, draw + 1)
+            record.steps_done = draw + 1
+        return record.outcome()
 
 
 def large_epsilon(norm: str, pixels: Sequence[int]) -> float:
     """Return a budget under which any picture can become (nearly) any other; `pixels`: the shape 3×H×W."""
-    count = math.prod(pixels)
-    return {"linf": LARGE, "l2": LARGE * math.sqrt(count), "l0": float(pixels[-1] * pixels[-2]), "patch": 1.0}[norm]
+    row = norm_of(norm)
+    everything = min(row.highest, pixels[-1] * pixels[-2])
+    return Budget(norm, 255 * LARGE if row.in_255 else everything).pixels(math.prod(pixels))

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cmai_core.budget import Budget
+
 STATUSES = ("pass", "warn", "fail", "skipped")
 
 # The usual level of a test: an attack of equal strength would look better by so much once in twenty checks.
@@ -123,8 +125,8 @@ def share(hits: int, total: int) -> str:
 
 
 def levels(epsilon: float) -> str:
-    """Return ε of [0, 1] as a person reads it: "4/255"."""
-    return f"{round(epsilon * 255, 3):g}/255"
+    """Say ε of [0, 1] under L∞ as a person reads it: "4/255"."""
+    return Budget.of_pixels("linf", epsilon, 1).words
 
 
 def rounding(name: str, found: int, kept: int) -> Check:

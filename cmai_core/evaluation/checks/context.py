@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from cmai_core.attacks.attack import Attack
-from cmai_core.attacks.engine.evaluator import Evaluator, at_rest
+from cmai_core.attacks.engine.evaluator import Evaluator
 from cmai_core.attacks.result import AttackResult
 from cmai_core.attacks.searches.external import take_batch
 from cmai_core.data.pair import Batch
 from cmai_core.evaluation.checks.attacker import Attacker
 from cmai_core.evaluation.checks.check import levels
 from cmai_core.evaluation.runs.predictor import read_images
+from cmai_core.models.evaluation_mode import evaluation_mode
 from cmai_core.progress import CancelToken
 
 # Passes over the same pictures, as AutoAttack's check makes (n=5).
@@ -123,7 +124,7 @@ class Bench:
     @functools.cached_property
     def random(self) -> float:
         """Largest relative difference of the objective between two passes over the same clean pictures."""
-        with at_rest(self.model):
+        with evaluation_mode(self.model):
             evaluator = self.evaluator()
             values = torch.stack([evaluator.score(self.batch.pixels, success=False).value for _ in range(PASSES)])
         spread = values.amax(dim=0) - values.amin(dim=0)

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from cmai_core.attacks.engine.evaluator import Evaluator, at_rest
+from cmai_core.attacks.engine.evaluator import Evaluator
 from cmai_core.errors import OptionError
 from cmai_core.evaluation.checks.check import Check, share, skipped
 from cmai_core.evaluation.checks.context import SAME, Bench
+from cmai_core.models.evaluation_mode import evaluation_mode
 from cmai_core.seeds import sample_generators
 
 # AutoAttack warns of a single point without gradient. Where it is every tenth, robust accuracy is off by so much.
@@ -60,11 +61,11 @@ def slopes_of(bench: Bench) -> Slopes:
     """
     pixels, ids = bench.batch.pixels, bench.batch.ids
     region = bench.attacker.base.threat.around(pixels)
-    start = region.random(sample_generators(bench.seed, [f"{sample}/check" for sample in ids], 0))
-    with at_rest(bench.model):
+    start = region.random_start(sample_generators(bench.seed, [f"{sample}/check" for sample in ids], 0))
+    with evaluation_mode(bench.model):
         evaluator = bench.evaluator()
-        clean = evaluator.climb(pixels)[1]
-        found, gradient = evaluator.climb(start)
+        clean = evaluator.value_and_grad(pixels)[1]
+        found, gradient = evaluator.value_and_grad(start)
     return Slopes(evaluator, start, found.value, gradient, clean)
 
 
@@ -145,7 +146,7 @@ def slope(bench: Bench, slopes: Slopes) -> Check:
     generators = sample_generators(bench.seed, [f"{sample}/direction" for sample in bench.batch.ids], 0)
     drawn = [torch.rand(start.shape[1:], generator=g, dtype=start.dtype) < 0.5 for g in generators]
     direction = torch.where(torch.stack(drawn).to(start.device), 1.0, -1.0).to(start)
-    with at_rest(bench.model):
+    with evaluation_mode(bench.model):
         up = evaluator.score((start + STEP * reach * gradient.sign()).clamp(0, 1), success=False).value > slopes.value
         told, seen = _differences(evaluator, start, gradient, direction, reach)
     error = ((told - seen).abs() / torch.maximum(told.abs(), seen.abs()).clamp(min=1e-30)).amin(dim=0)[usable]

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch.autograd.variable import Variable
 
-from cmai_core.attacks.engine.evaluator import at_rest
 from cmai_core.evaluation.checks.check import Check, share
 from cmai_core.evaluation.checks.context import PASSES, SAME, Bench
 from cmai_core.evaluation.runs.predictor import read_images
+from cmai_core.models.evaluation_mode import evaluation_mode
 
 # Two averaged gradients whose cosine is below one half hold more of the model's randomness than of its slope.
 STEADY = 0.5
@@ -106,9 +106,9 @@ def randomised(bench: Bench) -> Check:
 def _steadiness(bench: Bench) -> float:
     """Return median cosine between two of the attack's averaged gradients."""
     evaluator, parts = bench.evaluator(), []
-    with at_rest(bench.model):
+    with evaluation_mode(bench.model):
         for _ in range(2):
-            drawn = [evaluator.climb(bench.batch.pixels)[1] for _ in range(bench.attacker.averaged)]
+            drawn = [evaluator.value_and_grad(bench.batch.pixels)[1] for _ in range(bench.attacker.averaged)]
             parts.append((sum(drawn[1:], drawn[0]) / len(drawn)).flatten(1))
     return float(torch.nn.functional.cosine_similarity(*parts).median())
 
@@ -122,7 +122,7 @@ def optimises(bench: Bench) -> Check:
     """
     pixels = bench.everyone.pixels[:1]
     between = (pixels + 0.3 / 255).clamp(max=1.0)
-    with at_rest(bench.model):
+    with evaluation_mode(bench.model):
         passes = [(picture, grad) for picture in (pixels, between) for grad in (False, True)]
         found: list[str] = []
         for picture, grad in passes:

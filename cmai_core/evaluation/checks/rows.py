@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cmai_core.budget import norms_in_255
 from cmai_core.errors import DataError
 from cmai_core.evaluation.checks.check import STATUSES, Check, share, skipped
 
@@ -93,7 +94,7 @@ def column(rows: pd.DataFrame, name: str) -> np.ndarray:
 def _budgeted(rows: pd.DataFrame) -> np.ndarray:
     """Say which rows are attacks at a fixed ε of pixel values: not those that look for the smallest perturbation."""
     smallest = ~np.isnan(column(rows, "minimum_norm"))
-    return rows["norm"].isin(["linf", "l2"]).to_numpy() & ~np.isnan(column(rows, "epsilon")) & ~smallest
+    return rows["norm"].isin(norms_in_255()).to_numpy() & ~np.isnan(column(rows, "epsilon")) & ~smallest
 
 
 def cell_name(key: dict[str, Any]) -> str:
@@ -102,7 +103,7 @@ def cell_name(key: dict[str, Any]) -> str:
     if key.get("task"):
         parts.append(str(key["task"]))
     if (epsilon := key.get("epsilon")) is not None and epsilon == epsilon:
-        parts.append(f"ε {epsilon:g}" + ("/255" if key.get("norm") in ("linf", "l2") else ""))
+        parts.append(f"ε {epsilon:g}" + ("/255" if key.get("norm") in norms_in_255() else ""))
     return ", ".join(parts)
 
 

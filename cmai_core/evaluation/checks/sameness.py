@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from cmai_core.attacks.engine.evaluator import at_rest
 from cmai_core.attacks.result import LEVELS, round_to_8bit
 from cmai_core.errors import OptionError
 from cmai_core.evaluation.checks.check import Check, share, skipped
 from cmai_core.evaluation.checks.context import SAME, Bench
+from cmai_core.models.evaluation_mode import evaluation_mode
 from cmai_core.seeds import sample_generators
 
 LATTICE = "pictures of 8 bits are answered like those between the levels"
@@ -38,11 +38,12 @@ def lattice(bench: Bench) -> Check:
     pixels, ids = bench.batch.pixels, bench.batch.ids
     region = bench.attacker.base.threat.around(pixels)
     there, back = [], []
-    with at_rest(bench.model):
+    with evaluation_mode(bench.model):
         evaluator = bench.evaluator()
         for point in range(POINTS):
             generators = sample_generators(bench.seed, [f"{sample}/between" for sample in ids], point)
-            inner = region.random(generators) * (LEVELS - 2) / LEVELS + 1 / LEVELS  # the mirrored one lies in the box
+            # The mirrored one lies in the box.
+            inner = region.random_start(generators) * (LEVELS - 2) / LEVELS + 1 / LEVELS
             value = evaluator.score(inner, success=False).value
             on = round_to_8bit(inner)
             there.append((evaluator.score(on, success=False).value - value).double())
@@ -69,11 +70,11 @@ def watched(bench: Bench) -> Check:
         return skipped(WATCHED, "The model is random: no two passes agree.")
     if not bench.white_box:
         return skipped(WATCHED, "The attacker of this view of the system sees no gradients.")
-    with at_rest(bench.model):
+    with evaluation_mode(bench.model):
         evaluator = bench.evaluator()
         plain = evaluator.score(bench.batch.pixels, success=False).value.double()
         try:
-            climbed = evaluator.climb(bench.batch.pixels)[0].value.double()
+            climbed = evaluator.value_and_grad(bench.batch.pixels)[0].value.double()
         except OptionError as error:
             return skipped(WATCHED, f"No gradient can be asked for: {error.message}")
     gap = (plain - climbed).abs() / plain.abs().clamp(min=1.0)

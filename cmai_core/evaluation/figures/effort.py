@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from cmai_core.budget import norms_in_255
 from cmai_core.evaluation.figures.counting import FIGURE, Predictions, coverage
 from cmai_core.evaluation.figures.intervals import median_interval
-from cmai_core.evaluation.figures.outcomes import CELL, NORMS_IN_255, UNKNOWN, Outcomes, codes_of
+from cmai_core.evaluation.figures.outcomes import CELL, UNKNOWN, Outcomes, codes_of
 
 
 def minimal_epsilon(predictions: Predictions) -> pd.DataFrame:
@@ -91,7 +92,7 @@ def _median(metric: str, values: np.ndarray, norm: str, largest: float, left_out
 
 
 def _words(middle: float, low: float, high: float, norm: str, largest: float) -> str:
-    unit = "/255" if norm in NORMS_IN_255 else ""
+    unit = "/255" if norm in norms_in_255() else ""
 
     def one(value: float) -> str:
         if np.isfinite(value):

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cmai_core.attacks.engine.evaluator import at_rest
 from cmai_core.errors import OptionError
 from cmai_core.models import ModelCard, bundled_models
+from cmai_core.models.evaluation_mode import evaluation_mode
 
 LATENCY = (
     *("target", "task", "device", "threads", "batch", "milliseconds", "low_quartile", "high_quartile"),
@@ -62,7 +62,7 @@ def latency(
     if task is not None and len(pairs) != len(images):
         raise OptionError(f"{len(pairs)} pairs for {len(images)} images.", "Give the pair of each image.")
     out = []
-    with torch.no_grad(), at_rest(model):
+    with torch.no_grad(), evaluation_mode(model):
         pixels = model.preprocess(list(images))
         prepared = None if task is None else task.prepare(model, list(pairs), dataset)
         cuda = pixels.device.type == "cuda"

@@ -18,7 +18,6 @@ from cmai_core.errors import DataError
 
 CLEAN = "clean"
 VALIDATION = "validation"
-NORMS_IN_255 = ("linf", "l2")
 SUBJECT = ("target", "dataset", "split", "task")
 CELL = ("source", *SUBJECT, "modality", "knowledge", "recipe", "norm", "epsilon", "seed")
 NEEDED = (*CELL, "item", "text_index", "correct_clean", "correct")

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cmai_core.attacks.engine.evaluator import at_rest
 from cmai_core.data.pair import item_id, item_scene
 from cmai_core.errors import DataError, OptionError
 from cmai_core.evaluation.figures.intervals import ratio_interval
+from cmai_core.models.evaluation_mode import evaluation_mode
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import PairDataset
@@ -175,7 +175,7 @@ def _draw(labels: Sequence[str], classes: Sequence[str], shots: int, seed: int) 
 @torch.no_grad()
 def _embeddings(model: Any, dataset: PairDataset, indices: Sequence[int], batch: int) -> np.ndarray:
     found = []
-    with at_rest(model):
+    with evaluation_mode(model):
         for start in range(0, len(indices), batch):
             pictures = [dataset[k].image for k in indices[start : start + batch]]
             found.append(model.image_features(model.preprocess(pictures)).embedding.double().cpu().numpy())

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cmai_core.attacks.engine.evaluator import at_rest
 from cmai_core.data.registry import DATASETS, DEFAULT_DATASET, load_dataset
 from cmai_core.errors import OptionError
 from cmai_core.evaluation.figures.compare import paired_test
 from cmai_core.evaluation.figures.intervals import share_interval
+from cmai_core.models.evaluation_mode import evaluation_mode
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _applying(model: Any, splits: Iterable[PairDataset], tasks: Sequence[str] | 
 def _right(model: Any, dataset: PairDataset, tasks: dict, batch: int, tell: Any) -> dict[str, dict[str, bool | None]]:
     """Return for each task, scene number → whether the answer is right."""
     out: dict[str, dict[str, bool | None]] = {name: {} for name in tasks}
-    with at_rest(model):
+    with evaluation_mode(model):
         for start in range(0, len(dataset), batch):
             tell(start)
             pairs = [dataset[k] for k in range(start, min(start + batch, len(dataset)))]

@@ -11,8 +11,10 @@ from cmai_core.attacks.objectives.registry import present_name
 from cmai_core.attacks.recipes.registry import get_recipe
 from cmai_core.attacks.specs import Recipe
 from cmai_core.budget import Budget
+from cmai_core.data.registry import DEFAULT_DATASET
 from cmai_core.errors import OptionError
 from cmai_core.options import strict_options, whole
+from cmai_core.tasks import DEFAULT_TASK
 
 PLAIN = "pgd"
 """The recipe where none is named."""
@@ -57,13 +59,13 @@ class AttackExperiment:
 
     model: str = "tabletop"
     targets: tuple[str, ...] = ()
-    dataset: str = "tabletop"
+    dataset: str = DEFAULT_DATASET
     split: str = "test"
     limit: int | None = 64
     captions: int = 1
     recipe: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
-    task: str = "retrieval"
+    task: str = DEFAULT_TASK
     objective: str | None = None
     alpha: float | None = None
     beta: float | None = None

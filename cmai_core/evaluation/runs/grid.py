@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from cmai_core.attacks.specs import LENGTHS
+from cmai_core.budget import norms_in_255
 from cmai_core.data.registry import DEFAULT_DATASET
 from cmai_core.errors import OptionError
 from cmai_core.evaluation.runs.entries import OUTSIDE_OPTIONS, Entry, parse_entry
@@ -108,7 +109,7 @@ class Grid:
 
     def epsilons_of(self, entry: Entry) -> tuple[float | None, ...]:
         """Return the grid's ε for an entry that has such a budget; its own (None) for the others."""
-        return self.epsilons if entry.norm in LENGTHS and "epsilon" not in entry.options else (None,)
+        return self.epsilons if entry.norm in norms_in_255() and "epsilon" not in entry.options else (None,)
 
     def experiment(self, entry: Entry, epsilon: float | None, *, model: str = "", task: str = "", seed: int = 0) -> Any:
         """Make the attack of an entry as `cmai attack` would run it: an `AttackExperiment` of a recipe.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cmai_core.budget import norms_in_255
 from cmai_core.errors import StoreError
 from cmai_core.evaluation.runs.plan import CLEAN, Cell, Plan
 from cmai_core.evaluation.store.store import Store
@@ -75,7 +76,7 @@ def frame(store: Store, plan: Plan | None = None) -> pd.DataFrame:
         parts += [_attacked(store, plan, cell, target, clean) for target in plan.targets(cell)]
     whole = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
     whole = _typed(whole.reindex(columns=list(COLUMNS)))
-    whole.attrs["epsilons"] = {norm: list(plan.grid.epsilons) for norm in ("linf", "l2")}
+    whole.attrs["epsilons"] = {norm: list(plan.grid.epsilons) for norm in norms_in_255()}
     return whole
 
 

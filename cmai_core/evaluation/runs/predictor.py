@@ -93,9 +93,9 @@ def read_images(
     """
     import torch
 
-    from cmai_core.attacks.engine.evaluator import at_rest
     from cmai_core.attacks.objectives.detectors import Verification
     from cmai_core.attacks.objectives.objective import Consistency
+    from cmai_core.models.evaluation_mode import evaluation_mode
     from cmai_core.models.scoring import has_heads
     from cmai_core.tasks.consistency import answer_scores
 
@@ -103,7 +103,7 @@ def read_images(
         return [None] * len(batch.ids) if score is None else score(model, pixels, features).tolist()
 
     out = []
-    with torch.no_grad(), at_rest(model):
+    with torch.no_grad(), evaluation_mode(model):
         prepared = task.prepare(model, list(batch.pairs), dataset)
         consistency = Consistency().bind(model, batch) if batch.texts else None
         verification = Verification(log=True).bind(model, batch) if batch.texts and has_heads(model) else None
@@ -143,13 +143,13 @@ def read_pairs(
     """
     import torch
 
-    from cmai_core.attacks.engine.evaluator import at_rest
+    from cmai_core.models.evaluation_mode import evaluation_mode
     from cmai_core.models.scoring import has_heads, image_vectors, text_vectors
 
     owner = torch.tensor(batch.image_of_text)
     first = {row: place for place, row in reversed(list(enumerate(batch.image_of_text)))}
     out = []
-    with torch.no_grad(), at_rest(model):
+    with torch.no_grad(), evaluation_mode(model):
         prepared = None if task is None else task.prepare(model, list(batch.pairs), dataset)
         for images, texts in versions:
             features = encode(model, images).features

@@ -156,7 +156,7 @@ def _share(flagged: np.ndarray) -> dict[str, float]:
     return {"rate": hits / count, "low": float(low), "high": float(high), "flagged": hits, "count": count}
 
 
-def by_vagueness(dataset: PairDataset) -> dict[str, PairDataset]:
+def by_vagueness(dataset: PairDataset) -> dict[str, Subset]:
     """Split a dataset with ground truth in two halves: pairs whose first caption is true of more of all scenes than the
     median ("vague"), and of fewer or as many ("specific").
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cmai_core.attacks.text_searches.simplex import gini, project_entropy, project_simplex
+from cmai_core.attacks.text_searches.simplex import project_entropy, project_simplex
 from cmai_core.errors import OptionError
 
 
@@ -16,6 +16,11 @@ def bisected(x):
         middle = (low + high) / 2
         low, high = (middle, high) if (x - middle).clamp(min=0).sum() > 1 else (low, middle)
     return (x - low).clamp(min=0)
+
+
+def gini(x):
+    """Gini entropy of each row."""
+    return 1 - x.square().sum(dim=-1)
 
 
 @pytest.fixture

@@ -11,11 +11,14 @@ import cmai_core
 from cmai_core.attacks.recipes.registry import RECIPES
 from cmai_core.comparison.protocol import PROTOCOL
 from cmai_core.data import load_dataset
+from cmai_core.errors import OptionError
+from cmai_core.evaluation.runs.experiment import AttackExperiment
 from cmai_core.evaluation.store.address import dataset_identity, digest, item_version, plain, task_identity
 from cmai_core.evaluation.store.stable_names import AmbiguousName, first_modules, stable_name
 from cmai_core.tasks import TASKS, get_task
 
 FROZEN = Path(__file__).with_name("addresses.json")
+COMMANDS = Path(__file__).with_name("command_addresses.json")
 DESCRIBED = ("attacks", "tasks", "defenses")
 """Folders whose classes stand in addresses."""
 
@@ -68,6 +71,36 @@ def test_every_address_is_frozen():
     tables = {kind: known for kind, known in now.items() if isinstance(known, dict)}
     missing = {kind: {k: v for k, v in known.items() if k not in frozen[kind]} for kind, known in tables.items()}
     assert not any(missing.values()), missing
+
+
+def as_commands_build_them() -> dict:
+    """What the address of each attack hashes to as `cmai attack` and grids build it: the attacks that stores hold."""
+    data, found = load_dataset("tabletop", limit=4), {}
+    amounts = {"l0": 30.0, "patch": 0.1}
+    for slug, recipe in RECIPES.items():
+        own = {"surrogate": "named"} if slug == "transfer" else {}
+        asked = {slug: {}, f"{slug} both": {"objective": "both"}}
+        for norm in recipe.norms:
+            asked[f"{slug} {norm}"] = {"norm": norm}
+            asked[f"{slug} {norm} other"] = {"norm": norm, "epsilon": amounts.get(norm, 3.0)}
+        for name, values in asked.items():
+            if recipe.modality != "image" and "objective" in values:
+                continue
+            task = get_task("vqa")
+            try:
+                experiment = AttackExperiment(recipe=slug, options=own, task="vqa", **values)
+                attack = experiment.build(task, data, 3 * 128**2, lambda name: Surrogate())
+            except OptionError:  # a recipe that takes no objective
+                continue
+            found[name] = digest(plain(attack))
+    return found
+
+
+def test_attacks_of_commands_and_grids_have_the_addresses_that_stores_hold():
+    frozen, now = json.loads(COMMANDS.read_text()), as_commands_build_them()
+    assert {name for name, value in frozen.items() if now.get(name) != value} == set()
+    missing = {name: value for name, value in now.items() if name not in frozen}
+    assert not missing, missing
 
 
 def test_a_class_keeps_its_name_when_it_moves(monkeypatch):

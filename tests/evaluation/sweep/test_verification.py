@@ -5,7 +5,6 @@ import sqlite3
 import pytest
 import torch
 
-from cmai_core.attacks.engine.evaluator import at_rest
 from cmai_core.evaluation.figures.outcomes import Outcomes
 from cmai_core.evaluation.figures.scores import consistency, detection
 from cmai_core.evaluation.runs import predictions as readings
@@ -14,6 +13,7 @@ from cmai_core.evaluation.runs.grid import Grid
 from cmai_core.evaluation.runs.runner import run
 from cmai_core.evaluation.store.address import model_identity
 from cmai_core.evaluation.store.store import DATABASE, SINCE_2, Store
+from cmai_core.models.evaluation_mode import evaluation_mode
 from cmai_core.models.heads import ConsistencyHeads
 from cmai_core.tasks import get_task
 from cmai_core.tasks.retrieval import Retrieval
@@ -53,14 +53,14 @@ def swept(tmp_path_factory, both, pairs):
 
 def log_v(model, picture, texts):
     """Mean log V_verify of one picture (uint8 H×W×3) with some texts."""
-    with torch.no_grad(), at_rest(model):
+    with torch.no_grad(), evaluation_mode(model):
         return float(model.verify(model.preprocess([picture]), list(texts), [0] * len(texts), log=True).mean())
 
 
 def said(model, name, place, dataset, picture):
     """The text that a model's answer about one picture amounts to, from the plain prediction."""
     task = Retrieval(len(dataset)) if name == "retrieval" else get_task(name)
-    with torch.no_grad(), at_rest(model):
+    with torch.no_grad(), evaluation_mode(model):
         batch = task.prepare(model, [dataset[k] for k in range(3)], dataset)  # which answers there are, it decides
         prepared = batch.select_rows(torch.tensor([place]))
         answer = task.predict(model, model.image_features(model.preprocess([picture])), prepared)[0].answer

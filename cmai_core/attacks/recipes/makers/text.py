@@ -33,7 +33,15 @@ from cmai_core.attacks.objectives.text import (
 from cmai_core.attacks.recipes.makers.maker import Maker, option_names
 from cmai_core.attacks.text_attack import TextAttack
 from cmai_core.attacks.text_searches.masked_lm import MaskedLMProposer
-from cmai_core.attacks.text_searches.proposers import Characters, Eda, Homoglyphs, Injection, Several, Synonyms
+from cmai_core.attacks.text_searches.proposers import (
+    Characters,
+    Eda,
+    Homoglyphs,
+    Injection,
+    Paraphrases,
+    Several,
+    Synonyms,
+)
 from cmai_core.attacks.text_searches.search import BeamSearch, ImportanceSearch
 from cmai_core.attacks.text_searches.tokens import HotFlip, RelaxedPGD
 from cmai_core.attacks.threats.image import ThreatModel
@@ -47,6 +55,7 @@ PROPOSERS: dict[str, Callable[[], Any]] = {
     "characters": Characters,
     "homoglyphs": Homoglyphs,
     "masked-lm": MaskedLMProposer,
+    "paraphrases": Paraphrases,
 }
 """Proposers that can be named by a word."""
 
