@@ -29,7 +29,7 @@ def figures(result: Result, protocol: Protocol = PROTOCOL) -> dict[str, Any]:
 
 
 def write_cards(results: Mapping[str, Result], folder: Path, protocol: Protocol = PROTOCOL) -> list[str]:
-    """Puts them beside what the cards hold already; gives the names of the models that were written.
+    """Put the figures beside what the cards hold already; return the names of the models that were written.
 
     Args:
         folder: of the bundled models.

@@ -29,13 +29,13 @@ TASKS = ("zero-shot", "retrieval", "vqa", "nlvr")
 
 
 def part_names(protocol: Protocol = PROTOCOL) -> tuple[str, ...]:
-    """All parts, in the order in which they run."""
+    """Return all parts, in the order in which they run."""
     grids = tuple(part.name for part in protocol.parts)
     return (CLEAN, grids[0], POLICIES, grids[1], DETECTION, *grids[2:], JOINT, AIMED)
 
 
 def results_dir() -> Path:
-    """Where the published results lie."""
+    """Return the folder of the published results."""
     return assets_dir() / "results"
 
 
@@ -83,7 +83,7 @@ class Comparison:
         return max(known, key=lambda found: len(found["parts"]), default={})
 
     def data(self, split: str) -> Any:
-        """A whole split of Tabletop."""
+        """Return a whole split of Tabletop."""
         from cmai_core.data import load_dataset
 
         if split not in self._data:
@@ -99,7 +99,7 @@ class Comparison:
         progress: ProgressCallback | None = None,
         cancel: CancelToken | None = None,
     ) -> dict[str, Any]:
-        """Everything that is not known yet of one model.
+        """Measure everything that is not known yet of one model.
 
         Args:
             name: of the model in the results. spec: how to load it (None: a bundled model of that name).
@@ -208,7 +208,7 @@ class Comparison:
 
 
 def publish(comparison: Comparison, names: Sequence[str], target: Path | None = None) -> Path:
-    """Copies the results of some models to where the report reads them.
+    """Copy the results of some models to where the report reads them.
 
     Raises:
         CmaiError: a model without complete results.

@@ -57,7 +57,7 @@ class Disagreement:
 
 @torch.no_grad()
 def disagreement(model: VisionLanguageModel, pixels: torch.Tensor, text: str, *, size: int = 64) -> Disagreement:
-    """What of one picture (1×3×S×S in [0, 1]) and one text disagrees.
+    """Say what of one picture (1×3×S×S in [0, 1]) and one text disagrees.
 
     Args:
         size: pictures or texts in one pass, where they are left out.

@@ -80,7 +80,7 @@ def cascading_randomisation(
 
 
 def tower_groups(visual: nn.Module) -> list[tuple[str, list[torch.Tensor]]]:
-    """Parameters of an image tower in stages from output to input, each parameter once.
+    """Return parameters of an image tower in stages from output to input, each parameter once.
 
     open_clip's vision transformers: head and pooling, the blocks from last to first, the patch embedding. Other towers:
     their children, last to first.

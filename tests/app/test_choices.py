@@ -165,7 +165,6 @@ def test_every_offered_combination_runs(setting, threat, masked_lm):
         if threat != "text":
             change = (result.pixels - clean).abs()
             size = {
-                "l1": lambda c: float(c.mean()) * 255,
                 "l2": lambda c: float(c.square().mean().sqrt()) * 255,
                 "l1": lambda c: float(c.mean()) * 255,
                 "l0": lambda c: int((c.amax(dim=1) > 0).sum()),

@@ -42,7 +42,7 @@ TARGETED_STEPS = 25
 
 
 def score_objective(bench: Bench) -> Objective:
-    """What an attack raises that has nothing to do with the one under test: the margin, or the loss without classes.
+    """Choose what an attack raises that has nothing to do with the one under test: the margin, or a loss.
 
     The margin has a gradient also where the softmax is saturated.
     """
@@ -52,7 +52,7 @@ def score_objective(bench: Bench) -> Objective:
 
 
 def noise(bench: Bench) -> Check:
-    """Signs and uniform noise at the same ε, several draws, the best of which is taken."""
+    """Check that noise at the same ε (signs and uniform, the best of several draws) fools no more than the attack."""
     result = bench.run(bench.attacker.with_search(RandomNoise(draws=DRAWS)))
     ahead = lead(result.success_8bit, bench.fooled)
     found, fooled = int(result.success_8bit.sum()), int(bench.fooled.sum())
@@ -74,7 +74,7 @@ def noise(bench: Bench) -> Check:
 
 
 def standard(bench: Bench) -> Check:
-    """APGD on the margin, an attack of known strength, fools no more than the attack under test.
+    """Check that APGD on the margin, an attack of known strength, fools no more than the attack under test.
 
     So an attack is caught that climbs the wrong loss, stops early, or takes steps that are too short.
     """
@@ -89,7 +89,7 @@ def standard(bench: Bench) -> Check:
 
 
 def targeted(bench: Bench) -> Check:
-    """APGD towards each of the strongest false options finds no sample that the attack does not.
+    """Check that APGD towards each of the strongest false options finds no sample that the attack does not.
 
     Where options are many, losses that only push away from the right one stop at the first rival that comes near;
     AutoAttack's standard version tries nine for this reason.
@@ -109,7 +109,7 @@ def targeted(bench: Bench) -> Check:
 
 
 def black_box(bench: Bench) -> Check:
-    """Square, or NES where Square does not go with the norm, at a stated number of queries."""
+    """Check that Square (NES where Square does not go with the norm) fools no more, at a stated number of queries."""
     if bench.gradient_free:
         return skipped(SCORES, "The attack takes no gradients itself.")
     if bool(bench.fooled.all()):
@@ -122,7 +122,7 @@ def black_box(bench: Bench) -> Check:
 
 
 def transfer(bench: Bench) -> Check:
-    """Pictures made on other models fool no sample that the attack does not."""
+    """Check that pictures made on other models fool no sample that the attack does not."""
     if not bench.surrogates:
         return skipped(TRANSFER, "No other model was given to make pictures on.")
     if bool(bench.fooled.all()):

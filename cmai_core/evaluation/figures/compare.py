@@ -20,7 +20,7 @@ TESTED = ("value", "low", "high", "only_a", "only_b", "a_hits", "b_hits", "total
 
 
 def paired_test(a: np.ndarray, b: np.ndarray, items: np.ndarray | None = None) -> dict[str, Any]:
-    """Two lists of rights and wrongs about the same N units.
+    """Compare two lists of rights and wrongs about the same N units.
 
     Args:
         a, b: bool N. items: N numbers; units of one item are resampled together.
@@ -100,7 +100,7 @@ def compare_models(
 
 
 def model_differences(predictions: Predictions) -> pd.DataFrame:
-    """Share that one model has right less another's, on the same units, with McNemar's test (`compare_models`).
+    """Return the share that one model has right less another's, on the same units, with McNemar's test.
 
     `source` is the model that is compared, `target` the other; `hits` is NA (a difference has none).
     """
@@ -120,7 +120,7 @@ def _by_setting(outcomes: Outcomes, source: str | None) -> dict[tuple, dict[str,
 
 
 def _tested(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
-    """Compares two tables of units (`all_units`)."""
+    """Compare two tables of units (`all_units`)."""
     both = a.merge(b, on=["name", "text_index"], suffixes=("_a", "_b"))
     kept = both[(both["right_a"] != UNKNOWN) & (both["right_b"] != UNKNOWN)]
     found = paired_test(kept["right_a"] == 1, kept["right_b"] == 1, kept["name"].to_numpy())

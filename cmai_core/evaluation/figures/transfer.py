@@ -14,7 +14,7 @@ _HELD = [name for name in CELL if name not in ("source", "target", "knowledge")]
 
 
 def transfer_matrix(predictions: Predictions, architectures: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """`transfer_asr`: source × target, over the units that *every* model of the matrix gets right when clean.
+    """Return `transfer_asr`: source × target, over the units that *every* model of the matrix gets right when clean.
 
     One matrix a (data, task, recipe, threat, seed). So all of its figures have one denominator, and a target that
     is weak when clean does not look easy to fool.

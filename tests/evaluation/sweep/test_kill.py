@@ -13,6 +13,7 @@ import pandas as pd
 
 SCRIPT = """
     import importlib.util, os, random, signal, sys, time
+    sys.path.insert(0, sys.argv[1] + "/../../helpers")
     spec = importlib.util.spec_from_file_location("sweep", sys.argv[1] + "/conftest.py")
     kit = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(kit)
