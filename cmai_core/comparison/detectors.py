@@ -138,8 +138,10 @@ def _squeezed(model: Any, task: Any, prepared: Any, pixels: torch.Tensor, plain:
 
 
 def with_rule(scores: Scores, validation: Scores) -> Scores:
-    """The scores with "CMCV, given" and "CMCV, retrieved": the lower of the places that S_c and V take among the
-    validation pairs' scores. Unchanged where there are no heads."""
+    """Return the scores with "CMCV, given" and "CMCV, retrieved".
+
+    The lower of the places that S_c and V take among the validation pairs' scores. Unchanged where there are no heads.
+    """
     out = dict(scores)
     for which in (GIVEN, RETRIEVED):
         names = [f"{kind}, {which}" for kind in ("S_c", "V")]

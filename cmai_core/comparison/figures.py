@@ -36,8 +36,10 @@ def _save(figure: Any, path: Path) -> Path:
 
 
 def trade_off(results: Mapping[str, Result], epsilons: Sequence[float], path: Path) -> Path:
-    """Image→text R@1 of every model, clean and in the worst case of the main part, with intervals; the most robust at
-    the first ε above."""
+    """Image→text R@1 of every model, clean and in the worst case of the main part, with intervals.
+
+    The most robust at the first ε above.
+    """
     found = {name: [result.verdict("main", epsilon) for epsilon in epsilons] for name, result in results.items()}
     known = {name: verdicts for name, verdicts in found.items() if None not in verdicts}
     names = sorted(known, key=lambda name: share(known[name][0].held)["value"])

@@ -98,8 +98,10 @@ def _tasks(results: Mapping[str, Result], best: Result, protocol: Protocol) -> l
 
 
 def _of_clean(aim: str, clean: str, held: str, least: float) -> list[Aim]:
-    """Whether at least that part of the clean share is kept (the figure itself; its interval is a bootstrap over
-    scenes); nothing where nothing is right when clean."""
+    """Return whether at least that part of the clean share is kept; nothing where nothing is right when clean.
+
+    The figure itself decides; its interval is a bootstrap over scenes.
+    """
     before, after = share(clean)["value"], share(held)
     if not before:
         return []
@@ -119,8 +121,10 @@ def _cells(protocol: Protocol, name: str) -> list[tuple[str, float]]:
 
 
 def _highest(found: Mapping[str, str], best: str, aim: str) -> list[Aim]:
-    """Whether the best's share right is above every other's by more than the interval of the difference, over the same
-    scenes; nothing where it stands alone."""
+    """Return whether the best's share right is above every other's; nothing where it stands alone.
+
+    Above by more than the interval of the difference, over the same scenes.
+    """
     if best not in found or len(found) < 2:
         return []
     gaps = {name: difference(found[best], held) for name, held in found.items() if name != best}

@@ -108,8 +108,10 @@ _PARTS = (
 
 @dataclass(frozen=True)
 class Joint:
-    """Picture and one word at once; a pair is lost where its picture retrieves a false caption, or its caption, as it
-    then reads, a picture that it is false of.
+    """Picture and one word at once.
+
+    A pair is lost where its picture retrieves a false caption, or its caption, as it then reads, a picture that it is
+    false of.
 
     Attributes:
         epsilon: in units of 1/255. words: that may change in each caption. limit: first test scenes, attacked together:

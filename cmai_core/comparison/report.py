@@ -1,4 +1,4 @@
-"""Prints the comparison from the published results: cmai compare report [--write]
+"""The report of the published results (`cmai compare report [--write]`).
 
 With `--write` it writes docs/results.md and its figures. Results of other weights than the shipped ones are refused.
 """

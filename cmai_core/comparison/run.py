@@ -72,8 +72,10 @@ class Comparison:
         return self.folder / f"{name}.json"
 
     def results(self, name: str) -> dict[str, Any]:
-        """What is known of a model so far, here or as published under this protocol (where more is known; here, where
-        as much is); {} for nothing."""
+        """Return what is known of a model so far; {} for nothing.
+
+        What is here, or what is published under this protocol where that is more.
+        """
         known: list[dict[str, Any]] = []
         for path in (self.path(name), *(() if self._published is None else (self._published / f"{name}.json",))):
             if path.is_file():
@@ -191,7 +193,10 @@ class Comparison:
         return self._tower
 
     def _calibration(self, model: Any) -> tuple[Any, Any]:
-        """The card's calibration where it is as the protocol asks, else a new one; and the pairs it was set on."""
+        """Return the card's calibration where it is as the protocol asks, else a new one.
+
+        The second value is the pairs that it was set on.
+        """
         from cmai_core.data.subset import Subset
         from cmai_core.defenses.calibration import calibration_of
         from cmai_core.evaluation.verification.cmcv import calibrate_cmcv

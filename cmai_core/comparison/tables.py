@@ -52,8 +52,11 @@ def label(name: str) -> str:
 
 
 def robust_table(results: Results, part: str, task: str, epsilons: Sequence[float], base: str = "") -> str:
-    """Clean, worst case at each ε, their ratio, attack success rate (of those right when clean) and how much lower it
-    is than the base's, and the paired difference to `BEST`."""
+    """Return the main table: clean and worst case at each ε of every model.
+
+    With their ratio, the attack success rate (of those right when clean), how much lower that is than the base's, and
+    the paired difference to `BEST`.
+    """
     asked = {len(rights(v.clean)) for r in results.values() if (v := r.verdict(part, epsilons[0], task)) is not None}
     head = ["model", f"clean (of {'/'.join(map(str, sorted(asked)))})"]
     for epsilon in epsilons:
@@ -119,8 +122,11 @@ def clean_table(results: Results, base: str) -> str:
 
 
 def stronger_table(results: Results, protocol: Protocol) -> str:
-    """The worst case of the main attacks on the first scenes, with the stronger ones added, and, over the scenes of the
-    adaptive attacks (against S_c and V of the given and of the retrieved caption), with these added."""
+    """Return the worst case of the main attacks on the first scenes, and with the stronger ones added.
+
+    Over the scenes of the adaptive attacks (against S_c and V of the given and of the retrieved caption) also with
+    these added.
+    """
     (epsilon,) = protocol.part("stronger").epsilons
     rows = []
     for name, result in results.items():
@@ -201,8 +207,10 @@ def transfer_table(results: Results, protocol: Protocol) -> str:
 
 
 def comparable(found: Mapping[str, Verdict]) -> dict[str, Verdict]:
-    """Without the models that answer much less than the others when clean (under half of the median): of what all get
-    right too little would be left."""
+    """Without the models that answer much less than the others when clean (under half of the median).
+
+    Of what all get right too little would be left.
+    """
     clean = {name: share(verdict.clean)["value"] for name, verdict in found.items()}
     least = 0.5 * float(np.median(list(clean.values()))) if clean else 0.0
     return {name: verdict for name, verdict in found.items() if clean[name] >= least}
@@ -347,8 +355,10 @@ def _detected(found: Mapping[str, Any]) -> list[str]:
 
 
 def rates_table(results: Results, rate: float) -> str:
-    """What CMCV's thresholds (S_c or V_verify below theirs) flag of clean pairs that had no part in setting them:
-    by the cards, the share in per cent at one stated rate."""
+    """Return the per cent of fresh clean pairs that CMCV flags, at one stated rate.
+
+    By the cards: of pairs that had no part in setting the thresholds, those with S_c or V_verify below theirs.
+    """
     from cmai_core.models import bundled_models
 
     cards = {card.name: card.card.get("cmcv", {}).get("rates", {}) for card in bundled_models()}

@@ -206,8 +206,9 @@ class ReviewQueue:
     def entries(
         self, *, open_only: bool = True, limit: int = 100, skip: int = 0, only: Sequence[int] | None = None
     ) -> list[Entry]:
-        """Entries, the lowest score below its threshold first (those without score or threshold last); resolved ones
-        after, the one resolved last first.
+        """Entries, the lowest score below its threshold first (those without score or threshold last).
+
+        Resolved ones after, the one resolved last first.
 
         Args:
             limit: most that are returned. skip: of the first ones, so many are left out. only: those with these ids.

@@ -57,12 +57,12 @@ class DeletionInsertion:
 
     @property
     def deletion_gain(self) -> np.ndarray:
-        """random − deletion, N: positive where the map finds what S_c rests on better than chance."""
+        """Return random − deletion, N: positive where the map finds what S_c rests on better than chance."""
         return self.random - self.deletion
 
     @property
     def insertion_gain(self) -> np.ndarray:
-        """insertion − random, N: positive likewise."""
+        """Return insertion − random, N: positive likewise."""
         return self.insertion - self.random
 
 

@@ -1,5 +1,8 @@
-"""The cascading-randomisation check (Adebayo et al. 2018, arXiv 1810.03292): a map that stays the same when the model's
-weights are replaced by noise, layer by layer from the top, does not show what the model has learnt."""
+"""The cascading-randomisation check (Adebayo et al. 2018, arXiv 1810.03292).
+
+A map that stays the same when the model's weights are replaced by noise, layer by layer from the top, does not show
+what the model has learnt.
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class LowRank(nn.Module):
 
 
 def attach(model: nn.Module, rank: int, generator: torch.Generator) -> None:
-    """Gives every matrix of the blocks that ask for gradients a low-rank update, which alone learns; vectors learn too.
+    """Give every matrix of the blocks that ask for gradients a low-rank update, which alone learns; vectors learn too.
 
     Embeddings, class tokens and projections out of the towers are left alone, as in the paper.
     """

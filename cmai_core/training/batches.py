@@ -46,8 +46,9 @@ class Arrays(Protocol):
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """One step's data: B scenes with a caption each. The first M images are the left, the next M the right ones of M
-    two-image items.
+    """One step's data: B scenes with a caption each.
+
+    The first M images are the left, the next M the right ones of M two-image items.
 
     Attributes:
         rows: int64 B, scenes.

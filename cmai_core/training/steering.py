@@ -45,7 +45,8 @@ class Steering:
 
     @staticmethod
     def of(recipe: Recipe, parts: Parts, heads: nn.Module | None, reference: Arrays | None) -> Steering:
-        """
+        """Make the steering of a recipe.
+
         Raises:
             OptionError: ARM without reference data, or a replay of a model that recorded no schedule.
         """

@@ -190,8 +190,10 @@ class Training:
         return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
 
     def perturbed(self, batch: TrainingBatch, pixels: Tensor) -> tuple[TrainingBatch, Tensor]:
-        """The batch with the share λ of its images (and their captions) perturbed: every 1/λ-th, so that both kinds
-        are in each half."""
+        """Return the batch with the share λ of its images (and their captions) perturbed.
+
+        Every 1/λ-th, so that both kinds are in each half.
+        """
         inner, share = self.steering.inner, self.steering.share
         if inner is None or not share:
             return batch, pixels

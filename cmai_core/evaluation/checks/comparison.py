@@ -1,5 +1,6 @@
-"""Checks that no attack with less knowledge does better: noise, scores alone, another model's gradients; and a standard
-white-box attack beside the one under test.
+"""Checks that no attack with less knowledge does better: noise, scores alone, another model's gradients.
+
+Beside them, a standard white-box attack must do no better than the one under test.
 
 "Verify adaptive attacks perform better than any other", "apply gradient-free attacks", "perform a transferability
 analysis", "try brute-force (random) search attacks" (Carlini et al. 2019, §4 and §5); AutoAttack's flag "Square Attack

@@ -147,4 +147,5 @@ def fraction(
 
 
 def finite_rows(rows: pd.DataFrame, *names: str) -> np.ndarray:
+    """Return in which rows all of these columns are finite numbers: bool, one a row."""
     return np.all([np.isfinite(column(rows, name)) for name in names], axis=0) if len(rows) else np.zeros(0, bool)

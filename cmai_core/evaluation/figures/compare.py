@@ -50,8 +50,10 @@ def paired_test(a: np.ndarray, b: np.ndarray, items: np.ndarray | None = None) -
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
-    """Holm's step-down correction (Holm 1979): adjusted p of several tests made together; NaN stays NaN and is not
-    counted."""
+    """Holm's step-down correction (Holm 1979): adjusted p of several tests made together.
+
+    NaN stays NaN and is not counted.
+    """
     values = np.asarray(p, dtype=float)
     out = np.full(len(values), np.nan)
     known = np.flatnonzero(~np.isnan(values))
@@ -128,8 +130,10 @@ def _tested(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
 
 
 def _gaps(found: dict[str, Any], both: pd.DataFrame, alone_a: int, alone_b: int) -> dict[str, Any]:
-    """NaN for a comparison that is not known, and a note. Units that are open cannot be left out: they are those that
-    were hardest to fool."""
+    """NaN for a comparison that is not known, and a note.
+
+    Units that are open cannot be left out: they are those that were hardest to fool.
+    """
     if gaps := int((both["open_a"] | both["open_b"]).sum()):
         unknown = {name: np.nan for name in ("value", "low", "high", "p")}
         return unknown | {"note": f"Unknown: {gaps} units were fooled by no recipe, but not faced by all."}

@@ -157,8 +157,10 @@ def _share(flagged: np.ndarray) -> dict[str, float]:
 
 
 def by_vagueness(dataset: PairDataset) -> dict[str, Subset]:
-    """Split a dataset with ground truth in two halves: pairs whose first caption is true of more of all scenes than the
-    median ("vague"), and of fewer or as many ("specific").
+    """Split a dataset with ground truth in two halves.
+
+    Pairs whose first caption is true of more of all scenes than the median ("vague"), and of fewer or as many
+    ("specific").
 
     Raises:
         DataError: a caption about which the ground truth cannot say this.
