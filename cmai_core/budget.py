@@ -167,12 +167,12 @@ class Budget:
 
     @staticmethod
     def usual(norm: str) -> Budget:
-        """The budget where none is given."""
+        """Return the budget where none is given."""
         return Budget(norm, norm_of(norm).usual)
 
     @staticmethod
     def of_pixels(norm: str, epsilon: float, value_count: int) -> Budget:
-        """The budget of a `ThreatModel`'s ε; `value_count`: 3·H·W of the pictures."""
+        """Return the budget of a `ThreatModel`'s ε; `value_count`: 3·H·W of the pictures."""
         amount = epsilon / norm_of(norm).scale(value_count)
         # 4/255·255 is 4.000000000000001 in binary: what a person said is what a person reads again.
         return Budget(norm, min(float(f"{amount:.12g}"), norm_of(norm).highest))
@@ -213,7 +213,7 @@ class Budget:
         return self.amount in norm_of(self.norm).ladder
 
     def ladder(self) -> tuple[Budget, ...]:
-        """The amounts offered for its norm, this one in its place among them."""
+        """Return the amounts offered for its norm, this one in its place among them."""
         amounts = sorted({*norm_of(self.norm).ladder, self.amount})
         return tuple(Budget(self.norm, amount) for amount in amounts)
 
@@ -224,7 +224,7 @@ def _shifted(amount: float, factor: float) -> float:
 
 
 def norm_of(name: str) -> Norm:
-    """What is known of a norm.
+    """Return what is known of a norm.
 
     Raises:
         OptionError: there is none of this name.

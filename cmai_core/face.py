@@ -237,7 +237,10 @@ def _dataset(data: Data, limit: int | None) -> PairDataset:
 
 
 def _fitting_task(dataset: PairDataset, model: VisionLanguageModel) -> str:
-    """The task that is asked where none is named: the usual one, or where the model knows only its classes, those."""
+    """Return the task that is asked where none is named.
+
+    The usual one, or where the model knows only its classes, those.
+    """
     from cmai_core.tasks import get_task
 
     order = ("zero-shot", "retrieval") if model.classes else ("retrieval", "zero-shot")

@@ -24,7 +24,7 @@ _BLOCK = 4096
 
 @contextmanager
 def explained(path: str | os.PathLike[str], verb: str = "written") -> Iterator[None]:
-    """Turns the system's errors into one that names the file and says what to do.
+    """Turn the system's errors into one that names the file and says what to do.
 
     Raises:
         DataError: in place of any OSError of the block.
@@ -54,7 +54,7 @@ def is_stdout(path: Path | None) -> bool:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path, which takes the place of `path` when all went well: readers see the old file or the new one.
+    """Give a temporary path that replaces `path` when all went well: readers see the old file or the new one.
 
     A link stays, and what it leads to is replaced. What cannot be replaced (devices, pipes, files with several names or
     in folders that cannot be written) is written into instead, once its contents are complete.
@@ -84,7 +84,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Finds out before the work, not after it; leaves everything as it is.
+    """Find out before the work, not after it; leave everything as it is.
 
     Raises:
         DataError: nothing can be written there, or there is no space.
@@ -106,7 +106,7 @@ def check_writable(path: Path) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """The same for a folder of files, which is made where it is missing.
+    """Check that files can be written into a folder, which is made where it is missing.
 
     Raises:
         DataError: it cannot be made, or nothing can be written into it.
@@ -117,7 +117,7 @@ def check_folder(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text as UTF-8, line ends as they are (-: to stdout).
+    """Write a text as UTF-8, line ends as they are (-: to stdout).
 
     Raises:
         DataError: it cannot be written.
@@ -127,7 +127,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Writes strict JSON (-: to stdout).
+    """Write strict JSON (-: to stdout).
 
     Raises:
         DataError: it cannot be written.
@@ -136,7 +136,7 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def reserve(path: Path) -> None:
-    """Takes the space that an existing file of holes needs, so that a full disk is an error now, not a crash later.
+    """Take the space that an existing file of holes needs, so that a full disk is an error now, not a crash later.
 
     A mapped file that finds no space ends its process.
 

@@ -13,7 +13,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def assets_dir() -> Path:
-    """The bundled assets: beside the package in a checkout, inside it in an installed wheel."""
+    """Return the bundled assets: beside the package in a checkout, inside it in an installed wheel."""
     inside = _PACKAGE / "_assets"
     return inside if inside.is_dir() else _PACKAGE.parent / "assets"
 
@@ -25,7 +25,7 @@ def lab_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """Generated data and downloads: $CMAI_CACHE, else the user's cache folder. Created on first use.
+    """Return generated data and downloads: $CMAI_CACHE, else the user's cache folder. Created on first use.
 
     Raises:
         DataError: it is no folder and cannot be made.

@@ -49,6 +49,6 @@ class CancelToken:
         return self._event.is_set()
 
     def check(self) -> None:
-        """Raises `Cancelled` once cancel() has been called."""
+        """Stop the caller by `Cancelled` once cancel() has been called."""
         if self.cancelled:
             raise Cancelled("cancelled")

@@ -58,11 +58,12 @@ class Showcase:
 
 
 def showcase_dir() -> Path:
+    """Return where the bundled example lies."""
     return assets_dir() / "showcase"
 
 
 def load_showcase(folder: Path | None = None) -> Showcase | None:
-    """The bundled example; None where none has been made.
+    """Return the bundled example; None where none has been made.
 
     Raises:
         DataError: where the files are there but broken.
@@ -98,7 +99,7 @@ def load_showcase(folder: Path | None = None) -> Showcase | None:
 
 
 def save_showcase(bundle: Showcase, folder: Path) -> None:
-    """Writes showcase.json and the PNG pictures."""
+    """Write showcase.json and the PNG pictures."""
     folder.mkdir(parents=True, exist_ok=True)
     for role, craft in bundle.result.crafts.items():
         for name, picture in (("clean", craft.clean), ("adversarial", craft.adversarial)):
@@ -149,7 +150,7 @@ def build_showcase(
     calibration_pairs: int = CALIBRATION_PAIRS,
     progress=None,
 ) -> Showcase | None:
-    """Makes the example from the bundled models and writes it to `out_dir`.
+    """Make the example from the bundled models and write it to `out_dir`.
 
     The example is chosen because it is clear, and says so: among the first `candidates` test scenes those are tried on
     which L∞ 4/255 lowers S_c most on the undefended model and least on the defended one (each faces its own white-box

@@ -64,7 +64,7 @@ def exit_status(command: Callable[[], int | None]) -> int:
 
 
 def shown(text: str, *, lines: bool = False) -> str:
-    """A text from a file or a name, safe for a terminal: what would move the cursor or hide words is spelt out.
+    """Return a text from a file or a name, safe for a terminal: what would move the cursor or hide words is spelt out.
 
     Args:
         lines: keep line ends and tabs.
@@ -79,7 +79,7 @@ def shown(text: str, *, lines: bool = False) -> str:
 
 @contextmanager
 def _warnings_said() -> Iterator[None]:
-    """The library's own warnings as one line on stderr each, every time; those of others as Python shows them."""
+    """Say the library's own warnings in one line on stderr each, every time; those of others as Python shows them."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", CmaiWarning)
         others = warnings.showwarning
@@ -95,7 +95,7 @@ def _warnings_said() -> Iterator[None]:
 
 
 def printable() -> None:
-    """Makes output that the terminal's encoding lacks a sign for readable instead of an error (→ becomes ->)."""
+    """Make output that the terminal's encoding lacks a sign for readable instead of an error (→ becomes ->)."""
     codecs.register_error("cmai", _plain_signs)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -120,7 +120,7 @@ def _complain(text: str) -> None:
 
 
 def _abandon_stdout() -> None:
-    """What is still to be printed goes nowhere: it would fail again when Python ends."""
+    """Send what is still to be printed nowhere: it would fail again when Python ends."""
     with suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -138,8 +138,9 @@ class Table:
     head: bool = True
 
     def __str__(self) -> str:
-        widths = [max(len(row[k]) for row in self.rows) for k in range(len(self.rows[0]))]
-        lines = ("  ".join(text.ljust(n) for text, n in zip(row, widths, strict=True)) for row in self.rows)
+        rows = [[shown(text) for text in row] for row in self.rows]
+        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+        lines = ("  ".join(text.ljust(n) for text, n in zip(row, widths, strict=True)) for row in rows)
         return "\n".join(line.rstrip() for line in lines)
 
     def drawn(self) -> Any:
@@ -214,7 +215,7 @@ def _kept_elsewhere(path: Path, write: Callable[[Path], None], error: Exception)
 
 
 def check_outputs(options: Mapping[str, Path | None]) -> None:
-    """Checks, before the work, that each of a command's files can be written, and that one at most is stdout.
+    """Check, before the work, that each of a command's files can be written, and that one at most is stdout.
 
     Args:
         options: an option's name → its path, None where it was not given.
@@ -230,7 +231,7 @@ def check_outputs(options: Mapping[str, Path | None]) -> None:
 
 
 def read_object(path: Path, name: str, hint: str) -> dict[str, Any]:
-    """The JSON object of a file, or what stands under `name` in it.
+    """Return the JSON object of a file, or what stands under `name` in it.
 
     Raises:
         DataError: it cannot be read, is not JSON, or holds no object; `hint` says what to give instead.
@@ -251,7 +252,7 @@ def read_object(path: Path, name: str, hint: str) -> dict[str, Any]:
 def progress_bar(
     quiet: bool, *, form: str | None = None, unit: str = "", words: Callable[[Progress], str] | None = None
 ) -> Iterator[Callable[[Progress], None]]:
-    """A progress bar on stderr.
+    """Show a progress bar on stderr.
 
     Args:
         form: of the bar; None: counts of `unit`. words: what it says of a progress; None: its stage.
@@ -286,7 +287,7 @@ def resumable(words: str) -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[CancelToken]:
-    """The first Ctrl+C cancels (what was found is still reported), the second one ends the program."""
+    """Let the first Ctrl+C cancel (what was found is still reported) and the second one end the program."""
     token = CancelToken()
 
     def handle(number: int, frame: Any) -> None:

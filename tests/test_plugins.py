@@ -81,3 +81,9 @@ def test_every_group_of_entry_points_has_a_part_here():
             text = path.read_text(encoding="utf-8")
             groups |= set(re.findall(r'^[A-Z]\w+.* = Registry\(\s*"[^"]+",\s*"(cmai\.\w+)"', text, re.MULTILINE))
     assert groups == set(ENTRY_POINTS)
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/tutorials/attack-package.md"])
+def test_the_documentation_names_every_group(page):
+    named = set(re.findall(r"`(cmai\.\w+)`", (ROOT / page).read_text(encoding="utf-8")))
+    assert set(ENTRY_POINTS) <= named

@@ -1,0 +1,1 @@
+"""What strangers may reach and use."""

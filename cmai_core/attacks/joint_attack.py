@@ -30,6 +30,8 @@ KEEP = ("best", "last")
 
 @dataclass
 class JointSetting(PairSetting):
+    """What an attack on pictures and texts works on."""
+
     region: Region | None = None
 
 

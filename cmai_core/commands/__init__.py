@@ -1,0 +1,1 @@
+"""The commands of `cmai`, a file each."""

@@ -118,7 +118,7 @@ def settings(given: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
 
 
 def _word() -> str:
-    """A key that can be typed: 12 letters and digits, 59 bits."""
+    """Return a key that can be typed: 12 letters and digits, 59 bits."""
     import secrets
 
     letters = [secrets.choice(_ALPHABET) for _ in range(12)]

@@ -281,6 +281,6 @@ def _time(seconds: float | None) -> str:
 
 
 def _stage(progress: Progress) -> str:
-    """What is done now, and the time that is left by the runner's own count."""
+    """Return what is done now, and the time that is left by the runner's own count."""
     cells = f"cell {progress.data['cells']}, " if "cells" in progress.data else ""
     return f"{cells}{progress.stage}, {_time(progress.data.get('eta'))} left"

@@ -138,7 +138,7 @@ def explanation(
 
 @measure.command("training")
 def training(json_file: Json = None, csv: Csv = None) -> None:
-    """What the trainings of the bundled models took, beside the model that each started from."""
+    """Say what the trainings of the bundled models took, beside the model that each started from."""
     check_outputs({"--json": json_file, "--csv": csv})
     from cmai_core.evaluation.figures.latency import training_overhead
 

@@ -47,7 +47,7 @@ def aimed_verdicts(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> dict[str, Any]:
-    """The aimed attacks on one model.
+    """Run the targeted and adaptive attacks on one model.
 
     Args:
         dataset: whose first scenes are attacked. validation: pairs that thresholds of the retrieved caption are set on.
@@ -87,7 +87,7 @@ def aimed_verdicts(
 def retrieved_detector(
     model: Any, validation: PairDataset, asked: Any, task: Any, dataset: PairDataset, rate: float
 ) -> Any:
-    """CMCV of the retrieved caption: S_c and, with heads, V_verify, set to `rate` on validation pairs.
+    """Return CMCV of the retrieved caption: S_c and, with heads, V_verify, set to `rate` on validation pairs.
 
     Args:
         asked: the retrieval among the validation pairs' captions. task, dataset: what the detector is to be used on.
@@ -130,7 +130,7 @@ def _attacked(
 
 
 def _answered(system: Any, task: Any, dataset: PairDataset, limit: int) -> dict[str, Any]:
-    """Clean answers of the system: what a defence costs those who attack nothing."""
+    """Return clean answers of the system: what a defence costs those who attack nothing."""
     right, accepted = [], []
     for batch in _batches(system, dataset, limit):
         response = system.respond(task, batch, dataset=dataset)
@@ -154,7 +154,7 @@ def _targeted(model: Any, dataset: PairDataset, aimed: Aimed, tools: dict[str, A
 
 
 def _through(system: System, task: Any, dataset: PairDataset, aimed: Aimed, tools: dict[str, Any]) -> dict[str, Any]:
-    """Right in the worst case over the task's loss and the margin, raised through the system's pathway."""
+    """Say who is right in the worst case over the task's loss and the margin, raised through the system's pathway."""
     found = []
     for objective in ({}, {"objective": Margin(task, dataset=dataset)}):
         attack = get_recipe("pgd").build(task=task, dataset=dataset, **objective, **_options(aimed))
@@ -164,7 +164,7 @@ def _through(system: System, task: Any, dataset: PairDataset, aimed: Aimed, tool
 
 
 def pathways(model: Any, aimed: Aimed, tower: Any = None) -> dict[str, Any]:
-    """The protocol's pathways around a model: smoothing, and weights shifted towards a robust tower of the same texts.
+    """Return the protocol's pathways around a model: smoothing, and weights shifted towards a robust tower's.
 
     Args:
         tower: None, or one whose text side is another: then there is no shift.

@@ -1,4 +1,4 @@
-"""Writes the comparison's figures into the cards of the bundled models: cmai compare cards"""
+"""The comparison's figures in the cards of the bundled models (`cmai compare cards`)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ _KEPT = ("validation", "robust_image_to_text_r1")
 
 
 def figures(result: Result, protocol: Protocol = PROTOCOL) -> dict[str, Any]:
-    """A card's results: `test` (clean figures of every task), `robust` (by ε in 1/255: the worst case of the main
-    part, with the clean share of the same scenes) and the protocol's hash."""
+    """Return a card's results.
+
+    `test` (clean figures of every task), `robust` (by ε in 1/255: the worst case of the main part, with the clean share
+    of the same scenes) and the protocol's hash.
+    """
     robust = {}
     for epsilon in protocol.part("main").epsilons:
         verdict = result.verdict("main", epsilon)
@@ -29,7 +32,7 @@ def figures(result: Result, protocol: Protocol = PROTOCOL) -> dict[str, Any]:
 
 
 def write_cards(results: Mapping[str, Result], folder: Path, protocol: Protocol = PROTOCOL) -> list[str]:
-    """Puts them beside what the cards hold already; gives the names of the models that were written.
+    """Put the figures beside what the cards hold already; return the names of the models that were written.
 
     Args:
         folder: of the bundled models.

@@ -33,7 +33,7 @@ _SIZE = 32
 
 
 def with_corrections(results: Mapping[str, Result], folder: Path, protocol: Protocol = PROTOCOL) -> dict[str, Result]:
-    """The results, those that a correction is kept of with a part more: `result.verdict("correction", epsilon)`.
+    """Return the results, with a part more where a correction is kept: `result.verdict("correction", epsilon)`.
 
     Its `clean` is what stood as published; its `held`, what stands after the targeted attack too.
 
@@ -61,7 +61,7 @@ def with_corrections(results: Mapping[str, Result], folder: Path, protocol: Prot
 
 
 def correction_table(results: Mapping[str, Result], protocol: Protocol = PROTOCOL) -> str:
-    """Published worst case, scenes the targeted attack takes of those that stood, and what is left; "" for nothing."""
+    """Tabulate the published worst case, the scenes the targeted attack takes of those that stood, and what is left."""
     epsilons = protocol.part(_MAIN).epsilons
     head = ["model"]
     for epsilon in epsilons:
@@ -86,13 +86,13 @@ def correction_table(results: Mapping[str, Result], protocol: Protocol = PROTOCO
 
 
 def taken(correction: Verdict) -> tuple[int, int]:
-    """How many scenes the targeted attack takes, and of how many that stood."""
+    """Return how many scenes the targeted attack takes, and of how many that stood."""
     stood = rights(correction.clean)
     return int((stood & ~rights(correction.held)).sum()), int(stood.sum())
 
 
 def correction_words(results: Mapping[str, Result], protocol: Protocol = PROTOCOL) -> str:
-    """What the table says in a sentence: how many points the published figures are too high, as far as is known."""
+    """Say in a sentence how many points the published figures are too high, as far as is known."""
     said = []
     for epsilon in protocol.part(_MAIN).epsilons:
         found = [v for result in results.values() if (v := result.verdict(PART, epsilon)) is not None]
@@ -121,7 +121,7 @@ def measure(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> Verdict:
-    """The targeted attack on the scenes of the main part that stand at one ε.
+    """Run the targeted attack on the scenes of the main part that stand at one ε.
 
     Args:
         result: published. epsilon: in units of 1/255.
@@ -171,7 +171,7 @@ def correct(
     dataset: Any = None,
     quiet: bool = True,
 ) -> None:
-    """Measures what is not there yet of some models and keeps it, ε by ε.
+    """Measure what is not there yet of some models and keep it, ε by ε.
 
     Args:
         folder: of the published results. specs: how to load a model that is not bundled. dataset: the split, loaded.

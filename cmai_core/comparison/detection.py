@@ -23,7 +23,7 @@ _SEED = PROTOCOL.instruments.seed
 def detection_figures(
     model: Any, name: str, frame: Any, store: Path, protocol: Protocol, test: PairDataset, validation: PairDataset
 ) -> dict[str, Any]:
-    """Detection of successful attacks on one model, with the attacker unaware of any detector.
+    """Measure how well successful attacks on one model are detected, with the attacker unaware of any detector.
 
     Args:
         frame: predictions of the part FAMILIES, every attack on every scene. store: the folder they come from.
@@ -78,7 +78,7 @@ def detection_figures(
 def _drifting(
     frame: Any, name: str, epsilon: float, store: Path, pairs: Sequence[Pair], model: Any
 ) -> tuple[list[int], list[np.ndarray]]:
-    """The scenes of the part, and their pictures as the attack on S_c made them."""
+    """Return the scenes of the part, and their pictures as the attack on S_c made them."""
     rows = _attacked(frame, name, epsilon, pairs)
     rows = rows[rows["recipe"] == DRIFTING].sort_values("at")
     at = [int(k) for k in rows["at"]]
@@ -86,7 +86,7 @@ def _drifting(
 
 
 def _attacked(frame: Any, name: str, epsilon: float, pairs: Sequence[Pair]) -> Any:
-    """Readings of a model's own examples at one ε, with the scene's number as `at`, in the protocol's order."""
+    """Return readings of a model's own examples at one ε, with the scene's number as `at`, in the protocol's order."""
     place = {pair.id: k for k, pair in enumerate(pairs)}
     rows = frame[(frame["target"] == name) & (frame["source"] == name) & (frame["epsilon"] == epsilon)]
     rows = rows[rows["item"].isin(place)]
@@ -94,7 +94,7 @@ def _attacked(frame: Any, name: str, epsilon: float, pairs: Sequence[Pair]) -> A
 
 
 def _successes(frame: Any, name: str, epsilon: float, pairs: Sequence[Pair]) -> dict[str, tuple[np.ndarray, list[str]]]:
-    """recipe → scenes that it turned from right to wrong, and their examples."""
+    """Return recipe → scenes that it turned from right to wrong, and their examples."""
     rows = _attacked(frame, name, epsilon, pairs)
     won = rows[(rows["correct_clean"].astype(float) == 1) & (rows["correct"].astype(float) == 0)]
     return {
@@ -106,7 +106,7 @@ def _successes(frame: Any, name: str, epsilon: float, pairs: Sequence[Pair]) -> 
 def worst_pictures(
     frame: Any, name: str, epsilon: float, store: Path, pairs: Sequence[Pair], model: Any
 ) -> list[np.ndarray]:
-    """What an attacker shows of each scene: the picture that fooled the model, else that of the protocol's last attack.
+    """Return what an attacker shows of each scene: the picture that fooled the model, else the last attack's.
 
     A scene that the model gets wrong unattacked is shown as it is. So the figures of all models are over the same
     scenes: without those, a model would be judged on the scenes that it finds easy.
@@ -171,7 +171,7 @@ def _figures(
 def _learned(
     clean: Scores, families: Mapping[str, Scores], whose: Mapping[str, np.ndarray], epsilon: float
 ) -> list[dict[str, Any]]:
-    """Leave-one-attack-family-out; scenes are halved, so that no scene is trained on and reported."""
+    """Learn detectors with one attack family left out; scenes are halved, so that none is trained on and reported."""
     if f"V, {GIVEN}" not in clean:
         return []
     count = len(next(iter(clean.values())))
@@ -190,7 +190,7 @@ def _learned(
 
 
 def _aligned(true: Scores, false: Scores) -> dict[str, Any]:
-    """AUROC of each score of the given caption: a true caption should score higher than a false one."""
+    """Return AUROC of each score of the given caption: a true caption should score higher than a false one."""
     rng = np.random.default_rng(_SEED)
     names = [name for name in true if name.endswith(f", {GIVEN}") and not name.startswith("CMCV")]
     return {

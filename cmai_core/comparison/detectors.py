@@ -53,7 +53,7 @@ class Bank:
 
     @staticmethod
     def of(model: Any, dataset: PairDataset, rows: Sequence[int]) -> Bank:
-        """From some of a dataset's pictures, which nothing else is measured on."""
+        """Make it from some of a dataset's pictures, which nothing else is measured on."""
         found = []
         with torch.no_grad(), evaluation_mode(model):
             for start in range(0, len(rows), _SIZE):
@@ -84,7 +84,7 @@ def raw_scores(
     bank: Bank,
     texts: Sequence[str] | None = None,
 ) -> Scores:
-    """All scores but "CMCV" of N pictures: name → float64 N.
+    """Return all scores but "CMCV" of N pictures: name → float64 N.
 
     Args:
         task: retrieval among the captions of `dataset`. pairs: whose pictures they are, attacked or not.
@@ -138,8 +138,10 @@ def _squeezed(model: Any, task: Any, prepared: Any, pixels: torch.Tensor, plain:
 
 
 def with_rule(scores: Scores, validation: Scores) -> Scores:
-    """The scores with "CMCV, given" and "CMCV, retrieved": the lower of the places that S_c and V take among the
-    validation pairs' scores. Unchanged where there are no heads."""
+    """Return the scores with "CMCV, given" and "CMCV, retrieved".
+
+    The lower of the places that S_c and V take among the validation pairs' scores. Unchanged where there are no heads.
+    """
     out = dict(scores)
     for which in (GIVEN, RETRIEVED):
         names = [f"{kind}, {which}" for kind in ("S_c", "V")]
@@ -152,7 +154,7 @@ def with_rule(scores: Scores, validation: Scores) -> Scores:
 
 
 def left_out(clean: Mapping[str, np.ndarray], attacked: Mapping[str, Scores], half: Mapping[str, np.ndarray]) -> Scores:
-    """ "CMCV, learned": logistic regression on S_c and V, for each family of attacks trained on all *other* families.
+    """Learn "CMCV, learned": logistic regression on S_c and V, trained on all *other* families of attacks.
 
     Args:
         clean: scores of clean pairs; attacked: family → scores; half: family (and "clean") → bool, which rows it is

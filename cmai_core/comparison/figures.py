@@ -36,8 +36,10 @@ def _save(figure: Any, path: Path) -> Path:
 
 
 def trade_off(results: Mapping[str, Result], epsilons: Sequence[float], path: Path) -> Path:
-    """Image→text R@1 of every model, clean and in the worst case of the main part, with intervals; the most robust at
-    the first ε above."""
+    """Image→text R@1 of every model, clean and in the worst case of the main part, with intervals.
+
+    The most robust at the first ε above.
+    """
     found = {name: [result.verdict("main", epsilon) for epsilon in epsilons] for name, result in results.items()}
     known = {name: verdicts for name, verdicts in found.items() if None not in verdicts}
     names = sorted(known, key=lambda name: share(known[name][0].held)["value"])
@@ -61,7 +63,7 @@ def trade_off(results: Mapping[str, Result], epsilons: Sequence[float], path: Pa
 
 
 def schedule(history: Sequence[Mapping[str, float]], tau: float, hysteresis: float, path: Path) -> Path:
-    """ARM's curve: S_c under the reference attack with its moving average and τ_c, and what was done about it."""
+    """Draw ARM's curve: S_c under the reference attack, its moving average and τ_c, and what was done about it."""
     figure, axes = _axes()
     steps = [entry["step"] for entry in history]
     axes.plot(steps, [e["measured"] for e in history], ".", color=_GREY, markersize=3, label="S_c, reference attack")
@@ -83,7 +85,7 @@ def schedule(history: Sequence[Mapping[str, float]], tau: float, hysteresis: flo
 
 
 def detection_areas(results: Mapping[str, Result], epsilon: float, detectors: Sequence[str], path: Path) -> Path:
-    """AUROC of several detectors on every model; intervals are in the tables."""
+    """Draw the AUROC of several detectors on every model; intervals are in the tables."""
     names = [name for name, result in results.items() if (result.parts.get("detection") or {}).get("detectors")]
     areas = [[_area(results[name], detector, epsilon) for detector in detectors] for name in names]
     figure, axes = _axes(height=0.24 * len(names) + 1.6)

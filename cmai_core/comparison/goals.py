@@ -32,12 +32,12 @@ NO_RIVALS = tuple(RECIPES[name].model_name for name in (REPLAYED, *SURROGATES))
 
 
 def rivals(results: Mapping[str, Result]) -> dict[str, Result]:
-    """Without the models that there is no winning against."""
+    """Leave out the models that there is no winning against."""
     return {name: result for name, result in results.items() if name not in NO_RIVALS}
 
 
 def aims(results: Mapping[str, Result], protocol: Protocol) -> list[Aim]:
-    """(aim, what was measured, whether it was met) for `BEST`; aims whose figures are not there are left out."""
+    """Return (aim, what was measured, whether it was met) for `BEST`; aims whose figures are not there are left out."""
     best, base = results.get(BEST), results.get(protocol.base)
     if best is None:
         return []
@@ -84,7 +84,7 @@ def _kept(results: Mapping[str, Result], best: Result, protocol: Protocol) -> li
 
 
 def _tasks(results: Mapping[str, Result], best: Result, protocol: Protocol) -> list[Aim]:
-    """Every other task and norm: what is kept of the clean value, and is it the highest?"""
+    """Judge every other task and norm: what is kept of the clean value, and is it the highest?"""
     out = []
     asked = [(name, task, e) for name in ("tasks", "captions", "l2") for task, e in _cells(protocol, name)]
     for part, task, epsilon in asked:
@@ -98,8 +98,10 @@ def _tasks(results: Mapping[str, Result], best: Result, protocol: Protocol) -> l
 
 
 def _of_clean(aim: str, clean: str, held: str, least: float) -> list[Aim]:
-    """Whether at least that part of the clean share is kept (the figure itself; its interval is a bootstrap over
-    scenes); nothing where nothing is right when clean."""
+    """Return whether at least that part of the clean share is kept; nothing where nothing is right when clean.
+
+    The figure itself decides; its interval is a bootstrap over scenes.
+    """
     before, after = share(clean)["value"], share(held)
     if not before:
         return []
@@ -119,8 +121,10 @@ def _cells(protocol: Protocol, name: str) -> list[tuple[str, float]]:
 
 
 def _highest(found: Mapping[str, str], best: str, aim: str) -> list[Aim]:
-    """Whether the best's share right is above every other's by more than the interval of the difference, over the same
-    scenes; nothing where it stands alone."""
+    """Return whether the best's share right is above every other's; nothing where it stands alone.
+
+    Above by more than the interval of the difference, over the same scenes.
+    """
     if best not in found or len(found) < 2:
         return []
     gaps = {name: difference(found[best], held) for name, held in found.items() if name != best}
@@ -130,7 +134,7 @@ def _highest(found: Mapping[str, str], best: str, aim: str) -> list[Aim]:
 
 
 def _survives(best: Result, protocol: Protocol) -> list[Aim]:
-    """More steps, restarts, a black box, other libraries, and ε so large that nothing may be left."""
+    """Judge whether more steps, restarts, a black box, other libraries, or an ε that leaves nothing, change figures."""
     out = []
     main, strong = (best.verdict(name, 2.0) for name in ("main", "stronger"))
     if main is not None and strong is not None:
@@ -163,7 +167,7 @@ def _survives(best: Result, protocol: Protocol) -> list[Aim]:
 
 
 def _success(results: Mapping[str, Result], best: Result, protocol: Protocol) -> list[Aim]:
-    """Untargeted and targeted ASR: the reduction against the base is that of the lowest."""
+    """Judge untargeted and targeted ASR: the reduction against the base is that of the lowest."""
     out = []
     for epsilon in protocol.part("main").epsilons:
         rates = {
@@ -188,7 +192,7 @@ def _lowest(rates: Mapping[str, float], best: str, aim: str) -> list[Aim]:
 
 
 def _aligned(results: Mapping[str, Result], best: Result, protocol: Protocol) -> list[Aim]:
-    """AUROC of S_c (cosine, without heads) between true and false captions under attack."""
+    """Judge the AUROC of S_c (cosine, without heads) between true and false captions under attack."""
     out = []
     for epsilon in protocol.part("main").epsilons:
         areas = {}
@@ -210,7 +214,7 @@ def _largest(areas: Mapping[str, float], best: str, aim: str) -> list[Aim]:
 
 
 def _detecting(results: Mapping[str, Result], best: Result, protocol: Protocol) -> list[Aim]:
-    """CMCV against the other detectors on the same model, and against CMCV on the other models."""
+    """Judge CMCV against the other detectors on the same model, and against CMCV on the other models."""
     out = []
     for epsilon in protocol.part(FAMILIES).epsilons:
         areas: dict[str, dict[str, float]] = {}
@@ -235,7 +239,7 @@ def _detecting(results: Mapping[str, Result], best: Result, protocol: Protocol) 
 
 
 def _transfer(results: Mapping[str, Result], best: Result, protocol: Protocol) -> list[Aim]:
-    """Over the scenes that all models get right, those without rank included, as in `transfer_table`."""
+    """Judge transfer over the scenes that all models get right, those without rank included, as in `transfer_table`."""
     out = []
     part = protocol.part("transfer")
     for source in part.sources:
@@ -267,7 +271,7 @@ def _joint(results: Mapping[str, Result], best: Result) -> list[Aim]:
 
 
 def _rejecting(results: Mapping[str, Result], best: Result) -> list[Aim]:
-    """Correct or rejected, by an attacker who knows of CMCV and by one who does not."""
+    """Judge what is correct or rejected, by an attacker who knows of CMCV and by one who does not."""
     out = []
     for which in (GIVEN, RETRIEVED):
         found = {n: r.parts["aimed"][which]["held"] for n, r in results.items() if r.parts.get("aimed")}

@@ -12,7 +12,7 @@ from cmai_core.progress import CancelToken, ProgressCallback
 
 
 def grid_of(protocol: Protocol, part: Part, model: str) -> Grid:
-    """The grid of a part for one model: attacked itself, or shown what was made on the part's sources."""
+    """Return the grid of a part for one model: attacked itself, or shown what was made on the part's sources."""
     sources = [name for name in part.sources if name != model]
     return Grid(
         models=[*sources, model],
@@ -41,7 +41,7 @@ def measured(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> tuple[list[Verdict], Any]:
-    """Runs a part on one model, as far as the store does not hold it.
+    """Run a part on one model, as far as the store does not hold it.
 
     Args:
         store: folder of an evaluation store. models: loaded ones by name. dataset: the split, loaded.

@@ -27,7 +27,7 @@ _OVERHEAD = 2
 
 
 def attacks(joint: Joint, truth: str) -> dict[str, JointAttack]:
-    """The joint attacks, each with the same budgets; the first is by best response on −S_c.
+    """Make the joint attacks, each with the same budgets; the first is by best response on −S_c.
 
     Args:
         truth: as in `TextThreat`: "scene" (the caption stays true), "none".
@@ -63,7 +63,7 @@ def joint_verdicts(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> dict[str, Any]:
-    """What is left of retrieval in both directions: a scene's picture and caption attacked, the others clean.
+    """Measure retrieval in both directions: a scene's picture and caption attacked, the others clean.
 
     Args:
         dataset: its first `joint.limit` scenes are attacked together.

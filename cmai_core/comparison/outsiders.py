@@ -18,7 +18,7 @@ RELATIVE_STEP = 0.25
 
 
 def __getattr__(name: str) -> Any:
-    """`foolbox_pgd` or `torchattacks_pgd`; AttributeError for other names, and where the library is missing."""
+    """Return `foolbox_pgd` or `torchattacks_pgd`; AttributeError for other names, and where the library is missing."""
     try:
         if name == "foolbox_pgd":
             import foolbox

@@ -25,7 +25,7 @@ _WARM_UP, _REPEATS = 3, 15
 
 
 def policies(model: Any, calibration: Calibration, protocol: Protocol, tower: Any = None) -> dict[str, System]:
-    """The systems that are compared around a model, by name; CMCV is that of the given pair.
+    """Return the systems that are compared around a model, by name; CMCV is that of the given pair.
 
     Args:
         tower: a robust model that weights are shifted to; left out where its text side is not this model's.
@@ -58,7 +58,7 @@ def policy_figures(
     calibration: Calibration,
     tower: Any = None,
 ) -> dict[str, Any]:
-    """Each policy's answers about the first `protocol.aimed.targeted` scenes of the main part, clean and attacked.
+    """Return each policy's answers about the first `aimed.targeted` scenes of the main part, clean and attacked.
 
     Args:
         frame, store: predictions and examples of the main part. Every policy is evaluated on what fooled the plain
@@ -91,7 +91,7 @@ def policy_figures(
 
 
 def flagging(system: System) -> System:
-    """The same system with thresholds that flag everything."""
+    """Return the same system with thresholds that flag everything."""
     detector = system.detector
     own = detector.detectors if isinstance(detector, AnyDetector) else (detector,)
     highest = tuple(replace(one, tau=1.0 if isinstance(one, ConsistencyDetector) else 0.0) for one in own)
@@ -112,7 +112,7 @@ def _answers(system: System, task: Any, dataset: PairDataset, pairs: list, pictu
 
 
 def _times(systems: dict[str, System], batch: Batch, dataset: Any) -> dict[str, float]:
-    """Median seconds of answering one question, the systems taking turns."""
+    """Return median seconds of answering one question, the systems taking turns."""
     task = get_task("vqa")
     found: dict[str, list[float]] = {policy: [] for policy in systems}
     for turn in range(_WARM_UP + _REPEATS):

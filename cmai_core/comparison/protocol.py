@@ -108,8 +108,10 @@ _PARTS = (
 
 @dataclass(frozen=True)
 class Joint:
-    """Picture and one word at once; a pair is lost where its picture retrieves a false caption, or its caption, as it
-    then reads, a picture that it is false of.
+    """Picture and one word at once.
+
+    A pair is lost where its picture retrieves a false caption, or its caption, as it then reads, a picture that it is
+    false of.
 
     Attributes:
         epsilon: in units of 1/255. words: that may change in each caption. limit: first test scenes, attacked together:
@@ -210,11 +212,11 @@ class Protocol:
         return (self.base, *(RECIPES[name].model_name for name in self.recipes))
 
     def part(self, name: str) -> Part:
-        """A part by name; KeyError where there is none."""
+        """Return a part by name; KeyError where there is none."""
         return {part.name: part for part in self.parts}[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, the recipes' settings included."""
+        """Return plain values, the recipes' settings included."""
         rows = {name: RECIPES[name].to_dict() for name in (*self.recipes, "base", "base-b")}
         words = ("summary", "source", "model_name")
         rows = {name: {k: v for k, v in row.items() if k not in words} for name, row in rows.items()}
@@ -237,7 +239,7 @@ PROTOCOL = Protocol()
 
 
 def _aimed_at_options(part: Part) -> Part:
-    """A part whose worst case is over the targeted attack too; captions are written, not chosen, and keep theirs."""
+    """Add the targeted attack to a part's worst case; captions are written, not chosen, and keep theirs."""
     if not part.cascade or part.name not in ("main", "tasks", "l2", "stronger"):
         return part
     recipe = f"{TARGETED},norm=l2" if part.name == "l2" else TARGETED

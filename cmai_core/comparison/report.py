@@ -1,4 +1,4 @@
-"""Prints the comparison from the published results: cmai compare report [--write]
+"""The report of the published results (`cmai compare report [--write]`).
 
 With `--write` it writes docs/results.md and its figures. Results of other weights than the shipped ones are refused.
 """
@@ -72,14 +72,14 @@ def _aims_table(results: Mapping[str, Result], protocol: Protocol, missing: bool
 
 
 def _ranked(results: Mapping[str, Result]) -> str:
-    """Among whom first places are."""
+    """Say among whom first places are."""
     left = [f"`{name}`" for name in NO_RIVALS if name in results]
     but = f" ({' and '.join(left)}: measured, but not to win against)" if left else ""
     return f"“Highest”, “lowest” and “best other” are among the {len(rivals(results))} models compared{but}."
 
 
 def _met(aim: str, met: bool, missing: bool) -> str:
-    """A first place among some of the models is one so far."""
+    """Say whether an aim is met; a first place among some of the models is one so far."""
     first = any(word in aim for word in ("highest", "lowest", "of all models"))
     return "**no**" if not met else "so far" if missing and first else "yes"
 
@@ -89,7 +89,7 @@ def _picture(folder: str, name: str, words: str) -> str:
 
 
 def draw(results: Mapping[str, Result], folder: Path, protocol: Protocol = PROTOCOL) -> list[Path]:
-    """The page's figures."""
+    """Draw the page's figures."""
     from cmai_core.comparison import figures
     from cmai_core.models import bundled_models
 

@@ -27,11 +27,11 @@ class Result:
     parts: Mapping[str, Any]
 
     def verdicts(self, part: str) -> list[Verdict]:
-        """Verdicts of a part of the protocol that is a grid."""
+        """Return verdicts of a part of the protocol that is a grid."""
         return [Verdict(**values) for values in self.parts.get(part, ())]
 
     def verdict(self, part: str, epsilon: float, task: str = "retrieval", source: str = "") -> Verdict | None:
-        """One of them, or None where it was not measured."""
+        """Return one of them, or None where it was not measured."""
         for found in self.verdicts(part):
             if (found.task, found.epsilon, found.source) == (task, epsilon, source):
                 return found
@@ -39,7 +39,7 @@ class Result:
 
 
 def read_results(folder: Path, names: Sequence[str] | None = None, protocol: Protocol = PROTOCOL) -> dict[str, Result]:
-    """Results by model, in the protocol's order.
+    """Return results by model, in the protocol's order.
 
     Args:
         folder: with one JSON file a model. names: None: the protocol's models that are there.
@@ -70,7 +70,7 @@ def read_results(folder: Path, names: Sequence[str] | None = None, protocol: Pro
 
 
 def stale(results: Mapping[str, Result]) -> list[str]:
-    """Models whose results are of other weights than the shipped ones, or that are not shipped."""
+    """Return models whose results are of other weights than the shipped ones, or that are not shipped."""
     from cmai_core.models.core import hash_of_files
     from cmai_core.models.families.bundled import bundled_dir
     from cmai_core.models.save import WEIGHTS_FILE

@@ -29,13 +29,13 @@ TASKS = ("zero-shot", "retrieval", "vqa", "nlvr")
 
 
 def part_names(protocol: Protocol = PROTOCOL) -> tuple[str, ...]:
-    """All parts, in the order in which they run."""
+    """Return all parts, in the order in which they run."""
     grids = tuple(part.name for part in protocol.parts)
     return (CLEAN, grids[0], POLICIES, grids[1], DETECTION, *grids[2:], JOINT, AIMED)
 
 
 def results_dir() -> Path:
-    """Where the published results lie."""
+    """Return the folder of the published results."""
     return assets_dir() / "results"
 
 
@@ -72,8 +72,10 @@ class Comparison:
         return self.folder / f"{name}.json"
 
     def results(self, name: str) -> dict[str, Any]:
-        """What is known of a model so far, here or as published under this protocol (where more is known; here, where
-        as much is); {} for nothing."""
+        """Return what is known of a model so far; {} for nothing.
+
+        What is here, or what is published under this protocol where that is more.
+        """
         known: list[dict[str, Any]] = []
         for path in (self.path(name), *(() if self._published is None else (self._published / f"{name}.json",))):
             if path.is_file():
@@ -83,7 +85,7 @@ class Comparison:
         return max(known, key=lambda found: len(found["parts"]), default={})
 
     def data(self, split: str) -> Any:
-        """A whole split of Tabletop."""
+        """Return a whole split of Tabletop."""
         from cmai_core.data import load_dataset
 
         if split not in self._data:
@@ -99,7 +101,7 @@ class Comparison:
         progress: ProgressCallback | None = None,
         cancel: CancelToken | None = None,
     ) -> dict[str, Any]:
-        """Everything that is not known yet of one model.
+        """Measure everything that is not known yet of one model.
 
         Args:
             name: of the model in the results. spec: how to load it (None: a bundled model of that name).
@@ -191,7 +193,10 @@ class Comparison:
         return self._tower
 
     def _calibration(self, model: Any) -> tuple[Any, Any]:
-        """The card's calibration where it is as the protocol asks, else a new one; and the pairs it was set on."""
+        """Return the card's calibration where it is as the protocol asks, else a new one.
+
+        The second value is the pairs that it was set on.
+        """
         from cmai_core.data.subset import Subset
         from cmai_core.defenses.calibration import calibration_of
         from cmai_core.evaluation.verification.cmcv import calibrate_cmcv
@@ -208,7 +213,7 @@ class Comparison:
 
 
 def publish(comparison: Comparison, names: Sequence[str], target: Path | None = None) -> Path:
-    """Copies the results of some models to where the report reads them.
+    """Copy the results of some models to where the report reads them.
 
     Raises:
         CmaiError: a model without complete results.

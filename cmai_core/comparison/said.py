@@ -25,7 +25,7 @@ _ASKED = re.compile(r"\{([^{}]+)\}")
 
 
 def filled(notes: str, results: Results, protocol: Protocol = PROTOCOL) -> str:
-    """Notes with every `{question}` answered; "–" where the figure was not measured.
+    """Return notes with every `{question}` answered; "–" where the figure was not measured.
 
     Questions: `asr MODEL ε`, `robust MODEL ε [TASK]`, `gap MODEL OTHER ε [TASK]` (points with the interval), `gained
     MODEL OTHER ε` (of what the other gains over the base, in per cent), `taken MODEL ε` (by the targeted attack, of how
@@ -98,7 +98,7 @@ def _clean(results: Results, protocol: Protocol, name: str) -> str:
 
 
 def defended(results: Results) -> dict[str, Result]:
-    """The models whose training perturbs pictures while their own towers learn."""
+    """Return the models whose training perturbs pictures while their own towers learn."""
     names = [r.model_name for r in RECIPES.values() if r.adversarial_share > 0 and r.trained]
     return {name: results[name] for name in results if name in names}
 

@@ -23,7 +23,7 @@ _PART = "main"
 
 
 def read_seeds(folder: Path, protocol: Protocol = PROTOCOL) -> dict[str, Result]:
-    """What is kept, by MODEL@SEED; {} where nothing is.
+    """Read what is kept, by MODEL@SEED; {} where nothing is.
 
     Args:
         folder: of the published results.
@@ -36,7 +36,7 @@ def read_seeds(folder: Path, protocol: Protocol = PROTOCOL) -> dict[str, Result]
 
 
 def seeds_table(shipped: Mapping[str, Result], seeds: Mapping[str, Result], protocol: Protocol = PROTOCOL) -> str:
-    """Clean and worst case of each seed, the shipped model's first; and how far apart a defence's seeds lie."""
+    """Write a table of each seed's clean and worst case, the shipped model's first, and how far apart they lie."""
     epsilons = protocol.part(_PART).epsilons
     rows = []
     for name in dict.fromkeys(one.partition("@")[0] for one in seeds):
@@ -54,7 +54,7 @@ def seeds_table(shipped: Mapping[str, Result], seeds: Mapping[str, Result], prot
 
 
 def measure_seeds(comparison: Comparison, specs: Mapping[str, str], target: Path, quiet: bool = False) -> None:
-    """Measures the part of each model and keeps it.
+    """Measure the part of each model and keep it.
 
     Args:
         specs: MODEL@SEED → how to load it. target: folder of the published results.

@@ -19,13 +19,13 @@ Results = Mapping[str, Result]
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Write a Markdown table."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def percent(entry: Mapping[str, float] | None, counts: bool = False) -> str:
-    """ "71.2 [68.4, 74.0]", in per cent; with counts "(712/1000)" after it."""
+    """Write "71.2 [68.4, 74.0]", in per cent; with counts "(712/1000)" after it."""
     if entry is None or not np.isfinite(entry["value"]):
         return _GAP
     text = f"{100 * entry['value']:.1f} [{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]"
@@ -33,27 +33,30 @@ def percent(entry: Mapping[str, float] | None, counts: bool = False) -> str:
 
 
 def points(entry: Mapping[str, float] | None) -> str:
-    """ "+1.3 [−0.2, 2.8]": a difference in points."""
+    """Write "+1.3 [−0.2, 2.8]": a difference in points."""
     if entry is None or not np.isfinite(entry["value"]):
         return _GAP
     return f"{100 * entry['value']:+.1f} [{100 * entry['low']:+.1f}, {100 * entry['high']:+.1f}]".replace("-", "−")
 
 
 def number(entry: Mapping[str, float] | None) -> str:
-    """ "0.912 [0.90, 0.92]"."""
+    """Write "0.912 [0.90, 0.92]"."""
     if entry is None or not np.isfinite(entry["value"]):
         return _GAP
     return f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"
 
 
 def label(name: str) -> str:
-    """A model's name in a table."""
+    """Write a model's name in a table."""
     return f"**`{name}`**" if name == BEST else f"`{name}`"
 
 
 def robust_table(results: Results, part: str, task: str, epsilons: Sequence[float], base: str = "") -> str:
-    """Clean, worst case at each ε, their ratio, attack success rate (of those right when clean) and how much lower it
-    is than the base's, and the paired difference to `BEST`."""
+    """Return the main table: clean and worst case at each ε of every model.
+
+    With their ratio, the attack success rate (of those right when clean), how much lower that is than the base's, and
+    the paired difference to `BEST`.
+    """
     asked = {len(rights(v.clean)) for r in results.values() if (v := r.verdict(part, epsilons[0], task)) is not None}
     head = ["model", f"clean (of {'/'.join(map(str, sorted(asked)))})"]
     for epsilon in epsilons:
@@ -83,7 +86,7 @@ def _robust(verdict: Verdict | None, best: Verdict | None, base: Verdict | None)
 
 
 def _less(base: float, own: float) -> str:
-    """By how many points a rate is below the base's."""
+    """Say by how many points a rate is below the base's."""
     return f"{100 * (base - own):.1f}".replace("-", "−")
 
 
@@ -92,7 +95,7 @@ def _partner(results: Results, name: str, part: str, epsilon: float, task: str) 
 
 
 def clean_table(results: Results, base: str) -> str:
-    """Clean figures of every task, with the differences of the values to the base in points."""
+    """Tabulate clean figures of every task, with the differences of the values to the base in points."""
     shown = (
         ("zero-shot", "accuracy", "zero-shot"),
         ("retrieval", "image_to_text_r1", "image→text R@1"),
@@ -119,8 +122,11 @@ def clean_table(results: Results, base: str) -> str:
 
 
 def stronger_table(results: Results, protocol: Protocol) -> str:
-    """The worst case of the main attacks on the first scenes, with the stronger ones added, and, over the scenes of the
-    adaptive attacks (against S_c and V of the given and of the retrieved caption), with these added."""
+    """Return the worst case of the main attacks on the first scenes, and with the stronger ones added.
+
+    Over the scenes of the adaptive attacks (against S_c and V of the given and of the retrieved caption) also with
+    these added.
+    """
     (epsilon,) = protocol.part("stronger").epsilons
     rows = []
     for name, result in results.items():
@@ -136,7 +142,7 @@ def stronger_table(results: Results, protocol: Protocol) -> str:
 
 
 def _adaptive(result: Result, main: Verdict) -> list[str]:
-    """The main attacks' worst case, and with what the adaptive ones make wrong and accepted."""
+    """Return the main attacks' worst case, and with what the adaptive ones make wrong and accepted."""
     aimed = result.parts.get("aimed")
     if not aimed:
         return [_GAP, _GAP]
@@ -146,7 +152,7 @@ def _adaptive(result: Result, main: Verdict) -> list[str]:
 
 
 def outside_table(results: Results) -> str:
-    """PGD of other libraries beside ours, on zero-shot classification."""
+    """Tabulate PGD of other libraries beside ours, on zero-shot classification."""
     rows = []
     for name, result in results.items():
         outside, ours = result.verdicts("outside"), result.verdict("tasks", 2.0, "zero-shot")
@@ -160,7 +166,7 @@ def outside_table(results: Results) -> str:
 
 
 def joint_table(results: Results) -> str:
-    """Picture and one word: with captions that stay true, and with any."""
+    """Tabulate attacks on picture and one word: with captions that stay true, and with any."""
     rows = []
     best = results[BEST].parts.get("joint", {}).get("scene") if BEST in results else None
     for name, result in results.items():
@@ -178,7 +184,7 @@ def joint_table(results: Results) -> str:
 
 
 def transfer_table(results: Results, protocol: Protocol) -> str:
-    """ASR of examples made on other models, over the scenes that all of a column's models get right when clean."""
+    """Tabulate the ASR of examples made on other models, over scenes that all of a column's models get right clean."""
     part = protocol.part("transfer")
     columns = [(source, epsilon) for source in part.sources for epsilon in part.epsilons]
     head, cells = ["model"], {}
@@ -201,15 +207,17 @@ def transfer_table(results: Results, protocol: Protocol) -> str:
 
 
 def comparable(found: Mapping[str, Verdict]) -> dict[str, Verdict]:
-    """Without the models that answer much less than the others when clean (under half of the median): of what all get
-    right too little would be left."""
+    """Without the models that answer much less than the others when clean (under half of the median).
+
+    Of what all get right too little would be left.
+    """
     clean = {name: share(verdict.clean)["value"] for name, verdict in found.items()}
     least = 0.5 * float(np.median(list(clean.values()))) if clean else 0.0
     return {name: verdict for name, verdict in found.items() if clean[name] >= least}
 
 
 def targeted_table(results: Results, base: str = "") -> str:
-    """Targeted ASR on zero-shot classification, and how much lower it is than the base's."""
+    """Tabulate targeted ASR on zero-shot classification, and how much lower it is than the base's."""
     rows: list[list[str]] = []
     rates: dict[str, float] = {}
     for name, result in results.items():
@@ -230,7 +238,7 @@ _PATHWAYS = ("robust pathway", "shifted weights")
 
 
 def aware_table(results: Results) -> str:
-    """The attacker who knows of CMCV: correct or rejected, false accepts, forced rejections, the robust pathway."""
+    """Tabulate the attacker who knows of CMCV: right or rejected, false accepts, forced rejections, robust pathway."""
     rows = []
     for name, result in results.items():
         aimed = result.parts.get("aimed")
@@ -254,14 +262,14 @@ def aware_table(results: Results) -> str:
 
 
 def _turned(found: Mapping[str, str]) -> str:
-    """Of those judged as the defender wants when clean, the share that is turned."""
+    """Return the share that is turned of those judged as the defender wants when clean."""
     clean = rights(found["clean"])
     turned = "".join("1" if not held else "0" for held in rights(found["held"])[clean])
     return percent(share(turned), counts=True) if turned else _GAP
 
 
 def policy_table(results: Results) -> str:
-    """ARM's policies against an attacker who does not know of them."""
+    """Tabulate ARM's policies against an attacker who does not know of them."""
     rows = []
     for name, result in results.items():
         for policy, found in (result.parts.get("policies") or {}).items():
@@ -275,19 +283,19 @@ def policy_table(results: Results) -> str:
 
 
 def accepted(right: str, rejected: str) -> str:
-    """Right and not rejected."""
+    """Count who is right and not rejected."""
     pairs = zip(right, rejected, strict=True)
     return "".join(UNASKED if a == UNASKED else str(int(a == "1" and b == "0")) for a, b in pairs)
 
 
 def either(right: str, rejected: str) -> str:
-    """Right or rejected."""
+    """Count who is right or rejected."""
     pairs = zip(right, rejected, strict=True)
     return "".join(UNASKED if a == UNASKED else str(int(a == "1" or b == "1")) for a, b in pairs)
 
 
 def alignment_table(results: Results, protocol: Protocol) -> str:
-    """True against false captions: AUROC of S_c and of V, clean and under attack; where attacked S_c lies."""
+    """Tabulate true against false captions: AUROC of S_c and of V, clean and attacked; where attacked S_c lies."""
     epsilons = [f"{e:g}" for e in protocol.part("main").epsilons]
     scenes, shown = protocol.part("main").limit, protocol.part(FAMILIES).limit
     head = ["model", "score", f"clean ({scenes} scenes)", *(f"attacked, {e}/255 (first {shown})" for e in epsilons)]
@@ -306,7 +314,7 @@ def alignment_table(results: Results, protocol: Protocol) -> str:
 
 
 def detection_table(results: Results, epsilon: float, detectors: Sequence[str]) -> str:
-    """Detection of successful attacks of all families: AUROC, and the rate found at 1 % and 5 %."""
+    """Tabulate detection of successful attacks of all families: AUROC, and the rate found at 1 % and 5 %."""
     rows = []
     for name, result in results.items():
         for detector in detectors:
@@ -317,7 +325,7 @@ def detection_table(results: Results, epsilon: float, detectors: Sequence[str]) 
 
 
 def families_table(result: Result, epsilon: float) -> str:
-    """Every detector on one model, attack family by attack family, and CMCV learned without the family."""
+    """Tabulate every detector on one model, attack family by attack family, and CMCV learned without the family."""
     rows = []
     for found in result.parts["detection"]["detectors"]:
         if found["epsilon"] == epsilon and found["family"] != "all":
@@ -329,7 +337,7 @@ _DETECTED = ("detector", "AUROC", "found at 1 % (realised)", "found at 5 % (real
 
 
 def detector_entry(result: Result, detector: str, epsilon: float, family: str = "all") -> Mapping[str, Any] | None:
-    """What was measured of a detector on one model, or None."""
+    """Return what was measured of a detector on one model, or None."""
     for found in (result.parts.get("detection") or {}).get("detectors", ()):
         if (found["detector"], found["epsilon"], found["family"]) == (detector, epsilon, family):
             return found
@@ -347,8 +355,10 @@ def _detected(found: Mapping[str, Any]) -> list[str]:
 
 
 def rates_table(results: Results, rate: float) -> str:
-    """What CMCV's thresholds (S_c or V_verify below theirs) flag of clean pairs that had no part in setting them:
-    by the cards, the share in per cent at one stated rate."""
+    """Return the per cent of fresh clean pairs that CMCV flags, at one stated rate.
+
+    By the cards: of pairs that had no part in setting the thresholds, those with S_c or V_verify below theirs.
+    """
     from cmai_core.models import bundled_models
 
     cards = {card.name: card.card.get("cmcv", {}).get("rates", {}) for card in bundled_models()}
@@ -366,7 +376,7 @@ def rates_table(results: Results, rate: float) -> str:
 
 
 def training_table(results: Results) -> str:
-    """What each training saw and how long it took, by the cards."""
+    """Tabulate what each training saw and how long it took, by the cards."""
     from cmai_core.models import bundled_models
 
     cards = {card.name: card.training for card in bundled_models()}
@@ -387,7 +397,7 @@ def training_table(results: Results) -> str:
 
 
 def validation_table(names: Sequence[str]) -> str:
-    """What each training ended with on validation, from the cards; seeds are added to the two most robust defences."""
+    """Tabulate what each training ended with on validation, from the cards."""
     from cmai_core.models import bundled_models
 
     shown = (
@@ -425,7 +435,7 @@ _STEPS = (
 
 
 def steps_table(results: Results, part: str, task: str, epsilons: Sequence[float]) -> str:
-    """What each step from recipe to recipe changes, as paired differences of one training each; "" for none."""
+    """Tabulate what each step from recipe to recipe changes, as paired differences of one training each."""
     rows = []
     for one, other, what in _STEPS:
         own, rival = (results.get(RECIPES[name].model_name) for name in (one, other))
@@ -437,7 +447,7 @@ def steps_table(results: Results, part: str, task: str, epsilons: Sequence[float
 
 
 def ablation(results: Results, base: str) -> dict[str, Result]:
-    """The models that tell what each part of CMAI does."""
+    """Return the models that tell what each part of CMAI does."""
     ours = ("cmcv", "mbat-beta0", "mbat", "cmcv-mbat", "cmai", *ABLATIONS)
     names = [base, *dict.fromkeys(RECIPES[name].model_name for name in ours)]
     return {name: results[name] for name in names if name in results}

@@ -55,19 +55,19 @@ class Verdict:
 
 
 def marks(right: Sequence[bool | None]) -> str:
-    """Truth values as characters; None was not asked."""
+    """Write truth values as characters; None was not asked."""
     return "".join(UNASKED if r is None else RIGHT if r else WRONG for r in right)
 
 
 def rights(text: str) -> np.ndarray:
-    """Bool N, of the scenes that were asked about."""
+    """Return bool N, of the scenes that were asked about."""
     return np.frombuffer(text.replace(UNASKED, "").encode(), dtype=np.uint8) == ord(RIGHT)
 
 
 def verdicts(
     frame: pd.DataFrame, target: str, items: Sequence[str], asked_of: Iterable[tuple[str, str, float, str]] = ()
 ) -> list[Verdict]:
-    """Verdicts on one target from the predictions of a part.
+    """Return verdicts on one target from the predictions of a part.
 
     Args:
         frame: of `evaluation.runs.predictions.frame`. items: the scenes' ids, in order.
@@ -126,13 +126,13 @@ def _read(rows: pd.DataFrame, place: Mapping[str, int]) -> list[bool | None]:
 
 
 def share(text: str) -> dict[str, float]:
-    """The share right with its 95 % interval: value, low, high, hits, total; not a number where nobody was asked."""
+    """Return the share right with its 95 % interval: value, low, high, hits, total; NaN where nobody was asked."""
     right = rights(text)
     return proportion(int(right.sum()), len(right))
 
 
 def difference(a: str, b: str) -> dict[str, float]:
-    """Share right in a − share right in b over the same scenes: see `evaluation.compare.paired_test`.
+    """Return share right in a − share right in b over the same scenes: see `evaluation.compare.paired_test`.
 
     Raises:
         DataError: not the same scenes were asked about.
@@ -152,7 +152,7 @@ def success_rate(verdict: Verdict) -> dict[str, float]:
 
 
 def proportion(hits: int, total: int) -> dict[str, float]:
-    """value, low and high (95 %), hits, total; not a number where there is nothing to count."""
+    """Return value, low and high (95 %), hits, total; not a number where there is nothing to count."""
     low, high = share_interval(hits, total)
     value = hits / total if total else float("nan")
     return {"value": value, "low": float(low), "high": float(high), "hits": hits, "total": total}

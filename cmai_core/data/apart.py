@@ -74,7 +74,7 @@ def shrunk(picture: np.ndarray, side: int) -> np.ndarray:
 
 
 def _child(side: int, seconds: int) -> None:
-    """Reads a file from stdin; writes a line of JSON and, where it could be decoded, the pixels."""
+    """Read a file from stdin; write a line of JSON and, where it could be decoded, the pixels."""
     from cmai_core.data.uploads import decode_image
 
     _limit(seconds)

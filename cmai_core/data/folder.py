@@ -100,7 +100,7 @@ class FilePairs:
         return len(self._entries)
 
     def __getitem__(self, index: int) -> Pair:
-        """Decodes the picture. Raises DataError, naming file and row, where that fails."""
+        """Decode the picture. Raises DataError, naming file and row, where that fails."""
         entry = self._entries[index]
         return Pair(
             id=f"{self.name}/{self.split}/{entry.relative}",
@@ -313,7 +313,7 @@ def _question(row: dict[str, Any], where: str) -> Question | None:
 
 
 def _items(value: Any, where: str, fix: str) -> list[Any]:
-    """What a cell holds, one or several: a JSON list or object in a text is read as such.
+    """Return what a cell holds, one or several: a JSON list or object in a text is read as such.
 
     Raises:
         DataError: a list or object that is written in another way.
@@ -359,7 +359,7 @@ def _caption(value: Any, where: str) -> str:
 
 
 def _inside(base: Path, relative: str, where: str) -> Path:
-    """The resolved path of a picture; refuses whatever lies, or leads through a link, outside `base`."""
+    """Return the resolved path of a picture; refuse whatever lies, or leads through a link, outside `base`."""
     windows = PureWindowsPath(relative)
     outside = DataError(
         f"{where}: {relative} leads out of the folder {base.name}.",
@@ -456,7 +456,7 @@ def _text(row: dict[str, Any], names: Sequence[str], where: str) -> str:
 
 
 def _line(text: str, what: str, where: str) -> str:
-    """A label or a split's name as one line of plain text; "" stays so."""
+    """Return a label or a split's name as one line of plain text; "" stays so."""
     try:
         return clean_caption(text, max_chars=MAX_LABEL) if text else ""
     except DataError:

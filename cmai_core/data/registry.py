@@ -110,7 +110,7 @@ class DatasetInfo:
 
 
 def _part(part: Any) -> Any:
-    """The part itself, or the one of a name "module:attribute"."""
+    """Return the part itself, or the one of a name "module:attribute"."""
     if not isinstance(part, str):
         return part
     module, _, attribute = part.partition(":")
@@ -185,8 +185,11 @@ def available_datasets() -> tuple[DatasetInfo, ...]:
 
 
 def kind_of(name: str) -> str:
-    """Return the kind of pairs that a dataset ("tabletop/validation"), a pair ("upload/…") or a composed scene
-    ("scene") belongs to."""
+    """Return the kind of pairs that a name belongs to.
+
+    Args:
+        name: of a dataset ("tabletop/validation"), of a pair ("upload/…"), or "scene" for a composed one.
+    """
     info = composing_dataset() if name == COMPOSED else DATASETS.get(name.partition("/")[0])
     return PHOTOGRAPHS if info is None else info.kind
 

@@ -91,7 +91,7 @@ def _screen_jpeg(data: bytes, name: str) -> None:
 
 
 def _screen_chunks(data: bytes, name: str, place: int, order: str, tail: int) -> None:
-    """Counts chunks: of a PNG (length, name, data, checksum) or of a RIFF file (name, length, data to an even byte)."""
+    """Count the chunks of a PNG (length, name, data, checksum) or a RIFF file (name, length, data to an even byte)."""
     pieces = 0
     while place + 8 <= len(data):
         pieces += 1

@@ -46,13 +46,13 @@ class Thresholds:
         return None if self.log_tau_v is None else math.exp(self.log_tau_v)
 
     def accepts(self, s_c: float, log_v: float | None = None) -> bool:
-        """Whether a pair passes: with a verifier by the rule "either", else by S_c alone."""
+        """Say whether a pair passes: with a verifier by the rule "either", else by S_c alone."""
         if self.log_tau_v is None:
             return s_c >= self.tau
         return s_c >= self.both_tau and log_v >= self.both_log_tau_v
 
     def detector(self, rule: str = "") -> ConsistencyDetector | VerificationDetector | AnyDetector:
-        """The detector of a rule, for the given pair. "": the strongest: "either" with a verifier, else "S_c".
+        """Return the detector of a rule, for the given pair. "": the strongest: "either" with a verifier, else "S_c".
 
         Raises:
             OptionError: another rule, or one of a verifier that is not there.
@@ -91,7 +91,7 @@ class Calibration:
     rates: Mapping[str, Any] = field(default_factory=dict)
 
     def at(self, fpr: float) -> Thresholds:
-        """The thresholds of a stated rate.
+        """Return the thresholds of a stated rate.
 
         Raises:
             OptionError: it was not calibrated for.
@@ -103,16 +103,16 @@ class Calibration:
         raise OptionError(f"Not calibrated for a false-positive rate of {fpr:g}.", f"Calibrated: {known}.")
 
     def with_rates(self, rates: Mapping[str, Any]) -> Calibration:
-        """The same with more sets of pairs reported."""
+        """Return the same with more sets of pairs reported."""
         return replace(self, rates={**self.rates, **rates})
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return JSON values."""
         return json.loads(json.dumps(asdict(self), allow_nan=False))
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Calibration:
-        """The inverse of `to_dict`.
+        """Return the inverse of `to_dict`.
 
         Raises:
             DataError: other values.
@@ -126,7 +126,7 @@ class Calibration:
 
 
 def calibration_of(model: Any) -> Calibration | None:
-    """What the model's card holds; None where it holds none.
+    """Return what the model's card holds; None where it holds none.
 
     Raises:
         ModelError: it belongs to other weights. DataError: it cannot be read.

@@ -86,7 +86,7 @@ class Cmcv:
         *,
         parts: bool = True,
     ) -> list[Verdict]:
-        """One verdict a text.
+        """Return one verdict a text.
 
         Args:
             pixels: N×3×S×S in [0, 1]. image_of_text: T row numbers; None: row by row.
@@ -120,11 +120,11 @@ class Cmcv:
 
 
 def log_odds(log_v: np.ndarray | float) -> np.ndarray:
-    """log V − log(1 − V) of log V_verify, float64; V = 1 counts as 1 − 10⁻⁶."""
+    """Return log V − log(1 − V) of log V_verify, float64; V = 1 counts as 1 − 10⁻⁶."""
     x = torch.as_tensor(np.asarray(log_v, dtype=np.float64)).clamp(max=-1e-6)
     return (x - log_opposite(x)).numpy()
 
 
 def probability_of(scaling: Scaling, s_c: np.ndarray | float, log_v: np.ndarray | float | None) -> np.ndarray:
-    """The calibrated probability that pairs with these scores are consistent."""
+    """Return the calibrated probability that pairs with these scores are consistent."""
     return scaling.probability(log_odds(log_v) if scaling.score == "V" else np.asarray(s_c))

@@ -29,7 +29,7 @@ class Range:
             raise OptionError(f"A range from {self.low} to {self.high} is empty.", "Give high at least low.")
 
     def moved(self, value: float, direction: int) -> float:
-        """One step up (+1) or down (−1), within the range."""
+        """Return one step up (+1) or down (−1), within the range."""
         return min(self.high, max(self.low, value + direction * self.step))
 
 
@@ -131,12 +131,12 @@ class Controller:
         return replace(self, level=level, mean=mean, variance=variance, asked=asked, waited=waited)
 
     def state(self) -> dict[str, Any]:
-        """Plain values for a checkpoint or a log."""
+        """Return plain values for a checkpoint or a log."""
         plain = {"mean": self.mean, "variance": self.variance, "asked": self.asked, "waited": self.waited}
         return plain | asdict(self.level)
 
     def restored(self, state: dict[str, Any]) -> Controller:
-        """The controller that wrote `state`."""
+        """Return the controller that wrote `state`."""
         level = Level(**{name: float(state[name]) for name in ("beta", "epsilon", "share")})
         rest = {name: state[name] for name in ("mean", "variance", "asked", "waited")}
         return replace(self, level=level, **rest)

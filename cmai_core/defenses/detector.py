@@ -44,7 +44,7 @@ class ConsistencyDetector:
         return Consistency() if self.task is None else AnswerConsistency(self.task, dataset=self.dataset)
 
     def describe(self) -> dict:
-        """Plain values for reports."""
+        """Return plain values for reports."""
         return {"detector": "consistency", "tau": self.tau, "scores": "pair" if self.task is None else self.task.name}
 
 
@@ -68,7 +68,7 @@ class VerificationDetector:
 
     @staticmethod
     def at(probability: float, task: Any = None, dataset: Any = None) -> VerificationDetector:
-        """The detector with τ_V = `probability`, in (0, 1]."""
+        """Return the detector with τ_V = `probability`, in (0, 1]."""
         number("probability", probability, 0.0, 1.0, above_low=True)
         return VerificationDetector(math.log(probability), task, dataset)
 
@@ -78,7 +78,7 @@ class VerificationDetector:
         return Verification(log=True) if self.task is None else AnswerVerification(self.task, dataset=self.dataset)
 
     def describe(self) -> dict:
-        """Plain values for reports."""
+        """Return plain values for reports."""
         return {"detector": "verification", "tau": self.tau, "scores": "pair" if self.task is None else self.task.name}
 
 
@@ -105,12 +105,12 @@ class AnyDetector:
         return Slack(tuple(self.detectors))
 
     def describe(self) -> dict:
-        """Plain values for reports."""
+        """Return plain values for reports."""
         return {"detector": "any", "of": [detector.describe() for detector in self.detectors]}
 
 
 def clean_scores(model: Any, dataset: PairDataset, *, task: Any = None, size: int = 64) -> np.ndarray:
-    """The score that `ConsistencyDetector(task=task)` gives each unattacked pair: float64, one a pair.
+    """Return the score that `ConsistencyDetector(task=task)` gives each unattacked pair: float64, one a pair.
 
     Args:
         model: a model, or a System (its preprocessing and smoothing included); left as found.
@@ -127,7 +127,7 @@ def detector_scores(
     texts: Sequence[str] | None = None,
     size: int = 64,
 ) -> list[np.ndarray]:
-    """The score that each detector gives each unattacked pair, from one pass over the pictures: float64, one a pair.
+    """Return the score that each detector gives each unattacked pair, from one pass over the pictures: float64.
 
     Args:
         model, size: as for `clean_scores`.
@@ -151,7 +151,7 @@ def detector_scores(
 
 
 def batches(model: Any, dataset: PairDataset, size: int) -> Iterator[Batch]:
-    """A dataset's pairs, each picture rounded to 8 bits as a file holds it, with its first caption."""
+    """Yield a dataset's pairs, each picture rounded to 8 bits as a file holds it, with its first caption."""
     for start in range(0, len(dataset), size):
         pairs = tuple(dataset[k] for k in range(start, min(start + size, len(dataset))))
         pixels = round_to_8bit(model.preprocess([pair.image for pair in pairs]))
@@ -160,5 +160,5 @@ def batches(model: Any, dataset: PairDataset, size: int) -> Iterator[Batch]:
 
 
 def attacked(batch: Batch, pixels: torch.Tensor) -> Batch:
-    """The batch with other pictures."""
+    """Return the batch with other pictures."""
     return replace(batch, pixels=pixels)

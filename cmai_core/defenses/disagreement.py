@@ -48,8 +48,11 @@ class Disagreement:
 
     @property
     def doubted(self) -> tuple[int, ...]:
-        """Places of the words that disagree, the most doubted first: those that disagree at least half as much as the
-        worst, and more than the least that counts (0.1 for the verifier; for words left out, anything above 0)."""
+        """Places of the words that disagree, the most doubted first.
+
+        Those that disagree at least half as much as the worst, and more than the least that counts (0.1 for the
+        verifier; for words left out, anything above 0).
+        """
         values, least = self.word_values, LEAST_DOUBT if self.words_by == VERIFIER else 0.0
         chosen = np.flatnonzero((values > least) & (values >= 0.5 * values.max(initial=0)))
         return tuple(int(k) for k in chosen[np.argsort(-values[chosen], kind="stable")])
@@ -57,7 +60,7 @@ class Disagreement:
 
 @torch.no_grad()
 def disagreement(model: VisionLanguageModel, pixels: torch.Tensor, text: str, *, size: int = 64) -> Disagreement:
-    """What of one picture (1×3×S×S in [0, 1]) and one text disagrees.
+    """Say what of one picture (1×3×S×S in [0, 1]) and one text disagrees.
 
     Args:
         size: pictures or texts in one pass, where they are left out.

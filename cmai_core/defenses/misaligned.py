@@ -35,7 +35,7 @@ def misaligned_captions(pairs: Sequence[Pair], seed: int = 0) -> tuple[str, ...]
 
 
 def _of_another(pairs: Sequence[Pair], row: int, rng: np.random.Generator) -> str | None:
-    """The first caption of the first pair, in a random order, whose caption is not true of this one."""
+    """Return the first caption of the first pair, in a random order, whose caption is not true of this one."""
     order = [int(k) for k in rng.permutation(len(pairs)) if k != row]
     for start in range(0, len(order), 16):
         texts = [pairs[k].captions[0] for k in order[start : start + 16]]
@@ -48,7 +48,7 @@ def _of_another(pairs: Sequence[Pair], row: int, rng: np.random.Generator) -> st
 
 
 def _one_fact_changed(pairs: Sequence[Pair], seed: int) -> dict[int, str]:
-    """Row → its first caption with one fact changed, where the scene is known and there is such a change."""
+    """Return row → its first caption with one fact changed, where the scene is known and there is such a change."""
     rows = [k for k, pair in enumerate(pairs) if pair.scene is not None]
     truth = ground_truth_of([pairs[k] for k in rows])
     if truth is None:

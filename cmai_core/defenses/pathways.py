@@ -33,7 +33,7 @@ class Pathway(Protocol):
     def passes(self) -> int: ...
 
     def features(self, model: Any, pixels: torch.Tensor, generators: Sequence[torch.Generator]) -> Any:
-        """Features; random numbers of a picture come from its own generator (none where nothing is random)."""
+        """Return features; random numbers of a picture come from its own generator (none where nothing is random)."""
         ...
 
     def describe(self) -> dict: ...
@@ -64,7 +64,7 @@ class Smoothing:
         return self.copies
 
     def features(self, model: Any, pixels: torch.Tensor, generators: Sequence[torch.Generator]) -> Any:
-        """The mean features of each picture's copies, drawn from its own generator."""
+        """Return the mean features of each picture's copies, drawn from its own generator."""
         seen = []
         for _ in range(self.copies):
             seen.append(model.image_features(self.transform.apply(pixels, self.transform.draw(generators, pixels))))
@@ -160,7 +160,7 @@ def shifted(model: VisionLanguageModel, robust: VisionLanguageModel, share: floa
 
 
 def mean_features(records: Sequence[Any]) -> Any:
-    """Feature records averaged field by field; see `Smoothing`."""
+    """Return feature records averaged field by field; see `Smoothing`."""
     if len(records) == 1:
         return records[0]
 

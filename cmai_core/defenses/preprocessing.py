@@ -97,7 +97,7 @@ class BlockCompression:
         return (colours / 255).clamp(0, 1)
 
     def _steps(self) -> torch.Tensor:
-        """3×8×8, in units of 1/255."""
+        """Return 3×8×8, in units of 1/255."""
         scale = 5000 / self.quality if self.quality < 50 else 200 - 2 * self.quality
         tables = torch.tensor([_LUMINANCE, _CHROMINANCE, _CHROMINANCE], dtype=torch.float64)
         return ((tables * scale + 50) / 100).floor().clamp(1, 255)
@@ -108,7 +108,7 @@ class BlockCompression:
 
 @functools.cache
 def _colour_matrices() -> tuple[torch.Tensor, torch.Tensor]:
-    """RGB → luminance and two chrominances centred at 0 (ITU-R BT.601), and back."""
+    """Return RGB → luminance and two chrominances centred at 0 (ITU-R BT.601), and back."""
     rows = [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
     forth = torch.tensor(rows, dtype=torch.float64)
     return forth, torch.linalg.inv(forth)
@@ -116,7 +116,7 @@ def _colour_matrices() -> tuple[torch.Tensor, torch.Tensor]:
 
 @functools.cache
 def _cosines() -> torch.Tensor:
-    """The orthonormal cosine transform of length 8 (DCT-II)."""
+    """Return the orthonormal cosine transform of length 8 (DCT-II)."""
     k = torch.arange(BLOCK, dtype=torch.float64)
     basis = torch.cos(math.pi * (2 * k[None, :] + 1) * k[:, None] / (2 * BLOCK)) * math.sqrt(2 / BLOCK)
     basis[0] /= math.sqrt(2)
@@ -124,5 +124,5 @@ def _cosines() -> torch.Tensor:
 
 
 def _first(planes: torch.Tensor) -> torch.Tensor:
-    """1 for the luminance, 0 for the chrominances: only the former is shifted to be centred."""
+    """Return 1 for the luminance, 0 for the chrominances: only the former is shifted to be centred."""
     return torch.tensor([1.0, 0.0, 0.0], dtype=planes.dtype, device=planes.device).view(1, 3, 1, 1)

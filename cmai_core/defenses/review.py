@@ -78,7 +78,7 @@ class Entry:
 
 
 def default_file() -> Path:
-    """The queue in the user's data folder."""
+    """Return the queue in the user's data folder."""
     return data_dir() / "review.sqlite"
 
 
@@ -115,7 +115,7 @@ class ReviewQueue:
             )  # or the table is not what it is called
 
     def _version(self, connection: sqlite3.Connection) -> int | None:
-        """Which queue the file holds; None for an empty one."""
+        """Return which queue the file holds; None for an empty one."""
         # Tables first: where the table is there, so is the version, which came with it.
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -127,7 +127,7 @@ class ReviewQueue:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        """A connection for one transaction."""
+        """Yield a connection for one transaction."""
         try:
             connection = sqlite3.connect(self.path, timeout=10)
             connection.text_factory = lambda text: text.decode("utf-8", "replace")
@@ -155,7 +155,7 @@ class ReviewQueue:
         once: bool = False,
         sender: str = "",
     ) -> int | None:
-        """Puts a pair into the queue; its id, or None where the queue is full.
+        """Put a pair into the queue; return its id, or None where the queue is full.
 
         Args:
             picture: uint8 H×W×3. The others: see `Entry`.
@@ -206,8 +206,9 @@ class ReviewQueue:
     def entries(
         self, *, open_only: bool = True, limit: int = 100, skip: int = 0, only: Sequence[int] | None = None
     ) -> list[Entry]:
-        """Entries, the lowest score below its threshold first (those without score or threshold last); resolved ones
-        after, the one resolved last first.
+        """Entries, the lowest score below its threshold first (those without score or threshold last).
+
+        Resolved ones after, the one resolved last first.
 
         Args:
             limit: most that are returned. skip: of the first ones, so many are left out. only: those with these ids.
@@ -224,7 +225,7 @@ class ReviewQueue:
         return [_entry(row) for row in rows]
 
     def resolve(self, key: int, verdict: str, note: str = "") -> None:
-        """Closes an entry.
+        """Close an entry.
 
         Raises:
             OptionError: an unknown verdict. DataError: no such entry, or one that is resolved already.
@@ -240,7 +241,7 @@ class ReviewQueue:
             raise DataError(f"Entry {key} is not open.", "It may have been resolved by somebody else.")
 
     def reopen(self, key: int) -> None:
-        """Takes a verdict back.
+        """Take a verdict back.
 
         Raises:
             DataError: no such entry, one that is open, or as many open ones as may be.
@@ -270,7 +271,7 @@ class ReviewQueue:
 
 
 def _entry(row: tuple) -> Entry:
-    """An entry as it is stored; of a damaged one what can be read, and which of its parts cannot."""
+    """Return an entry as it is stored; of a damaged one what can be read, and which of its parts cannot."""
     key, added, model, item, texts, picture, score, tau, reason, verdict, note, resolved = row
     bad: list[str] = []
 

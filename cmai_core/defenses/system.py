@@ -146,7 +146,7 @@ class System:
         return own + (0 if self.pathway is None else self.pathway.passes)
 
     def describe(self) -> dict:
-        """Plain values for reports."""
+        """Return plain values for reports."""
         plain: dict[str, Any] = {"policy": self.policy, "knowledge": self.knowledge}
         plain |= {} if self.detector is None else self.detector.describe()
         plain |= {} if self.answering is None else {"answering": described(self.answering)}
@@ -155,7 +155,7 @@ class System:
         return plain | {"preprocessing": [step.describe() for step in self.preprocessing]}
 
     def view(self, knowledge: str = "white-box", *, bpda: bool = True) -> System:
-        """The same system as an attacker with this knowledge sees it.
+        """Return the same system as an attacker with this knowledge sees it.
 
         "white-box": everything but the deployed random numbers; differentiable. "scores": values without gradients.
         "decisions": attacks may only ask whether they succeeded (their objective is `Decided`).
@@ -167,12 +167,12 @@ class System:
         return {name: getattr(self.options, name) for name in _Options.__dataclass_fields__}
 
     def for_samples(self, batch: Batch, seed: int) -> SampledSystem:
-        """The system for the samples of a batch, with random numbers from (seed, sample id, draw)."""
+        """Return the system for the samples of a batch, with random numbers from (seed, sample id, draw)."""
         score = None if self.detector is None else self.detector.consistency.bind(self, batch)
         return SampledSystem(self, batch.ids, seed, torch.zeros(len(batch.ids), dtype=torch.int64), score)
 
     def image_features(self, pixels: torch.Tensor) -> Any:
-        """Features of pictures that belong to no sample: their random numbers come from their own content.
+        """Return features of pictures that belong to no sample: their random numbers come from their own content.
 
         Under the robust pathway nothing is flagged then, since there is no text to measure S_c with.
         """
@@ -184,7 +184,7 @@ class System:
         return self._features(pixels, generators)
 
     def encode_image(self, pixels: torch.Tensor, normalize: bool = True) -> torch.Tensor:
-        """Image embeddings N×D."""
+        """Return image embeddings N×D."""
         features = self.image_features(pixels)
         return features.embedding if normalize else features.pooled
 
@@ -215,7 +215,7 @@ class System:
         return self._statements.states(self.model, texts)
 
     def respond(self, task: Any, batch: Batch, *, dataset: Any = None, prepared: Any = None) -> Response:
-        """What the deployed system answers about a batch's pictures.
+        """Answer about a batch's pictures as the deployed system does.
 
         Args:
             batch: pixels in [0, 1]; `pairs` for the task. prepared: `task.prepare(...)` of them, if at hand.
@@ -240,7 +240,7 @@ class System:
         scores: torch.Tensor | None,
         flagged: torch.Tensor,
     ) -> None:
-        """Puts the flagged pairs into the review queue."""
+        """Put the flagged pairs into the review queue."""
         tau = None if self.detector is None else float(self.detector.tau)
         for row in flagged.nonzero()[:, 0].tolist():
             picture = (pixels[row] * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
@@ -251,7 +251,7 @@ class System:
             self.review.add(picture, texts, score=score, tau=tau, once=True, **named)
 
     def fooled(self, task: Any, dataset: Any = None) -> Criterion:
-        """An attack's success: the task's answer is wrong, and no flag keeps it from being given."""
+        """Return an attack's success: the task's answer is wrong, and no flag keeps it from being given."""
         return Untargeted(task, dataset=dataset) & Accepted()
 
     def _features(
@@ -261,7 +261,7 @@ class System:
         flagged: Callable[[Any], torch.Tensor] | None = None,
         more: Sequence[torch.Generator] = (),
     ) -> Any:
-        """`flagged`: from the features, who takes the pathway (bool N); None: nobody. `more`: its generators."""
+        """Return `flagged`: from the features, who takes the pathway (bool N); None: nobody. `more`: its generators."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.knowledge == "white-box"):
             seen = self._seen(pixels)
             if self.smoothing is not None:
@@ -304,16 +304,16 @@ class SampledSystem:
         return getattr(self._system, name)
 
     def select_rows(self, rows: torch.Tensor) -> SampledSystem:
-        """For some of these samples (int64; a row may occur repeatedly); draws are counted together."""
+        """Select some of these samples (int64; a row may occur repeatedly); draws are counted together."""
         score = None if self._score is None else self._score.select(rows)
         return SampledSystem(self._system, self._ids, self._seed, self._draws, score, self._rows[rows.cpu()])
 
     def advance(self, rows: torch.Tensor | None = None) -> None:
-        """New random numbers from now on for these samples (None: all)."""
+        """Draw new random numbers from now on for these samples (None: all)."""
         self._draws[(self._rows if rows is None else self._rows[rows.cpu()]).unique()] += 1
 
     def scores(self, pixels: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """The detector's scores (None without one) and who is flagged (bool N), without gradients.
+        """Return the detector's scores (None without one) and who is flagged (bool N), without gradients.
 
         What is scored are the features before the pathway, since the score decides who takes it.
         """
@@ -324,7 +324,7 @@ class SampledSystem:
             return score, score < self._system.detector.tau
 
     def image_features(self, pixels: torch.Tensor) -> Any:
-        """Features of these samples' pictures, N rows.
+        """Return features of these samples' pictures, N rows.
 
         Pictures in another number are none of these samples' (such as a task's own): they go through the system as
         pictures that belong to no sample do, and nothing is flagged. Call `select_rows` first for some of the samples.
@@ -341,7 +341,7 @@ class SampledSystem:
         return system._features(pixels, self._generators("smoothing"), flagged, self._generators("pathway"))
 
     def judged(self, pixels: torch.Tensor) -> tuple[Any, torch.Tensor | None, torch.Tensor]:
-        """(`image_features`, *`scores`) from one pass of the model, and one of the pathway for those flagged."""
+        """Return (`image_features`, *`scores`) from one pass of the model, and one of the pathway for those flagged."""
         system, found = self._system, []
 
         def flagged(features: Any) -> torch.Tensor:
@@ -358,7 +358,7 @@ class SampledSystem:
         return features, found[0], below
 
     def _generators(self, purpose: str) -> list[torch.Generator]:
-        """One a sample, where the system has such a part; none elsewhere."""
+        """Return one a sample, where the system has such a part; none elsewhere."""
         if getattr(self._system, purpose) is None:
             return []
         rows = zip(self._rows.tolist(), self._draws[self._rows].tolist(), strict=True)
@@ -370,7 +370,7 @@ class SampledSystem:
 
 
 def _replaced(features: Any, rows: torch.Tensor, others: Any) -> Any:
-    """The features with some rows (int64) replaced by those of another record."""
+    """Return the features with some rows (int64) replaced by those of another record."""
 
     def put(name: str) -> torch.Tensor | None:
         values = getattr(features, name)

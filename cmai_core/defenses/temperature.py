@@ -46,7 +46,7 @@ class Scaling:
         return 1 / self.slope if self.slope else float("inf")
 
     def probability(self, scores: np.ndarray) -> np.ndarray:
-        """Probabilities in [0, 1], float64."""
+        """Return probabilities in [0, 1], float64."""
         return np.exp(-_cost(self.slope * np.asarray(scores, dtype=np.float64) + self.offset))
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Scaling:
 
 
 def fit_scaling(score: str, aligned: np.ndarray, misaligned: np.ndarray, *, offset: bool) -> Scaling:
-    """The scaling of highest likelihood, by Newton's method.
+    """Fit the scaling of highest likelihood, by Newton's method.
 
     Args:
         score: its name. aligned, misaligned: scores of consistent and of inconsistent pairs.
@@ -81,12 +81,12 @@ def fit_scaling(score: str, aligned: np.ndarray, misaligned: np.ndarray, *, offs
 
 
 def _cost(x: np.ndarray) -> np.ndarray:
-    """−log σ(x)."""
+    """Return −log σ(x)."""
     return np.logaddexp(0.0, -x)
 
 
 def _newton(z: np.ndarray, target: np.ndarray, offset: bool) -> tuple[float, float]:
-    """(slope, offset) that minimise the mean cross entropy, a convex function, with step halving."""
+    """Return (slope, offset) that minimise the mean cross entropy, a convex function, with step halving."""
     scale = float(np.abs(z).mean()) or 1.0
     columns = np.stack([z / scale, np.ones_like(z)], axis=1)[:, : 1 + offset]
 
@@ -109,7 +109,7 @@ def _newton(z: np.ndarray, target: np.ndarray, offset: bool) -> tuple[float, flo
 
 
 def _quality(x: np.ndarray, true: np.ndarray) -> tuple[float, float]:
-    """Negative log likelihood and expected calibration error of σ(x)."""
+    """Return negative log likelihood and expected calibration error of σ(x)."""
     nll = float(np.where(true, _cost(x), _cost(-x)).mean())
     p = np.exp(-_cost(x))
     bins = np.minimum((p * _BINS).astype(int), _BINS - 1)

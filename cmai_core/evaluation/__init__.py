@@ -1,0 +1,1 @@
+"""Grids of attacks in a store, figures, self-checks."""

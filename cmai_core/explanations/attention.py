@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def roll_out(attentions: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Attention rollout (Abnar and Zuidema 2020, arXiv 2005.00928, section 3): N×L×L from layers of N×heads×L×L.
+    """Return attention rollout (Abnar and Zuidema 2020, arXiv 2005.00928, section 3): N×L×L from layers of N×heads×L×L.
 
     Ã = (mean over heads + identity) / 2, multiplied from the first layer to the last. Each row sums to 1: the shares of
     the input tokens in each output token, if only attention and the skip connection moved anything.
@@ -40,7 +40,7 @@ def roll_out(attentions: Sequence[torch.Tensor]) -> torch.Tensor:
 def attention_flow(
     model: VisionLanguageModel, pixels: torch.Tensor, *, depth: int | None = None, batch_size: int = 32
 ) -> Explanation:
-    """How much attention flows from the image embedding back to each patch, through all layers (rollout).
+    """Return how much attention flows from the image embedding back to each patch, through all layers (rollout).
 
     The same for every caption. With an attentional pooler, its attention is multiplied with the tower's rollout.
 
@@ -87,7 +87,7 @@ def attention_flow(
 
 
 def last_layer_attention(model: VisionLanguageModel, pixels: torch.Tensor, *, batch_size: int = 32) -> Explanation:
-    """Raw attention weights of the step that makes the image embedding, for each head.
+    """Return raw attention weights of the step that makes the image embedding, for each head.
 
     The class token's row of the last block or, in a model with an attentional pooler, the pooler's first query.
 
@@ -135,7 +135,7 @@ def decoder_attention(
     image_of_text: Sequence[int] | None = None,
     batch_size: int = 16,
 ) -> TokenMaps:
-    """Where the multimodal decoder looks while it predicts each token of a text (CoCa).
+    """Map where the multimodal decoder looks while it predicts each token of a text (CoCa).
 
     Args:
         pixels: N×3×S×S in [0, 1].

@@ -39,7 +39,7 @@ def pixel_attribution(
     internal_batch_size: int = 64,
     image_of_text: Sequence[int] | torch.Tensor | None = None,
 ) -> Explanation:
-    """Integrated gradients of S_c with respect to the pixels. Works with every image tower.
+    """Integrate gradients of S_c with respect to the pixels. Works with every image tower.
 
     Args:
         pixels: N×3×S×S in [0, 1].
@@ -100,7 +100,7 @@ def token_attribution(
     internal_batch_size: int = 64,
     image_of_text: Sequence[int] | torch.Tensor | None = None,
 ) -> TextExplanation:
-    """Integrated gradients of S_c with respect to the token embeddings of the text.
+    """Integrate gradients of S_c with respect to the token embeddings of the text.
 
     The start token, the end token and the padding are the same in the baseline and get exactly 0; where the text ends
     and which positions are masked stays as in the text itself.
@@ -202,7 +202,7 @@ class _Done:
         extra: torch.Tensor,
         settings: _Settings,
     ) -> torch.Tensor:
-        """Attributions of one chunk, of the shape of `inputs`, with as many steps as each row needs."""
+        """Return attributions of one chunk, of the shape of `inputs`, with as many steps as each row needs."""
         with torch.no_grad():
             end = forward(inputs, extra).double().cpu()
             start = forward(baseline, extra).double().cpu()
@@ -247,7 +247,7 @@ def _integrate(
     n_steps: int,
     internal_batch_size: int,
 ) -> torch.Tensor:
-    """Captum's integrated gradients of `forward(inputs, extra)`, without a graph."""
+    """Return Captum's integrated gradients of `forward(inputs, extra)`, without a graph."""
     from captum.attr import IntegratedGradients
 
     inputs = inputs.clone().requires_grad_()
@@ -264,7 +264,7 @@ def _integrate(
 
 
 def _kept(ids: torch.Tensor, pad: int, bos: int, eos: int) -> torch.Tensor:
-    """bool T×L: start, end, padding and everything after the end."""
+    """Return bool T×L: start, end, padding and everything after the end."""
     after = (ids == eos).int().cumsum(dim=1) > 0
     return after | (ids == bos) | (ids == pad) & (after.any(dim=1, keepdim=True).logical_not())
 

@@ -41,8 +41,10 @@ def explanation_moved_but_prediction_did_not(
     limit: float = CORRELATION_LIMIT,
     margin: float = CONTROL_MARGIN,
 ) -> ExplanationShift:
-    """The warning rule for heat maps: an explanation that changed without the prediction changing is not to be trusted
-    (Ghorbani, Abid and Zou 2019, arXiv 1710.10547).
+    """Return the warning rule for heat maps.
+
+    An explanation that changed without the prediction changing is not to be trusted (Ghorbani, Abid and Zou 2019, arXiv
+    1710.10547).
 
     A map counts as moved when its rank correlation with the earlier map is under `limit` and, where a control is given,
     also at least `margin` under what random noise of the same size does to it: some methods are that unstable anyway.

@@ -57,12 +57,12 @@ class DeletionInsertion:
 
     @property
     def deletion_gain(self) -> np.ndarray:
-        """random − deletion, N: positive where the map finds what S_c rests on better than chance."""
+        """Return random − deletion, N: positive where the map finds what S_c rests on better than chance."""
         return self.random - self.deletion
 
     @property
     def insertion_gain(self) -> np.ndarray:
-        """insertion − random, N: positive likewise."""
+        """Return insertion − random, N: positive likewise."""
         return self.insertion - self.random
 
 
@@ -82,7 +82,7 @@ def deletion_insertion(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> dict[str, DeletionInsertion]:
-    """Deletion and insertion areas (RISE: Petsiuk, Das and Saenko 2018, arXiv 1806.07421) with a random control.
+    """Measure deletion and insertion areas (RISE: Petsiuk, Das and Saenko 2018, arXiv 1806.07421) with a control.
 
     Args:
         pixels: N×3×S×S in [0, 1].
@@ -196,7 +196,7 @@ def _areas(fill: str, curves: np.ndarray, removed: np.ndarray, total: int) -> De
 
 
 def to_cells(maps: Explanation | np.ndarray, count: int, grid: tuple[int, int] | None = None) -> np.ndarray:
-    """Maps as float64 count×h×w on the cells that faithfulness is measured with (see `deletion_insertion`).
+    """Return maps as float64 count×h×w on the cells that faithfulness is measured with (see `deletion_insertion`).
 
     Raises:
         DataError: another number of maps, or values that are not finite.
@@ -228,7 +228,7 @@ def infidelity(
     image_of_text: Sequence[int] | torch.Tensor | None = None,
     batch_size: int = 64,
 ) -> np.ndarray:
-    """How badly the map foretells what removing random cells does to S_c (Yeh et al. 2019, arXiv 1901.09392).
+    """Measure how badly the map foretells what removing random cells does to S_c (Yeh et al. 2019, 1901.09392).
 
     Random cells are filled; the map's sum over them is compared with the fall of S_c. The map is scaled by the best
     factor first, so maps of any unit compare. The mean squared error is divided by the mean squared fall: 0 is perfect,
@@ -317,7 +317,7 @@ def max_sensitivity(
     samples: int = 8,
     image_of_text: Sequence[int] | torch.Tensor | None = None,
 ) -> np.ndarray:
-    """How far a map moves at most under small random noise on the image (Yeh et al. 2019, arXiv 1901.09392).
+    """Measure how far a map moves at most under small noise on the image (Yeh et al. 2019, arXiv 1901.09392).
 
     Args:
         explain: the method, e.g. `relevance` (a `lambda` sets its options).
@@ -348,13 +348,13 @@ def max_sensitivity(
 
 
 def summary(results: Mapping[str, DeletionInsertion]) -> dict[str, np.ndarray]:
-    """fill and kind → N gains over the random control, e.g. "deletion gain (blur)"."""
+    """Return fill and kind → N gains over the random control, e.g. "deletion gain (blur)"."""
     gains = {f"deletion gain ({fill})": found.deletion_gain for fill, found in results.items()}
     return gains | {f"insertion gain ({fill})": found.insertion_gain for fill, found in results.items()}
 
 
 def _ranks(cells: np.ndarray, generator: torch.Generator) -> np.ndarray:
-    """N×h×w ranks, 0 for the highest cell; equal cells in random order."""
+    """Return N×h×w ranks, 0 for the highest cell; equal cells in random order."""
     flat = cells.reshape(len(cells), -1)
     noise = torch.rand(flat.shape, generator=generator, dtype=torch.float64).numpy()
     ranks = np.empty(flat.shape, dtype=np.int64)
@@ -364,13 +364,13 @@ def _ranks(cells: np.ndarray, generator: torch.Generator) -> np.ndarray:
 
 
 def _backwards(curve: np.ndarray, removed: np.ndarray, cells: int) -> np.ndarray:
-    """S_c by share put back instead of share removed, at the same shares (the steps may be uneven by one cell)."""
+    """Return S_c by share put back instead of share removed, at the same shares (steps may be uneven by one cell)."""
     return np.stack([np.interp(removed, cells - removed[::-1], row[::-1]) for row in curve])
 
 
 @torch.no_grad()
 def _scores(model: VisionLanguageModel, images: torch.Tensor, text: torch.Tensor, batch_size: int) -> np.ndarray:
-    """S_c of many versions of one image with one text."""
+    """Return S_c of many versions of one image with one text."""
     scores = [
         model.consistency(images[part], text.expand(part.stop - part.start, -1))
         for part in batches(len(images), batch_size)

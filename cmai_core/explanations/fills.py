@@ -13,7 +13,7 @@ FILLS = ("grey", "blur", "mean")
 
 
 def fill_image(pixels: torch.Tensor, kind: str) -> torch.Tensor:
-    """An image of the same shape (N×3×S×S, values in [0, 1]) without the content.
+    """Return an image of the same shape (N×3×S×S, values in [0, 1]) without the content.
 
     Args:
         kind: "grey": 0.5 everywhere; "mean": each image's own mean colour; "blur": a Gaussian blur with a standard
@@ -32,7 +32,7 @@ def fill_image(pixels: torch.Tensor, kind: str) -> torch.Tensor:
 
 
 def gaussian_blur(pixels: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Separable Gaussian blur with edges repeated; cut off at three standard deviations."""
+    """Blur by a separable Gaussian with edges repeated; cut off at three standard deviations."""
     radius = max(1, math.ceil(3 * sigma))
     steps = torch.arange(-radius, radius + 1, device=pixels.device, dtype=pixels.dtype)
     kernel = torch.exp(-0.5 * (steps / sigma) ** 2)

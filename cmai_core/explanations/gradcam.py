@@ -28,7 +28,7 @@ def grad_cam(
     image_of_text: Sequence[int] | torch.Tensor | None = None,
     batch_size: int = 16,
 ) -> Explanation:
-    """Grad-CAM of S_c: channels weighted by their mean gradient over the patches, summed, negative values cut.
+    """Return Grad-CAM of S_c: channels weighted by their mean gradient over the patches, negative values cut.
 
     Args:
         pixels: N×3×S×S in [0, 1].

@@ -20,7 +20,7 @@ def paired(
     texts: Sequence[str] | torch.Tensor,
     image_of_text: Sequence[int] | torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(pixels T×3×S×S detached, vectors T×d of the texts as S_c compares them, without gradient): row k is the pair k.
+    """Return pixels T×3×S×S, detached, and vectors T×d of the texts as S_c compares them: row k is pair k.
 
     Args:
         texts: strings, ids, or vectors of `consistency_text`, T×d.
@@ -39,7 +39,7 @@ def paired(
 def matched(
     images: torch.Tensor, texts: torch.Tensor, image_of_text: Sequence[int] | torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of both, one pair a row; a single image goes with every text and a single text with every image."""
+    """Return rows of both, one pair a row; a single image goes with every text and a single text with every image."""
     if image_of_text is not None:
         index = torch.as_tensor(image_of_text, dtype=torch.long, device=images.device)
         if len(index) != len(texts) or not bool(((index >= 0) & (index < len(images))).all()):

@@ -1,5 +1,8 @@
-"""The cascading-randomisation check (Adebayo et al. 2018, arXiv 1810.03292): a map that stays the same when the model's
-weights are replaced by noise, layer by layer from the top, does not show what the model has learnt."""
+"""The cascading-randomisation check (Adebayo et al. 2018, arXiv 1810.03292).
+
+A map that stays the same when the model's weights are replaced by noise, layer by layer from the top, does not show
+what the model has learnt.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +83,7 @@ def cascading_randomisation(
 
 
 def tower_groups(visual: nn.Module) -> list[tuple[str, list[torch.Tensor]]]:
-    """Parameters of an image tower in stages from output to input, each parameter once.
+    """Return parameters of an image tower in stages from output to input, each parameter once.
 
     open_clip's vision transformers: head and pooling, the blocks from last to first, the patch embedding. Other towers:
     their children, last to first.

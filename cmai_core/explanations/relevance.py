@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 def positive_part(weights: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """Ā of equation 5: N×heads×Q×K, twice → N×Q×K."""
+    """Return Ā of equation 5: N×heads×Q×K, twice → N×Q×K."""
     return (gradient * weights).clamp(min=0).mean(dim=1)
 
 
 def roll_relevance(weights: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> torch.Tensor:
-    """R of equation 6 from layers of N×heads×L×L: N×L×L."""
+    """Return R of equation 6 from layers of N×heads×L×L: N×L×L."""
     length = weights[0].shape[-1]
     relevance = torch.eye(length, dtype=weights[0].dtype, device=weights[0].device)
     relevance = relevance.expand(len(weights[0]), length, length)
@@ -40,7 +40,7 @@ def roll_relevance(weights: Sequence[torch.Tensor], gradients: Sequence[torch.Te
 
 
 def without_identity(relevance: torch.Tensor) -> torch.Tensor:
-    """R minus what it started from."""
+    """Return R minus what it started from."""
     return relevance - torch.eye(relevance.shape[-1], dtype=relevance.dtype, device=relevance.device)
 
 
@@ -53,7 +53,7 @@ def relevance(
     image_of_text: Sequence[int] | torch.Tensor | None = None,
     batch_size: int = 16,
 ) -> Explanation:
-    """Relevance of each image patch for S_c.
+    """Return relevance of each image patch for S_c.
 
     The identity that R starts from says that a token is its own source. It is subtracted again, which changes nothing
     for a class token and takes a constant from the map of a mean-pooled tower. With an attentional pooler, its own Ā
@@ -116,7 +116,7 @@ def text_relevance(
     image_of_text: Sequence[int] | torch.Tensor | None = None,
     batch_size: int = 16,
 ) -> TextExplanation:
-    """Relevance of each token of the text for S_c, by the same rule in the text tower.
+    """Return relevance of each token of the text for S_c, by the same rule in the text tower.
 
     Args:
         texts: T strings or ids, int64 T×L.
@@ -163,7 +163,7 @@ def text_relevance(
 
 
 def text_ids(model: VisionLanguageModel, texts: Sequence[str] | torch.Tensor) -> torch.Tensor:
-    """Ids of texts given as strings or ids; embeddings hold no tokens to explain."""
+    """Return ids of texts given as strings or ids; embeddings hold no tokens to explain."""
     if not isinstance(texts, torch.Tensor):
         return model.tokenize(texts)
     if texts.is_floating_point() or texts.ndim != 2:
@@ -183,7 +183,7 @@ def text_explanation(
     notes: tuple[str, ...],
     checks: dict[str, np.ndarray] | None = None,
 ) -> TextExplanation:
-    """Token values → `TextExplanation`, cut at the end token and merged to words."""
+    """Make a `TextExplanation` of token values, cut at the end token and merged to words."""
     eos = model.token_ids()[2]
     tokens, token_values, words, word_values = [], [], [], []
     for row, found in zip(ids.tolist(), values, strict=True):

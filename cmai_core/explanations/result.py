@@ -97,7 +97,7 @@ class TokenMaps:
 
 
 def shared_scale(maps: Iterable[Explanation | np.ndarray], percentile: float = 100.0) -> float:
-    """The one vmax for all maps that are shown side by side: colour from 0 (or −vmax, for signed maps) to vmax.
+    """Return the one vmax for all maps that are shown side by side: colour from 0 (or −vmax, for signed maps) to vmax.
 
     Args:
         maps: explanations or arrays, of any shapes.
@@ -120,7 +120,7 @@ def shared_scale(maps: Iterable[Explanation | np.ndarray], percentile: float = 1
 
 
 def enlarge(maps: np.ndarray, size: int, smooth: bool = False) -> np.ndarray:
-    """Maps N×H×W → float32 N×size×size for laying over an image; every cell keeps its value.
+    """Enlarge maps N×H×W to float32 N×size×size for laying over an image; every cell keeps its value.
 
     Args:
         smooth: bilinear between cell centres instead of blocks. Blocks show what was computed, no more.
@@ -134,7 +134,7 @@ def enlarge(maps: np.ndarray, size: int, smooth: bool = False) -> np.ndarray:
 
 
 def patch_sums(maps: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Pixel maps N×S×S → float32 N×h×w, the sum over each cell; the total stays the same.
+    """Sum pixel maps N×S×S over the cells of a grid: float32 N×h×w; the total stays the same.
 
     Raises:
         DataError: the grid does not divide the map.
@@ -148,7 +148,7 @@ def patch_sums(maps: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Spearman's rank correlation of map k of `a` with map k of `b` (both N×H×W): N values in [−1, 1].
+    """Return Spearman's rank correlation of map k of `a` with map k of `b` (both N×H×W): N values in [−1, 1].
 
     NaN where a map is constant: it ranks nothing.
     """
@@ -168,7 +168,7 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def read_only(array: np.ndarray | Sequence[float]) -> np.ndarray:
-    """A float32 copy that cannot be written to."""
+    """Return a float32 copy that cannot be written to."""
     array = np.array(array, dtype=np.float32)
     array.setflags(write=False)
     return array

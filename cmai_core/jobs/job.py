@@ -38,7 +38,7 @@ class Owner:
 
     @classmethod
     def of(cls, owner: Owner | str) -> Owner:
-        """The owner that a plain name means: somebody for themselves."""
+        """Return the owner that a plain name means: somebody for themselves."""
         return owner if isinstance(owner, cls) else cls(owner, owner, owner)
 
 
@@ -116,7 +116,7 @@ class Job:
         self._queue.cancel(self)
 
     def result(self) -> Any:
-        """What the work returned.
+        """Return what the work returned.
 
         Raises:
             JobError: it has not finished, failed, was cancelled with nothing to show, or the result has been dropped.
@@ -124,7 +124,7 @@ class Job:
         return self._queue.result(self)
 
     def wait(self, timeout: float | None = None) -> JobSnapshot:
-        """Waits until it has finished, at most `timeout` seconds; returns how it stands then."""
+        """Wait until it has finished, at most `timeout` seconds; return how it stands then."""
         self._finished.wait(timeout)
         return self.snapshot()
 

@@ -99,7 +99,7 @@ class JobQueue:
     # Jobs
 
     def submit(self, work: Work, *, owner: Owner | str = "", label: str = "", time_limit: float | None = None) -> Job:
-        """Adds a job to the queue; returns at once.
+        """Add a job to the queue; return at once.
 
         Args:
             work: called as `work(progress, cancel)` in the worker thread.
@@ -156,7 +156,7 @@ class JobQueue:
             )
 
     def jobs(self, tab: str | None = None) -> list[JobSnapshot]:
-        """The running and the waiting jobs, in order (of one page, where given)."""
+        """Return the running and the waiting jobs, in order (of one page, where given)."""
         with self._lock:
             order = self._order()
             pending = ([self._running] if self._running else []) + order
@@ -169,7 +169,7 @@ class JobQueue:
             return len(self._waiting) + (self._running is not None)
 
     def _order(self) -> list[Job]:
-        """The waiting jobs as they would run if no other came."""
+        """Return the waiting jobs as they would run if no other came."""
         turn, turns = self._turn, dict(self._turns)
         left, order = list(self._waiting), []
         while left:
@@ -181,7 +181,7 @@ class JobQueue:
         return order
 
     def _next(self) -> Job:
-        """Takes the job whose turn it is."""
+        """Take the job whose turn it is."""
         job = self._order()[0]
         self._waiting.remove(job)
         self._turn += 1
@@ -193,7 +193,7 @@ class JobQueue:
         return job
 
     def result(self, job: Job) -> Any:
-        """What a job returned; see `Job.result`."""
+        """Return what a job returned; see `Job.result`."""
         with self._lock:
             if job.id in self._results:
                 return self._results[job.id]
@@ -204,7 +204,7 @@ class JobQueue:
             raise JobError(job._message or f"The job {job.label!r} was cancelled and has no result.", job._hint)
 
     def cancel(self, job: Job, message: str = "Cancelled.") -> None:
-        """Stops a job: at once where it waits, at its next look at the token where it runs."""
+        """Stop a job: at once where it waits, at its next look at the token where it runs."""
         with self._lock:
             if job._state == QUEUED and job in self._waiting:
                 self._waiting.remove(job)
@@ -214,7 +214,7 @@ class JobQueue:
                 job._cancel.cancel()
 
     def cancel_owner(self, owner: Owner | str, message: str = "Cancelled.") -> int:
-        """Stops every job of an owner (whose page was closed, say); returns how many."""
+        """Stop every job of an owner (whose page was closed, say); return how many."""
         with self._lock:
             mine = [job for job in self._pending() if job.owner == Owner.of(owner)]
             for job in mine:
@@ -231,7 +231,7 @@ class JobQueue:
     # Calls
 
     def call(self, function: Callable[[], T], timeout: float | None = 60.0) -> T:
-        """Runs something short on the worker thread and returns what it returns.
+        """Run something short on the worker thread and return what it returns.
 
         Goes before all waiting jobs; while a job runs, it is served the next time that job reports progress (its time
         counts as the job's). From the worker thread itself the function simply runs.
@@ -271,7 +271,7 @@ class JobQueue:
     # Shutting down
 
     def close(self, timeout: float = 10.0) -> bool:
-        """Cancels everything and stops the threads; returns whether the worker ended within `timeout` seconds."""
+        """Cancel everything and stop the threads; return whether the worker ended within `timeout` seconds."""
         atexit.unregister(self.close)
         self._ended.set()
         with self._lock:
@@ -352,7 +352,7 @@ class JobQueue:
                 future.set_exception(error)
 
     def _watch_loop(self) -> None:
-        """Stops what has run too long or belongs to nobody, until the queue is closed."""
+        """Stop what has run too long or belongs to nobody, until the queue is closed."""
         while not self._ended.wait(_TICK):
             with self._lock:
                 job, owners = self._running, {pending.owner for pending in self._pending()}
@@ -364,5 +364,5 @@ class JobQueue:
 
 
 def _names(job: Job) -> tuple[tuple[str, str], tuple[str, str]]:
-    """The address and the visitor that a job's turn counts for, the wider one first."""
+    """Return the address and the visitor that a job's turn counts for, the wider one first."""
     return ("address", job.owner.address), ("visitor", job.owner.visitor)

@@ -51,8 +51,10 @@ def lab_basis(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> Basis:
-    """Return a model's thresholds for pairs of a kind: its card's, else made on validation pairs of that kind, which
-    takes seconds; where no dataset of the kind has pairs for it, only the card's.
+    """Return a model's thresholds for pairs of a kind.
+
+    Its card's, else made on validation pairs of that kind, which takes seconds; where no dataset of the kind has pairs
+    for it, only the card's.
 
     Args:
         kind: as `data.registry.kind_of` names it. pairs: gives the clean pairs, none of which is ever attacked.

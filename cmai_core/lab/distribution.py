@@ -58,7 +58,7 @@ class ScoreDistribution:
         return detection.threshold_at_fpr(self.clean[role], false_positive_rate)
 
     def rates(self, role: str, tau: float) -> tuple[float, float]:
-        """(false positive rate, true positive rate) of "flag where S_c < τ"."""
+        """Return (false positive rate, true positive rate) of "flag where S_c < τ"."""
         return detection.rates_at(self.clean[role], self.adversarial[role], tau)
 
     def auroc(self, role: str) -> detection.Interval:
@@ -68,7 +68,7 @@ class ScoreDistribution:
         )
 
     def roc(self, role: str) -> tuple[np.ndarray, np.ndarray]:
-        """(false positive rates, true positive rates) of all thresholds."""
+        """Return (false positive rates, true positive rates) of all thresholds."""
         return detection.roc_curve(self.clean[role], self.adversarial[role])
 
     def rows(self) -> list[dict[str, Any]]:

@@ -187,7 +187,7 @@ class Experiment:
         return self.task if not self.edits_words and of_task(self.objective) else ""
 
     def spec(self, true_of_scene: bool = False) -> AttackSpec:
-        """The attack that is asked for.
+        """Return the attack that is asked for.
 
         Args:
             true_of_scene: whether the sentence is known to be true of the picture's scene (of attacks on words).
@@ -216,7 +216,7 @@ class Experiment:
         )
 
     def _as_shown(self, name: str, value: float) -> float:
-        """A value as people read it."""
+        """Return a value as people read it."""
         norm = budget_norm(self.norm) if name == "epsilon" else None
         return value if norm is None or norm not in NORMS or value < 0 else value * NORMS[norm].shown
 
@@ -312,7 +312,7 @@ def _kept_amount(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    """A value as a message quotes it, however long or odd it is."""
+    """Return a value as a message quotes it, however long or odd it is."""
     if isinstance(value, int) and abs(value) > 1e300:
         return "a very large number"
     text = repr(value) if isinstance(value, (str, int, float, type(None))) else f"a {type(value).__name__}"
@@ -320,13 +320,13 @@ def _shown(value: Any) -> str:
 
 
 def _exactly(value: float) -> str:
-    """The shortest text that reads back as the same number."""
+    """Return the shortest text that reads back as the same number."""
     short = f"{value:g}"
     return short if float(short) == value else repr(float(value))
 
 
 def _read(name: str, text: str, kind: type) -> Any:
-    """A value of a link.
+    """Return a value of a link.
 
     Raises:
         OptionError: not a number where one belongs, or longer than anything that may stand there.

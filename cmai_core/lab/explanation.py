@@ -204,7 +204,7 @@ def _explain_role(
 
 
 def _noisy(clean: np.ndarray, adversarial: np.ndarray) -> np.ndarray:
-    """The clean picture with the attack's own changes in random order: as strong, and meaning nothing."""
+    """Return the clean picture with the attack's own changes in random order: as strong, and meaning nothing."""
     change = (adversarial.astype(np.int16) - clean.astype(np.int16)).ravel()
     shuffled = np.random.default_rng(0).permutation(change).reshape(clean.shape)
     return np.clip(clean.astype(np.int16) + shuffled, 0, 255).astype(np.uint8)
@@ -223,7 +223,7 @@ def _map(method: str, model: VisionLanguageModel, pixels: torch.Tensor, texts: l
 
 
 def _faithfulness(model, pixels, texts, maps, seed: int, cancel) -> tuple[tuple[MapCheck, ...], tuple[MapCheck, ...]]:
-    """Checks of the clean and of the adversarial map, two fills each."""
+    """Check the clean and the adversarial map, with two fills each."""
     import torch
 
     from cmai_core.explanations import deletion_insertion

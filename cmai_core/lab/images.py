@@ -12,11 +12,12 @@ from PIL import Image
 
 
 def sha256(data: bytes) -> str:
+    """Return the SHA-256 of bytes, in hex."""
     return hashlib.sha256(data).hexdigest()
 
 
 def encode(image: np.ndarray, kind: str = "PNG", quality: int = 90) -> bytes:
-    """File bytes of an H×W×3 uint8 picture; PNG is lossless, JPEG and WEBP are not."""
+    """Return the file bytes of an H×W×3 uint8 picture; PNG is lossless, JPEG and WEBP are not."""
     buffer = io.BytesIO()
     options = {} if kind == "PNG" else {"quality": quality}
     Image.fromarray(np.ascontiguousarray(image), "RGB").save(buffer, kind, **options)
@@ -24,13 +25,16 @@ def encode(image: np.ndarray, kind: str = "PNG", quality: int = 90) -> bytes:
 
 
 def decode(data: bytes) -> np.ndarray:
-    """The picture in trusted file bytes (made by `encode`); uploads go through cmai_core.data.uploads instead."""
+    """Return the picture in trusted file bytes (made by `encode`).
+
+    Uploads go through cmai_core.data.uploads instead.
+    """
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGB"))
 
 
 def data_url(image: np.ndarray, kind: str = "PNG", quality: int = 90) -> str:
-    """A data: URL; PNG unless the picture is a thumbnail."""
+    """Return a data: URL; PNG unless the picture is a thumbnail."""
     return f"data:image/{kind.lower()};base64,{base64.b64encode(encode(image, kind, quality)).decode()}"
 
 
@@ -46,12 +50,12 @@ def thumbnail(image: np.ndarray, side: int = 96) -> np.ndarray:
 
 
 def round_trip(image: np.ndarray, kind: str, quality: int = 90) -> np.ndarray:
-    """The picture after being saved and opened again."""
+    """Return the picture after being saved and opened again."""
     return decode(encode(image, kind, quality))
 
 
 def perturbation_gain(clean: np.ndarray, adversarial: np.ndarray) -> int:
-    """The power of two (1 to 64) that makes the largest change fill most of the grey scale."""
+    """Return the power of two (1 to 64) that makes the largest change fill most of the grey scale."""
     largest = int(np.abs(adversarial.astype(np.int16) - clean.astype(np.int16)).max(initial=0))
     if largest == 0:
         return 1
@@ -107,7 +111,10 @@ def colour_map(values: np.ndarray, low: float, high: float, signed: bool = False
 def overlay(
     image: np.ndarray, values: np.ndarray, low: float, high: float, signed: bool = False, opacity: float = 0.6
 ) -> np.ndarray:
-    """A heat map, resized bilinearly, laid over the grey picture. All maps that are compared share low and high."""
+    """Return a heat map, resized bilinearly, laid over the grey picture.
+
+    All maps that are compared share low and high.
+    """
     height, width = image.shape[:2]
     map_image = Image.fromarray(np.asarray(values, dtype=np.float32))
     resized = np.asarray(map_image.resize((width, height), Image.Resampling.BILINEAR))

@@ -25,8 +25,9 @@ def surveyed_places() -> dict[str, str]:
 
 
 def place_of(pair: str) -> str:
-    """Return where the pairs are that a pair (`Experiment.pair`) stands among: its own split, or for an upload or a
-    composed scene the first of its kind.
+    """Return where the pairs are that a pair (`Experiment.pair`) stands among.
+
+    Its own split, or for an upload or a composed scene the first of its kind.
 
     Raises:
         CmaiError: there is no such pair.

@@ -81,7 +81,7 @@ def pathway_answer(
 
 
 def _timed(work: Any, device: Any) -> tuple[Any, float]:
-    """What it returns, and the seconds of its fastest run."""
+    """Return what it returns, and the seconds of its fastest run."""
     import torch
 
     fastest, out = float("inf"), None

@@ -193,7 +193,7 @@ class LabResult:
         return None if before else after
 
     def craft_for(self, role: str) -> Craft:
-        """The pictures the model in this role was shown."""
+        """Return the pictures the model in this role was shown."""
         return self.crafts[self.readings[role].picture]
 
     def to_dict(self) -> dict[str, Any]:

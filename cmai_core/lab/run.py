@@ -96,7 +96,7 @@ def run_attack(
 
 
 def _second(setting: Setting, answered: set[str]) -> SecondPicture | None:
-    """The other picture of the task that asks about two; None where no such task was answered."""
+    """Return the other picture of the task that asks about two; None where no such task was answered."""
     for name, info in TASKS.items():
         if info.pictures == 2 and name in answered:
             found = get_task(name).second_picture(setting.pair, setting.dataset)
@@ -193,13 +193,13 @@ def _craft(
 
 
 def _begun(craft: Craft) -> Craft:
-    """The craft, marked as none where the attack was cancelled before it had changed anything in a first step."""
+    """Mark a craft as none where the attack was cancelled before its first step had changed anything."""
     idle = craft.cancelled and not craft.steps_done and craft.caption == "" and craft.linf == 0
     return dataclasses.replace(craft, begun=False, success=None, success_float=None) if idle else craft
 
 
 def _guarded(model: VisionLanguageModel, tau: float) -> Any:
-    """The model as deployed with a detector: S_c of the given pair below τ is rejected."""
+    """Return the model as deployed with a detector: S_c of the given pair below τ is rejected."""
     from cmai_core.defenses.detector import ConsistencyDetector
     from cmai_core.defenses.system import System
 
@@ -267,7 +267,7 @@ def _is_true(caption: str, pair: Pair) -> bool:
 
 
 def _trace(values: torch.Tensor | None) -> tuple[float, ...]:
-    """The scored part of the first sample's trace."""
+    """Return the scored part of the first sample's trace."""
     if values is None:
         return ()
     return tuple(round(float(v), 6) for v in values[:, 0].tolist() if v == v)
@@ -286,7 +286,7 @@ class _Course:
         self._shown: dict[str, Any] = {}
 
     def attacking(self, role: str) -> ProgressCallback | None:
-        """The listener of the attack on a model; from then on what was before it counts as finished."""
+        """Return the listener of the attack on a model; from then on what was before it counts as finished."""
         if self._progress is None:
             return None
         base, self._done = self._done, self._done + self._each
@@ -316,7 +316,7 @@ class _Course:
         self._progress(Progress(done, self._total, stage, self._shown | {"count": ""}))
 
     def read(self) -> None:
-        """A model's part is finished."""
+        """Count a model's part as finished."""
         self._done += READING_STEPS
 
 
@@ -386,6 +386,7 @@ def _read(
 
 
 def answer_of(prediction: Any) -> Answer:
+    """Return a task's prediction as the lab shows it, with its five best options."""
     detail = dict(prediction.detail or {})
     ranking: Sequence = detail.get("top", ())
     return Answer(

@@ -1,5 +1,6 @@
-"""Consistency verification (CMCV) of the pairs that a result shows: clean and attacked, by each model, with what of
-them disagrees and what the policies for flagged pairs would do.
+"""Consistency verification (CMCV) of the pairs that a result shows.
+
+Clean and attacked, by each model, with what of them disagrees and what the policies for flagged pairs would do.
 """
 
 from __future__ import annotations
@@ -63,8 +64,9 @@ class RoleVerdict:
         return None if known is None else known.tau_v
 
     def bounds(self, fpr: float) -> tuple[float, float] | None:
-        """What the rule "either" holds (S_c, V_verify) against: stricter than each one's own τ, so that the two
-        together flag no more than `fpr`. None without a verifier.
+        """Return what the rule "either" holds (S_c, V_verify) against.
+
+        Stricter than each one's own τ, so that the two together flag no more than `fpr`. None without a verifier.
         """
         known = self.basis.at(fpr)
         if known is None or known.both_log_tau_v is None:
@@ -96,7 +98,7 @@ class LabVerdict:
 
 
 def content_key(result: LabResult) -> str:
-    """A digest of all that verdicts depend on: models, pictures, sentences and the task that is asked."""
+    """Return a digest of all that verdicts depend on: models, pictures, sentences and the task that is asked."""
     digest = hashlib.sha256()
     for role, reading in result.attacked.items():
         craft = result.craft_for(role)
@@ -109,7 +111,10 @@ def content_key(result: LabResult) -> str:
 
 
 def asked_task(result: LabResult, role: str) -> str:
-    """The task whose answer the policies are shown by: the attacked one, else the first that was asked; "": none."""
+    """Return the task whose answer the policies are shown by: the attacked one, else the first that was asked.
+
+    "": none.
+    """
     answers = result.readings[role].answers
     return result.experiment.task if result.experiment.task in answers else next(iter(answers), "")
 

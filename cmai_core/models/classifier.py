@@ -55,8 +55,9 @@ class ClassVectors(nn.Module):
 
 
 class ClassTokenizer:
-    """A vocabulary of classes: a text is the class whose name stands in it. Where several do it is the longest, of
-    equally long ones the last ("a photo of a b" is b).
+    """A vocabulary of classes: a text is the class whose name stands in it.
+
+    Where several do it is the longest, of equally long ones the last ("a photo of a b" is b).
 
     Raises:
         OptionError: fewer than two classes, or a name twice.

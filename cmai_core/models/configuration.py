@@ -137,7 +137,7 @@ def _side(value: Any) -> int | list[int]:
 
 
 def _layers(value: Any) -> int | list[int]:
-    """A transformer's number of layers, or a ResNet's four."""
+    """Return a transformer's number of layers, or a ResNet's four."""
     if isinstance(value, list):
         if len(value) != 4:
             raise ValueError("a whole number, or four of them")
@@ -150,7 +150,7 @@ def _pooler(value: Any) -> bool | str:
 
 
 def _timm_model(value: Any) -> str:
-    """A name that timm knows; its addresses (`hf-hub:…`, `local-dir:…`) are not followed."""
+    """Return a name that timm knows; its addresses (`hf-hub:…`, `local-dir:…`) are not followed."""
     from open_clip.timm_model import timm
 
     named = isinstance(value, str) and re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)?", value) is not None

@@ -82,7 +82,7 @@ class TextInput(ModelCore):
 
     @functools.cached_property
     def punctuation(self) -> torch.Tensor:
-        """bool V: tokens that are punctuation and nothing else."""
+        """Return bool V: tokens that are punctuation and nothing else."""
         found = torch.zeros(self.vocabulary_size, dtype=torch.bool)
         found[punctuation_ids(self)] = True
         return found

@@ -83,7 +83,7 @@ def _bundled() -> Any:
 
 
 def _cut(count: Callable[[str], int], context: int, caption: str) -> Truncation | None:
-    """The longest beginning that fits, whole words where there are any."""
+    """Return the longest beginning that fits, whole words where there are any."""
     total = count(caption)
     if total <= context:
         return None
@@ -95,7 +95,7 @@ def _cut(count: Callable[[str], int], context: int, caption: str) -> Truncation 
 
 
 def _last(ends: list[int], fits: Callable[[int], bool]) -> int:
-    """The last of rising numbers that fits, 0 where none does."""
+    """Return the last of rising numbers that fits, 0 where none does."""
     low, high = -1, len(ends)
     while high - low > 1:
         middle = (low + high) // 2

@@ -19,7 +19,7 @@ _CONTINUES = "##"  # WordPiece marks all but the first
 
 
 def _pieces(model: VisionLanguageModel, ids: Sequence[int]) -> list[str]:
-    """The vocabulary's own spelling of each id."""
+    """Return the vocabulary's own spelling of each id."""
     tokenizer: Any = model.tokenizer
     inner = getattr(tokenizer, "tokenizer", None)
     if inner is None:

@@ -8,13 +8,13 @@ from cmai_core.errors import OptionError
 
 
 def unit_rows(x: np.ndarray) -> np.ndarray:
-    """Rows of N×D divided by their lengths, float64; rows of length 0 must have been ruled out."""
+    """Return rows of N×D divided by their lengths, float64; rows of length 0 must have been ruled out."""
     x = np.asarray(x, dtype=np.float64)
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
 def cosine_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """1 − cosine of row k of `a` and row k of `b`, N values in [0, 2].
+    """Return 1 − cosine of row k of `a` and row k of `b`, N values in [0, 2].
 
     Computed from the chord, ‖a−b‖²/2 of unit vectors, which keeps its precision for tiny distances.
     """
@@ -22,7 +22,7 @@ def cosine_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def noisy_copies(x: np.ndarray, distance: float, rng: np.random.Generator) -> np.ndarray:
-    """Copies of the rows of `x` (N×D) turned by the same angle, each in a random direction.
+    """Return copies of the rows of `x` (N×D) turned by the same angle, each in a random direction.
 
     Isotropic noise, projected so that every copy has exactly the cosine distance `distance` from its original.
     """
@@ -38,7 +38,7 @@ def noisy_copies(x: np.ndarray, distance: float, rng: np.random.Generator) -> np
 
 
 def usual_distance(x: np.ndarray) -> float:
-    """A cosine distance that is small among these points: a tenth of the median distance to the nearest other point.
+    """Return a cosine distance that is small among these points: a tenth of the median to the nearest other point.
 
     Clipped to [1e-6, 0.01]; 0.01 where there is only one point.
     """

@@ -84,7 +84,7 @@ def project(
 
 
 def _umap(x: np.ndarray, extra: np.ndarray, settings: Mapping[str, Any], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of `x` and of `extra` in one layout."""
+    """Return coordinates of `x` and of `extra` in one layout."""
     batch = np.concatenate([x, extra])
     layout = fit_umap(batch, n_neighbors=settings["n_neighbors"], min_dist=settings["min_dist"], seed=seed)
     return layout[: len(x)], layout[len(x) :]
@@ -96,7 +96,7 @@ def _displacements(
     pairs: Sequence[tuple[str, str]],
     bound: float,
 ) -> dict[tuple[str, str], Displacement]:
-    """How far each pair moves in the plane and in the embedding, and whether farther than the noisy copies did."""
+    """Measure how far each pair moves in the plane and in the embedding, and whether farther than noisy copies."""
     out = {}
     for a, b in pairs:
         moved = _distances(placed[a], placed[b])
@@ -105,7 +105,7 @@ def _displacements(
 
 
 def _checked(name: str, rows: np.ndarray) -> np.ndarray:
-    """Unit rows, float64 N×D."""
+    """Return unit rows, float64 N×D."""
     rows = np.asarray(rows)
     if rows.ndim != 2 or not rows.size or rows.dtype.kind not in "fiu":
         raise DataError(f"Group {name!r} has the shape {rows.shape} ({rows.dtype}).", "Give numbers, N×D, N ≥ 1.")
@@ -149,7 +149,7 @@ def _pairs(groups: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str]] | 
 def _control(
     rows: np.ndarray, distance: float | None, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """(row numbers M, copies M×D, their cosine distance)."""
+    """Return (row numbers M, copies M×D, their cosine distance)."""
     if distance is None:
         distance = usual_distance(rows if len(rows) <= 2000 else rows[rng.permutation(len(rows))[:2000]])
     if not 0.0 < distance <= 1.0:
@@ -159,7 +159,7 @@ def _control(
 
 
 def _pca(x: np.ndarray, extra: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
-    """Coordinates of `x` and of `extra` along the first two principal axes of `x`, and the shares of variance.
+    """Project `x` and `extra` on the first two principal axes of `x`; return both and the shares of variance.
 
     The sign of an axis is fixed by its largest coefficient, so that the picture does not flip between machines.
     """
@@ -184,7 +184,7 @@ def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _trustworthiness(x: np.ndarray, plane: np.ndarray) -> float | None:
-    """Of at most 3,000 evenly spaced rows, over neighbourhoods of up to 15."""
+    """Measure trustworthiness of at most 3,000 evenly spaced rows, over neighbourhoods of up to 15."""
     rows = np.unique(np.linspace(0, len(x) - 1, min(len(x), _MAX_TRUSTWORTHINESS)).astype(int))
     neighbours = min(15, (len(rows) - 1) // 2)
     if neighbours < 2:

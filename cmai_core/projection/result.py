@@ -27,7 +27,7 @@ class DriftControl:
     displacement: np.ndarray
 
     def quantile(self, q: float) -> float:
-        """Quantile of `displacement`, q in [0, 1]."""
+        """Return quantile of `displacement`, q in [0, 1]."""
         return float(np.quantile(self.displacement, q))
 
 

@@ -14,7 +14,7 @@ _WARM = threading.Event()
 
 
 def fit_umap(x: np.ndarray, *, n_neighbors: int, min_dist: float, seed: int) -> np.ndarray:
-    """float32 N×2 layout of the rows of `x` (N×D, N ≥ 4) under the cosine metric, the same for the same seed.
+    """Return float32 N×2 layout of the rows of `x` (N×D, N ≥ 4) under the cosine metric, the same for the same seed.
 
     It starts from the first two principal components, which keeps the large structure (Kobak and Linderman 2021) and
     needs no eigenvectors of a graph that may fall apart. The global random state is left as found.

@@ -171,7 +171,7 @@ def accuracy(records: Records) -> tuple[Interval, float | None] | None:
 
 
 def _against_references(measure: Callable[..., Interval]) -> Callable[[Records], tuple[Interval, float]]:
-    """A metric of captions and references; guessing is the next pair's caption."""
+    """Return a metric of captions and references; guessing is the next pair's caption."""
 
     def measured(records: Records) -> tuple[Interval, float]:
         references = [pair.captions for pair in records.pairs]

@@ -28,10 +28,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NlvrChoices(Choices):
-    """Attributes:
-    states: N×L×W token states of the statements; last: int64 N, position of their last token.
-    other: N×P×W image tokens of the other, clean image; left: bool N, the pair's image is the left one.
-    tokens: int64 2, ids of "true" and "false".
+    """Prepared statements.
+
+    Attributes:
+        states: N×L×W token states of the statements. last: int64 N, position of their last token.
+        other: N×P×W image tokens of the other, clean image. left: bool N, the pair's image is the left one.
+        tokens: int64 2, ids of "true" and "false".
     """
 
     states: Tensor = field(default_factory=lambda: torch.empty(0))

@@ -195,6 +195,6 @@ def _recalls(pairs: list[Pair], similarity: np.ndarray) -> Iterator[tuple[str, n
 
 
 def _chance_recall(truth: np.ndarray, k: int) -> float:
-    """Expected recall@k of a random order."""
+    """Return expected recall@k of a random order."""
     total = truth.shape[1]
     return float(np.mean([1 - comb(total - int(m), k) / comb(total, k) for m in truth.sum(axis=1)]))

@@ -38,10 +38,13 @@ _CHUNK, _ASKED = 64, 128
 
 @dataclass(frozen=True)
 class VqaChoices(Choices):
-    """Attributes:
-    states: N×L×W token states of the questions. last: int64 N, position of the last token of each question.
-    ids: int64 N×L. answers: the options' token ids; single: int64 C where every answer is one token, else None.
-    truth: what makes statements of questions and answers, if anything. said: (question, answer) → statement, so far.
+    """Prepared questions.
+
+    Attributes:
+        states: N×L×W token states of the questions. last: int64 N, position of the last token of each.
+        ids: int64 N×L. answers: the options' token ids. single: int64 C where every answer is one token, else None.
+        truth: what makes statements of questions and answers, if anything. said: (question, answer) → statement, so
+            far.
     """
 
     states: Tensor = field(default_factory=lambda: torch.empty(0))

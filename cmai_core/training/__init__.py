@@ -1,0 +1,1 @@
+"""One trainer, and a row of settings a recipe."""

@@ -24,7 +24,7 @@ class LowRank(nn.Module):
 
 
 def attach(model: nn.Module, rank: int, generator: torch.Generator) -> None:
-    """Gives every matrix of the blocks that ask for gradients a low-rank update, which alone learns; vectors learn too.
+    """Give every matrix of the blocks that ask for gradients a low-rank update, which alone learns; vectors learn too.
 
     Embeddings, class tokens and projections out of the towers are left alone, as in the paper.
     """
@@ -42,7 +42,7 @@ def attach(model: nn.Module, rank: int, generator: torch.Generator) -> None:
 
 
 def merged(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict that the same model without adapters would have: updates added to the matrices."""
+    """Return the state dict that the same model without adapters would have: updates added to the matrices."""
     state = {name: tensor for name, tensor in model.state_dict().items() if "parametrizations." not in name}
     for prefix, module in model.named_modules():
         if parametrize.is_parametrized(module):

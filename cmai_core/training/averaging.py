@@ -31,7 +31,7 @@ class MovingAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within, the module has the averaged weights; after it, its own again (the same tensors)."""
+        """Give the module the averaged weights within, its own again after it (the same tensors)."""
         own = [p.data for p in self._parameters]
         for parameter, average in zip(self._parameters, self.average, strict=True):
             parameter.data = average

@@ -46,8 +46,9 @@ class Arrays(Protocol):
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """One step's data: B scenes with a caption each. The first M images are the left, the next M the right ones of M
-    two-image items.
+    """One step's data: B scenes with a caption each.
+
+    The first M images are the left, the next M the right ones of M two-image items.
 
     Attributes:
         rows: int64 B, scenes.
@@ -82,7 +83,7 @@ class TrainingBatch:
     more_truth: Tensor
 
     def to(self, device: torch.device) -> TrainingBatch:
-        """The same on a device (a no-op on the CPU)."""
+        """Return the same on a device (a no-op on the CPU)."""
         if device.type == "cpu":
             return self
         moved = {f.name: getattr(self, f.name).pin_memory().to(device, non_blocking=True) for f in fields(self)}
@@ -135,7 +136,7 @@ def balanced_keys(families: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw(arrays: Arrays, recipe: Recipe, seed: int, step: int, edits: TrueEdits | None = None) -> TrainingBatch:
-    """The batch of a step; depends on its arguments only. `edits`: the synonyms of easy data augmentation."""
+    """Return the batch of a step; depends on its arguments only. `edits`: the synonyms of easy data augmentation."""
     rng = np.random.default_rng((seed, step))
     size, scenes = recipe.batch, len(arrays)
     items = int(size * recipe.nlvr_share) if len(arrays.nlvr_truth) and recipe.weights.nlvr else 0
@@ -189,7 +190,7 @@ def _further_captions(
     rng: np.random.Generator,
     edits: TrueEdits | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The scenes' captions after the first chosen one, in turn, with the recipe's augmentation."""
+    """Return the scenes' captions after the first chosen one, in turn, with the recipe's augmentation."""
     ids, truth, number = [], [], arrays.caption_ids.shape[1]
     for k in range(1, recipe.captions):
         others = (columns + k) % number
@@ -255,7 +256,7 @@ class Prefetcher:
 
 
 def to_pixels(images: Tensor, recipe: Recipe | None = None, seed: int = 0, step: int = 0) -> Tensor:
-    """uint8 B×S×S×3 → float32 B×3×S×S in [0, 1], with the recipe's augmentation (none without a recipe)."""
+    """Return uint8 B×S×S×3 → float32 B×3×S×S in [0, 1], with the recipe's augmentation (none without a recipe)."""
     pixels = images.permute(0, 3, 1, 2).to(torch.float32).div_(255).contiguous()
     if recipe is None or not (recipe.brightness or recipe.shift):
         return pixels
@@ -270,7 +271,7 @@ def to_pixels(images: Tensor, recipe: Recipe | None = None, seed: int = 0, step:
 
 
 def _shifted(image: Tensor, dy: int, dx: int) -> Tensor:
-    """An image moved by whole pixels; the border repeats."""
+    """Return an image moved by whole pixels; the border repeats."""
     height, width = image.shape[-2:]
     ys = (torch.arange(height, device=image.device) - dy).clamp_(0, height - 1)
     xs = (torch.arange(width, device=image.device) - dx).clamp_(0, width - 1)

@@ -108,7 +108,7 @@ def _copied(source: Path, name: str, heads: Path | None) -> Path:
 
 
 def _with_heads(card: dict[str, Any], building: Path, heads: Path) -> dict[str, Any]:
-    """Puts another training's consistency heads beside a model; the card with that training in it.
+    """Put another training's consistency heads beside a model; return the card with that training in it.
 
     Raises:
         ModelError: there are none, or they were trained on other towers.
@@ -134,7 +134,7 @@ def _with_heads(card: dict[str, Any], building: Path, heads: Path) -> dict[str, 
 
 
 def _calibrate(model: VisionLanguageModel, target: Path, count: int) -> None:
-    """Thresholds from the first validation pairs, and what they flag of others: fresh, held-out and shifted ones."""
+    """Set thresholds on the first validation pairs, and measure what they flag of fresh, held-out and shifted ones."""
     from cmai_core.commands.cmcv import calibrated, other_splits
     from cmai_core.data import load_dataset
     from cmai_core.defenses.calibration import store_calibration
@@ -158,7 +158,7 @@ def record_all() -> None:
 
 
 def measure(model: VisionLanguageModel, limit: int, attacked: int) -> dict[str, Any]:
-    """The card's figures: every task on clean test scenes, and image→text R@1 under PGD, both with intervals.
+    """Return the card's figures: every task on clean test scenes, and image→text R@1 under PGD, both with intervals.
 
     `robust`: PGD on the retrieval loss (L∞, 20 steps, random start), the pictures rounded to 8 bits; the gallery is the
     first `limit` captions.
@@ -212,7 +212,7 @@ def _interval(entry: dict[str, Any]) -> str:
 
 
 def _stages(training: dict[str, Any]) -> list[dict[str, Any]]:
-    """The trainings that led to a model, the first one first."""
+    """Return the trainings that led to a model, the first one first."""
     return [*(_stages(training["start"]) if training.get("start") else ()), training]
 
 

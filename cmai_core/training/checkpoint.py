@@ -16,7 +16,7 @@ LOG = "log.jsonl"
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> Path:
-    """Writes the state atomically: a reader sees the old checkpoint or the new one, never a part of one.
+    """Write the state atomically: a reader sees the old checkpoint or the new one, never a part of one.
 
     Raises:
         DataError: it cannot be written; the old one is still there.
@@ -31,7 +31,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> Path:
 
 
 def load_checkpoint(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """The state in the folder, None if there is none.
+    """Return the state in the folder, None if there is none.
 
     Args:
         identity: what must be the same for the training to go on: recipe, seed, data, starting weights.
@@ -89,13 +89,13 @@ class Log:
                     self._board.add_scalar(f"{kind}/{name}", value, record["step"])
 
     def close(self) -> None:
-        """Writes out what TensorBoard has not written yet."""
+        """Write out what TensorBoard has not written yet."""
         if self._board is not None:
             self._board.close()
 
 
 def _board(folder: Path, step: int) -> Any:
-    """TensorBoard's writer, None where it is not installed. What lies after `step` is no longer shown."""
+    """Return TensorBoard's writer, None where it is not installed. What lies after `step` is no longer shown."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

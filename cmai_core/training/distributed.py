@@ -35,11 +35,11 @@ class Processes:
         return self.rank == 0
 
     def device(self, asked: str | None) -> str | None:
-        """This process's device."""
+        """Return this process's device."""
         return asked if self.accelerator is None else str(self.accelerator.device)
 
     def share(self, batch: int) -> int:
-        """Scenes of a batch for each process.
+        """Return scenes of a batch for each process.
 
         Raises:
             OptionError: the batch cannot be divided, or a share would be smaller than four.
@@ -49,11 +49,11 @@ class Processes:
         return batch // self.count
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module, whose backward pass averages gradients over the processes."""
+        """Return the module, whose backward pass averages gradients over the processes."""
         return module if self.accelerator is None else self.accelerator.prepare_model(module)
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes are here."""
         if self.accelerator is not None:
             self.accelerator.wait_for_everyone()
 
@@ -62,7 +62,7 @@ ALONE = Processes()
 
 
 def processes(device: str | None = None) -> Processes:
-    """The processes that a launcher started together with this one; `ALONE` without a launcher.
+    """Return the processes that a launcher started together with this one; `ALONE` without a launcher.
 
     Raises:
         OptionError: started by a launcher, and Accelerate is not installed.

@@ -22,7 +22,7 @@ _VOWELS = "aeiou"
 
 
 def tabletop_synonyms() -> dict[str, tuple[str, ...]]:
-    """Every word of Tabletop's language that others may replace, with those others; plurals included.
+    """Return every word of Tabletop's language that others may replace, with those others; plurals included.
 
     Relations have none that are single words on both sides ("before" is "in front of").
     """
@@ -86,17 +86,17 @@ class TrueEdits:
 
     @staticmethod
     def tabletop(tokenizer_file: str | Path) -> TrueEdits:
-        """With the synonyms of Tabletop's language."""
+        """Make it with the synonyms of Tabletop's language."""
         return TrueEdits(tabletop_synonyms(), tokenizer_file)
 
     def to(self, device: torch.device | str) -> TrueEdits:
-        """Moves the tables to a device, in place."""
+        """Move the tables to a device, in place."""
         for name in ("table", "special", "_article", "_vowel"):
             setattr(self, name, getattr(self, name).to(device))
         return self
 
     def candidates(self, ids: Tensor) -> Tensor:
-        """Every edit of one token that keeps a sentence true.
+        """Return every edit of one token that keeps a sentence true.
 
         A word directly after "a" or "an" is not replaced by one that would need the other. In a question with its
         answer, the answer's token has candidates too: mask its position.
@@ -114,7 +114,7 @@ class TrueEdits:
         return found.masked_fill(after_article.unsqueeze(-1) & other_article, -1)
 
     def apply(self, ids: Tensor, candidates: Tensor, choice: Tensor) -> Tensor:
-        """The sentences with one edit each.
+        """Return the sentences with one edit each.
 
         Args:
             ids: int64 B×L. candidates: int64 B×L×K of `candidates`.
@@ -133,7 +133,7 @@ class TrueEdits:
 
 
 def eda(ids: np.ndarray, edits: TrueEdits, rng: np.random.Generator, rate: float = 0.1) -> np.ndarray:
-    """Easy data augmentation (Wei & Zou 2019): each sentence changed by one of four operations, drawn evenly.
+    """Augment sentences (EDA: Wei & Zou 2019): each is changed by one of four operations, drawn evenly.
 
     Of a sentence of l words, n = max(1, ⌊rate·l⌋) are replaced by a synonym; or n random synonyms of its words are
     inserted at random places; or n times two words change places; or each word is deleted with probability `rate` (one
@@ -171,12 +171,12 @@ def eda(ids: np.ndarray, edits: TrueEdits, rng: np.random.Generator, rate: float
 
 
 def _pick(possible: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random true column of each row of a bool B×L (any column where none is)."""
+    """Return a random true column of each row of a bool B×L (any column where none is)."""
     return np.where(possible, rng.random(possible.shape), -1.0).argmax(1)
 
 
 def _synonym(tokens: np.ndarray, table: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random synonym of each token that has one."""
+    """Return a random synonym of each token that has one."""
     number = (table[tokens] >= 0).sum(1)
     return table[tokens, (rng.random(len(tokens)) * number).astype(int)]
 

@@ -42,12 +42,12 @@ class MaskedHead(nn.Module):
             self.linear.bias.zero_()
 
     def forward(self, tokens: Tensor, text: Tensor) -> Tensor:
-        """Tokens B×P×W, pooled captions B×D → B×P×(3·COARSE²), in [0, 1] pixel units around 0.5."""
+        """Return tokens B×P×W, pooled captions B×D → B×P×(3·COARSE²), in [0, 1] pixel units around 0.5."""
         return self.linear(torch.cat([tokens, text[:, None].expand(-1, tokens.shape[1], -1)], dim=-1)).float()
 
 
 def drift_loss(step: Step, start: nn.Module, clean: Tensor) -> Tensor:
-    """Mean squared distance of the features of the batch's pixels from the starting model's of the clean ones."""
+    """Return the mean squared distance of the features of the batch's pixels from the starting model's clean ones."""
     with torch.no_grad():
         goal = fast.vision(start, clean, step.parts.mean, step.parts.std)
     return feature_distance(step.image, goal).mean()
@@ -71,7 +71,7 @@ def agreement_loss(logits: Tensor) -> Tensor:
 
 
 def hard_loss(step: Step, false_text: Tensor, has_false: Tensor) -> Tensor:
-    """Max of hinges over cosines: the hardest image, the hardest caption, and the caption's false variant."""
+    """Return the max of hinges over cosines: the hardest image, the hardest caption, the caption's false variant."""
     cosines = unit(step.image.pooled) @ unit(step.text).T
     own = cosines.diagonal()
     hidden = ~torch.isfinite(step.logits) | torch.eye(len(own), dtype=torch.bool, device=own.device)
@@ -84,7 +84,7 @@ def hard_loss(step: Step, false_text: Tensor, has_false: Tensor) -> Tensor:
 
 
 def cycle_loss(logits: Tensor) -> Tensor:
-    """image → texts → image and back: cross entropy of coming home after two soft nearest-neighbour steps.
+    """Return image → texts → image and back: cross entropy of coming home after two soft nearest-neighbour steps.
 
     After Dwibedi et al. 2019, arXiv 1904.07846, sec. 3.2 (cycle-back classification), across modalities.
     """
@@ -94,7 +94,7 @@ def cycle_loss(logits: Tensor) -> Tensor:
 
 
 def masked_loss(step: Step, head: MaskedHead, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Prediction of hidden patches (masked autoencoding: He et al. 2022) and of hidden words (MLM: Devlin et al. 2019).
+    """Predict hidden patches (masked autoencoding: He et al. 2022) and hidden words (MLM: Devlin et al. 2019).
 
     Each modality helps the other: patches are predicted from the image tokens and the caption, words from the image and
     the words before, some of them hidden too. The first half of the batch is used. Hidden patches are grey, hidden
@@ -134,7 +134,7 @@ def masked_loss(step: Step, head: MaskedHead, generator: torch.Generator) -> tup
 def verify_losses(
     step: Step, heads: ConsistencyHeads, false: tuple[Tensor, Tensor, Tensor], has_false: Tensor
 ) -> dict[str, Tensor]:
-    """CMCV's losses: InfoNCE of S_c with the false variant as a further negative, and V_verify's cross entropy.
+    """Return CMCV's losses: InfoNCE of S_c with the false variant as a further negative, and V_verify's cross entropy.
 
     Positives: each image (perturbed or not) with its true caption. Negatives: the caption's false variant, and another
     scene's caption that is false here.
@@ -186,7 +186,7 @@ def verify_losses(
 
 
 def more_captions_loss(step: Step, ids: Tensor, truth: Tensor) -> Tensor:
-    """Contrastive loss with another caption of each scene (1:N); ids B×48, truth bool B×B of these captions."""
+    """Return contrastive loss with another caption of each scene (1:N); ids B×48, truth bool B×B of these captions."""
     parts = step.parts
     pooled, _ = fast.text_embedding(parts.text, fast.trim(ids, parts.pad), parts.pad)
     return contrastive_loss(contrastive_logits(step.image.pooled, pooled, parts.logit_scale, truth))
@@ -202,7 +202,7 @@ def extra_losses(
     clean: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of a recipe's further losses, and what to log.
+    """Return the weighted sum of a recipe's further losses, and what to log.
 
     Args:
         heads: for `verify`; masked: for `masked`; start: the starting model's image tower, for `drift`.

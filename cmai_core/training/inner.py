@@ -32,7 +32,7 @@ def perturb(
     generator: torch.Generator | None = None,
     previous: Tensor | None = None,
 ) -> Tensor:
-    """Projected ascent on the objective (Madry et al. 2018, arXiv 1706.06083, sec. 2.1).
+    """Raise the objective by projected ascent (Madry et al. 2018, arXiv 1706.06083, sec. 2.1).
 
     Args:
         pixels: N×3×S×S in [0, 1], left unchanged.
@@ -92,7 +92,7 @@ def _l2(x: Tensor, clean: Tensor, radius: float) -> Tensor:
 
 
 def allotted(count: int, shares: dict[str, float]) -> dict[str, Tensor]:
-    """Which of `count` images each loss is raised on: row numbers, spread evenly and in proportion to the shares."""
+    """Return which of `count` images each loss is raised on: row numbers, spread evenly in proportion to the shares."""
     names, total = list(shares), sum(shares.values())
     owed = torch.zeros(len(names))
     taken: dict[str, list[int]] = {name: [] for name in names}
@@ -169,7 +169,7 @@ class InnerProblem:
             self.goal = fast.vision(self.start, self.clean[self.groups["drift"]], parts.mean, parts.std)
 
     def objective(self, pixels: Tensor) -> Tensor:
-        """One value an image (of `rows`, in their order)."""
+        """Return one value an image (of `rows`, in their order)."""
         inner, image = self.inner, self.parts.vision(pixels)
         values = torch.zeros(len(pixels), device=pixels.device)
         if inner.alpha:
@@ -219,7 +219,7 @@ class InnerProblem:
 
 
 def feature_distance(image: fast.Vision, goal: fast.Vision, at: Tensor | None = None) -> Tensor:
-    """Squared distance of pooled features and patch tokens from `goal`'s, N values; tokens count by their mean.
+    """Return squared distance of pooled features and patch tokens from `goal`'s, N values; tokens count by their mean.
 
     FARE (Schlarmann et al. 2024, arXiv 2402.12336, eq. 3) uses the class token; a decoder that reads the patch tokens
     needs those to stay too (as LLaVA's in their sec. 4).
@@ -238,7 +238,7 @@ def reference_consistency(
     generator: torch.Generator,
     chunk: int = 64,
 ) -> Tensor:
-    """S_c of a batch's pairs after an attack on S_c alone (`inner` with α = 0): N values."""
+    """Return S_c of a batch's pairs after an attack on S_c alone (`inner` with α = 0): N values."""
     out = []
     for start in range(0, len(pixels), chunk):
         rows = torch.arange(start, min(start + chunk, len(pixels)), device=pixels.device)

@@ -43,7 +43,7 @@ class Parts:
     punctuation: Tensor | None = None
 
     def counted(self, ids: Tensor) -> Tensor:
-        """Which tokens are words: bool, shaped as `ids`."""
+        """Return which tokens are words: bool, shaped as `ids`."""
         words = (ids != self.pad) & (ids != self.bos) & (ids != self.eos)
         return words if self.punctuation is None else words & ~self.punctuation[ids]
 
@@ -62,7 +62,7 @@ class PatchHead(nn.Module):
             self.linear.bias.zero_()
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross entropy over the six attributes; a patch of background counts a tenth of one with an object.
+        """Return mean cross entropy over the six attributes; a background patch counts a tenth of one with an object.
 
         Nine of ten patches are background: with equal weights the shapes were still at chance after 100,000 images.
         The objects' places are asked because nothing else insists on them: without, a linear map reads no horizontal
@@ -85,19 +85,19 @@ class PatchHead(nn.Module):
 
 
 def unit(x: Tensor) -> Tensor:
-    """Rows at unit length, in single precision."""
+    """Return rows at unit length, in single precision."""
     return F.normalize(x.float(), dim=-1)
 
 
 def pairs_consistency(heads: nn.Module | None, image: fast.Vision, scored: Tensor) -> Tensor:
-    """S_c of N images with N texts: `scored` are P_t's outputs, or text embeddings where there are no heads."""
+    """Return S_c of N images with N texts: `scored` are P_t's outputs, or text embeddings where there are no heads."""
     if heads is None:
         return (unit(image.pooled) * unit(scored)).sum(dim=-1)
     return (heads.image(image.pooled, image.tokens) * scored).sum(dim=-1)
 
 
 def word_odds(parts: Parts, heads: nn.Module, tokens: Tensor, ids: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-    """Log odds of the heads' verifier for each word, N×L, and which positions are words (bool N×L).
+    """Return log odds of the heads' verifier for each word, N×L, and which positions are words (bool N×L).
 
     Args:
         tokens: N×P×W image tokens. ids: int64 N×L, the texts; states: N×L×W, their token states.
@@ -108,18 +108,18 @@ def word_odds(parts: Parts, heads: nn.Module, tokens: Tensor, ids: Tensor, state
 
 
 def encode_classes(parts: Parts, batch: TrainingBatch) -> Tensor:
-    """The class prompts' embeddings, C×D, unit length."""
+    """Return the class prompts' embeddings, C×D, unit length."""
     return unit(fast.text_embedding(parts.text, fast.trim(batch.class_ids, parts.pad), parts.pad)[0])
 
 
 def class_losses(parts: Parts, pooled: Tensor, classes: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy over the classes, N values; any class that the scene holds is right (targets: bool N×C)."""
+    """Return cross entropy over the classes, N values; any class that the scene holds is right (targets: bool N×C)."""
     logits = (parts.logit_scale.exp() * unit(pooled) @ classes.T).float()  # half precision within autocast
     return logits.logsumexp(dim=-1) - logits.masked_fill(~targets, float("-inf")).logsumexp(dim=-1)
 
 
 def contrastive_logits(images: Tensor, texts: Tensor, log_scale: Tensor, truth: Tensor) -> Tensor:
-    """Scaled cosines B×B; a caption that is true of another image too is no negative of it (−inf off the diagonal).
+    """Return scaled cosines B×B; a caption that is true of another image too is no negative (−inf off the diagonal).
 
     Args:
         images, texts: B×D, not normalised.
@@ -131,13 +131,13 @@ def contrastive_logits(images: Tensor, texts: Tensor, log_scale: Tensor, truth: 
 
 
 def contrastive_loss(logits: Tensor) -> Tensor:
-    """Symmetric InfoNCE of `contrastive_logits`."""
+    """Return symmetric InfoNCE of `contrastive_logits`."""
     target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 def _answer_loss(logits: Tensor, target: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean cross entropy and accuracy over the rows to keep."""
+    """Return mean cross entropy and accuracy over the rows to keep."""
     losses = F.cross_entropy(logits.float(), target, reduction="none")
     right = (logits.detach().argmax(dim=-1) == target).float()
     weight = torch.ones_like(losses) if keep is None else keep.to(losses.dtype)
@@ -148,7 +148,7 @@ def _answer_loss(logits: Tensor, target: Tensor, keep: Tensor | None = None) -> 
 def vision_losses(
     parts: Parts, head: PatchHead, batch: TrainingBatch, pixels: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The patch loss alone, for the steps in which only the image tower learns."""
+    """Return the patch loss alone, for the steps in which only the image tower learns."""
     image = parts.vision(pixels)
     loss = head(image.grid, batch.patches)
     return loss, {"patch": loss}
@@ -213,7 +213,7 @@ def step_losses(
 
 
 def _asked(batch: TrainingBatch, weights: Weights) -> tuple[bool, bool]:
-    """Whether the step has questions, and statements about two images."""
+    """Say whether the step has questions, and statements about two images."""
     return bool(weights.question) and len(batch.question_ids) > 0, bool(weights.nlvr) and len(batch.nlvr_ids) > 0
 
 

@@ -36,7 +36,7 @@ class OneStepGuard:
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def measure(self, step: int, parts: Parts, heads: nn.Module | None, inner: Inner) -> None:
-        """Looks, where it is due; `inner`: the one in force."""
+        """Look, where it is due; `inner`: the one in force."""
         if self.fallen or step == 0 or step % EVERY:
             return
         plain = replace(inner, losses={"contrastive": 1.0}, alpha=1.0, beta=0.0, targeted=0.0, warmup=0.0, words=0)
@@ -47,7 +47,7 @@ class OneStepGuard:
         self.history.append({"step": step, "one_step": one, "several_steps": several, "fallen": self.fallen})
 
     def guarded(self, inner: Inner) -> Inner:
-        """The inner problem that is safe to train on."""
+        """Return the inner problem that is safe to train on."""
         if not self.fallen:
             return inner
         return replace(inner, steps=2, start="uniform", step_size=0.75 * inner.epsilon)
@@ -60,7 +60,7 @@ class OneStepGuard:
 
 
 def _right(parts: Parts, heads: nn.Module | None, batch: TrainingBatch, inner: Inner) -> float:
-    """Share of the pairs whose picture, attacked, is nearer to its caption than to any that is false of it."""
+    """Return share of the pairs whose picture, attacked, is nearer to its caption than to any that is false of it."""
     pixels = to_pixels(batch.images)
     problem = InnerProblem(inner, parts, batch, torch.arange(len(pixels), device=pixels.device), heads)
     attacked = perturb(pixels, problem.objective, inner, generator=torch.Generator().manual_seed(0))

@@ -46,7 +46,7 @@ class _Gather(torch.autograd.Function):
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
-    """Rows of a T×C tensor at distinct places."""
+    """Return rows of a T×C tensor at distinct places."""
     return _Gather.apply(x, index)
 
 
@@ -64,17 +64,17 @@ class Rectangle:
 
     @staticmethod
     def of(lengths: Tensor) -> Rectangle:
-        """N texts of the given lengths, each from column 0 on."""
+        """Return N texts of the given lengths, each from column 0 on."""
         longest = int(lengths.max()) if len(lengths) else 1
         inside = torch.arange(longest, device=lengths.device) < lengths[:, None]
         return Rectangle(inside.flatten().nonzero()[:, 0], len(lengths), longest)
 
     def pad(self, x: Tensor) -> Tensor:
-        """T×C → N×L×C."""
+        """Return T×C → N×L×C."""
         return _Scatter.apply(x, self.index, self.count * self.length).unflatten(0, (self.count, self.length))
 
     def unpad(self, x: Tensor) -> Tensor:
-        """N×L×C → T×C."""
+        """Return N×L×C → T×C."""
         return _Gather.apply(x.flatten(0, 1), self.index)
 
 
@@ -115,7 +115,7 @@ def lay_out(
     pad: int,
     context: int,
 ) -> Texts:
-    """Packs the texts of a step for a text tower with open_clip's class-token mask (see `fast.text_embedding`).
+    """Pack the texts of a step for a text tower with open_clip's class-token mask (see `fast.text_embedding`).
 
     Args:
         caption_ids: int64 N×L, padded.
@@ -172,7 +172,7 @@ def _causal(length: int, device: torch.device) -> Tensor:
 
 
 def _attend(attention: nn.MultiheadAttention, x: Tensor, boxes: list[tuple[int, Rectangle, Tensor]]) -> Tensor:
-    """Self-attention of packed rows; boxes: (rows, where they lie, mask True = may look), one after another."""
+    """Attend within packed rows; boxes: (rows, where they lie, mask True = may look), one after another."""
     heads = attention.num_heads
     projected = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
     out = []
@@ -186,7 +186,7 @@ def _attend(attention: nn.MultiheadAttention, x: Tensor, boxes: list[tuple[int, 
 
 
 def encode_texts(tower: nn.Module, texts: Texts) -> tuple[Tensor, Tensor]:
-    """The text tower on a step's texts: (caption embeddings N×D, not normalised; states T×W of all rows)."""
+    """Run the text tower on a step's texts: (caption embeddings N×D, not normalised; states T×W of all rows)."""
     embedded = tower.token_embedding(texts.ids.clamp(min=0))
     embedded = torch.where((texts.ids < 0)[:, None], tower.cls_emb, embedded)
     x = stream(embedded + F.embedding(texts.positions, tower.positional_embedding))
@@ -219,7 +219,7 @@ class Memory:
 
 
 def memories(texts: Texts, tokens: Tensor, joined: Tensor | None, with_words: bool) -> list[tuple[Memory, int, int]]:
-    """Who looks at what: (memory, rows in `full`, rows in `read`), in the order of the decoder's rows.
+    """Return who looks at what: (memory, rows in `full`, rows in `read`), in the order of the decoder's rows.
 
     The decoder's rows are ordered: words of all captions, then questions (K an image), then statements.
     """
@@ -256,7 +256,7 @@ def memories(texts: Texts, tokens: Tensor, joined: Tensor | None, with_words: bo
 def decode_texts(
     decoder: nn.Module, texts: Texts, states: Tensor, tokens: Tensor, joined: Tensor | None, with_words: bool = True
 ) -> tuple[Tensor | None, Tensor]:
-    """The decoder on a step's texts.
+    """Run the decoder on a step's texts.
 
     Args:
         decoder: open_clip's MultimodalTransformer.
@@ -301,7 +301,7 @@ def decode_texts(
 
 
 def _last_block(block: nn.Module, x: Tensor, boxes: list[tuple[int, Rectangle, Tensor]], texts: Texts) -> Tensor:
-    """A self-attention block whose output is wanted for the words and for the row before each answer only."""
+    """Run a self-attention block whose output is wanted for the words and for the row before each answer only."""
     attention = block.attn
     width, heads = attention.embed_dim, attention.num_heads
     (word_count, words, word_mask), (_, short, _) = boxes

@@ -28,7 +28,7 @@ def validation_arrays(scenes: int) -> Arrays:
 
 @torch.no_grad()
 def placement(model: Any, arrays: Arrays, scenes: int = 500, held_out: float = 0.2) -> dict[str, float]:
-    """R² of a least-squares map from patch tokens, by name, on the last `held_out` of the scenes.
+    """Return R² of a least-squares map from patch tokens, by name, on the last `held_out` of the scenes.
 
     Args:
         model: a `VisionLanguageModel` whose image tower gives patch tokens in the order of the grid.

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def reference_figures(spec: str, recipe: str = "cmai") -> dict[str, Any]:
-    """S_c under the reference attack of a recipe with ARM.
+    """Return S_c under the reference attack of a recipe with ARM.
 
     Args:
         spec: of a model with consistency heads.

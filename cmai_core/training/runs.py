@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def start_model(
     recipe: Recipe, *, seed: int = 0, base: str | None = None, device: str | None = None
 ) -> VisionLanguageModel:
-    """The model a recipe starts from: a new one, or `base` (a model spec; the recipe's own start where None).
+    """Return the model a recipe starts from: a new one, or `base` (a model spec; the recipe's own start where None).
 
     Raises:
         OptionError: a base for a recipe that starts anew, or one that reads other tokens or pictures of another size
@@ -47,7 +47,7 @@ def start_model(
 
 
 def _reads_the_vocabulary(model: VisionLanguageModel) -> bool:
-    """Whether the model's tokens are those that the training data hold."""
+    """Say whether the model's tokens are those that the training data hold."""
     from tokenizers import Tokenizer
 
     from cmai_core.models.tokenizer import CONTEXT_LENGTH, VOCABULARY_SIZE, bundled_tokenizer_dir
@@ -93,7 +93,7 @@ def run(
     on_log: Callable[[dict], None] | None = None,
     on_data: Callable[[int, int], None] | None = None,
 ) -> TrainingResult:
-    """Trains a recipe on Tabletop; builds the data first where it is missing.
+    """Train a recipe on Tabletop; build the data first where it is missing.
 
     Args:
         base: spec of the model to fine-tune; device: None takes CUDA if there is one; threads: of the CPU.

@@ -236,5 +236,5 @@ class Recipe:
         return self.weights.drift > 0 or (self.inner is not None and "drift" in self.inner.losses)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, equal for equal recipes."""
+        """Return plain data, equal for equal recipes."""
         return asdict(self)

@@ -45,7 +45,8 @@ class Steering:
 
     @staticmethod
     def of(recipe: Recipe, parts: Parts, heads: nn.Module | None, reference: Arrays | None) -> Steering:
-        """
+        """Make the steering of a recipe.
+
         Raises:
             OptionError: ARM without reference data, or a replay of a model that recorded no schedule.
         """
@@ -87,7 +88,7 @@ class Steering:
         return inner if self.guard is None else self.guard.guarded(inner)
 
     def measure(self, step: int) -> None:
-        """Before a step: moves the level where it is due."""
+        """Move the level before a step, where it is due."""
         if self.schedule:
             past = [level for start, level in self.schedule if start <= step]
             self._level = past[-1] if past else None  # ARM had not looked yet
@@ -100,7 +101,7 @@ class Steering:
         self.history.append({"step": step, "measured": round(float(scores.mean()), 5), **self.controller.state()})
 
     def shown(self) -> dict[str, float]:
-        """For the log: the level in force and, under ARM, what it goes by."""
+        """Say for the log which level is in force and, under ARM, what it goes by."""
         if self.recipe.inner is None:
             return {}
         level = {"beta": self.level.beta, "epsilon": self.level.epsilon, "share": self.level.share}
@@ -124,7 +125,7 @@ class Steering:
 
 
 def reference_batch(recipe: Recipe, reference: Arrays, pairs: int) -> TrainingBatch:
-    """The pairs of the reference attack: the same in every training."""
+    """Return the pairs of the reference attack: the same in every training."""
     count = min(pairs, len(reference))
     weights = replace(recipe.weights, agreement=0.0)  # which needs two views
     plain = replace(recipe, batch=max(4, count), views=1, captions=1, nlvr_share=0.0, questions=0, weights=weights)
@@ -134,7 +135,7 @@ def reference_batch(recipe: Recipe, reference: Arrays, pairs: int) -> TrainingBa
 def reference_scores(
     parts: Parts, heads: nn.Module | None, batch: TrainingBatch, settings: ControllerSettings
 ) -> Tensor:
-    """S_c of the reference pairs after the reference attack, PGD on −S_c: float N."""
+    """Return S_c of the reference pairs after the reference attack, PGD on −S_c: float N."""
     inner = Inner(
         losses={"contrastive": 1.0},
         alpha=0.0,
@@ -149,7 +150,7 @@ def reference_scores(
 
 
 def recorded(name: str) -> tuple[tuple[int, Level], ...]:
-    """The schedule that ARM left in a model's card, as (step, level).
+    """Return the schedule that ARM left in a model's card, as (step, level).
 
     Args:
         name: of a bundled model, or `local-dir:` and the folder of one.

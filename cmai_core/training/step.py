@@ -32,7 +32,7 @@ class StepLoss(nn.Module):
         generator: torch.Generator,
         vision_alone: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and what to log.
+        """Return the loss, and what to log.
 
         Args:
             pixels: the batch's images, clean or perturbed; clean: unperturbed. generator: of what is hidden.

@@ -23,7 +23,7 @@ def worst_words(
     inner: Inner,
     edits: TrueEdits,
 ) -> Tensor:
-    """The batch's captions with one word replaced in those of `rows`, where that raises α·L_task − β·S_c.
+    """Return the batch's captions with one word replaced in those of `rows`, where that raises α·L_task − β·S_c.
 
     First order (HotFlip: Ebrahimi et al. 2018, arXiv 1712.06751, eq. 2): of the permitted replacements, the one along
     which the gradient in the token's embedding rises most; a caption where none rises stays as it is. A loss that also
@@ -67,7 +67,7 @@ def worst_words(
 def _contrastive(
     parts: Parts, batch: TrainingBatch, image: fast.Vision, rows: Tensor, pooled: Tensor, targeted: float
 ) -> Tensor:
-    """Text→image InfoNCE of the captions of `rows`; of the targeted share, minus that towards a picture it is false of.
+    """Return text→image InfoNCE of the captions of `rows`; of the targeted share, minus that towards a false picture.
 
     Args:
         pooled: their embeddings, not normalised. targeted: the share, the first of the rows.
@@ -89,7 +89,7 @@ def _contrastive(
 
 
 def _caption(parts: Parts, tokens: Tensor, ids: Tensor, states: Tensor, options: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross entropy of each caption's tokens, and what it gains (T×L×K) when another token is the one to predict.
+    """Return cross entropy of each caption's tokens, and what it gains (T×L×K) when another token is predicted.
 
     Args:
         tokens: T×P×W, of the captions' images. ids: int64 T×L; states: T×L×W. options: int64 T×L×K, −1: none.

@@ -102,7 +102,7 @@ def take_apart(model: VisionLanguageModel) -> Parts:
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Whether matrix products run in bf16: as told, or for "auto" where the processor multiplies bf16 natively."""
+    """Say whether matrix products run in bf16: as told, or for "auto" where the processor multiplies bf16 natively."""
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
@@ -111,7 +111,7 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
 
 
 def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW without decay of vectors, embeddings and the temperature; the heads learn faster by `heads_rate`."""
+    """Make AdamW without decay of vectors, embeddings and the temperature; heads learn faster by `heads_rate`."""
     plain = ("embedding", "cls_emb", "logit_scale", ".query")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
@@ -172,7 +172,7 @@ class Training:
         return self.total_steps is not None and self.step >= self.total_steps
 
     def _heads(self) -> ConsistencyHeads | None:
-        """The model's consistency heads, new ones where it has none and the recipe trains them."""
+        """Return the model's consistency heads, new ones where it has none and the recipe trains them."""
         model, recipe = self.model, self.recipe
         if recipe.has_heads and model.heads is None:
             generator = torch.Generator().manual_seed(self.seed + 2)
@@ -185,13 +185,15 @@ class Training:
         return torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
     def _generator(self, purpose: str) -> torch.Generator:
-        """Random numbers of this step alone, so that a resumed training draws the same ones."""
+        """Return random numbers of this step alone, so that a resumed training draws the same ones."""
         digest = hashlib.sha256(f"{self.seed}/{self.number}{purpose}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
 
     def perturbed(self, batch: TrainingBatch, pixels: Tensor) -> tuple[TrainingBatch, Tensor]:
-        """The batch with the share λ of its images (and their captions) perturbed: every 1/λ-th, so that both kinds
-        are in each half."""
+        """Return the batch with the share λ of its images (and their captions) perturbed.
+
+        Every 1/λ-th, so that both kinds are in each half.
+        """
         inner, share = self.steering.inner, self.steering.share
         if inner is None or not share:
             return batch, pixels
@@ -221,7 +223,7 @@ class Training:
         return batch, out
 
     def advance(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """One optimiser step; returns what to log."""
+        """Take one optimiser step; return what to log."""
         recipe = self.recipe
         clean = to_pixels(batch.images, recipe, self.seed, self.number)
         with self.autocast():
@@ -243,7 +245,7 @@ class Training:
         return {"loss": loss.detach(), "gradient_norm": norm, **{k: v.detach() for k, v in seen.items()}}
 
     def validate(self, arrays: Arrays | None, scenes: int) -> dict[str, float]:
-        """Figures of the averaged weights."""
+        """Return figures of the averaged weights."""
         if arrays is None:
             return {}
         self.module.eval()
@@ -291,7 +293,7 @@ def train(
     on_log: Callable[[dict[str, Any]], None] | None = None,
     processes: Processes = ALONE,
 ) -> TrainingResult:
-    """Trains, or goes on where the folder's checkpoint stands, and saves the averaged weights as a `local-dir` model.
+    """Train, or go on where the folder's checkpoint stands, and save the averaged weights as a `local-dir` model.
 
     Args:
         recipe: what to compute.
@@ -446,7 +448,7 @@ def _save(
 
 
 def _finished(training: Training) -> VisionLanguageModel:
-    """The model as it is saved: low-rank updates are part of the matrices."""
+    """Return the model as it is saved: low-rank updates are part of the matrices."""
     if training.plain is None:
         return training.model
     training.plain.load_state_dict(adapters.merged(training.network))
@@ -454,7 +456,7 @@ def _finished(training: Training) -> VisionLanguageModel:
 
 
 def _start_of(model: VisionLanguageModel) -> dict[str, Any]:
-    """What the model was before this training, as its card says; empty for a new model."""
+    """Return what the model was before this training, as its card says; empty for a new model."""
     before = model.card.get("training") or {}
     kept = ("command", "seed", "pairs", "seconds", "device", "precision", "start")
     return {name: before[name] for name in kept if name in before}

@@ -24,7 +24,7 @@ _QUESTIONS, _CHUNK = 4, 64
 def quick_validation(
     parts: Parts, arrays: Arrays, *, scenes: int = 500, device: torch.device | None = None
 ) -> dict[str, float]:
-    """How good the model is, by teacher-forced measures that take seconds.
+    """Measure how good the model is, by teacher-forced measures that take seconds.
 
     Args:
         parts: the model.
@@ -79,7 +79,7 @@ def _hit(similarity: Tensor, truth: Tensor) -> float:
 def _answers(
     parts: Parts, tokens: Tensor, arrays: Arrays, some: slice, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Right answers and questions, by family."""
+    """Return right answers and questions, by family."""
     asked = min(_QUESTIONS, arrays.question_family.shape[1])
     family = np.asarray(arrays.question_family[some, :asked]).reshape(-1)
     ids = torch.from_numpy(arrays.question_ids[some, :asked].astype(np.int64)).flatten(0, 1).to(device)
@@ -119,7 +119,7 @@ def robust_validation(
     epsilon: float = 2 / 255,
     steps: int = 10,
 ) -> dict[str, float]:
-    """Under contrastive PGD, the same for every recipe; nothing for recipes without an inner problem.
+    """Measure under contrastive PGD, the same for every recipe; nothing for recipes without an inner problem.
 
     Returns:
         `r1_clean_small`, `r1_attacked`: image→text R@1 among `scenes` captions; `s_c_clean`, `s_c_attacked`: mean S_c

@@ -166,6 +166,7 @@ def test_every_offered_combination_runs(setting, threat, masked_lm):
             change = (result.pixels - clean).abs()
             size = {
                 "l2": lambda c: float(c.square().mean().sqrt()) * 255,
+                "l1": lambda c: float(c.mean()) * 255,
                 "l0": lambda c: int((c.amax(dim=1) > 0).sum()),
                 "patch": lambda c: float((c.amax(dim=1) > 0).float().mean()),
             }.get(threat, lambda c: float(c.max()) * 255)(change)

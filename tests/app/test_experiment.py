@@ -80,7 +80,7 @@ def test_a_link_without_a_pair_is_no_experiment():
         {"epsilon": -1.0}, {"epsilon": 65.0}, {"epsilon": float("nan")}, {"steps": 0}, {"steps": 10**6}, {"steps": 2.5},
         {"recipe": "x"}, {"recipe": "cw"}, {"queries": 9}, {"words": 6}, {"truth": "x"},
         {"norm": "patch", "epsilon": 1.01},
-        {"norm": "l1"}, {"objective": "x"}, {"task": "x"}, {"craft_on": "x"}, {"seed": -1}, {"restarts": 11},
+        {"norm": "l3"}, {"objective": "x"}, {"task": "x"}, {"craft_on": "x"}, {"seed": -1}, {"restarts": 11},
         {"caption": "  "}, {"caption": "a" * 301}, {"undefended": ""}, {"alpha": 0.0, "beta": 0.0},
         {"craft_on": "defended", "defended": ""}, {"pair": "scene"},
     ],

@@ -30,7 +30,7 @@ def test_a_later_setting_counts_where_it_is_used(monkeypatch):
     inner = replace(RECIPES["mbat"].inner, text_losses={"caption": 1.0})
     before = PROTOCOL.hash
     assert "text_losses" not in PROTOCOL.to_dict()["settings"]["mbat"]["inner"]
-    monkeypatch.setitem(RECIPES, "mbat", replace(RECIPES["mbat"], inner=inner))
+    monkeypatch.setitem(RECIPES._parts, "mbat", replace(RECIPES["mbat"], inner=inner))
     assert PROTOCOL.hash != before
 
 

@@ -427,7 +427,7 @@ def test_splits_of_named_datasets_are_checked_before_anything_is_opened():
 
 def test_every_dataset_has_a_title_and_usual_split_first():
     for info in available_datasets():
-        assert info.title and info.description and info.splits[0] == "test"
+        assert info.title and info.description and next(iter(info.splits)) == "test"
 
 
 def test_a_folder_called_like_a_dataset_is_reached_by_its_path(folder, monkeypatch):

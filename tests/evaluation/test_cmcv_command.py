@@ -1,12 +1,11 @@
 """`cmai cmcv`: thresholds, what they flag elsewhere, the card, and mistakes."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from small_models import small_coca
 
 from cmai_core import cli
 from cmai_core.commands.cmcv import other_splits
@@ -19,19 +18,10 @@ from cmai_core.models import load_model, save_local_dir
 from cmai_core.models.heads import ConsistencyHeads
 
 
-def small():
-    """A small random CoCa, of tests/models/conftest.py: the tests are no package."""
-    path = Path(__file__).resolve().parents[1] / "models" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("models_conftest", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.make_small(0)
-
-
 @pytest.fixture
 def folder(tmp_path):
     """A model with consistency heads and a card, saved."""
-    model = small()
+    model = small_coca()
     model.heads = ConsistencyHeads(model.head_sizes(8), torch.Generator().manual_seed(4))
     return save_local_dir(model, tmp_path / "model", {"name": "m", "domain": "tabletop", "training": {"seed": 3}})
 
@@ -69,7 +59,7 @@ def test_what_is_printed_written_and_stored(folder, tmp_path, capsys):
 
 
 def test_pairs_of_ones_own_without_heads_and_without_further_pairs(tmp_path, capsys):
-    folder = save_local_dir(small(), tmp_path / "plain", {"name": "plain"})
+    folder = save_local_dir(small_coca(), tmp_path / "plain", {"name": "plain"})
     rows = ["image,caption"]
     for k, colour in enumerate(("red", "green", "blue", "black")):
         Image.new("RGB", (40, 40), colour).save(tmp_path / f"{k}.png")

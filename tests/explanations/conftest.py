@@ -2,80 +2,27 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import dataclass
 
 import pytest
+from small_models import small_clip, small_coca
 
 SIZE, PATCH, GRID = 32, 8, 4
-COCA = {
-    "embed_dim": 32,
-    "vision_cfg": {
-        "image_size": SIZE,
-        "patch_size": PATCH,
-        "width": 32,
-        "layers": 2,
-        "head_width": 16,
-        "output_tokens": True,
-        "pool_type": "tok",
-    },
-    "text_cfg": {
-        "context_length": 48,
-        "vocab_size": 1024,
-        "hf_tokenizer_name": "cmai-tabletop",
-        "width": 32,
-        "heads": 4,
-        "layers": 2,
-        "embed_cls": True,
-        "output_tokens": True,
-        "pad_id": 0,
-        "eos_id": 2,
-    },
-    "multimodal_cfg": {"context_length": 48, "vocab_size": 1024, "width": 32, "heads": 4, "layers": 2},
-    "custom_text": True,
-}
-POOLER = {"attentional_pool": True, "attn_pooler_queries": 6, "attn_pooler_heads": 4, "width": 24, "head_width": 12}
-PREPROCESS = {
-    "size": [SIZE, SIZE],
-    "mode": "RGB",
-    "mean": [0.5, 0.5, 0.5],
-    "std": [0.5, 0.5, 0.5],
-    "interpolation": "bicubic",
-    "resize_mode": "shortest",
-    "fill_color": 0,
-}
+HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+PLAIN = {"attentional_pool": False, "pool_type": "tok", "width": 32, "head_width": 16}
+POOLER = {"attentional_pool": True, "width": 24, "head_width": 12}
 CAPTIONS = ("A red cube.", "naïve <eos> zebra!", "There are two small cyan balls in front of a cone.")
 SQUARE_CAPTIONS = ("a red cube.", "a green cube.", "a blue cube.")
 
 
 def make_coca(seed=0, **vision):
-    import torch
-
-    from cmai_core.models import OpenClipModel
-    from cmai_core.models.architectures import build_from_config
-    from cmai_core.models.families.bundled import bundled_tokenizer
-
-    config = deepcopy(COCA)
-    config["vision_cfg"] |= vision
-    clip = build_from_config(config, PREPROCESS, torch.Generator().manual_seed(seed))
-    clip.eval().requires_grad_(False)
-    return OpenClipModel(clip, bundled_tokenizer(), spec="small", card={"domain": "tabletop"})
+    model = small_coca(seed, HALF, **{**PLAIN, **vision})
+    model.clip.eval().requires_grad_(False)
+    return model
 
 
 def make_clip(custom_text=True, vision=None):
-    import open_clip
-    import torch
-    from open_clip.model import CLIP, CustomTextCLIP, set_model_preprocess_cfg
-
-    from cmai_core.models import OpenClipModel
-
-    vision = vision or {"image_size": SIZE, "patch_size": PATCH, "width": 24, "layers": 2, "head_width": 12}
-    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 2}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        clip = (CustomTextCLIP if custom_text else CLIP)(16, vision, text)
-    set_model_preprocess_cfg(clip, dict(PREPROCESS))
-    return OpenClipModel(clip.eval(), open_clip.get_tokenizer("ViT-B-32"), spec="small-clip")
+    return small_clip(custom_text, vision, HALF)
 
 
 BUILDERS = {

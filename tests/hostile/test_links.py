@@ -19,14 +19,14 @@ ROOT = Path(__file__).resolve().parents[2]
 GOOD = {"pair": "tabletop/test/3", "caption": "a white cube"}
 NAMES = [field.name for field in fields(Experiment)]
 BAD = {
-    "pair": ["", "../../etc/passwd", "tabletop/test/²", "tabletop/train/1", "photos/test/a.b", "coco/test/1", "\x00",
+    "pair": ["", "../../etc/passwd", "tabletop/test/²", "tabletop/train/1", "photos/test/.b", "coco/test/1", "\x00",
              "a" * 5000, "tabletop/test/" + "9" * 300, "javascript:alert(1)", "tabletop//3", "scene",
              "TABLETOP/test/1"],
     "caption": ["", "   ", "\u200b\u202e\u2066", "x" * (MAX_CAPTION + 1), "y" * 50_000, "\x00\x01\x1b", "\u3164\u3164"],
     "undefended": ["", " ", "\u202e", "m" * 400, "tabletop\n", "tab\x00letop"],
     "defended": ["d" * 400, "\x07", "tabletop-cmai\u200b"],
     "craft_on": ["", "both", "EACH", "undefended "],
-    "norm": ["", "l1", "linf\x00", "L2", "[]", "None"],
+    "norm": ["", "l3", "linf\x00", "L2", "[]", "None"],
     "objective": ["", "x", "own combination", "both "],
     "task": ["", "vqa2", "__class__"],
     "recipe": ["", "own combination", "pgd;", "universal"],

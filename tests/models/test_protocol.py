@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_models import small_clip, small_coca
 from torch import nn
 
 import cmai_core
@@ -25,7 +26,7 @@ def beside(name):
     return module
 
 
-kit, tiny_family = beside("conftest"), beside("tiny_family")
+tiny_family = beside("tiny_family")
 ROOT = Path(cmai_core.__file__).parent
 
 
@@ -39,10 +40,10 @@ def wrapped_encoders():
 
 
 KINDS = {
-    "CoCa": lambda: kit.make_small(attentional_pool=False, pool_type="tok", width=32, head_width=16),
-    "CoCa with a pooler": kit.make_small,
-    "CLIP": lambda: kit.make_small_clip(False),
-    "CustomTextCLIP": lambda: kit.make_small_clip(True),
+    "CoCa": lambda: small_coca(attentional_pool=False, pool_type="tok", width=32, head_width=16),
+    "CoCa with a pooler": small_coca,
+    "CLIP": lambda: small_clip(False),
+    "CustomTextCLIP": lambda: small_clip(True),
     "bundled": lambda: load_model("tabletop", "cpu"),
     "classifier": wrapped_classifier,
     "two encoders": wrapped_encoders,

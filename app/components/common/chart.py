@@ -1,4 +1,4 @@
-"""Draws a chart of `svg.py` in the theme's colours. (Streamlit's own HTML element takes no SVG.)"""
+"""Draw a chart of `svg.py` in the theme's colours; Streamlit's own HTML element takes no SVG."""
 
 from __future__ import annotations
 

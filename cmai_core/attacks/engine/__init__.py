@@ -1,0 +1,1 @@
+"""What searches share: scoring of candidates, clean features, best examples."""

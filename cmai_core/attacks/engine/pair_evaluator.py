@@ -342,7 +342,7 @@ class PairEvaluator:
         return PairScores(value, features.consistency, won)
 
     def _in_layers(self, texts, rows, embedded, images, success, pixels) -> PairScores:
-        """Score where no row may occur twice in one call: each pair's first candidate, its second, …"""
+        """Score where no row may occur twice in one call: each pair's first candidate, then its second, and so on."""
         layers: list[list[int]] = []
         seen: dict[int, int] = {}
         for k, row in enumerate(rows):

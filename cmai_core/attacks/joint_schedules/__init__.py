@@ -1,0 +1,1 @@
+"""In which order attacks on picture and text take turns."""

@@ -175,6 +175,7 @@ def finite(gradient: torch.Tensor) -> torch.Tensor:
 
 
 def with_momentum(gradient: torch.Tensor, velocity: torch.Tensor | None, momentum: float) -> tuple:
+    """Return the direction of a step and the velocity to go on with, gradients scaled to a mean size of 1."""
     if not momentum:
         return gradient, None
     scale = gradient.flatten(1).abs().mean(dim=1).clamp(min=torch.finfo(gradient.dtype).tiny)

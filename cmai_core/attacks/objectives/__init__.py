@@ -1,0 +1,1 @@
+"""What attacks raise, and when they have succeeded."""

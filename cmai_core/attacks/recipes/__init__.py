@@ -1,0 +1,1 @@
+"""Named attacks, as rows of plain data."""

@@ -1,0 +1,1 @@
+"""Searches in words, and what proposes them."""

@@ -271,9 +271,11 @@ def plain_letters(text: str) -> str:
 
 
 def read_as(text: str, clean: str, vocabulary: frozenset[str]) -> str:
-    """Return a text as a person reads it who knows the vocabulary: look-alike letters as Latin ones, and a word that is
-    none of the vocabulary but at most two character edits (and half its letters) from the word of `clean` in its place,
-    as that word."""
+    """Return a text as a person reads it who knows the vocabulary.
+
+    Look-alike letters as Latin ones, and a word that is none of the vocabulary but at most two character edits (and
+    half its letters) from the word of `clean` in its place, as that word.
+    """
     new, old = Words.split(plain_letters(text)), Words.split(clean)
     if len(new) != len(old):
         return str(new)

@@ -1,0 +1,1 @@
+"""Tabletop: rendered scenes with captions, questions and statements whose truth is known."""

@@ -93,18 +93,20 @@ class TrainingArrays:
         return len(self.images)
 
     def truth(self, scene_rows: np.ndarray, caption_rows: np.ndarray, caption_columns: np.ndarray) -> np.ndarray:
-        """bool len(scene_rows)×len(caption_rows): is caption (row, column) true of the scene?"""
+        """Return bool len(scene_rows)×len(caption_rows): is caption (row, column) true of the scene?"""
         codes = np.ascontiguousarray(self.caption_codes[caption_rows, caption_columns])
         return truth_of_codes(codes, self.objects[scene_rows], self.frame[scene_rows]).T
 
     def class_targets(self, scene_rows: np.ndarray) -> np.ndarray:
-        """bool len(scene_rows)×C: which zero-shot classes the scenes hold."""
+        """Return bool len(scene_rows)×C: which zero-shot classes the scenes hold."""
         return class_targets(self.objects[scene_rows])
 
     def truth_of_false(
         self, scene_rows: np.ndarray, caption_rows: np.ndarray, caption_columns: np.ndarray
     ) -> np.ndarray:
-        """bool len(scene_rows)×len(caption_rows): is the false caption of (row, column) true of this other scene?
+        """Return bool len(scene_rows)×len(caption_rows).
+
+        Is the false caption of (row, column) true of this other scene?
 
         A caption that has no false one is true of none.
 
@@ -127,7 +129,7 @@ def training_arrays(
     report: Callable[[int, int], None] | None = None,
     false_captions: bool = False,
 ) -> TrainingArrays:
-    """Opens the arrays, building what is missing.
+    """Open the arrays, building what is missing.
 
     Args:
         tokenizer_file: the vocabulary (tokenizer.json).
@@ -186,7 +188,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _done(file: Path) -> set[int]:
-    """The starts of the chunks that are there; none where the record is missing or damaged."""
+    """Return the starts of the chunks that are there; none where the record is missing or damaged."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -195,7 +197,7 @@ def _done(file: Path) -> set[int]:
 
 
 def _make_room(folder: Path, layout: dict[str, tuple[tuple[int, ...], type]], *, anew: bool) -> None:
-    """Makes the arrays' files and takes all of their space: a process that finds none as it writes would be killed.
+    """Make the arrays' files and take all of their space: a process that finds none as it writes would be killed.
 
     Raises:
         DataError: the folder cannot be written, or has no space.
@@ -217,7 +219,7 @@ def _make_room(folder: Path, layout: dict[str, tuple[tuple[int, ...], type]], *,
 
 
 def _built(jobs: list[tuple], workers: int) -> Iterator[int]:
-    """Builds the chunks; gives the start of each that is done.
+    """Build the chunks; give the start of each that is done.
 
     Raises:
         DataError: a process was ended from outside.
@@ -291,7 +293,10 @@ def _build_chunk(folder: str, tokenizer_file: str, split: str, start: int, stop:
 
 
 def patch_labels(masks: np.ndarray, patch: int = PATCH) -> np.ndarray:
-    """The object that covers most of each patch: uint8 N×S/patch×S/patch, 255 where less than 35 % is covered."""
+    """Return the object that covers most of each patch.
+
+    uint8 N×S/patch×S/patch, 255 where less than 35 % is covered.
+    """
     n, size, _ = masks.shape
     grid = size // patch
     blocks = masks.reshape(n, grid, patch, grid, patch)

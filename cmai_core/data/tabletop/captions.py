@@ -44,17 +44,20 @@ _DETAIL = (
 
 @lru_cache(maxsize=1)
 def reference_bank() -> tuple[np.ndarray, np.ndarray]:
-    """The encoded scenes (objects, frame) against which vagueness and answer rates are judged. Always the same."""
+    """Return the encoded scenes (objects, frame) against which vagueness and answer rates are judged.
+
+    Always the same.
+    """
     return encode_scenes([sample_scene(scene_rng(0, "reference", k)) for k in range(REFERENCE_SCENES)])
 
 
 def truth_rate(pattern: Pattern) -> float:
-    """The share of reference scenes of which a pattern is true."""
+    """Return the share of reference scenes of which a pattern is true."""
     return share_true(encode_pattern(pattern), *reference_bank())
 
 
 def sample_pattern(scene: Scene, rng: np.random.Generator) -> Pattern:
-    """A true description of the scene that is true of at most `MOST_COMMON` of all scenes."""
+    """Return a true description of the scene that is true of at most `MOST_COMMON` of all scenes."""
     number = len(scene.objects)
     while True:
         mentioned = number if rng.random() < 0.6 else int(rng.integers(1, number + 1))
@@ -68,7 +71,7 @@ def sample_pattern(scene: Scene, rng: np.random.Generator) -> Pattern:
 
 
 def _sample_relations(scene: Scene, chosen: list[int], rng: np.random.Generator) -> tuple[tuple[int, str, int], ...]:
-    """True relations in star form: a head and things seen from it; each thing is related at most once."""
+    """Return true relations in star form: a head and things seen from it; each thing is related at most once."""
     relations: list[tuple[int, str, int]] = []
     if len(chosen) < 2 or rng.random() < 0.45:
         return ()
@@ -85,7 +88,7 @@ def _sample_relations(scene: Scene, chosen: list[int], rng: np.random.Generator)
 
 
 def captions(scene: Scene, rng: np.random.Generator, number: int = 6) -> list[tuple[str, Pattern]]:
-    """`number` different true captions with their logical form."""
+    """Return `number` different true captions with their logical form."""
     found: dict[str, Pattern] = {}
     while len(found) < number:
         pattern = sample_pattern(scene, rng)

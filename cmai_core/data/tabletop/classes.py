@@ -29,8 +29,9 @@ def class_targets(objects: np.ndarray) -> np.ndarray:
 
 
 def class_prompt_ids(tokenizer_file: str | Path) -> np.ndarray:
-    """Return the classes' prompts ("a red cube") as token ids: int64 C×L in the order of CLASSES, begin and end tokens
-    included, padded with 0 to the longest.
+    """Return the classes' prompts ("a red cube") as token ids.
+
+    int64 C×L in the order of CLASSES, begin and end tokens included, padded with 0 to the longest.
 
     Args:
         tokenizer_file: the vocabulary (tokenizer.json).

@@ -59,7 +59,7 @@ class Words:
 
     @staticmethod
     def read(tokenizer_file: str | Path) -> Words:
-        """Looks the words up in a vocabulary (tokenizer.json).
+        """Look the words up in a vocabulary (tokenizer.json).
 
         Raises:
             DataError: a word is not one token of its own.
@@ -131,7 +131,7 @@ def false_captions(
 def stored_false_captions(
     folder: Path, tokenizer_file: str | Path, split: str, ids: np.ndarray, objects: np.ndarray, frame: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """False captions of the training arrays in `folder`, memory-mapped; made by one core when they are missing.
+    """Return false captions of the training arrays in `folder`, memory-mapped; made by one core when they are missing.
 
     The whole training split takes seconds, so a build that was killed starts again. Scene k's depend on its captions
     and its own random numbers alone.
@@ -166,7 +166,10 @@ def read_code(ids: np.ndarray, words: Words) -> np.ndarray:
 
 
 def _shown_together(held_out: bool) -> np.ndarray:
-    """float 7×9: the share of (shape, colour) that a split shows; the last row and column where none is stated."""
+    """Return float 7×9: the share of (shape, colour) that a split shows.
+
+    The last row and column where none is stated.
+    """
     out = np.ones((len(SHAPES) + 1, len(COLOURS) + 1))
     if not held_out:
         for shape, colour in HELD_OUT:
@@ -181,7 +184,7 @@ _MAX_FACTS = 4 * 4 + MAX_RELATIONS
 
 @njit(cache=True)
 def _read(ids, kind, value, code, facts):
-    """Fills `code` with what a caption says and `facts` with (thing, attribute, position) or (relation, −1, position).
+    """Fill `code` with what a caption says and `facts` with (thing, attribute, position) or (relation, −1, position).
 
     A noun ends a thing; a relation joins the clause's first thing with the next. Returns the number of facts.
     """
@@ -283,7 +286,7 @@ def _change_all(ids, objects, frame, kind, value, of, vowel, names, draws, shown
 
 @njit(cache=True)
 def _weigh(code, facts, found, objects, frame, shown, values, weights, chosen):
-    """Fills `weights` (facts × values) with how likely each change is drawn (0: it leaves the caption true)."""
+    """Fill `weights` (facts × values) with how likely each change is drawn (0: it leaves the caption true)."""
     weights[:] = 0.0
     total = 0.0
     for f in range(found):
@@ -308,8 +311,10 @@ def _weigh(code, facts, found, objects, frame, shown, values, weights, chosen):
 
 @njit(cache=True)
 def _turn(ids, at, new, names, draw, out):
-    """Writes the caption with the relation whose word stands at `at` turned round ("behind" is shorter than its
-    opposite, which half of the time is "in front of", half "before")."""
+    """Write the caption with the relation whose word stands at `at` turned round.
+
+    "behind" is shorter than its opposite, which half of the time is "in front of", half "before".
+    """
     left, right, inside, front, of, ahead, behind = names[2:]
     first = last = at
     if ids[at] == front:

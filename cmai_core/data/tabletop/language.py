@@ -71,11 +71,12 @@ ENDINGS = ("", "", "", "", "on the table", "on a table")
 
 
 def words_for(value: str) -> tuple[str, ...]:
-    """The words for an attribute value ("" for an object of unstated shape); the first is the plain one."""
+    """Return the words for an attribute value ("" for an object of unstated shape); the first is the plain one."""
     return SYNONYMS.get(value, (value,))
 
 
 def plural(noun: str) -> str:
+    """Return the plural of a noun of Tabletop's language."""
     return noun + ("es" if noun.endswith("x") else "s")
 
 
@@ -116,7 +117,7 @@ def _article(phrase: str) -> str:
 
 
 def noun_phrase(thing: Thing, rng: np.random.Generator, many: bool = False) -> str:
-    """A thing in words without its article: "small shiny red cube", "green things"."""
+    """Return a thing in words without its article: "small shiny red cube", "green things"."""
     adjectives = [thing.size, thing.material]
     if rng.random() < 0.3:
         adjectives.reverse()
@@ -266,7 +267,7 @@ _STANDS = ("is", "are", "stands", "sits", "lies")
 
 
 def _thing(reader: _Reader) -> tuple[Thing, int, bool]:
-    """[number | article] adjectives noun → (thing, number, whether the noun is plural)."""
+    """Return [number | article] adjectives noun → (thing, number, whether the noun is plural)."""
     number = 1
     if reader.next in _NUMBER and reader.next != "no":
         number = _NUMBER[reader.next]
@@ -335,7 +336,7 @@ def _pattern(reader: _Reader) -> Pattern:
 
 @lru_cache(maxsize=65536)
 def parse(text: str) -> Statement:
-    """Reads a sentence about one image.
+    """Read a sentence about one image.
 
     Raises:
         StatementError: not in Tabletop's language; the message says which word was not understood.
@@ -388,7 +389,7 @@ def _more(reader: _Reader, negated: bool) -> More:
 
 
 def parse_two(text: str) -> TwoImage:
-    """Reads a sentence about two pictures.
+    """Read a sentence about two pictures.
 
     Raises:
         StatementError: not in Tabletop's language.
@@ -459,7 +460,7 @@ def realise_question(query: Query, rng: np.random.Generator) -> str:
 
 @lru_cache(maxsize=65536)
 def parse_question(text: str) -> Query:
-    """Reads a question.
+    """Read a question.
 
     Raises:
         StatementError: not one of Tabletop's question forms.
@@ -497,7 +498,7 @@ def parse_question(text: str) -> Query:
 
 
 def answer(query: Query, scene: Scene) -> str:
-    """The true answer.
+    """Return the true answer.
 
     Raises:
         StatementError: the question presupposes one object and the scene has none or several that match.
@@ -522,7 +523,7 @@ def answer(query: Query, scene: Scene) -> str:
 
 
 def statement_of(query: Query, given: str) -> Statement:
-    """The statement made of a question and an answer (what S_c scores for question answering).
+    """Return the statement made of a question and an answer (what S_c scores for question answering).
 
     Raises:
         StatementError: the answer is not of the question's kind.

@@ -36,7 +36,7 @@ class Item:
 
 
 def items(objects: np.ndarray, number: int, rng: np.random.Generator) -> list[Item]:
-    """`number` two-image items over encoded scenes (int8 N×4×4).
+    """Return `number` two-image items over encoded scenes (int8 N×4×4).
 
     Args:
         objects: the split's scenes as `statements.encode_scenes` gives them.

@@ -46,7 +46,7 @@ def _count_acceptance(thing: Thing) -> tuple[float, ...]:
 
 
 def _bank_thing(rng: np.random.Generator, attributes: tuple[str, ...]) -> Thing:
-    """A description of a random object of a random reference scene."""
+    """Return a description of a random object of a random reference scene."""
     objects = reference_bank()[0]
     scene = objects[int(rng.integers(0, len(objects)))]
     item = scene[int(rng.integers(0, int((scene[:, 0] >= 0).sum())))]
@@ -83,7 +83,7 @@ def _propose(family: str, scene: Scene, rng: np.random.Generator) -> Query | Non
 
 
 def _unique(scene: Scene, k: int, rng: np.random.Generator, without: str = "") -> Thing | None:
-    """A short description that fits object k alone."""
+    """Return a short description that fits object k alone."""
     names = [name for name in ATTRIBUTES if name != without]
     order = [names[int(n)] for n in rng.permutation(len(names))]
     for length in range(1, len(order) + 1):

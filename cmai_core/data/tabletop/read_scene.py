@@ -39,7 +39,7 @@ _ROUNDING = 1e-3
 
 
 def scene_of(text: str) -> Scene:
-    """The scene that `Scene.to_json` wrote.
+    """Return the scene that `Scene.to_json` wrote.
 
     Raises:
         DataError: anything else, saying what: no JSON, another shape, a name that does not exist, a value out of range
@@ -78,7 +78,7 @@ def _no_constant(name: str) -> float:
 
 
 def _known(raw: Any, names: Sequence[str], what: str) -> Mapping[str, Any]:
-    """A mapping with exactly these names."""
+    """Return a mapping with exactly these names."""
     if not isinstance(raw, dict) or set(raw) != set(names):
         raise DataError(f"{what} does not have the parts that it should have.", f"They are: {', '.join(names)}.")
     return raw

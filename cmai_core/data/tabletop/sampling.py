@@ -36,7 +36,10 @@ _CANDIDATES = 256
 
 
 def scene_rng(seed: int, split: str, index: int, purpose: int = 0) -> np.random.Generator:
-    """The random numbers of one scene; `purpose` separates the scene (0) from its captions, questions, and so on."""
+    """Return the random numbers of one scene.
+
+    `purpose` separates the scene (0) from its captions, questions, and so on.
+    """
     return np.random.default_rng([seed, SPLIT_CODE[split], index, purpose])
 
 

@@ -65,7 +65,7 @@ def sample_environment(rng: np.random.Generator, kind: str | None = None) -> Env
 
 
 def shift_environment(environment: Environment, kind: str, rng: np.random.Generator) -> Environment:
-    """The same environment with one thing moved out of the training range; who is left of or behind whom stays.
+    """Return the same environment with one thing moved out of the training range; who is left of or behind whom stays.
 
     Raises:
         OptionError: for a kind outside KINDS.
@@ -92,7 +92,9 @@ def shift_environment(environment: Environment, kind: str, rng: np.random.Genera
 
 
 def shift_scenes(scenes: Sequence[Scene], kind: str, seed: int) -> list[Scene]:
-    """The scenes with shifted environments; scene n draws from (seed, kind, n) alone, so a prefix stays a prefix.
+    """Return the scenes with shifted environments.
+
+    Scene n draws from (seed, kind, n) alone, so a prefix stays a prefix.
 
     The camera's azimuth is kept: left, right, front and behind mean what they meant.
     """

@@ -39,7 +39,7 @@ class Thing:
         return all(not value or value == getattr(item, name) for name, value in self.given().items())
 
     def given(self) -> dict[str, str]:
-        """The attributes that are stated."""
+        """Return the attributes that are stated."""
         return {name: getattr(self, name) for name in ATTRIBUTES if getattr(self, name)}
 
     @staticmethod
@@ -59,7 +59,10 @@ class Pattern:
     total: int | None = None
 
     def canonical(self) -> Pattern:
-        """The same meaning in one fixed form: equal canonical forms are equal statements up to wording and order."""
+        """Return the same meaning in one fixed form.
+
+        Equal canonical forms are equal statements up to wording and order.
+        """
         best = None
         for order in permutations(range(len(self.things))):
             place = {old: new for new, old in enumerate(order)}
@@ -171,7 +174,7 @@ _RELATION_INDEX = {relation: k for k, relation in enumerate(RELATIONS)}
 
 
 def encode_pattern(pattern: Pattern) -> np.ndarray:
-    """A pattern as int8[CODE_LENGTH]: things, total (−1 open), relations, then attribute indices and triples.
+    """Return a pattern as int8[CODE_LENGTH]: things, total (−1 open), relations, then attribute indices and triples.
 
     Raises:
         StatementError: more things or relations than a scene can hold.
@@ -267,7 +270,7 @@ def pattern_holds(code, objects, frame, chosen):
 
 @njit(cache=True, nogil=True)
 def truth_of_codes(codes, objects, frame):
-    """Encoded patterns S×CODE_LENGTH against encoded scenes N: bool S×N.
+    """Return encoded patterns S×CODE_LENGTH against encoded scenes N: bool S×N.
 
     Not parallel: numba's threads would change how many PyTorch uses in the same process.
     """
@@ -281,7 +284,7 @@ def truth_of_codes(codes, objects, frame):
 
 @njit(cache=True)
 def share_true(code, objects, frame):
-    """The share of encoded scenes of which one encoded pattern is true (no threads: called once a caption)."""
+    """Return the share of encoded scenes of which one encoded pattern is true (no threads: called once a caption)."""
     chosen = np.empty(4, np.int64)
     number = 0
     for n in range(objects.shape[0]):

@@ -150,7 +150,7 @@ def _vocabulary() -> frozenset[str]:
 
 @lru_cache(maxsize=65536)
 def _read(text: str) -> Statement | None:
-    """The statement of a text; None where it cannot be read, or says more than any scene can hold."""
+    """Return the statement of a text; None where it cannot be read, or says more than any scene can hold."""
     try:
         statement = parse(text)
         if isinstance(statement, Pattern):

@@ -65,21 +65,21 @@ class Attacker:
         return max(found for found in _values(self.base.describe(), "eot") or [1])
 
     def at(self, epsilon: float | None = None, **settings: Any) -> Attack:
-        """The attack with another ε, or other options of its search."""
+        """Return the attack with another ε, or other options of its search."""
         attack = self.base if epsilon is None else self.rebuild(epsilon)
         return (
             dataclasses.replace(attack, search=dataclasses.replace(attack.search, **settings)) if settings else attack
         )
 
     def with_search(self, search: Any, objective: Any = None) -> Attack:
-        """Another search for the same threat and the same success."""
+        """Return another search for the same threat and the same success."""
         return dataclasses.replace(
             self.base, search=search, objective=self.base.objective if objective is None else objective
         )
 
 
 def _values(plain: Any, name: str) -> list[int]:
-    """Values of a key anywhere in a description."""
+    """Return values of a key anywhere in a description."""
     if isinstance(plain, Mapping):
         own = [plain[name]] if isinstance(plain.get(name), int) else []
         return own + [v for value in plain.values() for v in _values(value, name)]
@@ -192,7 +192,7 @@ class RandomNoise:
         return {"search": "random noise", "draws": self.draws}
 
     def run(self, problem: Problem, *, seed: int, watch: Watch) -> Outcome:
-        """Tries every draw on every sample."""
+        """Try every draw on every sample."""
         record, region = SearchRecord(problem, watch, self.draws), problem.region
         rows = record.rows()
         for draw in range(self.draws):
@@ -211,7 +211,7 @@ class RandomNoise:
 
 
 def large_epsilon(norm: str, pixels: Sequence[int]) -> float:
-    """A budget under which any picture can become (nearly) any other; `pixels`: the shape 3×H×W."""
+    """Return a budget under which any picture can become (nearly) any other; `pixels`: the shape 3×H×W."""
     row = norm_of(norm)
     everything = min(row.highest, pixels[-1] * pixels[-2])
     return Budget(norm, 255 * LARGE if row.in_255 else everything).pixels(math.prod(pixels))

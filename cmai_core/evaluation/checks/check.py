@@ -52,7 +52,7 @@ class Check:
             raise ValueError(f"status={self.status!r}; accepted: {', '.join(STATUSES)}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; what is not a finite number is None."""
+        """Return plain JSON values; what is not a finite number is None."""
         return {"name": self.name, "status": self.status, "evidence": self.evidence, "numbers": _plain(self.numbers)}
 
 
@@ -67,12 +67,12 @@ def _plain(value: Any) -> Any:
 
 
 def skipped(name: str, why: str) -> Check:
-    """A check that could not be made."""
+    """Return a check that could not be made."""
     return Check(name, "skipped", why)
 
 
 def worst(statuses: Sequence[str]) -> str:
-    """The gravest of some statuses: fail, warn, pass; "skipped" where nothing else is there."""
+    """Return the gravest of some statuses: fail, warn, pass; "skipped" where nothing else is there."""
     for status in ("fail", "warn", "pass"):
         if status in statuses:
             return status
@@ -114,13 +114,13 @@ class Lead:
 
 
 def lead(other: Any, own: Any) -> Lead:
-    """Compares two bool sequences of equal length: who was fooled by the other attack, and by the one under test."""
+    """Compare two bool sequences of equal length: who was fooled by the other attack, and by the one under test."""
     pairs = [(bool(a), bool(b)) for a, b in zip(other, own, strict=True)]
     return Lead(sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs), len(pairs))
 
 
 def share(hits: int, total: int) -> str:
-    """ "3 of 8 (38 %)"."""
+    """Return "3 of 8 (38 %)"."""
     return f"{hits} of {total}" + (f" ({100 * hits / total:.0f} %)" if total else "")
 
 
@@ -130,7 +130,7 @@ def levels(epsilon: float) -> str:
 
 
 def rounding(name: str, found: int, kept: int) -> Check:
-    """From the number of successes as floats, and of those that are successes in 8 bits too."""
+    """Make a check from the number of successes as floats, and of those that are successes in 8 bits too."""
     lost, numbers = found - kept, {"float": found, "kept": kept}
     if not found:
         return skipped(name, "The attack has no success that could be lost.")
@@ -141,7 +141,7 @@ def rounding(name: str, found: int, kept: int) -> Check:
 
 
 def report(checks: Sequence[Check], width: int = 110) -> str:
-    """A table for a terminal: status, name and evidence, and a last line that counts."""
+    """Return a table for a terminal: status, name and evidence, and a last line that counts."""
     if not checks:
         return "No check was made."
     column = max(len(check.name) for check in checks)

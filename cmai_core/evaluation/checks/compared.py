@@ -22,13 +22,13 @@ ROUNDED = "rounding to 8 bits costs attacks little"
 
 
 def _both(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """Outcomes of two sets of rows on the units that both have."""
+    """Return outcomes of two sets of rows on the units that both have."""
     parts = [rows.dropna(subset=["fooled"]).groupby(UNIT)["fooled"].max() for rows in (first, second)]
     return pd.concat(parts, axis=1, join="inner", keys=["first", "second"])
 
 
 def grows(given: Rows) -> Check:
-    """With each larger ε the same recipe fools at least as many of the same items."""
+    """Check that with each larger ε the same recipe fools at least as many of the same items."""
     found = []
     keys = ["source", "task", "modality", "recipe", "norm", "seed"]
     for key, rows in given.bounded[~np.isnan(column(given.bounded, "epsilon"))].groupby(keys, dropna=False):
@@ -50,7 +50,7 @@ def grows(given: Rows) -> Check:
 
 
 def large(given: Rows) -> Check:
-    """At 128/255 or more, the attacks together leave nothing right."""
+    """Check that at 128/255 or more, the attacks together leave nothing right."""
     rows = given.own[(given.own["norm"] == "linf").to_numpy() & (column(given.own, "epsilon") >= GREY)]
     rows = rows[rows["knowledge"] == "white box"]
     found = []
@@ -65,7 +65,7 @@ def large(given: Rows) -> Check:
 
 
 def black_box(given: Rows) -> Check:
-    """Attacks by scores or decisions fool no more than the white-box ones together, at the same budget."""
+    """Check that attacks by scores or decisions fool no more than the white-box ones together, at the same budget."""
     attacked = given.at_budgets
     own = attacked[(attacked["source"] == attacked["target"]) & (attacked["modality"] == "image").to_numpy()]
     white, black = own[own["knowledge"] == "white box"], own[own["knowledge"].isin(["scores", "decisions"])]
@@ -74,7 +74,7 @@ def black_box(given: Rows) -> Check:
 
 
 def transfer(given: Rows) -> Check:
-    """Pictures made on another model fool no more than white-box attacks on the model itself, at the same budget."""
+    """Check that pictures made on another model fool no more than white-box attacks at the same budget."""
     attacked = given.at_budgets
     images = attacked[(attacked["modality"] == "image").to_numpy()]
     others = images[(images["source"] != images["target"]) | (images["knowledge"] == "surrogate").to_numpy()]
@@ -84,7 +84,7 @@ def transfer(given: Rows) -> Check:
 
 
 def _ahead(name: str, weaker: pd.DataFrame, stronger: pd.DataFrame, none: str, keys: list[str]) -> Check:
-    """Each of the attacks with less knowledge against all with more together, on the same model and budget."""
+    """Compare each of the attacks with less knowledge with all with more together, on the same model and budget."""
     found = []
     for key, rows in weaker.groupby(keys):
         plain = dict(zip(keys, key, strict=True))
@@ -104,7 +104,7 @@ def _ahead(name: str, weaker: pd.DataFrame, stronger: pd.DataFrame, none: str, k
 
 
 def seeds(given: Rows) -> Check:
-    """All seeds together fool little more than one of them."""
+    """Check that all seeds together fool little more than one of them."""
     found = []
     keys = ["source", "task", "modality", "recipe", "norm", "epsilon"]
     for key, rows in given.own.dropna(subset=["fooled"]).groupby(keys, dropna=False):
@@ -123,7 +123,7 @@ def seeds(given: Rows) -> Check:
 
 
 def rounded(given: Rows) -> Check:
-    """Successes of the float example that are gone when it is rounded to 8 bits."""
+    """Count the successes of the float example that are gone when it is rounded to 8 bits."""
     own = given.own
     known = own[own["correct_float_known"].notna() & own["correct_known"].notna() & (own["correct_clean_known"] == 1)]
     found = []

@@ -1,5 +1,6 @@
-"""Checks that no attack with less knowledge does better: noise, scores alone, another model's gradients; and a standard
-white-box attack beside the one under test.
+"""Checks that no attack with less knowledge does better: noise, scores alone, another model's gradients.
+
+Beside them, a standard white-box attack must do no better than the one under test.
 
 "Verify adaptive attacks perform better than any other", "apply gradient-free attacks", "perform a transferability
 analysis", "try brute-force (random) search attacks" (Carlini et al. 2019, §4 and §5); AutoAttack's flag "Square Attack
@@ -42,7 +43,7 @@ TARGETED_STEPS = 25
 
 
 def score_objective(bench: Bench) -> Objective:
-    """What an attack raises that has nothing to do with the one under test: the margin, or the loss without classes.
+    """Choose what an attack raises that has nothing to do with the one under test: the margin, or a loss.
 
     The margin has a gradient also where the softmax is saturated.
     """
@@ -52,7 +53,7 @@ def score_objective(bench: Bench) -> Objective:
 
 
 def noise(bench: Bench) -> Check:
-    """Signs and uniform noise at the same ε, several draws, the best of which is taken."""
+    """Check that noise at the same ε (signs and uniform, the best of several draws) fools no more than the attack."""
     result = bench.run(bench.attacker.with_search(RandomNoise(draws=DRAWS)))
     ahead = lead(result.success_8bit, bench.fooled)
     found, fooled = int(result.success_8bit.sum()), int(bench.fooled.sum())
@@ -74,13 +75,13 @@ def noise(bench: Bench) -> Check:
 
 
 def standard(bench: Bench) -> Check:
-    """APGD on the margin, an attack of known strength, fools no more than the attack under test.
+    """Check that APGD on the margin, an attack of known strength, fools no more than the attack under test.
 
     So an attack is caught that climbs the wrong loss, stops early, or takes steps that are too short.
     """
     if bench.gradient_free:
         return skipped(STANDARD, "The attack takes no gradients: that one which does finds more is as it should be.")
-    if bench.attacker.norm not in APGD.norms:
+    if bench.attacker.norm not in APGD.norms():
         return skipped(STANDARD, f"There is no standard attack under {bench.attacker.norm}.")
     if bool(bench.fooled.all()):
         return Check(STANDARD, "pass", FOOLS_ALL, {})
@@ -89,7 +90,7 @@ def standard(bench: Bench) -> Check:
 
 
 def targeted(bench: Bench) -> Check:
-    """APGD towards each of the strongest false options finds no sample that the attack does not.
+    """Check that APGD towards each of the strongest false options finds no sample that the attack does not.
 
     Where options are many, losses that only push away from the right one stop at the first rival that comes near;
     AutoAttack's standard version tries nine for this reason.
@@ -98,7 +99,7 @@ def targeted(bench: Bench) -> Check:
         return skipped(TARGETED, "The task has no options to aim at.")
     if bench.gradient_free:
         return skipped(TARGETED, "The attack takes no gradients: that one which does finds more is as it should be.")
-    if bench.attacker.norm not in APGD.norms:
+    if bench.attacker.norm not in APGD.norms():
         return skipped(TARGETED, f"There is no such attack under {bench.attacker.norm}.")
     if bool(bench.fooled.all()):
         return Check(TARGETED, "pass", FOOLS_ALL, {})
@@ -109,7 +110,7 @@ def targeted(bench: Bench) -> Check:
 
 
 def black_box(bench: Bench) -> Check:
-    """Square, or NES where Square does not go with the norm, at a stated number of queries."""
+    """Check that Square (NES where Square does not go with the norm) fools no more, at a stated number of queries."""
     if bench.gradient_free:
         return skipped(SCORES, "The attack takes no gradients itself.")
     if bool(bench.fooled.all()):
@@ -122,7 +123,7 @@ def black_box(bench: Bench) -> Check:
 
 
 def transfer(bench: Bench) -> Check:
-    """Pictures made on other models fool no sample that the attack does not."""
+    """Check that pictures made on other models fool no sample that the attack does not."""
     if not bench.surrogates:
         return skipped(TRANSFER, "No other model was given to make pictures on.")
     if bool(bench.fooled.all()):

@@ -60,7 +60,7 @@ class Bench:
         return float(torch.as_tensor(self.attacker.base.threat.epsilon, dtype=torch.float64).max())
 
     def words(self, epsilon: float | None = None) -> str:
-        """A budget in words; the attack's own when None."""
+        """Return a budget in words; the attack's own when None."""
         epsilon = self.epsilon if epsilon is None else epsilon
         return levels(epsilon) if self.attacker.norm == "linf" else f"{epsilon:.3g} ({self.attacker.norm})"
 
@@ -70,7 +70,7 @@ class Bench:
         return getattr(self.model, "knowledge", "white-box") == "white-box"
 
     def run(self, attack: Attack, seed: int | None = None) -> AttackResult:
-        """An attack on the samples.
+        """Return an attack on the samples.
 
         Raises:
             Cancelled: when cancelled. OptionError: the attack does not go with model or task.
@@ -95,7 +95,7 @@ class Bench:
         return _fooled(self.main)
 
     def outcome(self, attack: Attack, seed: int | None = None) -> torch.Tensor:
-        """Whom another attack fools, counted as `fooled`."""
+        """Return whom another attack fools, counted as `fooled`."""
         return _fooled(self.run(attack, seed))
 
     @property
@@ -108,7 +108,7 @@ class Bench:
         return len(self.batch.ids)
 
     def evaluator(self) -> Evaluator:
-        """Scores and gradients of the attack's objective, as its search sees them."""
+        """Return scores and gradients of the attack's objective, as its search sees them."""
         shared: dict = {}
         model, batch, attack = self.model, self.batch, self.attacker.base
         return Evaluator(

@@ -14,7 +14,7 @@ SAME_CLEAN = "clean answers are the same in every cell"
 
 
 def faced(given: Rows) -> Check:
-    """Each model was attacked itself by the same recipes, budgets and seeds, on the same items as the others.
+    """Check that each model was attacked by the same recipes, budgets and seeds, on the same items as the others.
 
     An item may be missing where it was lost already: wrong when clean, or fooled by another recipe at the same budget
     (cascades leave it out). A task that a model was never asked (no clean answer, no row) is not expected of it.
@@ -59,7 +59,7 @@ def _missing(given: Rows, models: list[str], keys: list[tuple]) -> tuple[list[st
 
 
 def _plain(key: tuple) -> tuple:
-    """Missing values as None, so that keys compare equal."""
+    """Return missing values as None, so that keys compare equal."""
     return tuple(None if isinstance(value, float) and value != value else value for value in key)
 
 
@@ -72,7 +72,7 @@ def _units(rows: pd.DataFrame) -> list[tuple]:
 
 
 def _items(frame: pd.DataFrame) -> dict[str, set]:
-    """All units of each task that some attack was run on."""
+    """Return all units of each task that some attack was run on."""
     return {task: set(_units(rows)) for task, rows in frame[frame["recipe"] != CLEAN].groupby("task")}
 
 
@@ -81,7 +81,7 @@ def _place(model: str, task: str, key: dict[str, Any]) -> tuple:
 
 
 def _lost(frame: pd.DataFrame, at_budgets: pd.DataFrame) -> dict[tuple, set]:
-    """Units that a model has lost at a budget: wrong when clean, or fooled by some recipe."""
+    """Return units that a model has lost at a budget: wrong when clean, or fooled by some recipe."""
     wrong = frame[frame["correct_clean_known"] == 0]
     wrong = {key: set(_units(rows)) for key, rows in wrong.groupby(["target", "task"])}
     found: dict[tuple, set] = {}
@@ -93,7 +93,7 @@ def _lost(frame: pd.DataFrame, at_budgets: pd.DataFrame) -> dict[tuple, set]:
 
 
 def _unseen(attacked: pd.DataFrame) -> list[str]:
-    """Cells whose examples were not shown to all of the models that others of its task were shown to."""
+    """Return cells whose examples were not shown to all of the models that others of its task were shown to."""
     out = []
     for key, rows in attacked.groupby(["source", *ATTACK], dropna=False):
         targets = {target: set(_units(part)) for target, part in rows.groupby("target")}
@@ -105,7 +105,7 @@ def _unseen(attacked: pd.DataFrame) -> list[str]:
 
 
 def same_clean(given: Rows) -> Check:
-    """What a target says of a clean item does not depend on the attack it was read for."""
+    """Check that what a target says of a clean item does not depend on the attack beside it."""
     known = given.frame[given.frame["correct_clean_known"].notna()]
     spread = known.groupby([*SUBJECT, *UNIT])["correct_clean_known"].nunique()
     differ = spread[spread > 1]

@@ -18,7 +18,7 @@ EVERYTHING = "The attack fools every sample, so nothing is left to try harder on
 
 
 def budget(bench: Bench) -> Check:
-    """Within the threat model; and where a sample is not fooled, the perturbation lies near the budget's edge."""
+    """Check that examples lie within the threat model, and near its edge where a sample is not fooled."""
     result, threat = bench.main, bench.attacker.base.threat
     region = threat.around(bench.batch.pixels)
     distance = region.distance(result.pixels.to(bench.batch.pixels)).cpu().double()
@@ -58,7 +58,7 @@ def budget(bench: Bench) -> Check:
 
 
 def steps(bench: Bench) -> Check:
-    """Every sample that is not fooled gets the gradients or queries that the attack's description announces."""
+    """Check that every sample that is not fooled gets the gradients or queries that the attack announces."""
     result, plain = bench.main, bench.attacker.base.describe()
     left = ~bench.fooled
     if result.minimum_norm is not None:
@@ -84,7 +84,7 @@ def steps(bench: Bench) -> Check:
 
 
 def raises(bench: Bench) -> Check:
-    """On samples that are not fooled the objective is higher than on the clean picture."""
+    """Check that on samples that are not fooled the objective is higher than on the clean picture."""
     result, left = bench.main, ~bench.fooled
     total = int(left.sum())
     if not total:

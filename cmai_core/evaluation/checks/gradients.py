@@ -54,7 +54,7 @@ class Slopes:
 
 
 def slopes_of(bench: Bench) -> Slopes:
-    """Gradients as the attack's search gets them.
+    """Return gradients as the attack's search gets them.
 
     Raises:
         OptionError: no gradient reaches the pixels.
@@ -70,7 +70,7 @@ def slopes_of(bench: Bench) -> Slopes:
 
 
 def gradients(bench: Bench) -> list[Check]:
-    """Both checks of gradients."""
+    """Make both checks of gradients."""
     if not bench.white_box:
         why = "The attacker of this view of the system sees no gradients."
         return [skipped(PRESENT, why), skipped(SLOPE, why)]
@@ -83,7 +83,7 @@ def gradients(bench: Bench) -> list[Check]:
 
 
 def present(slopes: Slopes) -> Check:
-    """Gradients are neither zero, nor infinite or not a number, nor made of a few values."""
+    """Check that gradients are neither zero, nor infinite or not a number, nor made of a few values."""
     gradient = slopes.gradient.flatten(1)
     count = len(gradient)
     finite = gradient.isfinite().all(dim=1) & slopes.value.isfinite() & slopes.clean.flatten(1).isfinite().all(dim=1)
@@ -129,7 +129,7 @@ def _coarse(distinct: int, entries: int) -> str:
 
 
 def slope(bench: Bench, slopes: Slopes) -> Check:
-    """The gradient is compared with differences of the loss itself.
+    """Check that the gradient agrees with differences of the loss itself.
 
     A short step along its signs must raise the loss; and along a random direction the loss must change by what the
     gradient says, at one of several widths at least.
@@ -177,7 +177,7 @@ def slope(bench: Bench, slopes: Slopes) -> Check:
 def _differences(
     evaluator: Evaluator, start: torch.Tensor, gradient: torch.Tensor, direction: torch.Tensor, reach: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the gradient says the objective does between two points on either side, and what it does: both W×N."""
+    """Return what the gradient says the objective does between two points on either side, and what it does: W×N."""
     told, seen = [], []
     for width in WIDTHS:
         ahead, behind = ((start + sign * width * reach * direction).clamp(0, 1) for sign in (1, -1))

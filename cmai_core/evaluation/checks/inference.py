@@ -29,7 +29,7 @@ OPTIMISES = "the model does not optimise anything at inference"
 
 
 def clean_accuracy(bench: Bench) -> Check:
-    """The harness (a batch, 8-bit pixels, the model at rest) answers as the model alone does, picture by picture.
+    """Check that the harness (a batch, 8-bit pixels, the model at rest) answers as the model alone does.
 
     "Report clean model accuracy" (Carlini et al. 2019, §5): a harness that shows another model, or other pixels, than
     the one that is deployed measures something else.
@@ -67,7 +67,7 @@ def clean_accuracy(bench: Bench) -> Check:
 
 
 def randomised(bench: Bench) -> Check:
-    """The same picture gives the same loss and answer twice; else gradients must be averaged over passes (EOT).
+    """Check that the same picture gives the same loss and answer twice; else gradients must be averaged (EOT).
 
     AutoAttack's flag "randomized defense"; "properly ensemble over randomness" (Carlini et al. 2019, §5; Athalye et al.
     2018, arXiv 1802.00420, §3).
@@ -104,7 +104,7 @@ def randomised(bench: Bench) -> Check:
 
 
 def _steadiness(bench: Bench) -> float:
-    """Median cosine between two of the attack's averaged gradients."""
+    """Return median cosine between two of the attack's averaged gradients."""
     evaluator, parts = bench.evaluator(), []
     with evaluation_mode(bench.model):
         for _ in range(2):
@@ -114,7 +114,7 @@ def _steadiness(bench: Bench) -> float:
 
 
 def optimises(bench: Bench) -> Check:
-    """Nothing is optimised at inference (AutoAttack's flag "optimization at inference time").
+    """Check that nothing is optimised at inference (AutoAttack's flag "optimization at inference time").
 
     A model that changes its input or itself by gradients when it is asked can hide from an attack that does not follow
     these steps (Croce et al. 2022, arXiv 2202.13711). It is asked about a clean picture and about one between the
@@ -143,7 +143,7 @@ def optimises(bench: Bench) -> Check:
 
 @contextmanager
 def counting_gradients() -> Iterator[list[str]]:
-    """Names of the threads that ask PyTorch's engine for gradients while inside, one a call.
+    """Yield names of the threads that ask PyTorch's engine for gradients while inside, one a call.
 
     Whatever asks from Python, `torch.autograd`, `Tensor.backward` or `torch.func`, in whichever thread and by whichever
     name it was imported, looks the engine up at one place. A profiler or a dispatch mode would see one thread alone.

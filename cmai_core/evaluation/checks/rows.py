@@ -62,13 +62,13 @@ class Rows:
 
 
 def _fooled(frame: pd.DataFrame) -> np.ndarray:
-    """1 where right when clean and wrong attacked, 0 where right on both, NaN otherwise."""
+    """Return 1 where right when clean and wrong attacked, 0 where right on both, NaN otherwise."""
     after = frame["correct_known"].to_numpy()
     return np.where(frame["correct_clean_known"] == 1, np.where(np.isnan(after), np.nan, 1.0 - after), np.nan)
 
 
 def _at_budgets(attacked: pd.DataFrame) -> pd.DataFrame:
-    """The attacked rows, those of searches for the smallest perturbation once for each ε of the others, as read there.
+    """Return the attacked rows, searches for the smallest perturbation once for each ε of the others.
 
     Such a search stores one example an item, whatever its distance; at ε it counts where that is within ε.
     """
@@ -85,20 +85,20 @@ def _at_budgets(attacked: pd.DataFrame) -> pd.DataFrame:
 
 
 def column(rows: pd.DataFrame, name: str) -> np.ndarray:
-    """A column of numbers; NaN where it is missing."""
+    """Return a column of numbers; NaN where it is missing."""
     if name not in rows:
         return np.full(len(rows), np.nan)
     return pd.to_numeric(rows[name], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
 
 
 def _budgeted(rows: pd.DataFrame) -> np.ndarray:
-    """Attacks at a fixed ε of pixel values: not those that look for the smallest perturbation."""
+    """Say which rows are attacks at a fixed ε of pixel values: not those that look for the smallest perturbation."""
     smallest = ~np.isnan(column(rows, "minimum_norm"))
     return rows["norm"].isin(norms_in_255()).to_numpy() & ~np.isnan(column(rows, "epsilon")) & ~smallest
 
 
 def cell_name(key: dict[str, Any]) -> str:
-    """A cell in words."""
+    """Return a cell in words."""
     parts = [f"{key['recipe']} on {key.get('source', key.get('target'))}"]
     if key.get("task"):
         parts.append(str(key["task"]))
@@ -108,14 +108,14 @@ def cell_name(key: dict[str, Any]) -> str:
 
 
 def cells_of(rows: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFrame]]:
-    """Rows of one attack on one model each."""
+    """Return rows of one attack on one model each."""
     keys = ["source", "target", "dataset", "split", *ATTACK]
     found = rows.groupby(keys, dropna=False, sort=True)
     return [(dict(zip(keys, key, strict=True)), group) for key, group in found]
 
 
 def gravest(found: list[Check], name: str, otherwise: Check) -> Check:
-    """The worst of several; where all pass, how many were looked at."""
+    """Return the worst of several; where all pass, how many were looked at."""
     order = {status: place for place, status in enumerate(("fail", "warn", "pass", "skipped"))}
     if not found:
         return otherwise
@@ -130,7 +130,7 @@ def gravest(found: list[Check], name: str, otherwise: Check) -> Check:
 def fraction(
     name: str, cells: list[tuple[dict[str, Any], np.ndarray]], what: str, some: float, most: float, none: str
 ) -> Check:
-    """A share of each cell's rows that should be small: more than `some` warns, more than `most` fails."""
+    """Return a share of each cell's rows that should be small: more than `some` warns, more than `most` fails."""
     found = []
     for key, bad in cells:
         hits, total = int(bad.sum()), len(bad)
@@ -147,4 +147,5 @@ def fraction(
 
 
 def finite_rows(rows: pd.DataFrame, *names: str) -> np.ndarray:
+    """Return in which rows all of these columns are finite numbers: bool, one a row."""
     return np.all([np.isfinite(column(rows, name)) for name in names], axis=0) if len(rows) else np.zeros(0, bool)

@@ -30,7 +30,7 @@ POINTS = 4
 
 
 def lattice(bench: Bench) -> Check:
-    """At random points within the budget, rounding to 8 bits changes the objective no more than the opposite step."""
+    """Check that at random points in the budget, rounding to 8 bits changes the objective less than a step back."""
     if bench.random > SAME:
         return skipped(LATTICE, "The model is random: differences of its loss measure its randomness.")
     if getattr(bench.model, "knowledge", None) == "decisions":
@@ -65,7 +65,7 @@ def lattice(bench: Bench) -> Check:
 
 
 def watched(bench: Bench) -> Check:
-    """The same pictures have the same objective whether or not their gradient is asked for."""
+    """Check that the same pictures have the same objective whether or not their gradient is asked for."""
     if bench.random > SAME:
         return skipped(WATCHED, "The model is random: no two passes agree.")
     if not bench.white_box:

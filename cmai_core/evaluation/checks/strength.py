@@ -43,7 +43,7 @@ SEEDS = 2
 
 
 def rises(bench: Bench) -> Check:
-    """The objective at the end of the climb is higher than at its start, sample by sample."""
+    """Check that the objective at the end of the climb is higher than at its start, sample by sample."""
     result = bench.main
     if bench.attacker.effort is None or result.minimum_norm is not None:
         return skipped(RISES, "The search does not climb step by step.")
@@ -75,7 +75,7 @@ def rises(bench: Bench) -> Check:
 
 
 def converged(bench: Bench) -> Check:
-    """Twice the steps (or queries) fool no more samples; a quarter of them, no more than all."""
+    """Check that twice the steps (or queries) fool no more samples; a quarter of them, no more than all."""
     effort = bench.attacker.effort
     if effort is None:
         return skipped(CONVERGED, "The attack has no number of steps that could be doubled.")
@@ -95,7 +95,7 @@ def converged(bench: Bench) -> Check:
 
 
 def single_step(bench: Bench) -> Check:
-    """One step of the gradient's signs (FGSM) fools no sample that the attack does not.
+    """Check that one step of the gradient's signs (FGSM) fools no sample that the attack does not.
 
     Also AutoAttack's and Kurakin et al.'s (2017, arXiv 1611.01236) "label leaking": one step that makes the model
     *more* right gives the label away.
@@ -124,7 +124,7 @@ def single_step(bench: Bench) -> Check:
 
 
 def grows(bench: Bench) -> Check:
-    """At ε/2, ε and 2ε ever more samples are fooled."""
+    """Check that at ε/2, ε and 2ε ever more samples are fooled."""
     if bench.attacker.rebuild is None:
         return skipped(GROWS, "The attack's budget cannot be set from outside.")
     if bench.main.minimum_norm is not None:
@@ -146,7 +146,7 @@ def _at(bench: Bench, epsilon: float, **settings: Any) -> AttackResult:
 
 
 def large(bench: Bench) -> Check:
-    """Under a budget with which any picture becomes grey, the model is right about nothing."""
+    """Check that under a budget with which any picture becomes grey, the model is right about nothing."""
     if bench.attacker.rebuild is None:
         return skipped(LARGE, "The attack's budget cannot be set from outside.")
     epsilon = large_epsilon(bench.attacker.norm, bench.batch.pixels.shape[1:])
@@ -167,7 +167,7 @@ def large(bench: Bench) -> Check:
 
 
 def restarts(bench: Bench) -> Check:
-    """The attack from other random starts fools few samples more."""
+    """Check that the attack from other random starts fools few samples more."""
     if bench.attacker.external:
         return skipped(RESTARTS, "The outside attack's random numbers are its own.")
     if bool(bench.fooled.all()):
@@ -187,7 +187,7 @@ def restarts(bench: Bench) -> Check:
 
 
 def rounded(bench: Bench) -> Check:
-    """Successes survive rounding to the 256 levels a picture file has."""
+    """Check that successes survive rounding to the 256 levels a picture file has."""
     if bench.main.minimum_norm is not None:
         return skipped(ROUNDED, "The nearest examples lie on the decision boundary, where rounding decides by chance.")
     found, kept = int(bench.main.success.sum()), int((bench.main.success & bench.main.success_8bit).sum())

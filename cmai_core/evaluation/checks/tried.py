@@ -20,7 +20,7 @@ HELPS = "attacks do not make a model more often right"
 
 
 def within(given: Rows) -> Check:
-    """The largest change of a pixel value is at most ε, after rounding to 8 bits at most half a level more."""
+    """Check that no pixel value changes by more than ε, after rounding to 8 bits half a level more."""
     rows = given.own[(given.own["norm"] == "linf").to_numpy() & finite_rows(given.own, "linf", "epsilon")]
     cells = []
     for key, group in cells_of(rows):
@@ -32,7 +32,7 @@ def within(given: Rows) -> Check:
 
 
 def uses(given: Rows) -> Check:
-    """What was not fooled lies at the edge of the budget. Budgets below one level are left to rounding."""
+    """Check that what was not fooled lies at the edge of the budget; budgets below one level are left to rounding."""
     rows = given.bounded[(given.bounded["norm"] == "linf").to_numpy() & (given.bounded["fooled"] == 0).to_numpy()]
     rows = rows[finite_rows(rows, "linf", "epsilon")]
     rows = rows[column(rows, "epsilon") >= 1]
@@ -42,7 +42,7 @@ def uses(given: Rows) -> Check:
 
 
 def raises(given: Rows) -> Check:
-    """The objective of what was not fooled is higher than on the clean item."""
+    """Check that the objective of what was not fooled is higher than on the clean item."""
     rows = given.bounded[(given.bounded["fooled"] == 0).to_numpy()]
     rows = rows[finite_rows(rows, "objective", "objective_clean")]
     cells = [(key, column(g, "objective") <= column(g, "objective_clean")) for key, g in cells_of(rows)]
@@ -51,7 +51,7 @@ def raises(given: Rows) -> Check:
 
 
 def early(given: Rows) -> Check:
-    """An attack on pictures has no reason to spend less on one item than on another that it does not fool either.
+    """Check that an attack on pictures spends no less on one item than on another that it does not fool either.
 
     Attacks on texts have: a short text has fewer candidates.
     """
@@ -64,7 +64,7 @@ def early(given: Rows) -> Check:
 
 
 def finite(given: Rows) -> Check:
-    """No note speaks of values that are not numbers."""
+    """Check that no note speaks of values that are not numbers."""
     rows = given.attacked
     notes = rows["note"].fillna("").astype(str) if "note" in rows else pd.Series("", index=rows.index)
     bad = notes.str.contains("not finite|not a number").to_numpy()
@@ -77,7 +77,7 @@ def finite(given: Rows) -> Check:
 
 
 def helps(given: Rows) -> Check:
-    """Attacked accuracy is not above clean accuracy ("label leaking", Kurakin et al. 2017, arXiv 1611.01236)."""
+    """Check that attacked accuracy is not above clean accuracy ("label leaking", Kurakin et al. 2017, 1611.01236)."""
     found = []
     known = given.own["correct_known"].notna() & given.own["correct_clean_known"].notna()
     for key, rows in cells_of(given.own[known]):

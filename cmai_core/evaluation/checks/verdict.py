@@ -34,7 +34,7 @@ MOST_TIMES = 16
 
 
 def together(checks: Sequence[Check]) -> Check:
-    """Fails where several checks of strength warn, though each alone might be chance."""
+    """Fail where several checks of strength warn, though each alone might be chance."""
     warned = [check.name for check in checks if check.status == "warn" and check.name in STRENGTH]
     made = [check for check in checks if check.status != "skipped" and check.name in STRENGTH]
     if not made:
@@ -51,7 +51,7 @@ def together(checks: Sequence[Check]) -> Check:
 
 
 def enough(bench: Bench, checks: Sequence[Check], asked: int) -> Check:
-    """Says how many samples would decide what these leave open.
+    """Say how many samples would decide what these leave open.
 
     Args:
         asked: samples that were used, right when clean or not.
@@ -81,7 +81,7 @@ def enough(bench: Bench, checks: Sequence[Check], asked: int) -> Check:
 
 
 def _times(numbers: Any) -> int:
-    """How many times the samples a lead would have to be found on, were it to stay, for the sign test to decide."""
+    """Return how many times the samples a lead must be found on, were it to stay, for the sign test to decide."""
     extra, differing = numbers["only_other"], numbers["only_other"] + numbers["only_tested"]
     for times in range(2, MOST_TIMES):
         if binomtest(times * extra, max(1, times * differing), 0.5, alternative="greater").pvalue < SIGNIFICANCE:

@@ -20,7 +20,7 @@ TESTED = ("value", "low", "high", "only_a", "only_b", "a_hits", "b_hits", "total
 
 
 def paired_test(a: np.ndarray, b: np.ndarray, items: np.ndarray | None = None) -> dict[str, Any]:
-    """Two lists of rights and wrongs about the same N units.
+    """Compare two lists of rights and wrongs about the same N units.
 
     Args:
         a, b: bool N. items: N numbers; units of one item are resampled together.
@@ -50,8 +50,10 @@ def paired_test(a: np.ndarray, b: np.ndarray, items: np.ndarray | None = None) -
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
-    """Holm's step-down correction (Holm 1979): adjusted p of several tests made together; NaN stays NaN and is not
-    counted."""
+    """Holm's step-down correction (Holm 1979): adjusted p of several tests made together.
+
+    NaN stays NaN and is not counted.
+    """
     values = np.asarray(p, dtype=float)
     out = np.full(len(values), np.nan)
     known = np.flatnonzero(~np.isnan(values))
@@ -100,7 +102,7 @@ def compare_models(
 
 
 def model_differences(predictions: Predictions) -> pd.DataFrame:
-    """Share that one model has right less another's, on the same units, with McNemar's test (`compare_models`).
+    """Return the share that one model has right less another's, on the same units, with McNemar's test.
 
     `source` is the model that is compared, `target` the other; `hits` is NA (a difference has none).
     """
@@ -120,7 +122,7 @@ def _by_setting(outcomes: Outcomes, source: str | None) -> dict[tuple, dict[str,
 
 
 def _tested(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
-    """Compares two tables of units (`all_units`)."""
+    """Compare two tables of units (`all_units`)."""
     both = a.merge(b, on=["name", "text_index"], suffixes=("_a", "_b"))
     kept = both[(both["right_a"] != UNKNOWN) & (both["right_b"] != UNKNOWN)]
     found = paired_test(kept["right_a"] == 1, kept["right_b"] == 1, kept["name"].to_numpy())
@@ -128,8 +130,10 @@ def _tested(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
 
 
 def _gaps(found: dict[str, Any], both: pd.DataFrame, alone_a: int, alone_b: int) -> dict[str, Any]:
-    """NaN for a comparison that is not known, and a note. Units that are open cannot be left out: they are those that
-    were hardest to fool."""
+    """NaN for a comparison that is not known, and a note.
+
+    Units that are open cannot be left out: they are those that were hardest to fool.
+    """
     if gaps := int((both["open_a"] | both["open_b"]).sum()):
         unknown = {name: np.nan for name in ("value", "low", "high", "p")}
         return unknown | {"note": f"Unknown: {gaps} units were fooled by no recipe, but not faced by all."}

@@ -17,7 +17,7 @@ CURVE = ["source", *SUBJECT, "modality", "recipe", "norm", "seed"]
 def accuracy_curves(
     predictions: Predictions, epsilons: Mapping[str, Sequence[float]] | None = None, metric: str = "acc_robust"
 ) -> pd.DataFrame:
-    """`acc_robust` (or `asr`) of every recipe, and of the worst case over recipes, at every ε; one row a point.
+    """Return `acc_robust` (or `asr`) of every recipe, and of the worst case over recipes, at every ε; one row a point.
 
     Args:
         epsilons: as in `Outcomes.of`: where minimum-norm searches are read (they are known at every ε).

@@ -12,7 +12,7 @@ from cmai_core.evaluation.figures.outcomes import CELL, UNKNOWN, Outcomes, codes
 
 
 def minimal_epsilon(predictions: Predictions) -> pd.DataFrame:
-    """Median over units, right when clean, of the smallest ε that fools the source itself.
+    """Return the median over units, right when clean, of the smallest ε that fools the source itself.
 
     Two ways: `median_minimum_norm` from minimum-norm searches (the nearest example's distance; float pixels), and
     `median_first_epsilon` from recipes run at two ε or more (the first ε whose example is answered wrongly).
@@ -103,7 +103,7 @@ def _words(middle: float, low: float, high: float, norm: str, largest: float) ->
 
 
 def queries(predictions: Predictions) -> pd.DataFrame:
-    """`queries` and `gradients`: medians of the passes and gradients spent on each unit, over the successes.
+    """Return `queries` and `gradients`: medians of the passes and gradients spent on each unit, over the successes.
 
     hits: successes counted; total: units right when clean with a known answer. An attack without a success has NaN.
     Only for a black box are passes queries in the strict sense; the search's own account is taken.

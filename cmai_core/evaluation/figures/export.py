@@ -25,7 +25,7 @@ _ESCAPED = {
 
 
 def to_csv(table: pd.DataFrame, path: str | Path) -> Path:
-    """Writes a table as CSV (UTF-8, RFC 4180; -: to stdout); an unknown value is an empty field.
+    """Write a table as CSV (UTF-8, RFC 4180; -: to stdout); an unknown value is an empty field.
 
     Raises:
         DataError: the file cannot be written.
@@ -34,7 +34,7 @@ def to_csv(table: pd.DataFrame, path: str | Path) -> Path:
 
 
 def to_json(table: pd.DataFrame, path: str | Path) -> Path:
-    """Writes {"columns": […], "rows": [{…}, …]}; null is unknown, infinities included. Strict JSON: no NaN.
+    """Write {"columns": […], "rows": [{…}, …]}; null is unknown, infinities included. Strict JSON: no NaN.
 
     Raises:
         DataError: the file cannot be written.
@@ -56,7 +56,7 @@ def to_latex(
     caption: str = "",
     label: str = "",
 ) -> Path:
-    r"""Writes a `tabular` for booktabs (`\usepackage{booktabs}`), in a `table` where there is a caption or a label.
+    r"""Write a `tabular` for booktabs (`\usepackage{booktabs}`), in a `table` where there is a caption or a label.
 
     Where the table has value, low and high, they become one column "value [low, high]" and hits and total become "n"
     ("hits/total"). Shares (by `metric`) are in percent with one decimal; an unknown value is a dash.
@@ -96,17 +96,17 @@ def to_latex(
 
 
 def escape(text: str) -> str:
-    """A text that LaTeX prints as it stands."""
+    """Return a text that LaTeX prints as it stands."""
     return "".join(_ESCAPED.get(sign, sign) for sign in str(text)).replace("\n", " ")
 
 
 def is_share(metric: Any) -> bool:
-    """Whether a metric is a share, to be shown in percent."""
+    """Say whether a metric is a share, to be shown in percent."""
     return isinstance(metric, str) and metric.startswith(SHARES)
 
 
 def figure_text(value: Any, low: Any, high: Any, share: bool) -> str:
-    """ "76.4 [73.9, 78.9]" (percent) or three significant digits; "" where the value is unknown."""
+    """Return "76.4 [73.9, 78.9]" (percent) or three significant digits; "" where the value is unknown."""
     if _plain(value) is None:
         return ""
 
@@ -120,7 +120,7 @@ def figure_text(value: Any, low: Any, high: Any, share: bool) -> str:
 
 
 def _cells(table: pd.DataFrame) -> dict[str, list[str]]:
-    """What stands in each column, with value and interval as one and hits and total as one."""
+    """Write what stands in each column, with value and interval as one and hits and total as one."""
     joined = {"value", "low", "high"} <= set(table.columns)
     counted = {"hits", "total"} <= set(table.columns)
     out: dict[str, list[str]] = {}
@@ -166,7 +166,7 @@ def _text(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A JSON value; None for what is unknown or not finite."""
+    """Return a JSON value; None for what is unknown or not finite."""
     if value is None or value is pd.NA or value is pd.NaT:
         return None
     if isinstance(value, np.generic):

@@ -35,7 +35,7 @@ def latency(
     repeats: int = 20,
     warm_up: int = 3,
 ) -> pd.DataFrame:
-    """Wall time per image of answering about pictures, with everything that is deployed around a model.
+    """Time answers about pictures, with everything that is deployed around a model.
 
     Each repeat is one batch, from pixels on the device to the answer: preprocessing from uint8 and the texts, which are
     prepared once, are not counted. The first `warm_up` batches are not either.
@@ -94,7 +94,7 @@ def _once(model: Any, batch: torch.Tensor, task: Any, asked: Any, cuda: bool) ->
 
 
 def training_overhead(cards: Sequence[ModelCard] | None = None) -> pd.DataFrame:
-    """Seconds and pairs of each model's training, as its card has them, beside those of the model it starts from.
+    """Return seconds and pairs of each training, as the card has them, beside those of the model it starts from.
 
     Args:
         cards: None: the bundled models'.
@@ -124,5 +124,5 @@ def training_overhead(cards: Sequence[ModelCard] | None = None) -> pd.DataFrame:
 
 
 def _positive(value: Any) -> float:
-    """A number of a card; NaN where it has none."""
+    """Return a number of a card; NaN where it has none."""
     return float(value) if isinstance(value, (int, float)) and value > 0 else float("nan")

@@ -35,7 +35,7 @@ MEAN = "mean of seeds"
 
 
 def clean_accuracy(predictions: Predictions) -> pd.DataFrame:
-    """`acc_clean` of each (target, dataset, split, task); recipe "clean", modality "clean"."""
+    """Return `acc_clean` of each (target, dataset, split, task); recipe "clean", modality "clean"."""
     outcomes = Outcomes.of(predictions)
     units = outcomes.units
     has_clean = np.bincount(units["subject"], weights=units["from_clean"], minlength=len(outcomes.subjects)) > 0
@@ -56,7 +56,7 @@ def clean_accuracy(predictions: Predictions) -> pd.DataFrame:
 
 
 def accuracy(predictions: Predictions) -> pd.DataFrame:
-    """`acc_robust` and `asr` of each cell, for texts also `asr_truthful`."""
+    """Return `acc_robust` and `asr` of each cell, for texts also `asr_truthful`."""
     outcomes = Outcomes.of(predictions)
     rows, cells = outcomes.rows, outcomes.cells
     cell, count = rows["cell"].to_numpy(), len(outcomes.cells)
@@ -80,7 +80,7 @@ def accuracy(predictions: Predictions) -> pd.DataFrame:
 
 
 def over_seeds(predictions: Predictions) -> pd.DataFrame:
-    """Cells that differ in their seed alone: the mean over seeds, and the worst case over them, unit by unit.
+    """Summarise cells that differ in their seed alone: the mean over seeds, and the worst case over them, unit by unit.
 
     The mean's interval resamples items, each with all of its seeds; hits and total are summed over seeds. The worst
     case has seed NA and recipe as it was; the mean is marked by `over` = "mean of seeds" beside "worst case". Cells
@@ -117,7 +117,7 @@ def over_seeds(predictions: Predictions) -> pd.DataFrame:
 
 
 def float_gap(predictions: Predictions) -> pd.DataFrame:
-    """What rounding to 8 bits undoes: `asr_float`, and `gap_8bit` = ASR of the float example − ASR of the rounded one.
+    """Measure what rounding to 8 bits undoes: `asr_float`, and `gap_8bit` = its ASR − the rounded example's.
 
     Over units that are right when clean and whose answers to both are known (the float example is kept for the source
     alone). The gap's hits count the successes that rounding undoes less those it makes; its interval is paired.

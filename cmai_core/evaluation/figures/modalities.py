@@ -30,7 +30,7 @@ _CONTEST = ["a", "b", "value", "low", "high", "only_a", "only_b", "total", "p", 
 def modalities(
     predictions: Predictions, words: Mapping[str, int | None] | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Image-only, text-only and joint attacks of the same ε and the same number of words, on the same units.
+    """Compare image-only, text-only and joint attacks of the same ε and number of words, on the same units.
 
     Each modality is its worst case over recipes, unit by unit. "image or text" is the better of the two unimodal
     attacks for each unit: what an attacker without any joint attack could do. Units count that are right when clean and
@@ -69,7 +69,7 @@ def modalities(
 def consistency_by_modality(
     predictions: Predictions, words: Mapping[str, int | None] | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The same comparison by S_c of the given pair: for each unit the lowest that any recipe of a modality reaches.
+    """Compare modalities by S_c of the given pair: for each unit the lowest that any recipe of a modality reaches.
 
     Attacks on texts that are about no task (task "") stand beside the image and joint attacks of every task. Units
     count whose S_c is known under every recipe; where that are not all units of the setting, as in a cascade, figures
@@ -116,7 +116,7 @@ def consistency_by_modality(
 
 
 def modality_figures(predictions: Predictions) -> pd.DataFrame:
-    """Attacks on picture, text and both at equal budget, by wrong answers and by the lowest S_c, and who is ahead.
+    """Compare attacks on picture, text and both at equal budget, by wrong answers and by the lowest S_c.
 
     Rows of `modalities` and `consistency_by_modality`; a contest has "a − b" as its modality, `metric` "… difference",
     NA hits, and the winner in its note.
@@ -166,13 +166,13 @@ def _lowest(cells: pd.DataFrame, by_cell: Mapping[int, pd.DataFrame]) -> tuple[l
 
 
 def _contests(there: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Who is set against whom: every two modalities, and the joint attack against the better of the other two."""
+    """Pair every two modalities, and the joint attack with the better of the other two."""
     pairs = combinations([name for name in ("joint", "image", "text", EITHER) if name in there], 2)
     return [(a, b) for a, b in pairs if b != EITHER or a == "joint"]
 
 
 def word_budget(recipe: str, modality: str, words: Mapping[str, int | None] | None = None) -> int | None:
-    """How many words a recipe of a grid may change: as told, as its name says, or its default; None: unknown.
+    """Return how many words a recipe of a grid may change: as told, as its name says, or its default; None: unknown.
 
     Args:
         recipe: as it is written in a grid. modality: of the recipe; an image attack changes none.
@@ -202,7 +202,7 @@ def _default_words(slug: str) -> int:
 
 
 def _settings(outcomes: Outcomes, words: Any) -> Iterator[tuple[dict[str, Any], dict[str, tuple[pd.DataFrame, str]]]]:
-    """Settings with what each modality did in them: modality → (its units, recipes)."""
+    """Yield settings with what each modality did in them: modality → (its units, recipes)."""
     groups, units = worst_case_units(outcomes, ("recipe",))
     members = units.groupby("group").indices
     there = groups[[number in members for number in groups.index]]

@@ -58,7 +58,7 @@ class Outcomes:
 
     @staticmethod
     def of(predictions: pd.DataFrame | Outcomes, epsilons: Mapping[str, Sequence[float]] | None = None) -> Outcomes:
-        """Counts a frame once, so that several tables can be made of it.
+        """Count a frame once, so that several tables can be made of it.
 
         Args:
             predictions: the frame of `evaluation.runs.predictions`. Columns beside NEEDED may be missing: what they
@@ -78,13 +78,13 @@ class Outcomes:
         return _counted(predictions, epsilons)
 
     def select(self, cells: np.ndarray) -> Outcomes:
-        """The same with only some of the attacked cells (bool, one a cell), numbered anew; all units stay known."""
+        """Keep only some of the attacked cells (bool, one a cell), numbered anew; all units stay known."""
         rows, kept = _renumbered(self.rows[np.asarray(cells, dtype=bool)[self.rows["cell"].to_numpy()]], self.cells)
         return replace(self, rows=rows, cells=kept)
 
 
 def codes_of(columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers the distinct combinations of several code columns (whole numbers from 0, −1 for missing).
+    """Number the distinct combinations of several code columns (whole numbers from 0, −1 for missing).
 
     Returns:
         (code of each row, row where each code occurs first); codes follow the columns' order.
@@ -100,7 +100,7 @@ def codes_of(columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def truth(values: pd.Series) -> np.ndarray:
-    """A column of booleans with gaps as int8: 1, 0, −1 for unknown."""
+    """Return a column of booleans with gaps as int8: 1, 0, −1 for unknown."""
     return values.astype("boolean").astype("Int8").fillna(UNKNOWN).to_numpy(dtype=np.int8)
 
 
@@ -158,7 +158,7 @@ def _counted(frame: pd.DataFrame, epsilons: Mapping[str, Sequence[float]] | None
 
 
 def _first_known(unit: np.ndarray, right: np.ndarray, is_clean: np.ndarray, count: int) -> np.ndarray:
-    """What is known of each unit's clean answer, from a clean row where there is one."""
+    """Return what is known of each unit's clean answer, from a clean row where there is one."""
     out = np.full(count, UNKNOWN, dtype=np.int8)
     for rows in (~is_clean, is_clean):  # the later overwrites the earlier
         known = rows & (right != UNKNOWN)
@@ -189,7 +189,7 @@ def _refuse_doubles(cell: np.ndarray, unit: np.ndarray, cells: pd.DataFrame) -> 
 
 
 def _renumbered(rows: pd.DataFrame, cells: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows with cells numbered from 0 again, and the cells that occur in them."""
+    """Return rows with cells numbered from 0 again, and the cells that occur in them."""
     used, code = np.unique(rows["cell"].to_numpy(), return_inverse=True)
     return rows.assign(cell=code).reset_index(drop=True), cells.iloc[used].reset_index(drop=True)
 
@@ -202,7 +202,7 @@ def _levels(cells: pd.DataFrame) -> dict[str, list[float]]:
 def _at_epsilons(
     nearest: pd.DataFrame, cells: pd.DataFrame, levels: Mapping[str, Sequence[float]]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Minimum-norm rows read at each ε: the nearest example counts where it lies within ε, else the clean unit."""
+    """Read minimum-norm rows at each ε: the nearest example counts where it lies within ε, else the clean unit."""
     parts, out, offset = [], [], 0
     norms = cells["norm"].astype(str).to_numpy()[nearest["cell"].to_numpy()] if len(nearest) else np.array([])
     for norm, values in levels.items():

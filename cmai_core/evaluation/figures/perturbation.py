@@ -15,7 +15,7 @@ SIZES = ("linf", "l2", "ssim", "psnr")
 
 
 def picture_sizes(predictions: Predictions) -> pd.DataFrame:
-    """Medians over a cell's examples of `linf`, `l2` (8-bit, pixels in [0, 1]), `ssim` and `psnr` (dB).
+    """Return medians over a cell's examples of `linf`, `l2` (8-bit, pixels in [0, 1]), `ssim` and `psnr` (dB).
 
     total: examples whose size is known; hits: those of them that are changed at all (NA where the L∞ is unknown). An
     unchanged picture has an infinite PSNR; where half of them are unchanged the median is NaN and the note says so.
@@ -45,7 +45,7 @@ def picture_sizes(predictions: Predictions) -> pd.DataFrame:
 
 
 def word_edits(predictions: Predictions, lengths: Mapping[tuple[str, int], int] | None = None) -> pd.DataFrame:
-    """What attacks did to texts, cell by cell (text and joint recipes).
+    """Measure what attacks did to texts, cell by cell (text and joint recipes).
 
     - `words_changed`: mean number of words changed; hits: texts changed, total: texts.
     - `word_edit_rate`: mean share of a text's words that are changed, where `lengths` says how many words it has.

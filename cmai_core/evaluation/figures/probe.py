@@ -164,7 +164,7 @@ def _labels(dataset: PairDataset, attribute: str) -> _Labelled:
 
 
 def _draw(labels: Sequence[str], classes: Sequence[str], shots: int, seed: int) -> list[np.ndarray]:
-    """For each class the first `shots` of its pictures in an order of (seed, class)."""
+    """Return for each class the first `shots` of its pictures in an order of (seed, class)."""
     named = np.array(labels)
     return [
         np.random.default_rng((seed, number)).permutation(np.flatnonzero(named == c))[:shots]

@@ -30,7 +30,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def consistency(predictions: Predictions) -> pd.DataFrame:
-    """Mean and quantiles of each score over the units of each cell for which it is known clean and attacked.
+    """Return mean and quantiles of each score over a cell's units for which it is known clean and attacked.
 
     `consistency_clean`, `consistency`, and `consistency_change` (attacked − clean, paired). Columns beside FIGURE:
     `score` (one of SCORES), `sd`, and q05 … q95. hits is NA (a mean has none).
@@ -76,7 +76,7 @@ class _Clean:
 
 
 def detection(predictions: Predictions, intervals: bool = True) -> pd.DataFrame:
-    """What flagging low scores finds, cell by cell and score by score (column `score`: one of SCORES).
+    """Measure what flagging low scores finds, cell by cell and score by score (column `score`: one of SCORES).
 
     Negatives are the target's clean units of the same split, positives a cell's attacked units.
 
@@ -120,7 +120,7 @@ def detection(predictions: Predictions, intervals: bool = True) -> pd.DataFrame:
 
 
 def _clean_scores(outcomes: Outcomes, column: str, kept: np.ndarray) -> dict[int, _Clean]:
-    """For each subject with clean scores: the scores of the units kept (bool, one a unit) and the thresholds."""
+    """Return for each subject with clean scores: the scores of the units kept (bool, one a unit) and the thresholds."""
     units, subjects = outcomes.units, outcomes.subjects
     values = units[f"{column}_clean"].to_numpy()
     known = np.flatnonzero(~np.isnan(values) & kept)

@@ -101,7 +101,7 @@ def _applying(model: Any, splits: Iterable[PairDataset], tasks: Sequence[str] | 
 
 @torch.no_grad()
 def _right(model: Any, dataset: PairDataset, tasks: dict, batch: int, tell: Any) -> dict[str, dict[str, bool | None]]:
-    """For each task, scene number → whether the answer is right."""
+    """Return for each task, scene number → whether the answer is right."""
     out: dict[str, dict[str, bool | None]] = {name: {} for name in tasks}
     with evaluation_mode(model):
         for start in range(0, len(dataset), batch):

@@ -14,7 +14,7 @@ SUMMARY = [*CELL, *FIGURE, "recipes"]
 
 
 def summary_table(predictions: Predictions, *, scores: bool = False) -> pd.DataFrame:
-    """Clean accuracy, and robust accuracy and ASR of every recipe and of the worst case over recipes.
+    """Return clean accuracy, robust accuracy and ASR of every recipe and of the worst case over recipes.
 
     Args:
         scores: also what flagging low S_c is worth (`scores.detection` without AUROC's intervals); column `score`.

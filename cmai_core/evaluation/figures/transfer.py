@@ -14,7 +14,7 @@ _HELD = [name for name in CELL if name not in ("source", "target", "knowledge")]
 
 
 def transfer_matrix(predictions: Predictions, architectures: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """`transfer_asr`: source × target, over the units that *every* model of the matrix gets right when clean.
+    """Return `transfer_asr`: source × target, over the units that *every* model of the matrix gets right when clean.
 
     One matrix a (data, task, recipe, threat, seed). So all of its figures have one denominator, and a target that
     is weak when clean does not look easy to fool.
@@ -74,8 +74,10 @@ def transfer_matrix(predictions: Predictions, architectures: Mapping[str, str] |
 
 
 def _asked(outcomes: Outcomes, place: np.ndarray, every: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """For each cell, units of its target that all models of its matrix get right, with a text that the cell's kind of
-    attack is about (the first one, unless the cell holds others)."""
+    """Return, for each cell, the units of its target that all models of its matrix get right.
+
+    With a text that the cell's kind of attack is about: the first one, unless the cell holds others.
+    """
     rows, units = outcomes.rows, outcomes.units
     several = np.zeros(len(outcomes.cells), dtype=bool)
     first_text = units["text_index"].to_numpy() == 0
@@ -93,8 +95,10 @@ def _asked(outcomes: Outcomes, place: np.ndarray, every: np.ndarray, matrix: np.
 
 
 def architecture_of(model: str) -> str:
-    """The architecture that a specification names: of a bundled model its card's, of open_clip's the part before the
-    tag; "" where only loading it would tell."""
+    """Return the architecture that a specification names.
+
+    Of a bundled model its card's, of open_clip's the part before the tag; "" where only loading it would tell.
+    """
     from cmai_core.models.families.bundled import bundled_models
 
     for card in bundled_models():

@@ -115,7 +115,7 @@ def all_units(outcomes: Outcomes, group: pd.Series, units: pd.DataFrame) -> pd.D
 
 
 def worst_case(predictions: Predictions, over: Sequence[str] = ("recipe",)) -> pd.DataFrame:
-    """`acc_robust` and `asr` where the attacker takes, unit by unit, whatever works.
+    """Return `acc_robust` and `asr` where the attacker takes, unit by unit, whatever works.
 
     The attacker's choice is among the cells of one threat (norm, ε, modality); see `worst_case_units`. Exact also in a
     cascade: a unit that a cell did not face counts only where another cell had it wrong; otherwise the value is NaN.

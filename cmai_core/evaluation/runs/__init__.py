@@ -1,0 +1,1 @@
+"""What is asked of which models, and how it is run."""

@@ -22,7 +22,7 @@ class Stage:
 
 
 def stages(plan: Plan) -> list[Stage]:
-    """The order in which the cells run; without `cascade` as they stand, each on all items.
+    """Return the order in which the cells run; without `cascade` as they stand, each on all items.
 
     Cells compete where they attack the same source and task by the same modality under the same norm and ε. Searches
     that find the nearest example take part at every ε of their norm. The order is by estimated passes, which do not
@@ -52,7 +52,7 @@ def _rivals(cell: Cell) -> tuple:
 
 
 def asked(stage: Stage, plan: Plan, store: Store) -> tuple[Item, ...]:
-    """The items a stage is asked for: all, or in a cascade those that the model gets right so far.
+    """Return the items a stage is asked for: all, or in a cascade those that the model gets right so far.
 
     A universal perturbation is made for all items together, so it is asked for all. Where the truth is unknown, an item
     goes on.

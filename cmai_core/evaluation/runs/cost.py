@@ -26,10 +26,14 @@ class CellCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """Attributes:
-    plan: what is asked for. cells: one entry a cell that can be measured; examples that cells share are counted once.
-    clean: (item, model, task) still to be read clean. measured: whether timings of this store went into the estimate.
-        In a cascade the seconds are an upper bound: who survives is not known beforehand.
+    """What a plan would still take; examples that cells share are counted once.
+
+    In a cascade the seconds are an upper bound: who survives is not known beforehand.
+
+    Attributes:
+        plan: what is asked for. cells: one entry a cell that can be measured.
+        clean: (item, model, task) still to be read clean. measured: whether timings of this store went into the
+            estimate.
     """
 
     plan: Plan

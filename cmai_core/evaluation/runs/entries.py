@@ -69,7 +69,7 @@ class Entry:
 
 
 def key_value(text: str) -> tuple[str, Any]:
-    """ "key=value" with the value as JSON, a fraction such as 1/255, or as it stands.
+    """Return "key=value" with the value as JSON, a fraction such as 1/255, or as it stands.
 
     Raises:
         OptionError: no key or no equals sign.
@@ -87,7 +87,7 @@ def key_value(text: str) -> tuple[str, Any]:
 
 
 def parse_entry(text: Any, shared: Mapping[str, Mapping[str, Any]]) -> Entry:
-    """A recipe of a grid.
+    """Return a recipe of a grid.
 
     Args:
         shared: options by recipe name or whole entry, which those written in the entry itself go before.

@@ -33,7 +33,7 @@ _BELOW = 10.0
 
 
 def find(entry: Entry, given: Mapping[str, Any]) -> Any:
-    """The attacker that an entry of a grid means.
+    """Return the attacker that an entry of a grid means.
 
     Raises:
         OptionError: it cannot be imported, was not given, or cannot be called.
@@ -70,7 +70,7 @@ def attack_of(
     epsilon: float = 4.0,
     seed: int = 0,
 ) -> Attack:
-    """An outside attacker as an `Attack`.
+    """Return an outside attacker as an `Attack`.
 
     Args:
         attacker: function(model, batch) → pixels, or an object of Foolbox or torchattacks.
@@ -118,7 +118,7 @@ class Seeded:
     seed: int
 
     def address_content(self) -> dict[str, Any]:
-        """What of it matters to its results (a torchattacks object also carries the model it was made for)."""
+        """Return what of it matters to its results (a torchattacks object also carries the model it was made for)."""
         state: Any = self.attacker
         if self.library == "torchattacks":
             state = [_settings(part) for part in (self.attacker, *self.attacker._attacks.values())]
@@ -156,7 +156,7 @@ class Seeded:
 
 
 def _settings(attacker: Any) -> dict[str, Any]:
-    """The plain options of a torchattacks object."""
+    """Return the plain options of a torchattacks object."""
     kept = {k: v for k, v in vars(attacker).items() if v is None or isinstance(v, (bool, int, float, str, list, tuple))}
     return {
         "type": f"{type(attacker).__module__}.{type(attacker).__qualname__}",

@@ -114,7 +114,7 @@ class Plan:
 
 
 def plan(setting: Setting) -> Plan:
-    """The cells of a loaded grid.
+    """Return the cells of a loaded grid.
 
     Cells that cannot be measured (a task the model cannot be asked, a recipe that does not go with the task) are there
     with the reason in `skipped`.
@@ -204,7 +204,7 @@ def _needs_detector(entry: Entry) -> bool:
 
 
 def _own_budget(attack: Any, norm: str, values: int) -> float | None:
-    """The budget of an attack in the units of the readings frame."""
+    """Return the budget of an attack in the units of the readings frame."""
     threat = getattr(attack, "threat", None)
     epsilon = getattr(threat, "epsilon", None)
     if not norm or epsilon is None:
@@ -231,7 +231,7 @@ def units(description: Mapping[str, Any]) -> float:
 
 
 def _json(value: Any) -> Any:
-    """A description as JSON can hold it."""
+    """Return a description as JSON can hold it."""
     from cmai_core.evaluation.store.address import plain
 
     return plain(value)

@@ -39,13 +39,13 @@ _OF_ANSWER = ("correct", "answer", "answer_consistency", "answer_verification")
 
 
 def runs(store: Store) -> list[dict[str, Any]]:
-    """The runs a store knows, the latest first: `run`, `updated` and the values of its `grid`."""
+    """Return the runs a store knows, the latest first: `run`, `updated` and the values of its `grid`."""
     rows = store.query("SELECT run, updated, plan FROM runs ORDER BY updated DESC, run")
     return [{"run": run, "updated": updated, "grid": json.loads(plan)["grid"]} for run, updated, plan in rows]
 
 
 def plan_of(store: Store, run: str | None = None) -> Plan:
-    """What a run asked for (None: the latest).
+    """Return what a run asked for (None: the latest).
 
     Raises:
         StoreError: there is no such run.
@@ -61,7 +61,7 @@ def plan_of(store: Store, run: str | None = None) -> Plan:
 
 
 def frame(store: Store, plan: Plan | None = None) -> pd.DataFrame:
-    """What a store holds of a plan (None: of the latest run); what is not there yet is missing.
+    """Return what a store holds of a plan (None: of the latest run); what is not there yet is missing.
 
     `frame.attrs["epsilons"]` has the ε that minimum-norm recipes are to be read at, by norm.
     """
@@ -144,7 +144,9 @@ def _typed(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def adversarial(store: Store, example: str, clean: np.ndarray) -> tuple[np.ndarray, str | None]:
-    """The pair behind a row of the frame: its picture (uint8 H×W×3) and its text (None where texts are not attacked).
+    """Return the pair behind a row of the frame.
+
+    Its picture (uint8 H×W×3) and its text (None where texts are not attacked).
 
     Args:
         example: the row's `example`. clean: the item's picture as the *source* sees it: preprocessed, uint8 H×W×3.

@@ -85,7 +85,7 @@ def example_rows(
 
 
 def _passes(result: Any, modality: str, place: int, row: int, text_index: int) -> dict[str, int]:
-    """Passes of the model that an example cost; those of a joint attack's picture stand with its first text."""
+    """Pass of the model that an example cost; those of a joint attack's picture stand with its first text."""
     if modality == "image":
         return {"forwards": int(result.forwards[row]), "backwards": int(result.backwards[row])}
     forwards, backwards = int(result.queries[place]), int(result.backwards[place])

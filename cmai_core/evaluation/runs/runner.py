@@ -174,7 +174,7 @@ class _Runner:
         return examples
 
     def _show(self, cell: Cell, keys: Sequence[Item], missing: list[Item], fresh: Any) -> None:
-        """Shows examples to every target that has not seen them."""
+        """Show examples to every target that has not seen them."""
         items, source = self.setting.items, self.setting.models[cell.source]
         for spec in self.plan.targets(cell):
             reader = self.plan.readers[spec, cell.task]
@@ -238,7 +238,7 @@ class _Meter:
         self._total -= cell.units * items
 
     def during(self, cell: Cell, items: int, name: str, number: str) -> ProgressCallback | None:
-        """Listener for the attack on one batch."""
+        """Return the listener for the attack on one batch."""
         if self._progress is None:
             return None
         weight = cell.units * items

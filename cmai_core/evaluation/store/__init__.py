@@ -1,0 +1,1 @@
+"""Where examples and predictions are kept under their content."""

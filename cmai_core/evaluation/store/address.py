@@ -113,7 +113,7 @@ def _object(value: Any) -> Any:
 
 
 def _source(code: Any) -> str | None:
-    """A hash of the text of a function or class, None where it cannot be read."""
+    """Return a hash of the text of a function or class, None where it cannot be read."""
     try:
         return hashlib.sha256(inspect.getsource(code).encode()).hexdigest()
     except (OSError, TypeError):

@@ -59,7 +59,7 @@ Item = tuple[str, str]
 
 
 def default_folder() -> Path:
-    """Where `cmai evaluate` keeps its results: "evaluation" in the folder for results."""
+    """Return the folder where `cmai evaluate` keeps its results: "evaluation" in the folder for results."""
     return data_dir() / "evaluation"
 
 
@@ -73,7 +73,7 @@ class Store:
 
     @staticmethod
     def write(folder: str | Path) -> Store:
-        """Opens a store for writing, and makes it where there is none.
+        """Open a store for writing, and make it where there is none.
 
         Raises:
             StoreError: another process writes to it, it cannot be written, it is damaged or of a newer version; what is
@@ -109,7 +109,7 @@ class Store:
 
     @staticmethod
     def read(folder: str | Path) -> Store:
-        """Opens a store for reading, also while another process writes.
+        """Open a store for reading, also while another process writes.
 
         Raises:
             StoreError: there is none, or it cannot be read.
@@ -123,7 +123,7 @@ class Store:
             return Store(folder, _read_only(folder / DATABASE), None)
 
     def close(self) -> None:
-        """Lets go of the store; another writer may come."""
+        """Let go of the store; another writer may come."""
         self._db.close()
         if self._lock is not None:
             with suppress(OSError):
@@ -139,12 +139,12 @@ class Store:
     # Asking
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple]:
-        """Rows of a SELECT."""
+        """Return rows of a SELECT."""
         with _told(self.folder):
             return self._db.execute(sql, values).fetchall()
 
     def frame(self, sql: str, values: Sequence[Any] = ()) -> Any:
-        """The same as a pandas frame."""
+        """Return the same as a pandas frame."""
         import pandas as pd
 
         with _told(self.folder):
@@ -152,28 +152,28 @@ class Store:
             return pd.DataFrame(cursor.fetchall(), columns=[column[0] for column in cursor.description])
 
     def selected(self, table: str, columns: Sequence[str]) -> str:
-        """Columns for a SELECT from a table; those that a store of an older format lacks are unknown."""
+        """Return columns for a SELECT from a table; those that a store of an older format lacks are unknown."""
         there = {row[1] for row in self.query(f"PRAGMA table_info({table})")}
         return ", ".join(f"{table}.{name}" if name in there else f"NULL AS {name}" for name in columns)
 
     def crafted(self, craft: str) -> dict[Item, str]:
-        """Items whose examples are there, with their files. Files that were taken away do not count."""
+        """Return items whose examples are there, with their files. Files that were taken away do not count."""
         rows = self.query("SELECT DISTINCT item, version, file FROM examples WHERE craft = ?", (craft,))
         there = {file: (self.folder / file).is_file() for file in {row[2] for row in rows}}
         return {(item, version): file for item, version, file in rows if there[file]}
 
     def read_by(self, craft: str, reader: str) -> set[Item]:
-        """Items whose examples this reader has been shown."""
+        """Return items whose examples this reader has been shown."""
         return set(
             self.query("SELECT DISTINCT item, version FROM readings WHERE craft = ? AND reader = ?", (craft, reader))
         )
 
     def cleanly_read(self, reader: str) -> set[Item]:
-        """Items that this reader has been shown as they are."""
+        """Return items that this reader has been shown as they are."""
         return set(self.query("SELECT DISTINCT item, version FROM clean WHERE reader = ?", (reader,)))
 
     def verdicts(self, reader: str, craft: str | None = None) -> dict[Item, bool | None]:
-        """Whether a reader's answer on each item is right: clean, or shown a craft's examples."""
+        """Say whether a reader's answer on each item is right: clean, or shown a craft's examples."""
         table, where, values = "clean", "", [reader]
         if craft is not None:
             table, where, values = "readings", " AND craft = ?", [reader, craft]
@@ -181,12 +181,12 @@ class Store:
         return {(item, version): None if c is None else bool(c) for item, version, c in self.query(sql, values)}
 
     def minimum_norms(self, craft: str) -> dict[Item, float]:
-        """Distances of a minimum-norm search's examples, in the units of ε."""
+        """Return distances of a minimum-norm search's examples, in the units of ε."""
         rows = self.query("SELECT item, version, minimum_norm FROM examples WHERE craft = ?", (craft,))
         return {(item, version): value for item, version, value in rows if value is not None}
 
     def examples(self, craft: str, items: Mapping[Item, str]) -> dict[Item, list[tuple[np.ndarray | None, str | None]]]:
-        """Examples of some items, one entry a text: the picture's difference to the clean one, and the text.
+        """Return examples of some items, one entry a text: the picture's difference to the clean one, and the text.
 
         Args:
             items: item → file, as `crafted` gives them.
@@ -203,7 +203,7 @@ class Store:
         return {key: [rows[k] for k in sorted(rows)] for key, rows in out.items()}
 
     def example(self, reference: str) -> dict[str, Any]:
-        """One example by the reference that the readings frame has for it ("path:row"): item, difference, text."""
+        """Return one example by the reference that the predictions have for it ("path:row"): item, difference, text."""
         file, _, row = reference.rpartition(":")
         found = picture = self._table(file, (int(row),))[0]
         if found["text_index"]:  # the picture stands with the item's first text
@@ -227,7 +227,7 @@ class Store:
     # Writing
 
     def put_run(self, plan: Mapping[str, Any]) -> str:
-        """Notes what a run asks for; its name is the address of its grid."""
+        """Note what a run asks for; its name is the address of its grid."""
         run = digest(plan["grid"])[:12]
         with self.transaction() as db:
             now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -235,24 +235,24 @@ class Store:
         return run
 
     def put_craft(self, craft: str, values: Mapping[str, Any]) -> None:
-        """Notes what a craft's address stands for."""
+        """Note what a craft's address stands for."""
         names = ("source_hash", "recipe", "task", "units")
         row = (craft, *(values[name] for name in names), json.dumps(values["data"]))
         with self.transaction() as db:
             db.execute("INSERT OR IGNORE INTO crafts VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def put_clean(self, reader: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Adds what a reader says of clean items."""
+        """Add what a reader says of clean items."""
         self._insert("clean", CLEAN_COLUMNS, [{"reader": reader, **row} for row in rows])
 
     def put_readings(self, craft: str, reader: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Adds what a reader says of examples."""
+        """Add what a reader says of examples."""
         self._insert("readings", READING_COLUMNS, [{"craft": craft, "reader": reader, **row} for row in rows])
 
     def put_examples(
         self, craft: str, reader: str, rows: Sequence[Mapping[str, Any]], readings: Iterable[Mapping[str, Any]]
     ) -> None:
-        """Adds a batch of examples with what their source says of them.
+        """Add a batch of examples with what their source says of them.
 
         Args:
             rows: one a text: columns of `examples`, `difference` (uint8 H×W×3 or None) and `text` (or None).
@@ -297,7 +297,7 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing."""
+        """Run a transaction: all of it is written, or nothing."""
         with _told(self.folder):
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -321,7 +321,7 @@ class Store:
 
 
 def _finite(value: Any) -> Any:
-    """What is no number is unknown."""
+    """Return NaN for what is no number: it is unknown."""
     return None if isinstance(value, float) and value != value else value
 
 
@@ -335,7 +335,7 @@ def _difference(row: Mapping[str, Any]) -> np.ndarray | None:
 
 
 def _take_lock(folder: Path) -> sqlite3.Connection:
-    """The writer's lock: SQLite's own on an empty database, which the system releases when its process dies."""
+    """Return the writer's lock: SQLite's own on an empty database, which the system releases when its process dies."""
     with _told(folder):
         lock = sqlite3.connect(folder / LOCK, timeout=0, isolation_level=None, check_same_thread=False)
         try:
@@ -363,7 +363,7 @@ def _owner(folder: Path) -> str:
 
 
 def _read_only(path: Path) -> sqlite3.Connection:
-    """A connection that changes nothing; on a medium that cannot be written at all, without locks."""
+    """Return a connection that changes nothing; on a medium that cannot be written at all, without locks."""
     uri = path.resolve().as_uri()
     for mode in ("mode=ro", "immutable=1"):
         db = sqlite3.connect(f"{uri}?{mode}", uri=True, timeout=30, isolation_level=None, check_same_thread=False)
@@ -378,7 +378,7 @@ def _read_only(path: Path) -> sqlite3.Connection:
 
 
 def _inspect(folder: Path, thorough: bool = False) -> bool:
-    """Looks at a database without changing it; whether it is still empty.
+    """Look at a database without changing it; return whether it is still empty.
 
     Raises:
         StoreError: it is none, damaged, another program's or of a newer version.
@@ -407,7 +407,7 @@ def _inspect(folder: Path, thorough: bool = False) -> bool:
 
 
 def _bring_up_to_date(db: sqlite3.Connection) -> None:
-    """Adds the columns that a store of an older format lacks, all or none."""
+    """Add the columns that a store of an older format lacks, all or none."""
     if int(db.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()[0]) >= FORMAT:
         return
     new = "".join(f"ALTER TABLE {table} ADD COLUMN {name}; " for table in ("readings", "clean") for name in SINCE_2)
@@ -416,7 +416,7 @@ def _bring_up_to_date(db: sqlite3.Connection) -> None:
 
 @contextmanager
 def _told(folder: Path) -> Iterator[None]:
-    """Turns SQLite's and the system's errors into one that says what to do."""
+    """Turn SQLite's and the system's errors into one that says what to do."""
     kept = "What is stored is kept as it is."
     try:
         yield

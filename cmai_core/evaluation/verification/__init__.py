@@ -1,0 +1,1 @@
+"""Thresholds of consistency verification, and what they realise."""

@@ -55,5 +55,5 @@ def calibration_for(
 
 
 def _fits(basis: Basis, model: Any) -> bool:
-    """Whether thresholds have a verifier's part exactly where the model has one."""
+    """Say whether thresholds have a verifier's part exactly where the model has one."""
     return all((known.log_tau_v is not None) == has_heads(model) for known in basis.calibration.thresholds)

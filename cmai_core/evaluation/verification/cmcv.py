@@ -34,7 +34,7 @@ FPRS = (0.01, 0.05)
 def pair_scores(
     model: Any, dataset: PairDataset, *, texts: Sequence[str] | None = None, size: int = 64
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """(S_c, log V_verify or None) of each unattacked pair, with its first caption or the text given for it."""
+    """Return (S_c, log V_verify or None) of each unattacked pair, with its first caption or the text given for it."""
     detectors = [ConsistencyDetector(0.0), *([VerificationDetector(0.0)] if has_heads(model) else [])]
     s_c, *log_v = detector_scores(model, dataset, detectors, texts=texts, size=size)
     return s_c, log_v[0] if log_v else None
@@ -49,7 +49,7 @@ def calibrate_cmcv(
     seed: int = 0,
     size: int = 64,
 ) -> Calibration:
-    """Thresholds at stated false-positive rates, and the temperature, from clean validation pairs.
+    """Return thresholds at stated false-positive rates, and the temperature, from clean validation pairs.
 
     Args:
         model: a model, or a System (calibrated through its preprocessing and smoothing).
@@ -101,7 +101,7 @@ def _either(s_c: np.ndarray, log_v: np.ndarray, tau: float, log_tau_v: float) ->
 
 
 def equal_ranks(s_c: np.ndarray, log_v: np.ndarray, fpr: float, guarantee: str) -> tuple[float, float]:
-    """The highest pair of thresholds of equal rank in their scores that together flag no more than `fpr`.
+    """Return the highest pair of thresholds of equal rank in their scores that together flag no more than `fpr`.
 
     With the guarantee "new" the expected rate on a further pair is at most `fpr`: among all N + 1 pairs, the ranks in
     which each stands below the others are exchangeable, and a further pair is flagged at rank r where its own is at
@@ -123,7 +123,7 @@ def equal_ranks(s_c: np.ndarray, log_v: np.ndarray, fpr: float, guarantee: str) 
 def rates(
     model: Any, calibration: Calibration, datasets: Mapping[str, PairDataset], *, size: int = 64
 ) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """The share of consistent pairs that each rule flags, with its 95 % interval, at every calibrated rate.
+    """Return the share of consistent pairs that each rule flags, with its 95 % interval, at every calibrated rate.
 
     Args:
         model: the calibrated one. datasets: name → consistent pairs (shifted and held-out splits, `by_vagueness`).
@@ -139,7 +139,7 @@ def rates(
 def shares(
     calibration: Calibration, s_c: np.ndarray, log_v: np.ndarray | None
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """One set's part of `rates`, from its scores (`pair_scores`)."""
+    """Return one set's part of `rates`, from its scores (`pair_scores`)."""
     flags: dict[str, dict] = {}
     for known in calibration.thresholds:
         flags.setdefault("S_c", {})[f"{known.fpr:g}"] = _share(s_c < known.tau)
@@ -157,8 +157,10 @@ def _share(flagged: np.ndarray) -> dict[str, float]:
 
 
 def by_vagueness(dataset: PairDataset) -> dict[str, Subset]:
-    """Split a dataset with ground truth in two halves: pairs whose first caption is true of more of all scenes than the
-    median ("vague"), and of fewer or as many ("specific").
+    """Split a dataset with ground truth in two halves.
+
+    Pairs whose first caption is true of more of all scenes than the median ("vague"), and of fewer or as many
+    ("specific").
 
     Raises:
         DataError: a caption about which the ground truth cannot say this.

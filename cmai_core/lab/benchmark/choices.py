@@ -198,7 +198,7 @@ class GridChoice:
         return len(self.models) * (passes + clean) * SECONDS_A_PASS
 
     def values(self) -> dict[str, Any]:
-        """The values of the `Grid`, as plain JSON."""
+        """Return the values of the `Grid`, as plain JSON."""
         dataset, _, split = self.dataset.partition("/")
         return {
             "models": list(self.models),
@@ -217,7 +217,7 @@ class GridChoice:
 
 
 def command(values: Mapping[str, Any]) -> str:
-    """The same grid for a terminal."""
+    """Return the same grid for a terminal."""
     words = ["cmai evaluate"]
     for name in ("models", "tasks", "recipes", "epsilons", "seeds"):
         words.append(f"--{name} " + " ".join(_plain(value) for value in values[name]))
@@ -244,7 +244,7 @@ class Preset:
 
 
 def presets() -> tuple[Preset, ...]:
-    """The grids that the empty page offers; those of words need the masked language model, where it is there."""
+    """Return the grids that the empty page offers; those of words need the masked language model, where it is there."""
     masked = (assets_dir() / "masked_lm" / "model.safetensors").is_file()
     both = ("bert-attack", "char", "sga", "joint-cmai") if masked else ("synonym", "char")
     return (
@@ -277,7 +277,7 @@ def presets() -> tuple[Preset, ...]:
 
 
 def duration(seconds: float | None) -> str:
-    """ "about 40 s", "about 3 min", "about 2 h"; "" where it is not known."""
+    """Return "about 40 s", "about 3 min", "about 2 h"; "" where it is not known."""
     if seconds is None or not math.isfinite(seconds):
         return ""
     if seconds < 90:

@@ -16,7 +16,7 @@ KINDS = ("csv", "json", "tex")
 
 
 def as_bytes(table: pd.DataFrame, kind: str) -> bytes:
-    """A table as `evaluation.export` writes it.
+    """Return a table as `evaluation.export` writes it.
 
     Raises:
         OptionError: another kind of file.

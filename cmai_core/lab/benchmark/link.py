@@ -73,7 +73,7 @@ def experiment_of(
 
 
 def _within(name: str, value: int, low: int, high: int, notes: list[str]) -> int:
-    """A number as far as the lab takes it; where it does not, that is noted."""
+    """Return a number as far as the lab takes it; where it does not, that is noted."""
     kept = max(low, min(high, value))
     if kept != value:
         notes.append(f"The lab takes {low} to {high} {name}: it opens with {kept} instead of {value}.")

@@ -63,7 +63,7 @@ class Results:
 
 
 def results(folder: str | Path, runs: Sequence[str]) -> Results:
-    """Reads runs from a store and counts them.
+    """Read runs from a store and count them.
 
     Raises:
         StoreError: the store or a run cannot be read. DataError: there is nothing to count yet, or nothing in common.
@@ -97,7 +97,7 @@ def results(folder: str | Path, runs: Sequence[str]) -> Results:
 
 
 def merged(frames: Sequence[pd.DataFrame], plans: Sequence[Plan]) -> tuple[pd.DataFrame, str]:
-    """Runs as one frame, on the items that all of them have; what they share stands once.
+    """Return runs as one frame, on the items that all of them have; what they share stands once.
 
     Where runs mean different things by one name (a model with other weights, a recipe with other options), the name
     gets a mark.
@@ -134,7 +134,7 @@ def merged(frames: Sequence[pd.DataFrame], plans: Sequence[Plan]) -> tuple[pd.Da
 
 
 def _told_apart(frame: pd.DataFrame) -> pd.DataFrame:
-    """Marks models that share a name but not their weights, and recipes that share a name but not their options."""
+    """Mark models that share a name but not their weights, and recipes that share a name but not their options."""
     hashes: dict[str, dict[str, None]] = {}
     for side in ("source", "target"):
         for name, digest in frame[[side, f"{side}_hash"]].drop_duplicates().itertuples(index=False):
@@ -195,7 +195,7 @@ def figures(outcomes: Outcomes, with_scores: bool = False) -> pd.DataFrame:
 
 
 def _take(into: dict[tuple, dict[str, Any]], table: pd.DataFrame, kind: str, names: Mapping[str, str]) -> None:
-    """Adds the figures of a long table to the rows of their cells."""
+    """Add the figures of a long table to the rows of their cells."""
     table = table[table["metric"].isin(list(names))]
     for row in table.to_dict("records"):
         key = tuple(str(row[name]) for name in CELL)
@@ -222,7 +222,7 @@ def budget(norm: Any, epsilon: float | None) -> str:
 
 
 def pairs_behind(frame: pd.DataFrame, figure: Mapping[str, Any]) -> pd.DataFrame:
-    """The units that a row of `Results.figures` counts, each with what became of it.
+    """Return the units that a row of `Results.figures` counts, each with what became of it.
 
     In the worst case a unit stands with the first recipe that fooled it, else with the last that tried.
 
@@ -266,8 +266,11 @@ def _verdicts(rows: pd.DataFrame, epsilon: float) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """The pictures of a pair: uint8 H×W×3 clean, adversarial (the same object where only words were attacked, or
-    nothing); the sentence before and after (None where it was not attacked)."""
+    """The pictures of a pair.
+
+    uint8 H×W×3 clean, adversarial (the same object where only words were attacked, or nothing); the sentence before and
+    after (None where it was not attacked).
+    """
 
     clean: np.ndarray
     adversarial: np.ndarray
@@ -276,7 +279,7 @@ class Shown:
 
 
 def open_pair(store: Store, row: Mapping[str, Any], clean: np.ndarray, captions: Sequence[str]) -> Shown:
-    """The pair of a row of `pairs_behind`.
+    """Return the pair of a row of `pairs_behind`.
 
     Args:
         clean: the item's picture as its source sees it. captions: the item's.

@@ -71,7 +71,7 @@ class LiveCell:
 
 
 def signature(folder: str | Path) -> tuple:
-    """Changes whenever something is stored; () while there is no store."""
+    """Return a value that changes whenever something is stored; () while there is no store."""
     found = []
     for name in (DATABASE, f"{DATABASE}-wal"):
         try:
@@ -83,7 +83,7 @@ def signature(folder: str | Path) -> tuple:
 
 
 def existing(folder: str | Path) -> Store | None:
-    """A store opened for reading; None where there is none, or one that is just being made.
+    """Return a store opened for reading; None where there is none, or one that is just being made.
 
     Raises:
         StoreError: there is one that cannot be read.
@@ -97,7 +97,7 @@ def existing(folder: str | Path) -> Store | None:
 
 
 def known_runs(folder: str | Path) -> list[RunInfo]:
-    """The last runs of a store, the latest first; [] where there is no store.
+    """Return the last runs of a store, the latest first; [] where there is no store.
 
     Raises:
         StoreError: there is one that cannot be read.
@@ -127,7 +127,7 @@ def _info(run: str, updated: str, plan: dict[str, Any], counts: dict[tuple[str, 
 
 
 def live_cells(folder: str | Path, run: str) -> list[LiveCell]:
-    """The cells of a run, each on its own source, as far as they have come; [] where the run is not known yet.
+    """Return the cells of a run, each on its own source, as far as they have come; [] where the run is not known yet.
 
     Raises:
         StoreError: the store cannot be read.

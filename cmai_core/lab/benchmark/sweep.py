@@ -116,7 +116,7 @@ class Sweep:
         return self
 
     def cancel(self) -> None:
-        """Stops it within one step of the running attack; what is finished stays in the store."""
+        """Stop it within one step of the running attack; what is finished stays in the store."""
         self._stop.set()
 
     def wait(self, seconds: float | None = None) -> SweepState:

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
+from small_models import small_coca
 
 SIZE = 16
-
-
-def _small():
-    """tests/models/conftest.py: the tests are no package."""
-    path = Path(__file__).resolve().parents[2] / "models" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("models_conftest", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.make_small
 
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 180, 40), "blue": (40, 50, 210), "yellow": (220, 210, 40)}
@@ -59,7 +48,7 @@ def make_models(count=2):
     """name → small CoCa with random weights."""
     models = {}
     for seed in range(count):
-        model = _small()(seed)
+        model = small_coca(seed)
         model.clip.eval().requires_grad_(False)
         models[f"small-{seed}"] = model
     return models

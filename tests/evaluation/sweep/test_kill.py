@@ -13,10 +13,11 @@ import pandas as pd
 
 SCRIPT = """
     import importlib.util, os, random, signal, sys, time
+    sys.path.insert(0, sys.argv[1] + "/../../helpers")
     spec = importlib.util.spec_from_file_location("sweep", sys.argv[1] + "/conftest.py")
     kit = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(kit)
-    from cmai_core.evaluation import readings
+    from cmai_core.evaluation.runs import predictions
     from cmai_core.evaluation.runs.grid import Grid
     from cmai_core.evaluation.runs.runner import run
     from cmai_core.evaluation.store.store import Store
@@ -63,7 +64,7 @@ SCRIPT = """
     sweep(base + "/" + folders[-1])
     for name in folders:
         with Store.read(base + "/" + name) as store:
-            readings.frame(store, report.plan).to_pickle(base + "/" + name + ".pkl")
+            predictions.frame(store, report.plan).to_pickle(base + "/" + name + ".pkl")
             assert store.query("PRAGMA integrity_check") == [("ok",)]
     print(killed, len(places), *folders)
 """

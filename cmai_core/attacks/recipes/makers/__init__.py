@@ -1,0 +1,1 @@
+"""How the attacks of recipes are made from options."""

@@ -33,7 +33,7 @@ def encode(x):
 
 @njit(nogil=True)
 def majority(a, b, c, d):
-    """The object that covers at least half of a pixel's four samples (the first of two equals), else NO_OBJECT."""
+    """Return the object that covers half of a pixel's four samples or more, the first of two; else NO_OBJECT."""
     for k in (a, b, c):
         if k >= 0 and (k == a) + (k == b) + (k == c) + (k == d) >= 2:
             return np.uint8(k)

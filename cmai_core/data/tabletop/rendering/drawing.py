@@ -56,7 +56,7 @@ def _outlined(obj, count, env, which, t, nx, ny, nz, sx, sy, offset):
 
 @njit(nogil=True)
 def _paper_table(obj, count, env, tone, qx, qy, sx, sy):
-    """The table's plain tone, hatched where an object shades it."""
+    """Return the table's plain tone, hatched where an object shades it."""
     r = 0.45 * PAPER[0] + 0.75 * tone[0]
     g = 0.45 * PAPER[1] + 0.75 * tone[1]
     b = 0.45 * PAPER[2] + 0.75 * tone[2]

@@ -9,7 +9,7 @@ from numba import njit
 
 @njit(nogil=True, inline="always")
 def hash01(ix, iy, seed):
-    """A pseudo-random value in [0, 1) for a lattice point."""
+    """Return a pseudo-random value in [0, 1) for a lattice point."""
     h = (ix * 374761393 + iy * 668265263 + seed * 362437) & 0xFFFFFFFF
     h = ((h ^ (h >> 13)) * 1274126177) & 0xFFFFFFFF
     h = ((h ^ (h >> 16)) * 1103515245) & 0xFFFFFFFF

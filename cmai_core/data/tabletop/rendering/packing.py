@@ -38,7 +38,7 @@ ENVIRONMENT_WIDTH = 40
 
 
 def to_linear(srgb):
-    """sRGB in [0, 1] → linear light (IEC 61966-2-1)."""
+    """Turn sRGB in [0, 1] into linear light (IEC 61966-2-1)."""
     srgb = np.asarray(srgb, dtype=float)
     return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
 

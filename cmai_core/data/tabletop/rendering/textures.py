@@ -124,7 +124,7 @@ def concrete(u, v, seed, width, hue):
 
 @njit(nogil=True)
 def linen(u, v, seed, width, hue):
-    """A coarse weave between two plain colours."""
+    """Return a coarse weave between two plain colours."""
     weave = detail(2.2 * u, 20.0 * v, seed, 20.0 * width) + detail(20.0 * u, 2.2 * v, seed + 1, 20.0 * width)
     k = 1.0 + 0.34 * weave + 0.3 * fractal(0.8 * u, 0.8 * v, seed + 6, 2, 0.8 * width)
     r, g, b = _mix(0.43, 0.385, 0.32, 0.40, 0.40, 0.39, hue)

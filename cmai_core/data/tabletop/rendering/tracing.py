@@ -36,7 +36,7 @@ TABLE_HIT = -1
 
 @njit(nogil=True)
 def camera_ray(env, sx, sy):
-    """Unit direction of the ray through screen position sx, sy in [-1, 1], y up."""
+    """Return the unit direction of the ray through screen position sx, sy in [-1, 1], y up."""
     a = sx * env[SCALE]
     b = sy * env[SCALE]
     k = 1.0 / math.sqrt(a * a + b * b + 1.0)
