@@ -97,6 +97,12 @@ def test_image_recipes_keep_every_promise(kit, subject, slug):
     assert described["name"] == slug and described["norm"] == RECIPES[slug].norm
 
 
+@pytest.mark.parametrize("slug", [slug for slug in IMAGE_RECIPES if not RECIPES[slug].variant_of])
+def test_searches_for_the_nearest_example_say_how_near_it_is(kit, subject, slug):
+    result = build(kit, slug)(*subject)
+    assert (result.minimum_norm is not None) == RECIPES[slug].minimum_norm
+
+
 @pytest.mark.parametrize("slug", IMAGE_RECIPES)
 def test_unknown_options_and_values_are_refused(kit, slug):
     with pytest.raises(OptionError) as caught:
