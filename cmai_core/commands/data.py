@@ -51,9 +51,9 @@ def stored(
     count: Annotated[int, typer.Option(help="scenes, the first ones of the test split")] = 1000,
 ) -> None:
     """Render the bundled part of Tabletop's test split anew, after a change of the renderer."""
-    from cmai_core.data.tabletop.dataset import write_stored
+    from cmai_core.training.runs import store_test_pairs
 
-    print(f"written: {write_stored(out, count)}")
+    print(f"written: {store_test_pairs(out, count)}")
 
 
 @data.command("sheet")

@@ -78,6 +78,13 @@ def build_training_data(
     return len(training_arrays(vocabulary, "train", scenes, workers=workers, report=report))
 
 
+def store_test_pairs(path: Path | None, count: int) -> Path:
+    """Render the first scenes of Tabletop's test split into one file, which is bundled; returns where it lies."""
+    from cmai_core.data.tabletop.dataset import write_stored
+
+    return write_stored(path, count)
+
+
 def run(
     recipe: Recipe,
     *,
