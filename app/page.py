@@ -160,9 +160,7 @@ class JobPage(Page):
         elif made is None:
             self.empty()
         else:
-            with result_of(
-                self.moved_on(made), self.said(made), key=self.name, run=self.start, run_label=self.again
-            ):
+            with result_of(self.moved_on(made), self.said(made), key=self.name, run=self.start, run_label=self.again):
                 self.view(made)
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _MODEL_KEYS = ((state.UNDEFENDED, state.UNDEFENDED_SPEC, False), (state.DEFENDED, state.DEFENDED_SPEC, True))
 
+
 @dataclass(frozen=True)
 class Subject:
     """What a page can work on.

@@ -26,4 +26,3 @@ def limit_note(specs: tuple[str, ...], caption: str) -> str:
     if len(caption) < SHORT or model_cards().keys().isdisjoint(specs):
         return ""
     return _bundled_note(caption)
-

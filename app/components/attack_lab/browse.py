@@ -45,9 +45,7 @@ def browse_body() -> None:
             page = min(pages, max(1, st.pagination(pages, key=f"{state.BROWSE_PAGE}_{name}_{query}")))
         shown = found[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
         ids = ids_of(name)
-        items = [
-            {"id": ids[index], "src": thumbnail_url(name, index), "title": caption} for index, caption in shown
-        ]
+        items = [{"id": ids[index], "src": thumbnail_url(name, index), "title": caption} for index, caption in shown]
         with slot:
             picked = gallery(items, key="browse_gallery", selected=state.get(state.PAIR))
         if picked:

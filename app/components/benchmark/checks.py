@@ -11,7 +11,6 @@ from app.components.common.visitor_words import plain_reason
 from cmai_core.lab.benchmark.choices import recipe_words
 
 if TYPE_CHECKING:
-
     from cmai_core.lab.benchmark.results import Results
 
 

@@ -9,7 +9,6 @@ import streamlit as st
 from app.components.common.theme import number
 
 if TYPE_CHECKING:
-
     from cmai_core.lab.benchmark.results import Results
 
 
@@ -37,6 +36,4 @@ def export_view(made: Results) -> None:
         key="bench_export_predictions", icon=":material/download:", on_click="ignore",
     )  # fmt: skip
     st.dataframe(table, hide_index=True, height=300, placeholder="–")
-    st.caption(
-        f"{len(table)} rows from {len(made.frame)} predictions. {number(None)} stands for what is not known."
-    )
+    st.caption(f"{len(table)} rows from {len(made.frame)} predictions. {number(None)} stands for what is not known.")

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-
 def open_cell(key: str, ids: Sequence[Sequence[str]], columns: Sequence[str]) -> None:
     """Note which figure of a table was clicked; its callback.
 

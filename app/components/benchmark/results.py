@@ -18,7 +18,6 @@ from app.components.benchmark.worst_case import worst_view
 from app.services.models import catalogue
 
 if TYPE_CHECKING:
-
     from cmai_core.lab.benchmark.results import Results
 
 

@@ -13,7 +13,6 @@ from app.components.common.words import TASK_WORDS
 from cmai_core.lab.benchmark.choices import recipe_words
 
 if TYPE_CHECKING:
-
     from cmai_core.lab.benchmark.results import Results
 
 

@@ -11,7 +11,6 @@ from app.services.models import model_cards
 from cmai_core.lab.benchmark.choices import recipe_words
 
 if TYPE_CHECKING:
-
     pass
 
 

@@ -61,9 +61,7 @@ class SurveyForm:
         places[0].selectbox(
             "Split", list(SETS), format_func=SETS.get, key=f"{self.prefix}_set", persist_state="session"
         )
-        places[1].select_slider(
-            "Pairs", self.counts, value=64, key=f"{self.prefix}_count", persist_state="session"
-        )
+        places[1].select_slider("Pairs", self.counts, value=64, key=f"{self.prefix}_count", persist_state="session")
         places[2].select_slider(
             "ε", EPSILON_LADDER, value=Budget.usual("linf").amount, key=f"{self.prefix}_epsilon",
             format_func=lambda amount: Budget("linf", amount).words,

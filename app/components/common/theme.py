@@ -39,6 +39,7 @@ ROLES = {
     "undefended": Role("undefended", "#6B7280", "▲", "", "solid", "triangle-up"),
 }
 
+
 def inject_style() -> None:
     """Put the style sheet on the page; once a run. Cards take the second background of whichever theme is active."""
     light = st.get_option("theme.light.secondaryBackgroundColor") or "transparent"
