@@ -10,16 +10,29 @@ changed here. Nothing but installed packages is ever looked at: a dataset, a mod
 from __future__ import annotations
 
 import difflib
+import importlib.metadata
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints
 from typing import Any, Generic, TypeVar
 
 from cmai_core.errors import CmaiWarning, OptionError
 
 T = TypeVar("T")
+
+
+@lru_cache(maxsize=1)
+def _installed(path: tuple[str, ...]) -> EntryPoints:
+    return importlib.metadata.entry_points()
+
+
+def entry_points(group: str) -> EntryPoints:
+    """Return the entry points of a group; what is installed is read once for all groups, which takes a while."""
+    return _installed(tuple(sys.path)).select(group=group)
 
 
 class Registry(Mapping[str, T], Generic[T]):

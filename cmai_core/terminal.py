@@ -151,7 +151,9 @@ class Table:
 
         rows = [[Text(shown(text)) for text in row] for row in self.rows]
         names = rows.pop(0) if self.head else [""] * len(rows[0])
-        drawn = Drawn(*names, box=SIMPLE_HEAD if self.head else None, show_header=self.head, pad_edge=False)
+        drawn = Drawn(box=SIMPLE_HEAD if self.head else None, show_header=self.head, pad_edge=False)
+        for name in names:
+            drawn.add_column(name)
         for row in rows:
             drawn.add_row(*row)
         return drawn

@@ -138,7 +138,7 @@ def test_a_table_is_plain_text_in_a_pipe_and_drawn_on_a_terminal(monkeypatch, ca
 
     table = Table([("name", "value"), ("a\x1b[31mb", "1"), ("[bold]", "22")])
     deliver(table)
-    assert capsys.readouterr().out == "name         value\na\\x1b[31mb  1\n[bold]       22\n"
+    assert capsys.readouterr().out == "name        value\na\\x1b[31mb  1\n[bold]      22\n"
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setattr(sys, "stdout", Terminal())
