@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @lru_cache(maxsize=1)
 def _installed(path: tuple[str, ...]) -> EntryPoints:
-    return importlib.metadata.entry_points()
+    return importlib.metadata.entry_points()  # type: ignore[return-value]  # Python 3.11 gives a mapping that selects the same
 
 
 def entry_points(group: str) -> EntryPoints:
