@@ -26,8 +26,8 @@ T = TypeVar("T")
 
 
 @lru_cache(maxsize=1)
-def _installed(path: tuple[str, ...]) -> EntryPoints:
-    return importlib.metadata.entry_points()  # type: ignore[return-value]  # Python 3.11 gives a mapping that selects the same
+def _installed(path: tuple[str, ...]) -> Any:
+    return importlib.metadata.entry_points()  # EntryPoints; Python 3.11 has another class with the same `select`
 
 
 def entry_points(group: str) -> EntryPoints:
