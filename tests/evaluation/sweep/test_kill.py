@@ -52,12 +52,13 @@ SCRIPT = """
         pid = child(base + "/" + folders[-1])
         time.sleep(draw.uniform(0.02, 0.2) * length)
         done, status = os.waitpid(pid, os.WNOHANG)
-        if done:  # it was through: the other kills are for another store
+        if not done:
+            os.kill(pid, signal.SIGKILL)
+            status = os.waitpid(pid, 0)[1]
+        if not os.WIFSIGNALED(status):  # it was through, perhaps just before the kill: the others are for another store
             assert status == 0
             folders.append(f"killed-{len(folders) - 1}")
             continue
-        os.kill(pid, signal.SIGKILL)
-        assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
         killed += 1
         with Store.write(base + "/" + folders[-1]) as store:  # the dead one's lock is free
             places.add(store.query("SELECT count(*) FROM examples")[0][0])
