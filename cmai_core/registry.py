@@ -35,6 +35,16 @@ def entry_points(group: str) -> EntryPoints:
     return _installed(tuple(sys.path)).select(group=group)
 
 
+def imported(name: str) -> Any:
+    """Return what "module:attribute" names.
+
+    Raises:
+        ImportError, AttributeError: there is no such module, or nothing of that name in it.
+    """
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)
+
+
 class Registry(Mapping[str, T], Generic[T]):
     """Parts of one kind by name: the built-in ones in their order, then those of other packages by name.
 
@@ -90,8 +100,7 @@ class Registry(Mapping[str, T], Generic[T]):
         # Reading what is installed takes time, which a built-in part need not wait for: nobody can take its name.
         part = self._parts[name] if name in self._parts else self._discovered()[name]
         if isinstance(part, str):
-            module, _, attribute = part.partition(":")
-            part = self._parts[name] = getattr(import_module(module), attribute)
+            part = self._parts[name] = imported(part)
         return part
 
     def __contains__(self, name: object) -> bool:

@@ -10,11 +10,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import import_module
 from typing import Any
 
 from cmai_core.budget import NORMS, Budget, convex_norms
 from cmai_core.errors import OptionError
+from cmai_core.registry import imported
 
 MODALITIES = ("image", "text", "joint")
 KNOWLEDGE = ("white box", "scores", "decisions", "surrogate")
@@ -155,8 +155,7 @@ class Recipe:
     @cached_property
     def maker(self) -> Callable[..., Any]:
         """The function that makes it."""
-        module, _, attribute = self.make.partition(":")
-        return getattr(import_module(module), attribute)
+        return imported(self.make)
 
     @property
     def options(self) -> tuple[str, ...]:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmai_core.data.pair import PairDataset
 from cmai_core.data.subset import first
 from cmai_core.errors import DataError, OptionError
-from cmai_core.registry import Registry
+from cmai_core.registry import Registry, imported
 
 if TYPE_CHECKING:
     from cmai_core.data.composer import Composer
@@ -111,10 +110,7 @@ class DatasetInfo:
 
 def _part(part: Any) -> Any:
     """Return the part itself, or the one of a name "module:attribute"."""
-    if not isinstance(part, str):
-        return part
-    module, _, attribute = part.partition(":")
-    return getattr(import_module(module), attribute)
+    return imported(part) if isinstance(part, str) else part
 
 
 def _refuse(name: str, part: Any) -> str:

@@ -185,9 +185,9 @@ class ChoiceTask(Task):
     prompt_key = "question"
     verifiable = False
 
+    @abstractmethod
     def scores(self, model: VisionLanguageModel, features: ImageFeatures, prepared: Choices) -> Tensor:
         """Return N×C scores of the options by the model alone; differentiable in the features."""
-        raise NotImplementedError(f"{type(self).__name__} defines neither scores nor logits.")
 
     def statement(self, prepared: Choices, row: int, option: int) -> str:
         """Return the statement about a row's picture that an option amounts to.

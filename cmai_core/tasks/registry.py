@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cmai_core.errors import OptionError
-from cmai_core.registry import Registry
+from cmai_core.registry import Registry, imported
 
 if TYPE_CHECKING:
     from cmai_core.tasks.base import Task
@@ -111,7 +110,4 @@ def get_task(name: str) -> Task:
 
 
 def _maker(info: TaskInfo) -> Callable[[], Task]:
-    if not isinstance(info.make, str):
-        return info.make
-    module, _, attribute = info.make.partition(":")
-    return getattr(import_module(module), attribute)
+    return imported(info.make) if isinstance(info.make, str) else info.make

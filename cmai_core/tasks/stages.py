@@ -1,14 +1,15 @@
 """The two stages of verified answering as tasks of their own, for an attacker who aims at one of them.
 
-    Margin(FirstStage(task))                          # push what is true out of the shortlist
-    Margin(SecondStage(task))                         # make V_verify prefer what is false
-    Margin(task) + 0.5 * Margin(FirstStage(task))     # both at once
+    Margin(first_stage(task))                          # push what is true out of the shortlist
+    Margin(second_stage(task))                         # make V_verify prefer what is false
+    Margin(task) + 0.5 * Margin(first_stage(task))     # both at once
 
 Whether such an attack has succeeded is still judged by the task itself.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,47 +21,36 @@ if TYPE_CHECKING:
     from cmai_core.models.features import ImageFeatures
     from cmai_core.models.protocol import VisionLanguageModel
 
-_ALMOST_ONLY = 1e3
+_NEXT_TO_NOTHING = 1e3
+"""A temperature at which the model's own scores hardly count beside log V_verify."""
 
 
-class _Stage(ChoiceTask):
-    """A task asked in another way; all but its logits is the task's own."""
-
-    def __init__(self, task: ChoiceTask):
-        self.task = task
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "task":
-            raise AttributeError(name)
-        return getattr(self.task, name)
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """The name of the task."""
-        return self.task.name
-
-    def prepare(self, *args: Any, **options: Any) -> Any:
-        """Prepare the task."""
-        return self.task.prepare(*args, **options)
+def first_stage(task: ChoiceTask) -> ChoiceTask:
+    """Return the task with the model's own scores for logits, which decide what is shortlisted."""
+    return _with_logits(task, task.scores)
 
 
-class FirstStage(_Stage):
-    """The model's own scores, which decide what is shortlisted."""
+def second_stage(task: ChoiceTask) -> ChoiceTask:
+    """Return the task with logits that rank the shortlist by V_verify alone, and all other options below.
 
-    def logits(self, model: VisionLanguageModel, features: ImageFeatures, prepared: Choices) -> Tensor:
-        """Return the scores N×C by the model alone."""
-        return self.task.scores(model, features, prepared)
+    On a model that does not answer by verification it is the task itself.
+    """
+
+    def logits(model: VisionLanguageModel, features: ImageFeatures, prepared: Choices) -> Tensor:
+        rule = rule_for(model, task.name)
+        if rule is None:
+            return task.logits(model, features, prepared)
+        alone = replace(rule, temperature=_NEXT_TO_NOTHING, gamma=1.0)
+        return task.logits(_Answering(model, alone), features, prepared)
+
+    return _with_logits(task, logits)
 
 
-class SecondStage(_Stage):
-    """V_verify of the shortlisted options alone, as if it decided without the scores."""
-
-    def logits(self, model: VisionLanguageModel, features: ImageFeatures, prepared: Choices) -> Tensor:
-        """Return N×C values that rank the shortlist by log V_verify, and all others below."""
-        answering = rule_for(model, self.name)
-        if answering is None:
-            return self.task.logits(model, features, prepared)
-        return self.task.logits(_Answering(model, replace(answering, temperature=_ALMOST_ONLY)), features, prepared)
+def _with_logits(task: ChoiceTask, logits: Any) -> ChoiceTask:
+    """Return the same task but for its logits, by which its loss, its predictions and every objective go."""
+    stage = copy.copy(task)
+    stage.logits = logits  # type: ignore[method-assign]
+    return stage
 
 
 class _Answering:

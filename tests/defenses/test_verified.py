@@ -21,7 +21,7 @@ from cmai_core.errors import DataError, OptionError
 from cmai_core.models import load_model
 from cmai_core.tasks import get_task
 from cmai_core.tasks.retrieval import Retrieval
-from cmai_core.tasks.stages import FirstStage, SecondStage
+from cmai_core.tasks.stages import first_stage, second_stage
 
 COUNT, GALLERY = 6, 24
 TASKS = {"retrieval": Retrieval(GALLERY), "zero-shot": get_task("zero-shot"), "vqa": get_task("vqa")}
@@ -127,7 +127,7 @@ def test_verification_finds_what_the_cosine_missed(model):
 
 
 @pytest.mark.parametrize("name", TASKS)
-@pytest.mark.parametrize("stage", [lambda task: task, SecondStage], ids=["system", "verifier"])
+@pytest.mark.parametrize("stage", [lambda task: task, second_stage], ids=["system", "verifier"])
 def test_the_gradient_is_that_of_finite_differences(model, data, batch, name, stage):
     system = System(model, answering=VerifiedAnswers(shortlist=3, gamma=1.0, kappa=0.5))
     task = stage(TASKS[name])
@@ -154,7 +154,7 @@ def test_the_gradient_is_that_of_finite_differences(model, data, batch, name, st
 def test_attacks_through_both_stages_lower_what_the_system_answers_by(model, data, batch):
     task = TASKS["retrieval"]
     system = System(model, answering=VerifiedAnswers(shortlist=5, gamma=1.0))
-    for goal in (task, FirstStage(task), SecondStage(task)):
+    for goal in (task, first_stage(task), second_stage(task)):
         objective = Margin(goal, dataset=data)
         attack = Attack(
             threat=ThreatModel(epsilon=4 / 255),
@@ -212,3 +212,23 @@ def test_options_that_do_not_pair_up_are_refused(model, batch):
         features = model.image_features(batch.pixels)
         with pytest.raises(DataError):
             model.verify_options(features, model.verification_states(["a red cube"] * (COUNT + 1)))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_stage_is_the_task_but_for_its_logits(model, data, batch, name):
+    task, system = TASKS[name], System(model, answering=VerifiedAnswers(shortlist=3, gamma=0.0))
+    with torch.no_grad():
+        prepared = task.prepare(system, batch.pairs, data)
+        features = system.image_features(batch.pixels)
+        first, second = first_stage(task), second_stage(task)
+        assert (first.name, first.verifiable, first.metrics) == (task.name, task.verifiable, task.metrics)
+        assert torch.equal(first.true_classes(prepared), task.true_classes(prepared))
+        assert first.statement(prepared, 0, 1) == task.statement(prepared, 0, 1)
+        assert torch.equal(first.logits(system, features, prepared), task.scores(system, features, prepared))
+        # V decides in the second stage, though the system itself gives it no weight.
+        shortlist = task.scores(system, features, prepared).topk(3, dim=1).indices
+        texts = [task.statement(prepared, row, k) for row, ks in enumerate(shortlist.tolist()) for k in ks]
+        log_v = model.verify_options(features, model.verification_states(texts))
+        ranked = second.logits(system, features, prepared).argmax(dim=1)
+        found = log_v[(shortlist == ranked[:, None])]
+        assert len(found) == COUNT and (found >= log_v.amax(dim=1) - 0.1).all()

@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from cmai_core.registry import Registry
+from cmai_core.registry import Registry, imported
 
 if TYPE_CHECKING:
     from cmai_core.attacks.objectives.objective import Objective
@@ -57,8 +56,7 @@ class ObjectiveDescription:
     @cached_property
     def maker(self) -> Callable[..., Objective]:
         """The function that makes it."""
-        module, _, attribute = self.make.partition(":")
-        return getattr(import_module(module), attribute)
+        return imported(self.make)
 
     def build(
         self, task: Task | None = None, dataset: PairDataset | None = None, *, alpha: float = 1.0, beta: float = 1.0

@@ -26,6 +26,7 @@ from cmai_core.budget import Budget
 from cmai_core.data.pair import Batch
 from cmai_core.errors import OptionError
 from cmai_core.evaluation.runs.entries import Entry
+from cmai_core.registry import imported
 from cmai_core.seeds import sample_seed
 
 # How far below the others' scores right options stand that are not the label.
@@ -46,9 +47,8 @@ def find(entry: Entry, given: Mapping[str, Any]) -> Any:
             )
         attacker = given[entry.slug]
     else:
-        module, _, name = entry.where.partition(":")
         try:
-            attacker = getattr(importlib.import_module(module), name)
+            attacker = imported(entry.where)
         except (ImportError, AttributeError) as error:
             raise OptionError(
                 f"The outside attacker {entry.label} cannot be imported: {error}.",

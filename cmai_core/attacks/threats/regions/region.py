@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -16,6 +15,7 @@ import torch
 from cmai_core.attacks.result import round_to_8bit
 from cmai_core.budget import norm_of
 from cmai_core.errors import OptionError
+from cmai_core.registry import imported
 
 if TYPE_CHECKING:
     from cmai_core.attacks.threats.image import ThreatModel
@@ -130,8 +130,7 @@ def region_class(norm: str) -> type[Region]:
     Raises:
         OptionError: there is no such norm.
     """
-    module, _, name = norm_of(norm).region.partition(":")
-    return getattr(import_module(module), name)
+    return imported(norm_of(norm).region)
 
 
 def length(x: torch.Tensor) -> torch.Tensor:
