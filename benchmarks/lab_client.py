@@ -9,9 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.cookies
-import os
-import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +16,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from lab_server import served
 
 ROOT = Path(__file__).resolve().parent.parent
 COOKIE = "_streamlit_xsrf"
@@ -246,55 +245,26 @@ def visitor_cookie(address: str) -> str:
     return jar[COOKIE].value if COOKIE in jar else ""
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @contextlib.contextmanager
 def running_lab(root: Path = ROOT, journal: Path | None = None, **environment: str) -> Iterator[tuple[str, int, Path]]:
-    """Starts a lab of its own on the loopback address; yields (address, process id, log file) and stops it again.
+    """Starts a lab with data of its own; yields (address, process id, log file) and stops it again.
 
     Args:
         root: folder of the checkout that is started. journal: where its jobs are written down (`watched_lab`).
         environment: variables besides the present ones.
     """
-    port = free_port()
-    with tempfile.TemporaryDirectory(prefix="cmai-lab-") as folder:
-        log = Path(folder) / "lab.log"
-        data = {"CMAI_DATA": str(Path(folder) / "data"), "PYTHONPATH": str(root)}
-        start = ["-m", "streamlit"] if journal is None else [str(ROOT / "benchmarks/watched_lab.py"), str(journal)]
-        command = [
+    start = ["-m", "streamlit"] if journal is None else [str(ROOT / "benchmarks/watched_lab.py"), str(journal)]
+
+    def command(port: int) -> list[str]:
+        return [
             sys.executable, *start, "run", str(root / "app" / "streamlit_app.py"),
             "--server.port", str(port), "--server.address", "127.0.0.1", "--server.headless", "true",
         ]  # fmt: skip
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                command, cwd=root, stdout=out, stderr=subprocess.STDOUT, env=os.environ | data | environment
-            )
-        try:
-            _wait(f"http://127.0.0.1:{port}/_stcore/health", process, log)
-            yield f"http://127.0.0.1:{port}", process.pid, log
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
-
-def _wait(url: str, process: subprocess.Popen, log: Path, seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            raise RuntimeError(f"The lab ended with {process.returncode}:\n{log.read_text(errors='replace')[-2000:]}")
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
-            if answer.status == 200:
-                return
-        time.sleep(0.2)
-    raise RuntimeError(f"The lab did not answer in {seconds} s:\n{log.read_text(errors='replace')[-2000:]}")
+    with tempfile.TemporaryDirectory(prefix="cmai-data-") as data:
+        own = {"CMAI_DATA": data, "PYTHONPATH": str(root)}
+        with served(command, root, own | environment) as lab:
+            yield lab
 
 
 def percentile(values: list[float], share: float) -> float:

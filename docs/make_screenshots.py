@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image, ImageColor
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests" / "browser"), str(ROOT)]
+sys.path[:0] = [str(ROOT / "tests" / "browser"), str(ROOT / "benchmarks"), str(ROOT)]
 
 from driver import chromium, full_page, running_lab, settled  # noqa: E402
 from page import Lab  # noqa: E402

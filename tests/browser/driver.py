@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from lab_server import served
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,12 +38,6 @@ def find_chromium() -> tuple[str, str] | None:
     return (browser, driver) if browser and driver else None
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @contextmanager
 def running_lab(environment: dict[str, str] | None = None, options: Sequence[str] = ()) -> Iterator[tuple[str, Path]]:
     """Starts the lab on a free port; yields (address, log file) and stops it again.
@@ -52,43 +45,12 @@ def running_lab(environment: dict[str, str] | None = None, options: Sequence[str
     Args:
         environment: variables beside those of this process. options: of `cmai app`.
     """
-    port = free_port()
-    with tempfile.TemporaryDirectory(prefix="cmai-lab-") as folder:
-        log = Path(folder) / "lab.log"
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                [
-                    sys.executable, "-m", "cmai_core", "app", "--port", str(port), *options,
-                ],
-                cwd=ROOT,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"STREAMLIT_SERVER_HEADLESS": "true"} | (environment or {}),
-            )  # fmt: skip
-            try:
-                _wait(f"http://127.0.0.1:{port}/_stcore/health", process, log)
-                yield f"http://127.0.0.1:{port}", log
-            finally:
-                process.terminate()
-                try:
-                    process.wait(10)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
 
+    def command(port: int) -> list[str]:
+        return [sys.executable, "-m", "cmai_core", "app", "--port", str(port), *options]
 
-def _wait(url: str, process: subprocess.Popen, log: Path, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            raise RuntimeError(f"The lab ended with {process.returncode}:\n{log.read_text(errors='replace')[-2000:]}")
-        try:
-            with urllib.request.urlopen(url, timeout=2) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.2)
-    raise RuntimeError(f"The lab did not answer in {seconds} s:\n{log.read_text(errors='replace')[-2000:]}")
+    with served(command, ROOT, {"STREAMLIT_SERVER_HEADLESS": "true"} | (environment or {})) as (address, _, log):
+        yield address, log
 
 
 @contextmanager
