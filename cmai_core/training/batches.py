@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cmai_core.data.tabletop.sampling import HALF_DEPTH, HALF_WIDTH
 from cmai_core.training.edits import TrueEdits, eda
 from cmai_core.training.settings import Recipe
 
 NO_OBJECT = 255
+HALF_TABLE = np.array([HALF_WIDTH, HALF_DEPTH], np.float32)
 
 
 class Arrays(Protocol):
@@ -36,6 +38,7 @@ class Arrays(Protocol):
     nlvr_truth: np.ndarray
     false_ids: np.ndarray
     class_ids: np.ndarray
+    question_things: np.ndarray
 
     def __len__(self) -> int: ...
 
@@ -63,6 +66,8 @@ class TrainingBatch:
             the recipe reads none.
         class_ids: int64 C×L, the class prompts; classes: bool B×C, which of them the scene holds; both empty where the
             recipe reads none.
+        question_places: float32 (B·K)×4, right and depth of the first and of the second object that a question names, in
+            units of half the table; NaN where it names none; no rows where the recipe reads none.
         more_ids, more_truth: int64 K×B×48 and bool K×B×B, further captions of the scenes, as caption_ids and truth.
     """
 
@@ -79,6 +84,7 @@ class TrainingBatch:
     false_ids: Tensor
     class_ids: Tensor
     classes: Tensor
+    question_places: Tensor
     more_ids: Tensor
     more_truth: Tensor
 
@@ -135,13 +141,38 @@ def balanced_keys(families: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.where(families < 0, np.inf, rng.exponential(size=families.shape) * same.sum(axis=2))
 
 
+def alike_rows(objects: np.ndarray, alike: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw scenes, in groups of `alike` (the last cut short) that show the same shapes: int64 count.
+
+    Args:
+        objects: int8 N×4×4, the encoded scenes.
+    """
+    first = rng.integers(0, len(objects), -(-count // alike))
+    if alike == 1:
+        return first
+    shapes = np.sort(objects[..., 0].astype(np.int64) + 1, axis=1)
+    _, group, sizes = np.unique(shapes @ 16 ** np.arange(shapes.shape[1]), return_inverse=True, return_counts=True)
+    starts, order = sizes.cumsum() - sizes, group.argsort(kind="stable")
+    mine = group[first, None]
+    others = order[starts[mine] + (rng.random((len(first), alike - 1)) * sizes[mine]).astype(np.int64)]
+    return np.concatenate([first[:, None], others], axis=1).reshape(-1)[:count]
+
+
+def question_places(arrays: Arrays, rows: np.ndarray, picked: np.ndarray) -> np.ndarray:
+    """Return `TrainingBatch.question_places` of the questions `picked` (B×K) of scenes `rows`."""
+    things = np.asarray(arrays.question_things[rows[:, None], picked]).astype(np.int64)
+    frame = np.asarray(arrays.frame[rows])[:, None] / HALF_TABLE
+    found = np.take_along_axis(frame, np.maximum(things, 0)[..., None], axis=2)
+    return np.where(things[..., None] < 0, np.nan, found).reshape(-1, 4).astype(np.float32)
+
+
 def draw(arrays: Arrays, recipe: Recipe, seed: int, step: int, edits: TrueEdits | None = None) -> TrainingBatch:
     """Return the batch of a step; depends on its arguments only. `edits`: the synonyms of easy data augmentation."""
     rng = np.random.default_rng((seed, step))
     size, scenes = recipe.batch, len(arrays)
     items = int(size * recipe.nlvr_share) if len(arrays.nlvr_truth) and recipe.weights.nlvr else 0
     chosen = rng.integers(0, len(arrays.nlvr_truth), items) if items else np.zeros(0, np.int64)
-    rest = rng.integers(0, scenes, size - 2 * items)
+    rest = alike_rows(np.asarray(arrays.objects), recipe.alike, size - 2 * items, rng)
     if recipe.views == 2:  # the second half of the batch shows the scenes of the first half again
         first = np.concatenate([arrays.nlvr_left[chosen], arrays.nlvr_right[chosen], rest])[: size // 2]
         rest = np.concatenate([first, first])[2 * items :]
@@ -177,6 +208,7 @@ def draw(arrays: Arrays, recipe: Recipe, seed: int, step: int, edits: TrueEdits 
         false_ids=tensor(false.astype(np.int64)),
         class_ids=tensor(class_ids.astype(np.int64)),
         classes=tensor(classes),
+        question_places=tensor(question_places(arrays, rows, picked) if recipe.reads_things else np.zeros((0, 4))),
         more_ids=tensor(more_ids),
         more_truth=tensor(more_truth),
     )

@@ -89,6 +89,20 @@ _RECIPES = (
         pairs=800_000,
         vision_share=0.35,
     ),
+    replace(
+        _BASE,
+        name="base-3",
+        model_name="tabletop-2",
+        architecture="tabletop-2",
+        start="tabletop-2",
+        summary="Undefended: base-2 trained further, with the places of what is asked about and with scenes alike.",
+        pairs=400_000,
+        vision_share=0.0,
+        learning_rate=1e-3,
+        warmup_steps=200,
+        weights=Weights(place=1.0),
+        alike=8,
+    ),
     # Controls
     _defence("continued", "Undefended: as many further clean pairs as the defences see.", inner=None),
     _defence(

@@ -119,12 +119,12 @@ def run(
     vocabulary = bundled_tokenizer_dir() / "tokenizer.json"
     model = start_model(recipe, seed=seed, base=base, device=device)
     check_folder(Path(out_dir))  # before data is made for it
-    false = recipe.reads_false_captions
+    beside = {"false_captions": recipe.reads_false_captions, "things": recipe.reads_things, "report": on_data}
 
     def opened() -> tuple[Any, Any]:
         return (
-            training_arrays(vocabulary, "train", scenes, report=on_data, false_captions=false),
-            training_arrays(vocabulary, "validation", options.validation_scenes, report=on_data, false_captions=false),
+            training_arrays(vocabulary, "train", scenes, **beside),
+            training_arrays(vocabulary, "validation", options.validation_scenes, **beside),
         )
 
     if shared.first:  # what is missing is built by one process

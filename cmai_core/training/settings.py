@@ -27,6 +27,7 @@ class Weights:
         question: cross entropy of the answer's token.
         nlvr: cross entropy of "true" or "false" after a statement about two images.
         patch: what each image patch shows, by a linear head that is thrown away after training.
+        place: where the objects stand that a question names, by a linear head on the state that gives the answer.
         classes: cross entropy over the class prompts; a class is right when the scene holds one.
         drift: squared distance of the image features from those that the starting model gives the clean image.
         agreement: Jensen-Shannon divergence between what two views of a scene retrieve (needs `views=2`).
@@ -41,6 +42,7 @@ class Weights:
     question: float = 1.0
     nlvr: float = 0.5
     patch: float = 1.0
+    place: float = 0.0
     classes: float = 0.0
     drift: float = 0.0
     agreement: float = 0.0
@@ -130,6 +132,8 @@ class Recipe:
         views: 2 puts every scene twice into a batch, augmented and attacked separately.
         captions: captions a scene and step; those beyond the first have a contrastive loss of their own (1:N).
         eda: share of the words of these further captions that easy data augmentation changes.
+        alike: the scenes of a step beside two-image items come in groups of so many that show the same shapes, so that
+            colours, materials, sizes and relations have to tell their captions apart.
         nlvr_share: two-image items a step, as a share of the batch (each takes two of its images).
         questions: questions a scene and step.
         vision_share: share of the training, at its start, in which only the image tower learns, from the patch labels:
@@ -158,6 +162,7 @@ class Recipe:
     views: int = 1
     captions: int = 1
     eda: float = 0.0
+    alike: int = 1
     nlvr_share: float = 0.25
     questions: int = 2
     weights: Weights = field(default_factory=Weights)
@@ -197,6 +202,7 @@ class Recipe:
             ),
             (1 <= self.captions <= 6, f"captions={self.captions}", "Give 1 to 6."),
             (0 <= self.eda < 1, f"eda={self.eda}", "Give a share in [0, 1)."),
+            (self.alike >= 1, f"alike={self.alike}", "Give 1 (no groups) or more."),
             (0 <= self.nlvr_share <= 0.5, f"nlvr_share={self.nlvr_share}", "Two images each: 0 to 0.5."),
             (0 <= self.vision_share < 1, f"vision_share={self.vision_share}", "Give a share in [0, 1)."),
             (self.questions >= 0, f"questions={self.questions}", "Give 0 or more."),
@@ -225,6 +231,11 @@ class Recipe:
         """Whether its losses need captions made false."""
         accepts = self.inner is not None and "accept" in self.inner.losses
         return accepts or self.weights.verify > 0 or self.weights.hard > 0
+
+    @property
+    def reads_things(self) -> bool:
+        """Whether its losses need to know which objects a question names."""
+        return self.weights.place > 0 and self.weights.question > 0
 
     @property
     def reads_classes(self) -> bool:

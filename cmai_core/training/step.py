@@ -15,7 +15,7 @@ class StepLoss(nn.Module):
     """The weighted sum of a recipe's losses.
 
     Args:
-        module: what may learn: "clip" and, where the recipe has them, "heads", "head" and "masked". parts: the
+        module: what may learn: "clip" and, where the recipe has them, "heads", "head", "place" and "masked". parts: the
             model inside. weights: of the losses. start: the starting model's image tower, frozen.
     """
 
@@ -43,7 +43,7 @@ class StepLoss(nn.Module):
         heads, head, masked = there.get("heads"), there.get("head"), there.get("masked")
         if vision_alone:
             return vision_losses(parts, head, batch, pixels)
-        loss, seen, step = step_losses(parts, head, batch, pixels, weights)
+        loss, seen, step = step_losses(parts, head, batch, pixels, weights, there.get("place"))
         more, extra = extra_losses(
             step, weights, heads=heads, masked=masked, start=start, clean=clean, generator=generator
         )

@@ -34,7 +34,7 @@ from cmai_core.training.edits import TrueEdits
 from cmai_core.training.extra_losses import MaskedHead
 from cmai_core.training.inner import InnerProblem, perturb
 from cmai_core.training.loop import LOG_EVERY, Loop
-from cmai_core.training.losses import Parts, PatchHead
+from cmai_core.training.losses import Parts, PatchHead, PlaceHead
 from cmai_core.training.schedule import learning_rate
 from cmai_core.training.settings import Recipe
 from cmai_core.training.steering import Steering
@@ -150,7 +150,12 @@ class Training:
         width, text = self.parts.visual.transformer.width, model.embed_dim
         self.head = PatchHead(width, generator).to(model.device) if recipe.weights.patch else None
         self.masked = MaskedHead(width, text, generator).to(model.device) if recipe.weights.masked else None
-        modules = {"clip": self.network, "heads": self.heads, "head": self.head, "masked": self.masked}
+        self.place = None
+        if recipe.reads_things:
+            self.place = PlaceHead(width, torch.Generator().manual_seed(seed + 4)).to(model.device)
+        modules = {
+            "clip": self.network, "heads": self.heads, "head": self.head, "masked": self.masked, "place": self.place,
+        }  # fmt: skip
         self.module = nn.ModuleDict({name: module for name, module in modules.items() if module is not None})
         self.loss = processes.wrap(StepLoss(self.module, self.parts, recipe.weights, self.start))
         self.optimizer = _optimizer(self.module, recipe)

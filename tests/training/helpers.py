@@ -74,4 +74,5 @@ def arrays(scenes: int = 24, seed: int = 0, items: int = 16) -> FakeArrays:
         classes=rng.integers(0, 12, scenes),
         false_ids=random_ids(rng, (scenes, 3), 48, 5, 20),
         class_ids=random_ids(rng, (12,), 8, 4, 6),
+        question_things=np.where(family[..., None] == 4, rng.integers(0, 4, (scenes, 5, 2)), -1).astype(np.int8),
     )

@@ -22,6 +22,7 @@ from cmai_core.data.tabletop.dataset import CAPTIONS_PER_SCENE, IMAGE_SIZE, SEED
 from cmai_core.data.tabletop.false_captions import stored_false_captions
 from cmai_core.data.tabletop.language import FAMILIES
 from cmai_core.data.tabletop.nlvr import items
+from cmai_core.data.tabletop.question_things import stored_question_things
 from cmai_core.data.tabletop.questions import questions
 from cmai_core.data.tabletop.sampling import scene_rng
 from cmai_core.data.tabletop.scene import MAX_OBJECTS
@@ -69,6 +70,8 @@ class TrainingArrays:
         false_ids: uint16 N×6×48, each caption with one fact changed so that it is false of its scene (zeros where there
             is no such change); false_codes: the same as logic. None unless asked for.
         class_ids: int64 C×L, the zero-shot classes' prompts.
+        question_things: int8 N×12×2, the objects that a question names alone, in its order (−1: none). None unless asked
+            for.
     """
 
     images: np.ndarray
@@ -88,6 +91,7 @@ class TrainingArrays:
     false_ids: np.ndarray | None = None
     false_codes: np.ndarray | None = None
     class_ids: np.ndarray | None = None
+    question_things: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -128,6 +132,7 @@ def training_arrays(
     folder: Path | None = None,
     report: Callable[[int, int], None] | None = None,
     false_captions: bool = False,
+    things: bool = False,
 ) -> TrainingArrays:
     """Open the arrays, building what is missing.
 
@@ -138,6 +143,7 @@ def training_arrays(
         folder: where they lie (the cache if None).
         report: called with (scenes done, scenes in all).
         false_captions: with false captions too; they lie in files of their own and are made when first asked for.
+        things: with `question_things`, likewise.
 
     Raises:
         DataError: the folder cannot be written or has no space, or a process that renders was ended; a text does not
@@ -164,6 +170,9 @@ def training_arrays(
     if false_captions:
         given = (arrays["caption_ids"], arrays["objects"], arrays["frame"])
         arrays["false_ids"], arrays["false_codes"] = stored_false_captions(folder, tokenizer_file, split, *given)
+    if things:
+        asked = (arrays["question_ids"], arrays["question_answer_at"], arrays["question_family"], arrays["objects"])
+        arrays["question_things"] = stored_question_things(folder, tokenizer_file, *asked)
     if not (folder / "nlvr.npz").is_file():
         _build_nlvr(folder, tokenizer_file, split, np.asarray(arrays["objects"]))
     with _readable(folder / "nlvr.npz"), np.load(folder / "nlvr.npz") as nlvr:

@@ -21,14 +21,18 @@ _SUBSETS = (("shape",), ("colour",), ("shape", "colour"), ("size", "shape"), ("m
 _TRIES = {"existence": 4, "count": 12, "attribute": 2, "comparison": 4, "spatial": 2}
 
 
+def fits(thing: Thing, objects: np.ndarray) -> np.ndarray:
+    """Return which objects of encoded scenes (int8 …×4) match: bool …"""
+    found = objects[..., 0] >= 0
+    for a, (name, values) in enumerate(ATTRIBUTES.items()):
+        if value := getattr(thing, name):
+            found = found & (objects[..., a] == values.index(value))
+    return found
+
+
 def matches(thing: Thing, objects: np.ndarray) -> np.ndarray:
     """How many objects of each encoded scene (int8 N×4×4) match: int N."""
-    fits = objects[..., 0] >= 0
-    for a, (name, values) in enumerate(ATTRIBUTES.items()):
-        value = getattr(thing, name)
-        if value:
-            fits = fits & (objects[..., a] == values.index(value))
-    return fits.sum(-1)
+    return fits(thing, objects).sum(-1)
 
 
 @lru_cache(maxsize=4096)
