@@ -141,23 +141,6 @@ def balanced_keys(families: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.where(families < 0, np.inf, rng.exponential(size=families.shape) * same.sum(axis=2))
 
 
-def alike_rows(objects: np.ndarray, alike: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw scenes, in groups of `alike` (the last cut short) that show the same shapes: int64 count.
-
-    Args:
-        objects: int8 N×4×4, the encoded scenes.
-    """
-    first = rng.integers(0, len(objects), -(-count // alike))
-    if alike == 1:
-        return first
-    shapes = np.sort(objects[..., 0].astype(np.int64) + 1, axis=1)
-    _, group, sizes = np.unique(shapes @ 16 ** np.arange(shapes.shape[1]), return_inverse=True, return_counts=True)
-    starts, order = sizes.cumsum() - sizes, group.argsort(kind="stable")
-    mine = group[first, None]
-    others = order[starts[mine] + (rng.random((len(first), alike - 1)) * sizes[mine]).astype(np.int64)]
-    return np.concatenate([first[:, None], others], axis=1).reshape(-1)[:count]
-
-
 def question_places(arrays: Arrays, rows: np.ndarray, picked: np.ndarray) -> np.ndarray:
     """Return `TrainingBatch.question_places` of the questions `picked` (B×K) of scenes `rows`."""
     things = np.asarray(arrays.question_things[rows[:, None], picked]).astype(np.int64)
@@ -172,7 +155,7 @@ def draw(arrays: Arrays, recipe: Recipe, seed: int, step: int, edits: TrueEdits 
     size, scenes = recipe.batch, len(arrays)
     items = int(size * recipe.nlvr_share) if len(arrays.nlvr_truth) and recipe.weights.nlvr else 0
     chosen = rng.integers(0, len(arrays.nlvr_truth), items) if items else np.zeros(0, np.int64)
-    rest = alike_rows(np.asarray(arrays.objects), recipe.alike, size - 2 * items, rng)
+    rest = rng.integers(0, scenes, size - 2 * items)
     if recipe.views == 2:  # the second half of the batch shows the scenes of the first half again
         first = np.concatenate([arrays.nlvr_left[chosen], arrays.nlvr_right[chosen], rest])[: size // 2]
         rest = np.concatenate([first, first])[2 * items :]

@@ -105,7 +105,9 @@ class PlaceHead(nn.Module):
             states: N×W. places: N×4, NaN where a question names no such object.
         """
         known = ~places.isnan()
-        normal = F.layer_norm(states, states.shape[-1:])  # they are long: without, the first steps learn this head alone
+        normal = F.layer_norm(
+            states, states.shape[-1:]
+        )  # they are long: without, the first steps learn this head alone
         error = (self.linear(normal).float() - places.nan_to_num(0.0)).square()
         return (error * known).sum() / known.sum().clamp(min=1)
 

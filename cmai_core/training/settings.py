@@ -16,7 +16,6 @@ NORMS = ("linf", "l2")
 PRECISIONS = ("auto", "bf16", "fp32")
 PARTS = ("visual", "text", "decoder")
 LATER = {
-    "": {"alike": 1},
     "weights": {"place": 0.0},
     "inner": {"text_losses": {"contrastive": 1.0}},
 }
@@ -139,8 +138,6 @@ class Recipe:
         views: 2 puts every scene twice into a batch, augmented and attacked separately.
         captions: captions a scene and step; those beyond the first have a contrastive loss of their own (1:N).
         eda: share of the words of these further captions that easy data augmentation changes.
-        alike: the scenes of a step beside two-image items come in groups of so many that show the same shapes, so that
-            colours, materials, sizes and relations have to tell their captions apart.
         nlvr_share: two-image items a step, as a share of the batch (each takes two of its images).
         questions: questions a scene and step.
         vision_share: share of the training, at its start, in which only the image tower learns, from the patch labels:
@@ -169,7 +166,6 @@ class Recipe:
     views: int = 1
     captions: int = 1
     eda: float = 0.0
-    alike: int = 1
     nlvr_share: float = 0.25
     questions: int = 2
     weights: Weights = field(default_factory=Weights)
@@ -209,7 +205,6 @@ class Recipe:
             ),
             (1 <= self.captions <= 6, f"captions={self.captions}", "Give 1 to 6."),
             (0 <= self.eda < 1, f"eda={self.eda}", "Give a share in [0, 1)."),
-            (self.alike >= 1, f"alike={self.alike}", "Give 1 (no groups) or more."),
             (0 <= self.nlvr_share <= 0.5, f"nlvr_share={self.nlvr_share}", "Two images each: 0 to 0.5."),
             (0 <= self.vision_share < 1, f"vision_share={self.vision_share}", "Give a share in [0, 1)."),
             (self.questions >= 0, f"questions={self.questions}", "Give 0 or more."),

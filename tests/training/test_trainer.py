@@ -153,12 +153,11 @@ def test_a_finished_training_is_not_repeated_and_a_foreign_folder_is_refused(who
 
 def test_a_checkpoint_from_before_a_setting_was_there_goes_on(tmp_path):
     recipe = get_recipe("tecoa").to_dict()
-    old = {k: v for k, v in recipe.items() if k != "alike"}
-    old["weights"] = {k: v for k, v in recipe["weights"].items() if k != "place"}
+    old = {**recipe, "weights": {k: v for k, v in recipe["weights"].items() if k != "place"}}
     save_checkpoint(tmp_path, {"identity": json.dumps({"recipe": old, "seed": 0}), "step": 3})
     assert load_checkpoint(tmp_path, {"recipe": recipe, "seed": 0})["step"] == 3
     with pytest.raises(CmaiError, match="recipe differ"):
-        load_checkpoint(tmp_path, {"recipe": {**recipe, "alike": 2}, "seed": 0})
+        load_checkpoint(tmp_path, {"recipe": {**recipe, "weights": {**recipe["weights"], "place": 1.0}}, "seed": 0})
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
