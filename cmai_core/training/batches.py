@@ -66,8 +66,8 @@ class TrainingBatch:
             the recipe reads none.
         class_ids: int64 C×L, the class prompts; classes: bool B×C, which of them the scene holds; both empty where the
             recipe reads none.
-        question_places: float32 (B·K)×4, right and depth of the first and of the second object that a question names, in
-            units of half the table; NaN where it names none; no rows where the recipe reads none.
+        question_places: float32 (B·K)×4, right and depth of the first and of the second object that a question names,
+            in units of half the table; NaN where it names none; no rows where the recipe reads none.
         more_ids, more_truth: int64 K×B×48 and bool K×B×B, further captions of the scenes, as caption_ids and truth.
     """
 

@@ -105,9 +105,8 @@ class PlaceHead(nn.Module):
             states: N×W. places: N×4, NaN where a question names no such object.
         """
         known = ~places.isnan()
-        normal = F.layer_norm(
-            states, states.shape[-1:]
-        )  # they are long: without, the first steps learn this head alone
+        # Normalised, as the states are long: else the first steps would teach this head alone.
+        normal = F.layer_norm(states, states.shape[-1:])
         error = (self.linear(normal).float() - places.nan_to_num(0.0)).square()
         return (error * known).sum() / known.sum().clamp(min=1)
 
@@ -264,7 +263,7 @@ def _decoder_losses(
     weights: Weights,
     place: PlaceHead | None,
 ) -> list[tuple[str, Tensor, Tensor | None]]:
-    """Return (name, loss, accuracy) of what the decoder writes, captions, answers, verdicts, and of what it looks up."""
+    """Return (name, loss, accuracy) of the captions, answers and verdicts that the decoder writes, and of places."""
     asked, judged = _asked(batch, weights)
     if not (weights.caption or asked or judged):
         return []

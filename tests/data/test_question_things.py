@@ -36,7 +36,7 @@ def test_the_objects_answer_the_questions_about_them(arrays):
         if query.family == "spatial":
             first, second = (scene.objects[k] for k in things)
             axis = 0 if query.detail in ("left of", "right of") else 1
-            frame = arrays.frame[[n for n in range(SCENES) if scene_of("train", n) == scene][0]]
+            frame = arrays.frame[next(n for n in range(SCENES) if scene_of("train", n) == scene)]
             less = frame[things[0], axis] < frame[things[1], axis]
             first_of_pair = query.detail in ("left of", "in front of")
             assert (answer(query, scene) == "yes") == (less == first_of_pair)

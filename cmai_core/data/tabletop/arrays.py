@@ -70,8 +70,8 @@ class TrainingArrays:
         false_ids: uint16 N×6×48, each caption with one fact changed so that it is false of its scene (zeros where there
             is no such change); false_codes: the same as logic. None unless asked for.
         class_ids: int64 C×L, the zero-shot classes' prompts.
-        question_things: int8 N×12×2, the objects that a question names alone, in its order (−1: none). None unless asked
-            for.
+        question_things: int8 N×12×2, the objects that a question names alone, in its order (−1: none). None unless
+            asked for.
     """
 
     images: np.ndarray

@@ -22,7 +22,7 @@ _TRIES = {"existence": 4, "count": 12, "attribute": 2, "comparison": 4, "spatial
 
 
 def fits(thing: Thing, objects: np.ndarray) -> np.ndarray:
-    """Return which objects of encoded scenes (int8 …×4) match: bool …"""
+    """Return which objects of encoded scenes (int8, the last axis of 4 attributes) match: bool."""
     found = objects[..., 0] >= 0
     for a, (name, values) in enumerate(ATTRIBUTES.items()):
         if value := getattr(thing, name):
