@@ -139,6 +139,7 @@ _DATASETS = (
             "validation": "validation",
             "train": "training",
             "holdout": "new combinations",
+            "final": "second test",
             "test-light": "other light",
             "test-table": "other tables",
             "test-viewpoint": "other viewpoints",
@@ -146,7 +147,7 @@ _DATASETS = (
             "test-corruption": "corrupted",
         },
         open="cmai_core.data.tabletop.dataset:Tabletop",
-        sizes={"test": 4000, "validation": 2000, "train": 64000, "holdout": 2000}
+        sizes={"test": 4000, "validation": 2000, "train": 64000, "holdout": 2000, "final": 4000}
         | dict.fromkeys(("test-light", "test-table", "test-viewpoint", "test-style", "test-corruption"), 4000),
         most=1000,
         calibration="validation",

@@ -5,6 +5,7 @@ import pytest
 
 from cmai_core import cli
 from cmai_core.data.pair import PairDataset
+from cmai_core.data.registry import DATASETS
 from cmai_core.data.tabletop.arrays import NO_OBJECT, patch_labels, training_arrays
 from cmai_core.data.tabletop.dataset import CLASSES, SPLITS, Tabletop, captions_of, scene_of, stored_file
 from cmai_core.data.tabletop.language import FAMILIES, answer, parse, parse_question
@@ -66,6 +67,12 @@ def test_shifted_splits_show_the_test_scenes_differently():
     assert shifted[0].captions == plain[0].captions and shifted[0].scene.objects == plain[0].scene.objects
     assert np.abs(shifted.image(0).astype(int) - plain.image(0)).mean() > 2
     assert {"test-light", "test-table", "test-viewpoint", "test-style", "test-corruption"} <= set(SPLITS)
+
+
+def test_the_final_split_shows_other_scenes():
+    seen = {scene_of(split, k) for split in ("train", "validation", "test") for k in range(100)}
+    assert not seen & {scene_of("final", k) for k in range(100)}
+    assert "final" in DATASETS["tabletop"].splits and "final" not in DATASETS["tabletop"].shown
 
 
 def test_truth_knows_several_captions_of_several_scenes():

@@ -25,7 +25,7 @@ from cmai_core.paths import assets_dir, cache_dir
 IMAGE_SIZE = 128
 SEED = 0
 CAPTIONS_PER_SCENE = 6
-SPLIT_SIZES = {"train": 64_000, "validation": 2_000, "test": 4_000, "holdout": 2_000}
+SPLIT_SIZES = {"train": 64_000, "validation": 2_000, "test": 4_000, "holdout": 2_000, "final": 4_000}
 SHIFTS = ("light", "table", "viewpoint", "style", "corruption")
 SPLITS = (*SPLIT_SIZES, *(f"test-{kind}" for kind in SHIFTS))
 CLASSES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)

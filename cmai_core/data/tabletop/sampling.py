@@ -22,7 +22,7 @@ from cmai_core.data.tabletop.scene import (
     SceneObject,
 )
 
-SPLIT_CODE = {"train": 1, "validation": 2, "test": 3, "holdout": 4, "reference": 5}
+SPLIT_CODE = {"train": 1, "validation": 2, "test": 3, "holdout": 4, "reference": 5, "final": 6}
 
 HELD_OUT = frozenset((SHAPES[k % len(SHAPES)], colour) for k, colour in enumerate(COLOURS))
 """Eight (shape, colour) combinations found in the split `holdout` only; each shape and colour occurs elsewhere."""
