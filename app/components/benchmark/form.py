@@ -10,6 +10,7 @@ from app.components.benchmark.words import model_word
 from app.components.common.words import TASK_WORDS
 from app.services.models import catalogue, default_model
 from app.services.thresholds import bundled_basis
+from cmai_core.budget import Budget
 from cmai_core.data.registry import kind_of, split_title
 from cmai_core.lab.benchmark.choices import (
     COUNTS,
@@ -121,7 +122,7 @@ def _budget() -> None:
     one, two = st.columns([3, 2], gap="medium")
     one.pills(
         "ε, the largest change of a pixel value", EPSILON_LADDER, selection_mode="multi", key=state.BENCH_EPSILONS,
-        format_func=lambda k: f"{k:g}/255",
+        format_func=lambda k: Budget("linf", k).words,
     )  # fmt: skip
     two.select_slider("Pairs", COUNTS, key=state.BENCH_COUNT)
 
