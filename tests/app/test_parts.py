@@ -58,6 +58,24 @@ def test_what_does_not_combine_is_greyed_with_its_reason(app, texts):
     assert not any(button(at, f"norm_{threat}").disabled for threat in THREATS)
 
 
+def test_an_objective_on_attention_is_not_offered_for_a_model_that_gives_out_none(app, tmp_path):
+    from small_models import small_coca
+
+    from app.services.models import model_cache
+    from cmai_core.models import save_local_dir
+
+    save_local_dir(small_coca(qk_norm=True), tmp_path / "normed")  # its blocks keep no weights
+    spec = f"local-dir:{tmp_path / 'normed'}"
+    at = app(objective="attention", undefended=state.OTHER_MODEL, undefended_spec=spec)
+    assert at.session_state["objective"] == "attention"  # nobody knows before it has been loaded
+    model_cache().get(spec)
+    at.run()
+    assert button(at, "objective_attention").disabled and at.session_state["objective"] != "attention"
+    at.session_state["undefended"] = "tabletop"
+    at.run()
+    assert not button(at, "objective_attention").disabled and not at.exception
+
+
 def test_another_threat_model_settles_on_what_combines(app, texts):
     at = app()
     button(at, "norm_text").click().run()
