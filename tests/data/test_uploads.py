@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cmai_core.data.uploads import clean_caption, decode_image, sha256_of
+from cmai_core.data.uploads import clean_caption, decode_image
 from cmai_core.errors import DataError
 
 
@@ -327,22 +327,3 @@ def test_cleaning_twice_changes_nothing(text):
     assert clean_caption(once) == once
     assert not {unicodedata.category(character) for character in once} & {"Cc", "Cs", "Zl", "Zp"}
     once.encode("utf-8")
-
-
-# --- keys -------------------------------------------------------------------------------------------------------------
-
-
-def test_keys_tell_apart_single_pixels_shapes_and_types():
-    image = np.zeros((512, 512, 3), np.uint8)
-    changed = image.copy()
-    changed[511, 511, 2] = 1
-    keys = {
-        sha256_of(image),
-        sha256_of(changed),
-        sha256_of(image.reshape(256, 1024, 3)),
-        sha256_of(image.view(np.int8)),
-    }
-    assert len(keys) == 4
-    assert sha256_of(image) == sha256_of(image.copy())
-    strided = np.asfortranarray(changed)
-    assert sha256_of(strided) == sha256_of(changed)
