@@ -101,8 +101,8 @@ def load_showcase(folder: Path | None = None) -> Showcase | None:
 def save_showcase(bundle: Showcase, folder: Path) -> None:
     """Write showcase.json and the PNG pictures."""
     folder.mkdir(parents=True, exist_ok=True)
-    for role, craft in bundle.result.crafts.items():
-        for name, picture in (("clean", craft.clean), ("adversarial", craft.adversarial)):
+    for role, example in bundle.result.examples.items():
+        for name, picture in (("clean", example.clean), ("adversarial", example.adversarial)):
             with atomic(folder / f"{name}-{role}.png") as temporary:
                 temporary.write_bytes(encode(picture))
     document = {
@@ -194,8 +194,8 @@ def _clarity(survey, k: int) -> float:
 
 def _answers_told_apart(result: LabResult) -> int:
     """Right answers the undefended model has and loses, minus those the defended one loses."""
-    lost, right = result.readings["undefended"].broken_tasks()
-    defended = result.readings.get("defended")
+    lost, right = result.predictions["undefended"].broken_tasks()
+    defended = result.predictions.get("defended")
     return 2 * lost + right - (2 * defended.broken_tasks()[0] if defended else 0)
 
 

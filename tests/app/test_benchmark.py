@@ -128,7 +128,7 @@ def test_presets_are_grids_and_a_command_says_the_same():
 
 
 def test_a_sweep_in_turns_makes_way_and_measures_the_same(tmp_path, queue, settle, small, monkeypatch):
-    from cmai_core.evaluation.runs import predictions as readings
+    from cmai_core.evaluation.runs import predictions
     from cmai_core.evaluation.runs.grid import Grid
     from cmai_core.evaluation.runs.runner import run
     from cmai_core.evaluation.store.store import Store
@@ -146,14 +146,14 @@ def test_a_sweep_in_turns_makes_way_and_measures_the_same(tmp_path, queue, settl
 
     made = sweep.Sweep(queue, tmp_path / "turns", values(), settle_and_wait).start()
     end = made.wait(120)
-    assert end.state == "done" and end.fraction == 1.0 and not end.failed and end.crafted == 2 * 4 * 8
+    assert end.state == "done" and end.fraction == 1.0 and not end.failed and end.attacked == 2 * 4 * 8
     assert len(turns) > 1 and [job.result() for job in jobs] == [False] * 4
     with Store.write(tmp_path / "once") as store:
         report = run(Grid.from_dict(values()), store, models=small[0], dataset=small[1])
-        wanted = readings.frame(store, report.plan)
+        wanted = predictions.frame(store, report.plan)
     assert report.run == end.run
     with Store.read(tmp_path / "turns") as store:
-        got = readings.frame(store)
+        got = predictions.frame(store)
     same = ["cell", "target", "item", "correct_clean", "correct", "answer", "linf"]
     assert got[same].equals(wanted[same])
 
@@ -171,7 +171,7 @@ def test_a_sweep_stops_and_goes_on(tmp_path, queue, settle):
     done = sum(cell.done for cell in bench_runs.live_cells(tmp_path, info.run))
     assert 0 < done < 32 and not info.complete and info.run == made.state.run
     again = sweep.Sweep(queue, tmp_path, info.grid, settle).start()
-    assert again.wait(200).state == "done" and again.state.crafted == 32 - done
+    assert again.wait(200).state == "done" and again.state.attacked == 32 - done
     [info] = bench_runs.known_runs(tmp_path)
     assert info.complete and "16 pairs" in info.title and "pgd" in info.title
 

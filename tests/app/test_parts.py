@@ -138,9 +138,9 @@ def test_an_attack_on_words_is_shown_with_its_sentence(app, texts, finished):
     finished(at, "attack_job")
     assert not at.error and not at.exception, texts(at)
     made = at.session_state["result"]
-    craft, reading = made.first_craft, made.readings["undefended"]
-    assert np.array_equal(craft.clean, craft.adversarial) and craft.caption != caption and craft.queries > 0
-    assert reading.adversarial < reading.clean and abs(reading.adversarial - craft.score_float) < 1e-4
-    assert "cm-changed" in texts(at) and truth_words(caption, craft.caption, craft.true) in texts(at)
-    again = LabResult.from_dict(made.to_dict(), {"undefended": (craft.clean, craft.adversarial)})
-    assert again.first_craft.caption == craft.caption and again.experiment == made.experiment
+    example, prediction = made.first_example, made.predictions["undefended"]
+    assert np.array_equal(example.clean, example.adversarial) and example.caption != caption and example.queries > 0
+    assert prediction.adversarial < prediction.clean and abs(prediction.adversarial - example.score_float) < 1e-4
+    assert "cm-changed" in texts(at) and truth_words(caption, example.caption, example.true) in texts(at)
+    again = LabResult.from_dict(made.to_dict(), {"undefended": (example.clean, example.adversarial)})
+    assert again.first_example.caption == example.caption and again.experiment == made.experiment

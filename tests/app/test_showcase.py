@@ -14,11 +14,11 @@ from cmai_core.models import load_model
 
 
 def holds_models_and_thresholds(bundle):
-    for role, reading in bundle.result.readings.items():
-        model = load_model(reading.spec, device="cpu")
-        assert model.hash == reading.hash, reading.spec
+    for role, prediction in bundle.result.predictions.items():
+        model = load_model(prediction.spec, device="cpu")
+        assert model.hash == prediction.hash, prediction.spec
         basis = calibration_for(model, DATASETS[DEFAULT_DATASET].kind)
-        assert not basis.stored or basis.tau(bundle.false_positive_rate) == bundle.tau[role], reading.spec
+        assert not basis.stored or basis.tau(bundle.false_positive_rate) == bundle.tau[role], prediction.spec
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +33,17 @@ def made(tiny_models, tmp_path_factory):
 def test_it_reads_back_as_it_was_made(made):
     folder, bundle = made
     again = showcase.load_showcase(folder)
-    assert again.result.readings == bundle.result.readings
+    assert again.result.predictions == bundle.result.predictions
     assert dict(again.histograms) == dict(bundle.histograms) and again.tau == bundle.tau and again.pairs == 8
-    assert np.array_equal(again.result.first_craft.adversarial, bundle.result.first_craft.adversarial)
+    assert np.array_equal(again.result.first_example.adversarial, bundle.result.first_example.adversarial)
     for histogram in again.histograms.values():
         assert sum(histogram.clean) == sum(histogram.adversarial) == 8
         assert len(histogram.edges) == len(histogram.clean) + 1
-    assert set(again.result.readings) == {"undefended", "defended"}
+    assert set(again.result.predictions) == {"undefended", "defended"}
     assert all("validation" in origin for origin in again.origin.values()) and again.pairs == 8
     for role, basis_tau in again.tau.items():
         assert -1 <= basis_tau <= 1 and 0 <= again.flagged_clean[role] <= 1, role
-    assert not any(reading.transferred for reading in again.result.readings.values())
+    assert not any(prediction.transferred for prediction in again.result.predictions.values())
 
 
 def test_it_is_of_the_models_that_it_was_made_with(made, tiny_models, monkeypatch):
@@ -72,5 +72,5 @@ def test_the_bundled_example_shows_the_bundled_models():
         assert "tabletop" not in names, "tabletop is bundled, but no example: python -m cmai_core.showcase"
         return
     holds_models_and_thresholds(bundle)
-    undefended = bundle.result.readings["undefended"]
+    undefended = bundle.result.predictions["undefended"]
     assert undefended.adversarial < bundle.tau["undefended"] <= undefended.clean

@@ -251,12 +251,10 @@ def test_verdicts_of_a_trained_verifier_and_what_disagrees(headed, scenes):
     assert np.mean([t.probability for t in true]) > np.mean([f.probability for f in false]) + 0.1
     assert all(t.v > f.v for t, f in zip(true, false, strict=True))
     named = [v.parts.words[int(v.parts.word_values.argmax())] for v in false]
-    assert np.mean([a == b for a, b in zip(named, planted, strict=True)]) >= 0.75, (
-        "the planted word is the most doubted"
-    )
+    assert np.mean([a == b for a, b in zip(named, planted, strict=True)]) >= 0.75, "the planted word disagrees most"
     assert all(v.parts.words_by == v.parts.patches_by == VERIFIER for v in verdicts)
     assert all(v.parts.patches.shape == (8, 8) and abs(v.parts.patches.sum() - 1) < 1e-4 for v in verdicts)
-    assert any(named[k] == false[k].parts.words[i] for k in range(len(rows)) for i in false[k].parts.doubted)
+    assert any(named[k] == false[k].parts.words[i] for k in range(len(rows)) for i in false[k].parts.disagreeing)
 
 
 def test_verdicts_of_an_untrained_model(base, scenes):
@@ -281,7 +279,7 @@ def test_verdicts_of_an_untrained_model(base, scenes):
         occluded = float(base.consistency(filled, [text]))
     assert parts.words == split.words and parts.word_values[2] == pytest.approx(without - s_c, abs=1e-5)
     assert parts.patches[2, 1] == pytest.approx(occluded - s_c, abs=1e-5)
-    assert all(parts.word_values[k] > 0 for k in parts.doubted)
+    assert all(parts.word_values[k] > 0 for k in parts.disagreeing)
     plain = Cmcv(base)(pixels, [text, text], [0, 0], parts=False)
     assert plain[1].consistent is None and plain[1].probability is None and plain[1].parts is None
 

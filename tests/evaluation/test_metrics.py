@@ -1,4 +1,4 @@
-"""Shares against counts made by hand, and laws that hold for any readings."""
+"""Shares against counts made by hand, and laws that hold for any predictions."""
 
 from __future__ import annotations
 

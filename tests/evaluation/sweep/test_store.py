@@ -28,13 +28,13 @@ def example(item, value=3):
     }
 
 
-def reading(item, correct=True):
+def prediction(item, correct=True):
     return {"item": item, "version": "1", "text_index": 0, "correct": correct, "answer": "cube", "consistency": 0.25}
 
 
 def fill(store, count=3, craft="c0"):
     items = [f"i{k}" for k in range(count)]
-    store.put_examples(craft, "r0", [example(i) for i in items], [reading(i) for i in items])
+    store.put_examples(craft, "r0", [example(i) for i in items], [prediction(i) for i in items])
 
 
 def contents(folder):
@@ -53,12 +53,12 @@ def filled(tmp_path):
 
 def test_what_is_written_is_read(filled):
     with Store.read(filled) as store:
-        files = store.crafted("c0")
+        files = store.attacked("c0")
         assert set(files) == {("i0", "1"), ("i1", "1"), ("i2", "1")}
         ((difference, text),) = store.examples("c0", files)["i1", "1"]
         assert text is None and (difference == 3).all() and difference.shape == (4, 4, 3)
         assert store.verdicts("r0", "c0")["i2", "1"] is True
-        assert store.read_by("c0", "r0") == set(files) and store.crafted("c1") == {}
+        assert store.predicted_by("c0", "r0") == set(files) and store.attacked("c1") == {}
         file = files["i1", "1"]
         assert store.example(f"{file}:1")["item"] == "i1"
 
@@ -90,12 +90,12 @@ def test_locked_by_a_live_writer_and_taken_over_from_a_dead_one(filled):
             Store.write(filled)
         assert "Wait until it is done" in caught.value.hint and before.items() <= contents(filled).items()
         with Store.read(filled) as reader:
-            assert len(reader.crafted("c0")) == 3
+            assert len(reader.attacked("c0")) == 3
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
         with Store.write(filled) as store:
             fill(store, craft="c1")
-            assert len(store.crafted("c0")) == len(store.crafted("c1")) == 3
+            assert len(store.attacked("c0")) == len(store.attacked("c1")) == 3
     finally:
         child.kill()
         child.wait()
@@ -110,10 +110,10 @@ def test_readers_read_while_a_writer_writes(filled):
     with Store.write(filled) as writer, Store.read(filled) as reader:
         for k in range(1, 6):
             fill(writer, craft=f"c{k}")
-            assert len(reader.crafted(f"c{k}")) == 3
+            assert len(reader.attacked(f"c{k}")) == 3
         with writer.transaction() as db:
             db.execute("DELETE FROM examples")  # not committed yet: the reader sees what was
-            assert len(reader.crafted("c5")) == 3
+            assert len(reader.attacked("c5")) == 3
             db.execute("INSERT INTO meta VALUES ('other', '1')")
 
 
@@ -148,7 +148,7 @@ def test_a_damaged_file_of_examples(filled):
     file.write_bytes(file.read_bytes()[:40])
     before = contents(filled)
     with Store.read(filled) as store, pytest.raises(StoreError, match="cannot be read") as caught:
-        store.examples("c0", store.crafted("c0"))
+        store.examples("c0", store.attacked("c0"))
     assert "Move the file away" in caught.value.hint and before.items() <= contents(filled).items()
 
 
@@ -173,12 +173,11 @@ def test_full_database(filled):
                 fill(store, 40, craft=f"c{k}")
         assert "it goes on" in caught.value.hint
         done = k - 1
-        assert (
-            len(store.crafted("c0")) == 3 and len(store.crafted(f"c{done}")) in (3, 40) and store.crafted(f"c{k}") == {}
-        )
+        assert len(store.attacked("c0")) == 3 and store.attacked(f"c{k}") == {}
+        assert len(store.attacked(f"c{done}")) in (3, 40)
         store.query("PRAGMA max_page_count = 100000")  # space was freed
         fill(store, 40, craft=f"c{k}")
-        assert len(store.crafted(f"c{k}")) == 40
+        assert len(store.attacked(f"c{k}")) == 40
 
 
 def test_full_disk_for_examples(filled):
@@ -189,12 +188,12 @@ def test_full_disk_for_examples(filled):
         import numpy as np
         from cmai_core.errors import StoreError
         from cmai_core.evaluation.store.store import Store
-        from test_store import example, reading
+        from test_store import example, prediction
         store = Store.write({str(filled)!r})
         resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
         noise = dict(example("big"), difference=np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8))
         try:
-            store.put_examples("c1", "r0", [noise], [reading("big")])
+            store.put_examples("c1", "r0", [noise], [prediction("big")])
         except StoreError as error:
             print(error)
     """
@@ -202,7 +201,7 @@ def test_full_disk_for_examples(filled):
     assert "kept as it is" in done.stdout and "goes on" in done.stdout, done.stdout + done.stderr
     assert not [p for p in filled.rglob("*") if p.name.endswith(".tmp")]
     with Store.read(filled) as store:
-        assert len(store.crafted("c0")) == 3 and store.crafted("c1") == {}
+        assert len(store.attacked("c0")) == 3 and store.attacked("c1") == {}
 
 
 def test_read_only_folder(filled, monkeypatch):
@@ -222,7 +221,7 @@ def test_read_only_folder(filled, monkeypatch):
         from cmai_core.errors import StoreError
         from cmai_core.evaluation.store.store import Store
         with Store.read({str(filled)!r}) as store:
-            print(len(store.crafted("c0")))
+            print(len(store.attacked("c0")))
         try:
             Store.write({str(filled)!r})
         except StoreError as error:
