@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 import time
 from pathlib import Path
 
@@ -92,18 +94,18 @@ def test_a_choice_counts_the_cells_that_are_planned(small):
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "named"),
     [
-        ({"models": ()}, "No model"), ({"recipes": ()}, "No attack"), ({"epsilons": (3.0,)}, "3.0"),
+        ({"models": ()}, ""), ({"recipes": ()}, ""), ({"epsilons": (3.0,)}, "3.0"),
         ({"recipes": ("pgd", "nothing")}, "nothing"), ({"count": 5}, "5"), ({"seed": -1}, "seed"),
         ({"recipes": ("adaptive",)}, "τ"), ({"recipes": ("adaptive",), "tau": 3.0}, "τ"),
-        ({"models": tuple("abcdefg")}, "At most 6"),
-        ({"models": tuple("abcdef"), "recipes": tuple(OFFERS), "tau": 0.1, "epsilons": (1.0, 2.0, 4.0)}, "At most 400"),
+        ({"models": tuple("abcdefg")}, "6"),
+        ({"models": tuple("abcdef"), "recipes": tuple(OFFERS), "tau": 0.1, "epsilons": (1.0, 2.0, 4.0)}, "400"),
     ],
 )  # fmt: skip
-def test_what_is_not_offered_is_refused(changes, words):
+def test_what_is_not_offered_is_refused(changes, named):
     chosen = {"models": ("tabletop",), "recipes": ("pgd",)} | changes
-    with pytest.raises(OptionError, match=words):
+    with pytest.raises(OptionError, match=named):
         GridChoice(**chosen).checked()
 
 
@@ -196,11 +198,11 @@ def test_what_a_sweep_cannot_do_is_said(tmp_path, queue, settle):
 
     with Store.write(tmp_path):
         end = sweep.Sweep(queue, tmp_path, values(), settle).start().wait(60)
-        assert end.state == "failed" and "is being written by process" in end.error.message
+        assert end.state == "failed" and str(os.getpid()) in end.error.message
     end = sweep.Sweep(queue, tmp_path, values(recipes=["nothing"]), settle).start().wait(60)
     assert end.state == "failed" and "nothing" in end.error.message
     (tmp_path / DATABASE).write_bytes(b"broken")
-    with pytest.raises(CmaiError, match="damaged"):
+    with pytest.raises(CmaiError, match=re.escape(str(tmp_path))):
         bench_runs.known_runs(tmp_path)
     assert bench_runs.known_runs(tmp_path / "nowhere") == [] and bench_runs.signature(tmp_path / "nowhere") == ()
 
@@ -328,7 +330,7 @@ def test_every_recipe_opens_in_the_lab(slug):
 
 
 def test_what_the_lab_does_not_have_is_said():
-    with pytest.raises(OptionError, match="does not have this pair"):
+    with pytest.raises(OptionError):
         experiment_of(row(item="tabletop/holdout/3"), 2.0, "x", DEFENDED, OTHERS)
     _, note = experiment_of(row(recipe="mine@module:function"), 2.0, "x", DEFENDED, OTHERS)
     assert "does not run mine" in note

@@ -160,7 +160,7 @@ def test_content_alone_makes_the_key(attacked):
 
 def test_other_weights_and_a_cancellation_are_noticed(attacked, loaded):
     bases = dict.fromkeys(loaded, Basis("tabletop"))
-    with pytest.raises(DataError, match="not the model that was attacked"):
+    with pytest.raises(DataError, match=attacked.predictions["undefended"].name):
         judge_result(attacked, dict.fromkeys(loaded, loaded["defended"]), bases)
     cancel = CancelToken()
     cancel.cancel()

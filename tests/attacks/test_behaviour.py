@@ -1,6 +1,7 @@
 """Progress, cancellation, early stopping, failures of device and gradients, options, and what a result can do."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -454,11 +455,11 @@ def test_attack_options_are_checked(kit):
         Attack(threat=ThreatModel(), objective=kit.LabelTask(), search=GradientSearch())
     with pytest.raises(OptionError, match="search"):
         Attack(threat=ThreatModel(), objective=Consistency(), search=None)
-    with pytest.raises(OptionError, match="Accepted: threat"):
+    with pytest.raises(OptionError, match="budget.*threat"):
         Attack(threat=ThreatModel(), objective=Consistency(), search=GradientSearch(), budget=3)
     model = kit.linear_model()
     batch = kit.make_batch(model, 2)
-    with pytest.raises(OptionError, match="3 values of epsilon for 2 samples"):
+    with pytest.raises(OptionError, match="3 .*epsilon.* 2 "):
         pgd(-Consistency(), epsilon=[0.1, 0.1, 0.1])(model, batch)
     with pytest.raises(OptionError, match="needs the batch's pairs"):
         pgd(TaskObjective(kit.LabelTask()))(model, Batch(batch.ids, batch.pixels, (), ()))
@@ -564,7 +565,7 @@ def test_json_and_pngs(kit, tmp_path):
     for path, image in zip(paths, result.images(), strict=True):
         assert np.array_equal(np.asarray(Image.open(path)), image)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(DataError, match=re.escape(str(tmp_path / "file"))):
         result.save(tmp_path / "file" / "below")
 
 

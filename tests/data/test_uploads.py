@@ -306,13 +306,13 @@ def test_long_captions_are_refused_with_their_length():
         clean_caption("a" * 301)
     with pytest.raises(DataError, match="1,000,000"):
         clean_caption(" " * 1_000_000)
-    with pytest.raises(DataError, match="limit is 5"):
+    with pytest.raises(DataError, match="6.*5"):
         clean_caption("abcdef", max_chars=5)
 
 
 @pytest.mark.parametrize("value", [None, 3, b"bytes", ["a cat"]])
 def test_captions_must_be_text(value):
-    with pytest.raises(DataError, match="must be text"):
+    with pytest.raises(DataError, match=type(value).__name__):
         clean_caption(value)
 
 

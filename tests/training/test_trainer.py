@@ -153,7 +153,7 @@ def test_a_finished_training_is_not_repeated_and_a_foreign_folder_is_refused(who
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
     (tmp_path / CHECKPOINT).write_bytes(b"not a checkpoint")
-    with pytest.raises(CmaiError, match="cannot be read"):
+    with pytest.raises(CmaiError, match=CHECKPOINT):
         run(tmp_path, 1)
     assert run(tmp_path, 1, restart=True).pairs == 8
 
@@ -353,7 +353,7 @@ def test_recipes_are_checked():
     assert {"base", "base-b", "tecoa", "fare", "mat", "cmcv", "mbat", "cmai"} <= set(RECIPES)
     with pytest.raises(OptionError, match="recipe"):
         get_recipe("nothing")
-    with pytest.raises(OptionError, match="no setting"):
+    with pytest.raises(OptionError, match="learningrate"):
         get_recipe("base", learningrate=1)
     with pytest.raises(OptionError, match="adversarial_share"):
         get_recipe("base", adversarial_share=0.5)
@@ -372,5 +372,5 @@ def test_the_command_line_reports_mistakes_without_a_traceback(tmp_path, capsys)
 def test_a_model_of_another_vocabulary_or_size_is_refused():
     recipe = get_recipe("tecoa")
     assert start_model(recipe, base="tabletop-cmai", device="cpu").name == "tabletop-cmai"
-    with pytest.raises(OptionError, match="other tokens, or pictures of 224 pixels"):
+    with pytest.raises(OptionError, match="ViT-B-32.*224"):
         start_model(recipe, base="ViT-B-32/random", device="cpu")

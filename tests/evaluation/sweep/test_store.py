@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -64,12 +65,12 @@ def test_what_is_written_is_read(filled):
 
 
 def test_missing(tmp_path):
-    with pytest.raises(StoreError, match="There is no evaluation store") as caught:
+    with pytest.raises(StoreError, match="nowhere") as caught:
         Store.read(tmp_path / "nowhere")
-    assert "makes one" in caught.value.hint and not (tmp_path / "nowhere").exists()
+    assert "--store" in caught.value.hint and not (tmp_path / "nowhere").exists()
     path = tmp_path / "file"
     path.write_text("kept")
-    with pytest.raises(StoreError, match="cannot be made"):
+    with pytest.raises(StoreError, match=re.escape(str(path))):
         Store.write(path)
     assert path.read_text() == "kept"
 
@@ -86,9 +87,9 @@ def test_locked_by_a_live_writer_and_taken_over_from_a_dead_one(filled):
     try:
         assert child.stdout.readline() == "open\n"
         before = contents(filled)
-        with pytest.raises(StoreError, match=f"is being written by process {child.pid} on ") as caught:
+        with pytest.raises(StoreError, match=rf"\b{child.pid}\b") as caught:
             Store.write(filled)
-        assert "Wait until it is done" in caught.value.hint and before.items() <= contents(filled).items()
+        assert "--store" in caught.value.hint and before.items() <= contents(filled).items()
         with Store.read(filled) as reader:
             assert len(reader.attacked("c0")) == 3
         os.kill(child.pid, signal.SIGKILL)
@@ -102,7 +103,7 @@ def test_locked_by_a_live_writer_and_taken_over_from_a_dead_one(filled):
 
 
 def test_a_second_writer_in_the_same_process(filled):
-    with Store.write(filled), pytest.raises(StoreError, match="is being written"):
+    with Store.write(filled), pytest.raises(StoreError, match=rf"\b{os.getpid()}\b"):
         Store.write(filled)
 
 
@@ -137,9 +138,8 @@ def test_damaged(filled, how):
     before = contents(filled)
     with pytest.raises(StoreError) as caught:
         Store.write(filled)
-    assert (
-        "is no evaluation store" in caught.value.message if how == "other program" else "damaged" in str(caught.value)
-    )
+    # What says how to put a copy back is for a store that is damaged, not for a file of another program.
+    assert (DATABASE in caught.value.hint) == (how != "other program")
     assert "--store" in caught.value.hint and before.items() <= contents(filled).items()
 
 
@@ -147,9 +147,9 @@ def test_a_damaged_file_of_examples(filled):
     file = next((filled / EXAMPLES).rglob("*.parquet"))
     file.write_bytes(file.read_bytes()[:40])
     before = contents(filled)
-    with Store.read(filled) as store, pytest.raises(StoreError, match="cannot be read") as caught:
+    with Store.read(filled) as store, pytest.raises(StoreError, match=file.name) as caught:
         store.examples("c0", store.attacked("c0"))
-    assert "Move the file away" in caught.value.hint and before.items() <= contents(filled).items()
+    assert caught.value.hint and before.items() <= contents(filled).items()
 
 
 def test_a_newer_format(filled):
@@ -158,9 +158,9 @@ def test_a_newer_format(filled):
     db.close()
     before = contents(filled)
     for open_it in (Store.write, Store.read):
-        with pytest.raises(StoreError, match=f"has the format {FORMAT + 1}") as caught:
+        with pytest.raises(StoreError, match=rf"\b{FORMAT + 1}\b.*\b{FORMAT}\b") as caught:
             open_it(filled)
-        assert "Update CMAI" in caught.value.hint
+        assert "--store" in caught.value.hint
     assert before.items() <= contents(filled).items()
 
 
@@ -168,10 +168,10 @@ def test_full_database(filled):
     with Store.write(filled) as store:
         pages = store.query("PRAGMA page_count")[0][0]
         store.query(f"PRAGMA max_page_count = {pages + 1}")
-        with pytest.raises(StoreError, match="no space left") as caught:
+        with pytest.raises(StoreError, match=re.escape(str(filled))) as caught:
             for k in range(1, 60):
                 fill(store, 40, craft=f"c{k}")
-        assert "it goes on" in caught.value.hint
+        assert caught.value.__cause__.sqlite_errorname == "SQLITE_FULL" and caught.value.hint
         done = k - 1
         assert len(store.attacked("c0")) == 3 and store.attacked(f"c{k}") == {}
         assert len(store.attacked(f"c{done}")) in (3, 40)
@@ -241,5 +241,6 @@ def test_read_only_folder(filled, monkeypatch):
 def test_the_owners_note_may_be_missing(filled):
     with Store.write(filled):
         (filled / "writer.json").write_text(json.dumps([1]))
-        with pytest.raises(StoreError, match="another process"):
+        with pytest.raises(StoreError, match=re.escape(str(filled))) as caught:
             Store.write(filled)
+        assert str(os.getpid()) not in caught.value.message
