@@ -59,7 +59,7 @@ def test_an_upload_is_known_by_its_pixels():
     upload = take_upload(picture("PNG"))
     assert (upload.width, upload.height) == (60, 40)
     assert lab_pair(f"upload/{upload.sha}", "a", upload, "").image.shape == (40, 60, 3)
-    with pytest.raises(DataError, match="uploaded picture"):
+    with pytest.raises(DataError):
         lab_pair("upload/other", "a", upload, "")
     with pytest.raises(DataError):
         take_upload(b"not a picture")

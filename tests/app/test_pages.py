@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 import pytest
 
 from app.components.attack_lab.detector import outcome
+from app.components.attack_lab.score_card import treatment
 from app.components.attention.words import changed_words
 from app.components.common.caption_diff import caption_diff
 from app.components.common.theme import escape
@@ -144,7 +145,7 @@ def described_by(at) -> Experiment:
 )  # fmt: skip
 def test_a_result_that_the_form_no_longer_describes_is_marked(app, result, texts, key, value, words):
     at = of_result(app(pair="tabletop/test/3", caption="a white cube"), result)
-    assert "stale_attack" not in keys(at) and "Not of what the form says now" not in texts(at)
+    assert "stale_attack" not in keys(at)
     at.session_state["queries"] = 17  # nothing that this search counts in
     assert "stale_attack" not in keys(at.run())
     at.session_state[key] = value
@@ -183,8 +184,8 @@ def test_the_card_of_a_model_that_was_never_attacked_says_so(app, result, texts)
     )
     at = app(result=made)
     said = texts(at)
-    assert not at.exception and not at.error and "not attacked: cancelled before its turn" in said
-    assert "white-box attack, cancelled after 2 steps" in said and "no alarm" not in said
+    assert not at.exception and not at.error and treatment(prediction, example) in said
+    assert treatment(result.predictions["undefended"], first) in said and "2 steps" in said and "no alarm" not in said
 
 
 @pytest.mark.parametrize("fold", ["fold_answers", "fold_course", "fold_run"])

@@ -47,7 +47,7 @@ def test_progress_only_grows_and_the_picture_stays(setting):
     last = seen[-1]  # the last task has begun: S_c and every other task are behind it
     assert last.done == last.total - PREDICTION_STEPS + round(PREDICTION_STEPS * len(TASKS) / (len(TASKS) + 1))
     asking = [p for p in seen if p.stage.startswith("Asking")]
-    assert [p.stage for p in asking] == [f"Asking the undefended model: {task}" for task in TASKS]
+    assert all(task in p.stage and "undefended" in p.stage for p, task in zip(asking, TASKS, strict=True))
     assert all(p.data["image"].shape == (128, 128, 3) and p.data["score"] for p in asking)
     attacking = [p for p in seen if p.stage.startswith("Attacking the undefended model")]
     assert attacking and attacking[-1].data["count"] == "8 of 8"

@@ -94,7 +94,7 @@ def test_a_mask_covers_at_most_epsilon():
 
 @pytest.mark.parametrize("kind", (Margin, DLR, ClassLoss, Divergence, Misclassified, Saliency))
 def test_a_task_without_class_scores_is_refused(kit, kind):
-    with pytest.raises(OptionError, match="no class scores"):
+    with pytest.raises(OptionError, match=kit.LabelTask().name):
         kind(kit.LabelTask())
 
 
@@ -108,7 +108,7 @@ def test_weights_that_are_all_nothing(kit):
 
 @pytest.mark.parametrize("slug", ("hotflip", "relaxed-pgd"))
 def test_a_gradient_in_the_text_is_asked_of_objectives_that_have_one(slug):
-    with pytest.raises(OptionError, match="no gradient in the text") as caught:
+    with pytest.raises(OptionError) as caught:
         get_recipe(slug).build(task="vqa")
     assert "PairConsistency" in caught.value.hint
     get_recipe(slug).build()

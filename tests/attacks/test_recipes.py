@@ -109,7 +109,7 @@ def test_unknown_options_and_values_are_refused(kit, slug):
         build(kit, slug, colour="red")
     assert "'colour'" in str(caught.value) and ", ".join(RECIPES[slug].options) in str(caught.value)
     for wrong in ({"norm": "l7"}, {"epsilon": -1.0}, {"micro_batch": 0}):
-        with pytest.raises(OptionError, match="Accepted"):
+        with pytest.raises(OptionError, match=next(iter(wrong))):
             build(kit, slug, **wrong)
 
 
@@ -135,7 +135,7 @@ def test_tasks_goals_and_targets(kit, subject):
     model, batch = subject
     named = RECIPES["pgd"].build(task="zero-shot")
     assert named.objective.describe() == "task:zero-shot" and RECIPES["pgd"].build().success.describe()
-    with pytest.raises(OptionError, match="no task"):
+    with pytest.raises(OptionError, match="levitation"):
         RECIPES["pgd"].build(task="levitation")
     mine = build(kit, "pgd", objective=-Consistency(), success=Raised())
     assert mine.objective.describe() == "-consistency" and mine.success == Raised()
@@ -157,7 +157,7 @@ def test_tasks_goals_and_targets(kit, subject):
 
 @pytest.mark.parametrize("slug", ["apgd-dlr", "apgd-t", "fab", "deepfool", "cw", "jsma", "autoattack"])
 def test_a_task_without_classes_is_refused_where_classes_are_needed(kit, slug):
-    with pytest.raises(OptionError, match="has no class scores"):
+    with pytest.raises(OptionError, match=kit.LabelTask().name):
         build(kit, slug, task=kit.LabelTask())
 
 
@@ -190,7 +190,7 @@ def test_words_to_write_come_from_the_dataset(kit):
     task = kit.LabelTask()
     assert RECIPES["typographic"].build(task=task, dataset=Classes(pairs)).search.words == ("cube", "cone")
     assert RECIPES["typographic"].build(task=task, dataset=Set(pairs)).search.words == ("text", "0", "1", "2")
-    with pytest.raises(OptionError, match="No words"):
+    with pytest.raises(OptionError, match="words="):
         RECIPES["typographic"].build(task=task)
 
 
@@ -241,9 +241,9 @@ def test_each_target_is_tried_in_order_of_likelihood(kit):
         passes += torch.where(left, single.forwards + 2 + single.success, 0)
         left &= ~single.success_8bit
     assert torch.equal(result.success_8bit, ~left) and torch.equal(result.forwards, passes)
-    with pytest.raises(OptionError, match="without target and rank"):
+    with pytest.raises(OptionError, match="objective="):
         EachTarget(search=APGD(), objective=DLR(task, rank=1))
-    with pytest.raises(OptionError, match="class objective"):
+    with pytest.raises(OptionError, match="objective="):
         EachTarget(search=APGD(), objective=-Consistency())
 
 

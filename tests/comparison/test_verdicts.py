@@ -73,7 +73,7 @@ def test_differences_are_paired():
     assert difference("1100", "1000")["value"] == 0.25
     assert difference("1100", "0011")["low"] < 0 < difference("1100", "0011")["high"]
     assert rights("1.0").tolist() == [True, False]
-    with pytest.raises(DataError, match="same scenes"):
+    with pytest.raises(DataError):
         difference("1.", "11")
     assert marks([True, None, False]) == "1.0"
     kept = Verdict("vqa", "linf", 2.0, "11", "10", recipes={"pgd": "10"})

@@ -147,7 +147,7 @@ def test_two_stage_pooling_is_refused(coca, pixels):
 
 
 def test_custom_blocks_are_refused(coca, pixels):
-    with pytest.raises(ModelError, match="keeps none"):
+    with pytest.raises(ModelError, match="image tower"):
         attention_flow(coca(qk_norm=True), pixels)
 
 

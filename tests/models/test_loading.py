@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -262,7 +263,7 @@ def test_damaged_weights(copy, damage):
     data = (copy / WEIGHTS).read_bytes()
     content = {"cut": data[: len(data) // 2], "empty": b"", "noise": b"not a model" * 50}[damage]
     (copy / WEIGHTS).write_bytes(content)
-    with pytest.raises(ModelError, match="damaged or incomplete"):
+    with pytest.raises(ModelError, match=copy.name):
         load_model(f"local-dir:{copy}", device="cpu")
 
 
@@ -280,7 +281,7 @@ def test_incomplete_folders(copy, tmp_path):
     with pytest.raises(ModelError, match="open_clip_config"):
         load_model(f"local-dir:{tmp_path}", device="cpu")
     (copy / WEIGHTS).rename(tmp_path / "elsewhere")
-    with pytest.raises(ModelError, match="holds no weights"):
+    with pytest.raises(ModelError, match=re.escape(str(copy))):
         load_model(f"local-dir:{copy}", device="cpu")
     (tmp_path / "elsewhere").rename(copy / WEIGHTS)
     for config in (

@@ -318,7 +318,7 @@ def test_what_applies(model, scenes):
     assert "no statements" in get_task("nlvr").applies_to(photos, model)
     with pytest.raises(OptionError, match="segmentation"):
         get_task("segmentation")
-    with pytest.raises(OptionError, match="no question"):
+    with pytest.raises(OptionError, match=photos.pairs[0].id):
         get_task("vqa").prepare(model, photos.pairs)
 
 
