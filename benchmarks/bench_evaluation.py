@@ -22,7 +22,7 @@ import torch
 from cmai_core.data import load_dataset
 from cmai_core.evaluation.runs.grid import Grid
 from cmai_core.evaluation.runs.predictions import frame
-from cmai_core.evaluation.runs.predictor import make_batch, read_images
+from cmai_core.evaluation.runs.predictor import make_batch, predict_images
 from cmai_core.evaluation.runs.runner import run
 from cmai_core.evaluation.store.store import Store
 from cmai_core.models import load_model
@@ -46,7 +46,7 @@ def loop(grid: Grid, models: dict[str, Any], targets: bool) -> Verdicts:
                 batch = make_batch(models[source], pairs, 1)
                 clean = [pair.image for pair in pairs]
                 result = attack(models[source], batch, seed=0)
-                before, after = read_images(models[target], task, dataset, batch, (clean, result.images()))
+                before, after = predict_images(models[target], task, dataset, batch, (clean, result.images()))
                 for pair, b, a in zip(pairs, before, after, strict=True):
                     key = (source, target, task_name, entry.label, epsilon, pair.id)
                     found[key] = bool(b.correct and a.correct)
@@ -103,7 +103,7 @@ def rows(grid: Grid, models: dict[str, Any]) -> Iterator[str]:
     full, few = worst(plain), worst(found)
     # What the cascade left out was lost before: wrong when clean, or fooled by a cheaper recipe.
     differ = sum(right != few.get(key, False) for key, right in full.items())
-    shown = f"{cells} cells, {report.crafted} of {len(plain)} attacks run"
+    shown = f"{cells} cells, {report.attacked} of {len(plain)} attacks run"
     yield _row("worst case over recipes", shown, slow, fast, f"{differ} of {len(full)}")
     for (name, task, epsilon), group in itertools.groupby(sorted(full), key=lambda key: key[:3]):
         items = list(group)

@@ -126,7 +126,7 @@ def evaluate(
     """
     from cmai_core.evaluation.figures import tables
     from cmai_core.evaluation.figures.outcomes import Outcomes
-    from cmai_core.evaluation.runs import predictions as readings
+    from cmai_core.evaluation.runs import predictions
     from cmai_core.evaluation.runs.grid import Grid
     from cmai_core.evaluation.runs.runner import run
     from cmai_core.evaluation.runs.setting import Setting
@@ -152,7 +152,7 @@ def evaluate(
         opened = stack.enter_context(Store.write(folder))
         setting = Setting(grid, models=loaded, dataset=dataset, outside=outside)
         report = run(setting, opened, progress=progress, cancel=cancel)
-        frame = readings.frame(opened, report.plan)
+        frame = predictions.frame(opened, report.plan)
     for cell in report.plan.cells:
         if reason := cell.skipped or report.failed.get(cell.address):
             warnings.warn(f"{cell.recipe} on {cell.source}, {cell.task or 'no task'}: {reason}", stacklevel=2)

@@ -2,8 +2,8 @@
 
     python -m cmai_core.showcase            # makes assets/showcase from assets/models
 
-Reading it needs neither torch nor a model. It carries the hashes of the models it was made with; `stale_reasons` says
-whether they are still the bundled ones.
+Reading it needs neither torch nor a model. It carries the hashes of the models it was made with; a test holds them
+against the bundled ones.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def load_showcase(folder: Path | None = None) -> Showcase | None:
 def save_showcase(bundle: Showcase, folder: Path) -> None:
     """Write showcase.json and the PNG pictures."""
     folder.mkdir(parents=True, exist_ok=True)
-    for role, craft in bundle.result.crafts.items():
-        for name, picture in (("clean", craft.clean), ("adversarial", craft.adversarial)):
+    for role, example in bundle.result.examples.items():
+        for name, picture in (("clean", example.clean), ("adversarial", example.adversarial)):
             with atomic(folder / f"{name}-{role}.png") as temporary:
                 temporary.write_bytes(encode(picture))
     document = {
@@ -119,26 +119,6 @@ def save_showcase(bundle: Showcase, folder: Path) -> None:
         "pairs": bundle.pairs,
     }
     write_text(folder / "showcase.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-
-
-def stale_reasons(bundle: Showcase) -> list[str]:
-    """Why the example no longer shows the bundled models; empty while it does. Loads the models to hash them."""
-    from cmai_core.evaluation.verification.calibration import calibration_for
-    from cmai_core.models import load_model
-
-    reasons = []
-    for role, reading in bundle.result.readings.items():
-        try:
-            model = load_model(reading.spec, device="cpu")
-        except ValueError as error:
-            reasons.append(f"{reading.spec}: {error}")
-            continue
-        if model.hash != reading.hash:
-            reasons.append(f"{reading.spec} has hash {model.hash[:12]}, the example was made with {reading.hash[:12]}")
-        basis = calibration_for(model, DATASETS[DEFAULT_DATASET].kind)
-        if basis.stored and basis.tau(bundle.false_positive_rate) != bundle.tau.get(role):
-            reasons.append(f"{reading.spec} has another threshold by now")
-    return reasons
 
 
 def build_showcase(
@@ -214,8 +194,8 @@ def _clarity(survey, k: int) -> float:
 
 def _answers_told_apart(result: LabResult) -> int:
     """Right answers the undefended model has and loses, minus those the defended one loses."""
-    lost, right = result.readings["undefended"].broken_tasks()
-    defended = result.readings.get("defended")
+    lost, right = result.predictions["undefended"].broken_tasks()
+    defended = result.predictions.get("defended")
     return 2 * lost + right - (2 * defended.broken_tasks()[0] if defended else 0)
 
 

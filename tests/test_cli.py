@@ -257,9 +257,9 @@ def test_attack_writes_a_report_that_replays(tmp_path, capsys, model_folder, pai
     for sample in data["samples"]:
         assert sample["linf_8bit"] <= 4 / 255 + 1e-6 and len(sample["objective_trace"]) == 4
         assert sample["objective"] > sample["clean_objective"]
-        reading = sample["models"][spec]
-        assert reading["clean_consistency"] == pytest.approx(sample["clean_consistency"], abs=1e-5)
-        assert reading["consistency"] == pytest.approx(sample["consistency_8bit"], abs=1e-5)
+        prediction = sample["models"][spec]
+        assert prediction["clean_consistency"] == pytest.approx(sample["clean_consistency"], abs=1e-5)
+        assert prediction["consistency"] == pytest.approx(sample["consistency_8bit"], abs=1e-5)
         clean = np.asarray(Image.open(pairs_folder / f"{data['samples'].index(sample)}.png")).astype(int)
         saved = np.asarray(Image.open(tmp_path / "png" / sample["image"])).astype(int)
         assert 0 < np.abs(saved - clean).max() <= 4
@@ -344,8 +344,8 @@ def test_attack_on_texts_and_on_both(tmp_path, capsys, model_folder, pairs_folde
     edited = [sample for sample in data["samples"] if sample["text"] != sample["clean_text"]]
     assert edited and all(sample["words_changed"] == 1 for sample in edited)
     for sample in data["samples"]:
-        (reading,) = sample["models"].values()
-        assert reading["consistency"] == pytest.approx(sample["consistency"], abs=1e-5)
+        (prediction,) = sample["models"].values()
+        assert prediction["consistency"] == pytest.approx(sample["consistency"], abs=1e-5)
     assert "text became false" in capsys.readouterr().out
     data = run_recipe(
         tmp_path, model_folder, pairs_folder, "sga", "--steps", 1, "--option", "proposer=synonyms", "--epsilon", 2,
@@ -353,9 +353,9 @@ def test_attack_on_texts_and_on_both(tmp_path, capsys, model_folder, pairs_folde
     )  # fmt: skip
     assert len(list((tmp_path / "png").iterdir())) == 2 and data["rates"]["success"]["total"] == 2
     for sample in data["samples"]:
-        (reading,) = sample["models"].values()
-        assert sample["linf_8bit"] <= 2 / 255 + 1e-6 and reading["clean_correct"] is not None
-        assert reading["consistency"] == pytest.approx(sample["consistency_8bit"], abs=1e-5)
+        (prediction,) = sample["models"].values()
+        assert sample["linf_8bit"] <= 2 / 255 + 1e-6 and prediction["clean_correct"] is not None
+        assert prediction["consistency"] == pytest.approx(sample["consistency_8bit"], abs=1e-5)
 
 
 def test_attack_shows_its_pictures_to_other_models(tmp_path, capsys, model_folder, pairs_folder):
@@ -431,8 +431,8 @@ def test_experiments_round_trip_and_refuse_what_they_do_not_know():
 
 def test_summary_counts_only_what_was_right_when_clean():
     def sample(clean, attacked):
-        reading = {"clean_correct": clean, "correct": attacked, "clean_consistency": 0.5, "consistency": 0.1}
-        return {"models": {"m": reading}}
+        prediction = {"clean_correct": clean, "correct": attacked, "clean_consistency": 0.5, "consistency": 0.1}
+        return {"models": {"m": prediction}}
 
     samples = [sample(True, False), sample(True, True), sample(False, False), sample(False, True), sample(None, None)]
     totals = summarise(samples, "m")

@@ -47,7 +47,7 @@ def test_a_part_is_added_once(registry):
 
 def test_a_refused_part_is_not_added():
     registry = Registry("number", "cmai.tests.nothing", {}, lambda name, part: "" if part > 0 else "not positive")
-    with pytest.raises(OptionError, match="not positive"):
+    with pytest.raises(OptionError, match="minus"):
         registry.add("minus", -1)
     assert len(registry) == 0
 

@@ -63,6 +63,10 @@ class ModelCache:
                 self._models.popitem(last=False)
             return model
 
+    def in_memory(self, spec: str) -> Any:
+        """Return the model of a specification if it is in memory, else None; asking is no use of it."""
+        return self._models.get(spec)
+
     @property
     def loaded(self) -> tuple[str, ...]:
         """Specifications of the models in memory."""
@@ -132,6 +136,12 @@ def domain_of(spec: str) -> str:
     """Return the kind of pictures that a model was trained on, as far as its card tells, without loading it."""
     found = model_cards().get(spec)
     return PHOTOGRAPHS if found is None else str(found.card.get("domain", DATASETS[DEFAULT_DATASET].kind))
+
+
+def gives_attention(spec: str) -> bool:
+    """Whether a model's image tower gives out its attention; True of a model that is not in memory: nobody knows."""
+    model = model_cache().in_memory(spec)
+    return model is None or model.capabilities.image_attention
 
 
 @st.cache_data(show_spinner=False)

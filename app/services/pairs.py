@@ -46,7 +46,7 @@ def chosen_thumbnail(pair_id: str, upload: Upload | None, scene_json: str) -> tu
         return "", ""
     bundle = showcase()
     if bundle and pair_id == bundle.result.experiment.pair:
-        return picture_url(bundle.result.first_craft.clean, side=160), pair_id
+        return picture_url(bundle.result.first_example.clean, side=160), pair_id
     if pair_id == COMPOSED:
         return picture_url(composed(scene_json).image), "composed here"
     if pair_id.startswith("upload/"):

@@ -81,7 +81,7 @@ def basis_of(spec: str, weights: str, kind: str) -> Basis:
 
 def bases_of(result: LabResult, kind: str) -> dict[str, Basis]:
     """Return role → the thresholds of a result's models."""
-    return {role: basis_of(reading.spec, reading.hash, kind) for role, reading in result.readings.items()}
+    return {role: basis_of(prediction.spec, prediction.hash, kind) for role, prediction in result.predictions.items()}
 
 
 def bundled_basis(spec: str, kind: str) -> Basis:

@@ -67,7 +67,7 @@ def verify(
     """Judge a result's pairs; runs in the worker thread."""
     experiment = result.experiment
     with quiet_thread():
-        specs = {role: reading.spec for role, reading in result.attacked.items()}
+        specs = {role: prediction.spec for role, prediction in result.attacked.items()}
         models = load_models(specs, cache, progress)
         kind = kind_of(experiment.pair)
         bases = {role: thresholds.get(model, kind, progress, cancel) for role, model in models.items()}

@@ -108,13 +108,13 @@ def _probed(
 
 def _of_store(folder: Path) -> list[Check]:
     from cmai_core.evaluation.checks import check_predictions
-    from cmai_core.evaluation.runs import predictions as readings
+    from cmai_core.evaluation.runs import predictions
     from cmai_core.evaluation.store.store import Store
 
     store = Store.read(folder)
     try:
-        plan = readings.plan_of(store)
-        frame = readings.frame(store, plan)
+        plan = predictions.plan_of(store)
+        frame = predictions.frame(store, plan)
     finally:
         store.close()
     return check_predictions(frame, [(cell.source, cell.task, cell.recipe) for cell in plan.cells if cell.skipped])

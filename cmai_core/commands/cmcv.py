@@ -183,7 +183,7 @@ def calibrated(
     total = 3 * len(known) + sum(map(len, sets)) + halved * len(fresh)
     done = 0
 
-    def reading(part: PairDataset, words: str) -> _Read:
+    def counted(part: PairDataset, words: str) -> _Read:
         def tell() -> None:
             nonlocal done
             done += 1
@@ -192,9 +192,9 @@ def calibrated(
 
         return _Read(part, tell)
 
-    found = calibrate_cmcv(model, reading(known, "calibrating"), fprs, guarantee=guarantee)
+    found = calibrate_cmcv(model, counted(known, "calibrating"), fprs, guarantee=guarantee)
     for part in sets:
-        pairs = reading(part, part.split)
+        pairs = counted(part, part.split)
         s_c, log_v = pair_scores(model, pairs)
         found = found.with_rates({part.split: shares(found, s_c, log_v)})
         if part is fresh and halved:

@@ -243,7 +243,7 @@ def _table(table: pd.DataFrame) -> Table:
 
 def _say_end(report: Any, folder: Path) -> None:
     say = [
-        f"run {report.run} in {folder}: {report.crafted} examples made, {report.shown + report.clean} predictions made"
+        f"run {report.run} in {folder}: {report.attacked} examples made, {report.shown + report.clean} predictions made"
     ]
     say[0] += f", {_time(report.seconds)}"
     for cell in report.plan.cells:

@@ -14,6 +14,7 @@ from cmai_core.attacks.engine.transforms import Noise
 from cmai_core.attacks.objectives.classes import Margin
 from cmai_core.attacks.recipes.registry import get_recipe
 from cmai_core.attacks.result import AttackResult
+from cmai_core.budget import Budget
 from cmai_core.comparison.protocol import Aimed
 from cmai_core.comparison.verdicts import marks, rights
 from cmai_core.data.pair import Batch, PairDataset
@@ -103,7 +104,7 @@ def retrieved_detector(
 
 
 def _options(aimed: Aimed) -> dict[str, Any]:
-    return {"epsilon": aimed.epsilon / 255, "steps": aimed.steps, "precision": aimed.precision}
+    return {"epsilon": Budget("linf", aimed.epsilon), "steps": aimed.steps, "precision": aimed.precision}
 
 
 def _batches(model: Any, dataset: PairDataset, limit: int, false: bool = False) -> Iterator[Batch]:

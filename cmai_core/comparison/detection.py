@@ -86,7 +86,7 @@ def _drifting(
 
 
 def _attacked(frame: Any, name: str, epsilon: float, pairs: Sequence[Pair]) -> Any:
-    """Return readings of a model's own examples at one ε, with the scene's number as `at`, in the protocol's order."""
+    """Return predictions of a model's own examples at one ε, in the protocol's order; `at`: the scene's number."""
     place = {pair.id: k for k, pair in enumerate(pairs)}
     rows = frame[(frame["target"] == name) & (frame["source"] == name) & (frame["epsilon"] == epsilon)]
     rows = rows[rows["item"].isin(place)]

@@ -27,13 +27,13 @@ _CLEAN = (
 Aim = tuple[str, str, bool]
 """What was aimed at, what was measured, whether it was met."""
 MOST_LOST, KEPT, KEPT_JOINT, LATENCY = 0.03, 0.75, 0.65, 1.3
-NO_RIVALS = tuple(RECIPES[name].model_name for name in (REPLAYED, *SURROGATES))
+NOT_COMPARED = tuple(RECIPES[name].model_name for name in (REPLAYED, *SURROGATES))
 """CMAI's own schedule trained again, and a model of another architecture: measured, but nobody to win against."""
 
 
-def rivals(results: Mapping[str, Result]) -> dict[str, Result]:
+def compared(results: Mapping[str, Result]) -> dict[str, Result]:
     """Leave out the models that there is no winning against."""
-    return {name: result for name, result in results.items() if name not in NO_RIVALS}
+    return {name: result for name, result in results.items() if name not in NOT_COMPARED}
 
 
 def aims(results: Mapping[str, Result], protocol: Protocol) -> list[Aim]:
@@ -41,7 +41,7 @@ def aims(results: Mapping[str, Result], protocol: Protocol) -> list[Aim]:
     best, base = results.get(BEST), results.get(protocol.base)
     if best is None:
         return []
-    everybody, results = results, rivals(results)
+    everybody, results = results, compared(results)
     out = []
     if base is not None and "clean" in best.parts and "clean" in base.parts:
         for task, measure, title in _CLEAN:
@@ -253,7 +253,7 @@ def _transfer(results: Mapping[str, Result], best: Result, protocol: Protocol) -
             if best.name not in found:
                 continue
             every = np.logical_and.reduce([rights(v.clean) for v in found.values()])
-            ranked = {n: v for n, v in found.items() if n not in NO_RIVALS and every.any()}
+            ranked = {n: v for n, v in found.items() if n not in NOT_COMPARED and every.any()}
             rates = {n: float((~rights(v.held)[every]).mean()) for n, v in ranked.items()}
             aim = f"transfer from `{source}` at {epsilon:g}/255, success rate of {int(every.sum())}: lowest"
             out += _lowest(rates, best.name, aim)

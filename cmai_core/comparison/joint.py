@@ -14,6 +14,7 @@ from cmai_core.attacks.objectives.text import Mismatch, Misretrieved, PairConsis
 from cmai_core.attacks.text_searches.masked_lm import MaskedLMProposer
 from cmai_core.attacks.text_searches.search import BeamSearch
 from cmai_core.attacks.threats.text import TextThreat
+from cmai_core.budget import Budget
 from cmai_core.comparison.protocol import Joint
 from cmai_core.comparison.verdicts import marks
 from cmai_core.data.pair import PairDataset
@@ -43,7 +44,7 @@ def attacks(joint: Joint, truth: str) -> dict[str, JointAttack]:
     }
     return {
         name: JointAttack(
-            threat=ThreatModel("linf", joint.epsilon / 255),
+            threat=ThreatModel("linf", Budget("linf", joint.epsilon)),
             text_threat=TextThreat(words=joint.words, truth=truth),
             objective=objective,
             schedule=schedule,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cmai_core.comparison import tables
 from cmai_core.comparison.correction import correction_table, correction_words, with_corrections
-from cmai_core.comparison.goals import NO_RIVALS, aims, rivals
+from cmai_core.comparison.goals import NOT_COMPARED, aims, compared
 from cmai_core.comparison.protocol import PROTOCOL, Protocol
 from cmai_core.comparison.results import Result, read_results, stale
 from cmai_core.comparison.run import results_dir
@@ -73,9 +73,9 @@ def _aims_table(results: Mapping[str, Result], protocol: Protocol, missing: bool
 
 def _ranked(results: Mapping[str, Result]) -> str:
     """Say among whom first places are."""
-    left = [f"`{name}`" for name in NO_RIVALS if name in results]
+    left = [f"`{name}`" for name in NOT_COMPARED if name in results]
     but = f" ({' and '.join(left)}: measured, but not to win against)" if left else ""
-    return f"“Highest”, “lowest” and “best other” are among the {len(rivals(results))} models compared{but}."
+    return f"“Highest”, “lowest” and “best other” are among the {len(compared(results))} models compared{but}."
 
 
 def _met(aim: str, met: bool, missing: bool) -> str:

@@ -78,7 +78,7 @@ def verdicts(
         One for each task, norm, ε and source. A scene that the task has no question about is unasked throughout.
 
     Raises:
-        DataError: a scene without a clean reading, or one that still stands and was not attacked by every recipe.
+        DataError: a scene without a clean prediction, or one that still stands and was not attacked by every recipe.
     """
     place = {item: k for k, item in enumerate(items)}
     own = frame[(frame["target"] == target) & frame["item"].isin(place)]

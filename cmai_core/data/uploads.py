@@ -9,7 +9,6 @@ own, which ends when its time is over.
 
 from __future__ import annotations
 
-import hashlib
 import io
 from pathlib import Path
 
@@ -129,13 +128,6 @@ def clean_caption(text: str, max_chars: int = 300) -> str:
     if len(cleaned) > max_chars:
         raise _too_long(len(cleaned), max_chars)
     return cleaned
-
-
-def sha256_of(array: np.ndarray) -> str:
-    """Return a key that no other array shares: SHA-256 over type, shape and bytes (64 hexadecimal digits)."""
-    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
-    digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 def _read(path: Path, max_bytes: int, name: str) -> bytes:

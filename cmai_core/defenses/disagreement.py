@@ -1,6 +1,6 @@
 """Which words and which patches of a pair disagree.
 
-With a verifier they are its own: how much it doubts each word, and where the doubted words looked. Without one, what
+With a verifier they are its own: how little it believes each word, and where those words looked. Without one, what
 S_c gains when a word is left out of the text, or a patch of the picture is filled with the picture's mean colour
 (occlusion: Zeiler and Fergus 2014, arXiv 1311.2901, sec. 4.2; for words, leave-one-out: Li et al. 2016, arXiv
 1612.08220): what disagrees is what the score is better without.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cmai_core.models.protocol import VisionLanguageModel
 
 VERIFIER, LEAVE_ONE_OUT = "verifier", "leave-one-out"
-LEAST_DOUBT = 0.1  # of the verifier in a word, for it to be named
+LEAST_DISAGREEMENT = 0.1  # 1 − the probability of a word, for it to be named
 MOST_CELLS = 8  # a side: what a person can tell apart, and passes of the model stay few
 
 
@@ -35,8 +35,8 @@ class Disagreement:
         words: W words of the text.
         word_values: float32 W. By the verifier: the probability that the picture does not bear the word out. Left out:
             S_c without the word − S_c.
-        patches: float32 h×w. By the verifier: the share of its doubt that looked there, sum 1. Left out: S_c (with a
-            verifier whose tokens are no patches, log V_verify) without the patch − with it.
+        patches: float32 h×w. By the verifier: the share of the disagreement that looked there, sum 1. Left out: S_c
+            (with a verifier whose tokens are no patches, log V_verify) without the patch − with it.
         words_by, patches_by: VERIFIER or LEAVE_ONE_OUT.
     """
 
@@ -47,13 +47,13 @@ class Disagreement:
     patches_by: str
 
     @property
-    def doubted(self) -> tuple[int, ...]:
-        """Places of the words that disagree, the most doubted first.
+    def disagreeing(self) -> tuple[int, ...]:
+        """Places of the words that disagree, those that disagree most first.
 
         Those that disagree at least half as much as the worst, and more than the least that counts (0.1 for the
         verifier; for words left out, anything above 0).
         """
-        values, least = self.word_values, LEAST_DOUBT if self.words_by == VERIFIER else 0.0
+        values, least = self.word_values, LEAST_DISAGREEMENT if self.words_by == VERIFIER else 0.0
         chosen = np.flatnonzero((values > least) & (values >= 0.5 * values.max(initial=0)))
         return tuple(int(k) for k in chosen[np.argsort(-values[chosen], kind="stable")])
 
@@ -70,13 +70,13 @@ def disagreement(model: VisionLanguageModel, pixels: torch.Tensor, text: str, *,
         patches = _patches_left_out(model, pixels, text, size)
         return Disagreement(words, values, patches, LEAVE_ONE_OUT, LEAVE_ONE_OUT)
     found = model.verify_words(pixels, [text])[0]
-    doubt = 1 - found.probability
+    against = 1 - found.probability
     grid = model.patch_grid
     if grid is None or grid[0] * grid[1] != found.attention.shape[1]:
         patches = _patches_left_out(model, pixels, text, size)
-        return Disagreement(found.words, doubt.numpy(), patches, VERIFIER, LEAVE_ONE_OUT)
-    looked = (doubt[:, None] * found.attention).sum(dim=0) / doubt.sum().clamp(min=1e-12)
-    return Disagreement(found.words, doubt.numpy(), looked.view(grid).numpy(), VERIFIER, VERIFIER)
+        return Disagreement(found.words, against.numpy(), patches, VERIFIER, LEAVE_ONE_OUT)
+    looked = (against[:, None] * found.attention).sum(dim=0) / against.sum().clamp(min=1e-12)
+    return Disagreement(found.words, against.numpy(), looked.view(grid).numpy(), VERIFIER, VERIFIER)
 
 
 def _words_left_out(

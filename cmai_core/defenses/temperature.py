@@ -65,7 +65,10 @@ def fit_scaling(score: str, aligned: np.ndarray, misaligned: np.ndarray, *, offs
     """
     aligned, misaligned = (np.asarray(x, dtype=np.float64) for x in (aligned, misaligned))
     if not len(aligned) or not len(misaligned):
-        raise DataError("A temperature needs consistent and inconsistent pairs.", "Give some of both.")
+        raise DataError(
+            f"A temperature needs consistent and inconsistent pairs, not {len(aligned)} and {len(misaligned)}.",
+            "Give some of both.",
+        )
     z = np.concatenate([aligned, misaligned])
     if not np.isfinite(z).all():
         raise DataError(f"{int((~np.isfinite(z)).sum())} scores are not finite numbers.")

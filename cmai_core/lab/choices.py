@@ -5,6 +5,8 @@ All of it is read off the descriptions of attacks and objectives; none of it imp
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from cmai_core.attacks.objectives.registry import OBJECTIVES
 from cmai_core.attacks.recipes.registry import RECIPES
 from cmai_core.attacks.specs import LENGTHS, Recipe
@@ -98,14 +100,20 @@ def why_no_detector(pair: str) -> str:
     )
 
 
-def why_not_objective(threat: str, objective: str, task: str, pair: str = "") -> str:
-    """Say why an objective does not go with a threat model, a task and a pair ("": any); "" where it does."""
+def why_not_objective(threat: str, objective: str, task: str, pair: str = "", lacking: Collection[str] = ()) -> str:
+    """Say why an objective does not go with a threat model, a task and a pair ("": any); "" where it does.
+
+    Args:
+        lacking: of `OBJECTIVE_NEEDS`, what the models do not have.
+    """
     if threat in _BESIDES and objective != "consistency":
         return "Where words change, the lab raises −S_c; the command line has objectives on tasks, too."
     if of_detector(objective) and (reason := why_no_detector(pair)):
         return reason
     if "classes" in OBJECTIVES[objective].needs and not TASKS[task].has_classes:
         return f"The task {task} has no class scores, which this objective compares."
+    if "attention" in OBJECTIVES[objective].needs and "attention" in lacking:
+        return "A chosen model's image tower gives out no attention."
     if objective == "dlr" and (options := TASKS[task].options or 3) < 3:
         return f"DLR compares three answers, and the task {task} has {options}: choose the margin."
     return ""
@@ -150,15 +158,17 @@ def _wrong_threat(search: Recipe, threat: str) -> str:
     return f"{search.name} goes with {fits}, not with {THREATS[threat]}."
 
 
-def why_not(threat: str, objective: str, search: str, task: str, pair: str = "") -> str:
+def why_not(threat: str, objective: str, search: str, task: str, pair: str = "", lacking: Collection[str] = ()) -> str:
     """Say why the three parts do not combine on a task (and a pair), in a sentence; "" where they do."""
-    return why_not_objective(threat, objective, task, pair) or why_not_search(threat, objective, search, task)
+    return why_not_objective(threat, objective, task, pair, lacking) or why_not_search(threat, objective, search, task)
 
 
-def settled(threat: str, objective: str, search: str, task: str, pair: str = "") -> tuple[str, str]:
+def settled(
+    threat: str, objective: str, search: str, task: str, pair: str = "", lacking: Collection[str] = ()
+) -> tuple[str, str]:
     """Choose (objective, search): as given where they go with the threat model, else the first that does."""
-    if why_not_objective(threat, objective, task, pair):
-        fitting = (o for o in OBJECTIVES if not why_not_objective(threat, o, task, pair))
+    if why_not_objective(threat, objective, task, pair, lacking):
+        fitting = (o for o in OBJECTIVES if not why_not_objective(threat, o, task, pair, lacking))
         objective = next(fitting)
     if why_not_search(threat, objective, search, task):
         search = next(s for s in SEARCHES if not why_not_search(threat, objective, s, task))

@@ -290,7 +290,7 @@ class Experiment:
         """Whether the models are attacked with a detector around them."""
         return of_detector(self.objective)
 
-    def crafted_models(self) -> tuple[str, ...]:
+    def attacked_models(self) -> tuple[str, ...]:
         """Roles ("undefended", "defended") on which a perturbation is made."""
         if self.craft_on == "each":
             return ("undefended", "defended") if self.defended else ("undefended",)

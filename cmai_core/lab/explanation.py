@@ -153,13 +153,13 @@ def _explain_role(
 ) -> RoleExplanation:
     from cmai_core.explanations import explanation_moved_but_prediction_did_not, token_attribution
 
-    craft = result.craft_for(role)
-    pictures = [craft.clean, craft.adversarial, _noisy(craft.clean, craft.adversarial)]
+    example = result.example_for(role)
+    pictures = [example.clean, example.adversarial, _noisy(example.clean, example.adversarial)]
     pixels = model.preprocess(pictures)
     caption = result.experiment.caption
-    texts = [caption, craft.caption or caption, caption]
-    changed = not np.array_equal(craft.clean, craft.adversarial)
-    answers = result.readings[role].answers
+    texts = [caption, example.caption or caption, caption]
+    changed = not np.array_equal(example.clean, example.adversarial)
+    answers = result.predictions[role].answers
     kept = all(c.text == a.text for c, a in answers.values()) if answers else None
     maps, missing, checks, similarity, control, warnings = {}, {}, {}, {}, {}, {}
     for method in methods:
@@ -189,8 +189,8 @@ def _explain_role(
         missing["words"] = str(error)
     return RoleExplanation(
         model.name,
-        craft.clean,
-        craft.adversarial,
+        example.clean,
+        example.adversarial,
         maps,
         missing,
         words,
@@ -199,7 +199,7 @@ def _explain_role(
         control,
         kept,
         warnings,
-        attacked=craft.caption,
+        attacked=example.caption,
     )
 
 

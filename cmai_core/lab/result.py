@@ -32,7 +32,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Craft:
+class Example:
     """One adversarial picture and how it was made.
 
     Attributes:
@@ -75,12 +75,12 @@ class Craft:
 
 
 @dataclass(frozen=True)
-class Reading:
+class PairPrediction:
     """What one model makes of the clean and of the adversarial picture.
 
     Attributes:
         role, spec, name, hash: which model; `domain` the kind of pictures it was trained on (`data.registry.kinds`).
-        picture: the role whose craft it was shown. Equal to `role`: a white-box attack; else a transferred one.
+        picture: the role whose example it was shown. Equal to `role`: a white-box attack; else a transferred one.
         clean, adversarial: S_c of picture and sentence in [-1, 1], the adversarial one after rounding to 8 bits; None
             where the model was shown no attack, as that was cancelled before its turn.
         float_score: S_c before rounding; jpeg_score: after JPEG at quality 90.
@@ -152,8 +152,8 @@ class LabResult:
     """An experiment and everything it showed. Maps are keyed by role; `second`: where a task asked about two."""
 
     experiment: Experiment
-    crafts: Mapping[str, Craft]
-    readings: Mapping[str, Reading]
+    examples: Mapping[str, Example]
+    predictions: Mapping[str, PairPrediction]
     seconds: float = 0.0
     device: str = "cpu"
     created: str = ""
@@ -161,14 +161,16 @@ class LabResult:
     second: SecondPicture | None = None
 
     @property
-    def first_craft(self) -> Craft:
+    def first_example(self) -> Example:
         """The first picture that was worked on; where none was, the first that would have been."""
-        return next((craft for craft in self.crafts.values() if craft.begun), next(iter(self.crafts.values())))
+        return next(
+            (example for example in self.examples.values() if example.begun), next(iter(self.examples.values()))
+        )
 
     @property
-    def attacked(self) -> dict[str, Reading]:
-        """The readings of models that were shown an attack, by role."""
-        return {role: reading for role, reading in self.readings.items() if reading.attacked}
+    def attacked(self) -> dict[str, PairPrediction]:
+        """The predictions of models that were shown an attack, by role."""
+        return {role: prediction for role, prediction in self.predictions.items() if prediction.attacked}
 
     def evaded(self, role: str) -> bool | None:
         """Whether the attack had its way with a model and the detector around it; None without one, or unasked.
@@ -176,38 +178,38 @@ class LabResult:
         Objective "aware": the answer is wrong and accepted; None where it was that already when clean. "accept",
         "reject": the pair is that, and was not when clean (None: it was).
         """
-        reading, experiment = self.readings[role], self.experiment
-        if reading.accepted is None:
+        prediction, experiment = self.predictions[role], self.experiment
+        if prediction.accepted is None:
             return None
         if experiment.objective != "aware":
-            before, after = (accepted == (experiment.objective == "accept") for accepted in reading.accepted)
-        elif experiment.task not in reading.answers:
+            before, after = (accepted == (experiment.objective == "accept") for accepted in prediction.accepted)
+        elif experiment.task not in prediction.answers:
             return None
         else:
-            answers = reading.answers[experiment.task]
+            answers = prediction.answers[experiment.task]
             if any(answer.correct is None for answer in answers):
                 return None
             before, after = (
-                not answer.correct and accepted for answer, accepted in zip(answers, reading.accepted, strict=True)
+                not answer.correct and accepted for answer, accepted in zip(answers, prediction.accepted, strict=True)
             )
         return None if before else after
 
-    def craft_for(self, role: str) -> Craft:
+    def example_for(self, role: str) -> Example:
         """Return the pictures the model in this role was shown."""
-        return self.crafts[self.readings[role].picture]
+        return self.examples[self.predictions[role].picture]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the pixels, as JSON values; the pictures' measured sizes are included."""
-        crafts = {}
-        for role, craft in self.crafts.items():
-            plain = {k: v for k, v in asdict_shallow(craft).items() if k not in ("clean", "adversarial")}
-            psnr = perturbation_numbers(craft.clean, craft.adversarial)["psnr"]
-            crafts[role] = plain | {"psnr_db": None if psnr == float("inf") else round(psnr, 2)}
+        examples = {}
+        for role, example in self.examples.items():
+            plain = {k: v for k, v in asdict_shallow(example).items() if k not in ("clean", "adversarial")}
+            psnr = perturbation_numbers(example.clean, example.adversarial)["psnr"]
+            examples[role] = plain | {"psnr_db": None if psnr == float("inf") else round(psnr, 2)}
         return {
             "format": "cmai-lab-result/1",
             "experiment": self.experiment.to_dict(),
-            "crafts": crafts,
-            "readings": {role: asdict(reading) for role, reading in self.readings.items()},
+            "crafts": examples,
+            "readings": {role: asdict(prediction) for role, prediction in self.predictions.items()},
             "seconds": self.seconds,
             "device": self.device,
             "created": self.created,
@@ -218,22 +220,22 @@ class LabResult:
     @staticmethod
     def from_dict(raw: Mapping[str, Any], pictures: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> LabResult:
         """Inverse of `to_dict`; `pictures`: role → (clean, adversarial). The second picture's pixels are not kept."""
-        crafts = {}
+        examples = {}
         for role, values in raw["crafts"].items():
             values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "psnr_db"}
             clean, adversarial = pictures[role]
-            crafts[role] = Craft(clean=clean, adversarial=adversarial, **values)
-        readings = {}
+            examples[role] = Example(clean=clean, adversarial=adversarial, **values)
+        predictions = {}
         for role, values in raw["readings"].items():
             answers = {
                 task: tuple(Answer(**{**a, "ranking": tuple(tuple(r) for r in a["ranking"])}) for a in both)
                 for task, both in values["answers"].items()
             }
-            readings[role] = Reading(**{**values, "answers": answers})
+            predictions[role] = PairPrediction(**{**values, "answers": answers})
         return LabResult(
             Experiment.from_dict(raw["experiment"]),
-            crafts,
-            readings,
+            examples,
+            predictions,
             raw["seconds"],
             raw["device"],
             raw["created"],

@@ -13,14 +13,13 @@ import numpy as np
 from cmai_core.data.pair import Batch, Pair, PairDataset
 from cmai_core.errors import OptionError
 from cmai_core.evaluation.runs.attacked import attack_batch
-from cmai_core.evaluation.runs.predictor import Encoded, encode, read_images, read_pairs
-from cmai_core.evaluation.runs.predictor import Reading as Read
+from cmai_core.evaluation.runs.predictor import Encoded, ScoredPrediction, encode, predict_images, predict_pairs
 from cmai_core.lab.choices import FALSE_POSITIVE_RATE, SEARCHES
 from cmai_core.lab.experiment import Experiment
 from cmai_core.lab.images import perturbation_numbers, round_trip
 from cmai_core.lab.judgement import judge
 from cmai_core.lab.pair_in_context import PairAmong
-from cmai_core.lab.result import Answer, Craft, LabResult, Reading, SecondPicture
+from cmai_core.lab.result import Answer, Example, LabResult, PairPrediction, SecondPicture
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 from cmai_core.tasks import TASKS, get_task
 from cmai_core.versions import library_versions
@@ -31,8 +30,8 @@ if TYPE_CHECKING:
     from cmai_core.defenses.basis import Basis
     from cmai_core.models.protocol import VisionLanguageModel
 
-READING_STEPS = 20
-"""What reading one model's answers counts for in the progress, in attack steps: about as long on the bundled models."""
+PREDICTION_STEPS = 20
+"""What one model's answers count for in the progress, in attack steps: about as long on the bundled models."""
 LEAST_UNITS = 4
 """What an attack counts for at least in the progress: one step, too, takes a while."""
 CANCELLED = "it was cancelled before this was asked."
@@ -48,7 +47,7 @@ def run_attack(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> LabResult:
-    """Crafts the adversarial picture (or pictures) and reads everything both models make of it.
+    """Make the adversarial picture (or pictures), and ask both models everything about it.
 
     Args:
         pair: the picture; S_c is measured with `experiment.caption`. Where that is false of the pair's scene, the
@@ -74,24 +73,24 @@ def run_attack(
     pair = with_sentence(pair, experiment.caption)
     setting = Setting(pair, PairAmong(pair, dataset))
     course = _Course(progress, experiment, len(models))
-    crafts = {
+    examples = {
         role: _craft(experiment, setting, role, models[role], taus.get(role), course, cancel)
-        for role in experiment.crafted_models()
+        for role in experiment.attacked_models()
     }
-    readings = {}
+    predictions = {}
     for role, model in models.items():
-        picture = role if role in crafts else next(iter(crafts))
-        reading = _read(setting, experiment.caption, role, model, picture, crafts[picture], course, cancel)
-        readings[role] = _with_detector(reading, bases.get(role))
+        picture = role if role in examples else next(iter(examples))
+        prediction = _read(setting, experiment.caption, role, model, picture, examples[picture], course, cancel)
+        predictions[role] = _with_detector(prediction, bases.get(role))
     return LabResult(
         experiment,
-        crafts,
-        readings,
+        examples,
+        predictions,
         round(time.perf_counter() - start, 3),
         str(next(iter(models.values())).device),
         datetime.now(UTC).isoformat(timespec="seconds"),
         library_versions(),
-        _second(setting, {task for reading in readings.values() for task in reading.answers}),
+        _second(setting, {task for prediction in predictions.values() for task in prediction.answers}),
     )
 
 
@@ -126,7 +125,7 @@ class Setting:
         pair = dataclasses.replace(self.pair, captions=(caption, *(c for c in rest if c != caption)))
         return Setting(pair, PairAmong(pair, self.dataset.dataset))
 
-    def asked(self, name: str, model: VisionLanguageModel, seen: Encoded) -> list[Read]:
+    def asked(self, name: str, model: VisionLanguageModel, seen: Encoded) -> list[ScoredPrediction]:
         """Ask a task about pictures of this one pair.
 
         Raises:
@@ -134,7 +133,7 @@ class Setting:
         """
         count = len(seen.pixels)
         rows = Batch(tuple(map(str, range(count))), seen.pixels, (), (), (self.pair,) * count)
-        return read_images(model, self.task(name, model), self.dataset, rows, [seen])[0]
+        return predict_images(model, self.task(name, model), self.dataset, rows, [seen])[0]
 
     def task(self, name: str, model: VisionLanguageModel) -> Any:
         """Find a task that applies to this pair and model.
@@ -165,10 +164,10 @@ def _craft(
     tau: float | None,
     course: _Course,
     cancel: CancelToken | None,
-) -> Craft:
+) -> Example:
     pixels = clean_pixels(model, [setting.pair.image])
     if cancel is not None and cancel.cancelled:
-        return Craft(**_pictures(role, pixels, _to_picture(pixels)), cancelled=True, begun=False)
+        return Example(**_pictures(role, pixels, _to_picture(pixels)), cancelled=True, begun=False)
     batch = Batch((setting.pair.id,), pixels, (experiment.caption,), (0,), (setting.pair,))
     listener = course.attacking(role)
     task = setting.task(experiment.task, model) if experiment.task_of_attack else None
@@ -178,10 +177,10 @@ def _craft(
     result, examples = attack_batch(attack, attacked, batch, seed=experiment.seed, progress=listener, cancel=cancel)
     shown = _pictures(role, pixels, examples.images[0])
     if experiment.edits_words:
-        return _craft_of_words(experiment, shown, result)
+        return _example_of_words(experiment, shown, result)
     judged = task is not None or experiment.has_detector
     return _begun(
-        Craft(
+        Example(
             **shown,
             **_course_of(result),
             success=bool(result.success_8bit[0]) if judged else None,
@@ -192,10 +191,10 @@ def _craft(
     )
 
 
-def _begun(craft: Craft) -> Craft:
-    """Mark a craft as none where the attack was cancelled before its first step had changed anything."""
-    idle = craft.cancelled and not craft.steps_done and craft.caption == "" and craft.linf == 0
-    return dataclasses.replace(craft, begun=False, success=None, success_float=None) if idle else craft
+def _begun(example: Example) -> Example:
+    """Mark an example as none where the attack was cancelled before its first step had changed anything."""
+    idle = example.cancelled and not example.steps_done and example.caption == "" and example.linf == 0
+    return dataclasses.replace(example, begun=False, success=None, success_float=None) if idle else example
 
 
 def _guarded(model: VisionLanguageModel, tau: float) -> Any:
@@ -206,11 +205,11 @@ def _guarded(model: VisionLanguageModel, tau: float) -> Any:
     return System(model, detector=ConsistencyDetector(tau))
 
 
-def _with_detector(reading: Reading, basis: Basis | None) -> Reading:
+def _with_detector(prediction: PairPrediction, basis: Basis | None) -> PairPrediction:
     if basis is None:
-        return reading
+        return prediction
     return dataclasses.replace(
-        reading,
+        prediction,
         tau=basis.tau(FALSE_POSITIVE_RATE),
         false_positive_rate=FALSE_POSITIVE_RATE,
         calibration_pairs=basis.calibration.count,
@@ -218,13 +217,13 @@ def _with_detector(reading: Reading, basis: Basis | None) -> Reading:
     )
 
 
-def _craft_of_words(experiment: Experiment, shown: dict[str, Any], result: Any) -> Craft:
-    """Make the craft of a text or joint attack from its pictures and its result."""
+def _example_of_words(experiment: Experiment, shown: dict[str, Any], result: Any) -> Example:
+    """Make the example of a text or joint attack from its pictures and its result."""
     joint = experiment.norm == "joint"
     changed = result.label_changed[0]
     idle = result.cancelled and not result.steps_done and result.texts[0] == experiment.caption
     return _begun(
-        Craft(
+        Example(
             **shown,
             **_course_of(result),
             forwards=int(result.forwards[0]) if joint else 0,
@@ -237,7 +236,7 @@ def _craft_of_words(experiment: Experiment, shown: dict[str, Any], result: Any) 
 
 
 def _pictures(role: str, before: torch.Tensor, adversarial: np.ndarray) -> dict[str, Any]:
-    """Put the clean and the attacked picture, with the size of the change, as a craft holds them."""
+    """Put the clean and the attacked picture, with the size of the change, as an example holds them."""
     clean = _to_picture(before)
     sizes = perturbation_numbers(clean, adversarial)
     return {
@@ -281,7 +280,7 @@ class _Course:
         self._progress = progress
         self._steps = getattr(experiment, counts) if counts else 1
         self._each = max(experiment.units, LEAST_UNITS)
-        self._total = self._each * len(experiment.crafted_models()) + READING_STEPS * models
+        self._total = self._each * len(experiment.attacked_models()) + PREDICTION_STEPS * models
         self._done = 0  # of parts that are finished
         self._shown: dict[str, Any] = {}
 
@@ -307,17 +306,17 @@ class _Course:
 
         return tell
 
-    def reading(self, role: str, task: str, share: float) -> None:
+    def predicting(self, role: str, task: str, share: float) -> None:
         """Says which task a model is asked now ("": S_c is measured), and which share of its part is finished."""
         if self._progress is None:
             return
-        done = self._done + round(share * READING_STEPS)
+        done = self._done + round(share * PREDICTION_STEPS)
         stage = f"Asking the {role} model: {task}" if task else f"Measuring S_c on the {role} model"
         self._progress(Progress(done, self._total, stage, self._shown | {"count": ""}))
 
     def read(self) -> None:
         """Count a model's part as finished."""
-        self._done += READING_STEPS
+        self._done += PREDICTION_STEPS
 
 
 def _read(
@@ -326,10 +325,10 @@ def _read(
     role: str,
     model: VisionLanguageModel,
     picture: str,
-    craft: Craft,
+    example: Example,
     course: _Course,
     cancel: CancelToken | None,
-) -> Reading:
+) -> PairPrediction:
     """S_c and answers of a model on the clean and the adversarial 8-bit picture it is shown.
 
     Where the sentence was attacked, S_c after the attack is that with the attacked sentence, and tasks that read the
@@ -341,23 +340,23 @@ def _read(
 
     from cmai_core.models.truncation import unread_of
 
-    after = setting if craft.caption in ("", caption) else setting.saying(craft.caption)
+    after = setting if example.caption in ("", caption) else setting.saying(example.caption)
     with torch.no_grad():
-        course.reading(role, "", 0.0)
-        shown = [craft.clean]
-        if craft.begun:
-            shown += [craft.adversarial, round_trip(craft.adversarial, "JPEG", 90)]
+        course.predicting(role, "", 0.0)
+        shown = [example.clean]
+        if example.begun:
+            shown += [example.adversarial, round_trip(example.adversarial, "JPEG", 90)]
         seen = encode(model, shown)
-        texts = [caption, *[craft.caption or caption] * (len(shown) - 1)]
+        texts = [caption, *[example.caption or caption] * (len(shown) - 1)]
         rows = Batch(tuple(map(str, range(len(shown)))), seen.pixels, tuple(texts), tuple(range(len(shown))))
-        (found,) = read_pairs(model, None, None, rows, [(seen, texts)])
-        scores = [reading.consistency for reading in found] + [None] * (3 - len(shown))
+        (found,) = predict_pairs(model, None, None, rows, [(seen, texts)])
+        scores = [prediction.consistency for prediction in found] + [None] * (3 - len(shown))
         answers, skipped = {}, {}
         for number, name in enumerate(TASKS):
             if cancel is not None and cancel.cancelled:
                 skipped[name] = CANCELLED
                 continue
-            course.reading(role, name, (number + 1) / (len(TASKS) + 1))
+            course.predicting(role, name, (number + 1) / (len(TASKS) + 1))
             try:
                 if after is setting:
                     found = setting.asked(name, model, seen.rows(0, min(2, len(shown))))
@@ -366,9 +365,9 @@ def _read(
             except OptionError as error:
                 skipped[name] = str(error)
                 continue
-            answers[name] = tuple(answer_of(reading.prediction) for reading in found)
+            answers[name] = tuple(answer_of(prediction.prediction) for prediction in found)
         course.read()
-    return Reading(
+    return PairPrediction(
         role=role,
         spec=model.spec,
         name=model.name,
@@ -377,7 +376,7 @@ def _read(
         picture=picture,
         clean=scores[0],
         adversarial=scores[1],
-        float_score=craft.score_float if picture == role else None,
+        float_score=example.score_float if picture == role else None,
         jpeg_score=scores[2],
         answers=answers,
         skipped=skipped,

@@ -100,12 +100,12 @@ class LabVerdict:
 def content_key(result: LabResult) -> str:
     """Return a digest of all that verdicts depend on: models, pictures, sentences and the task that is asked."""
     digest = hashlib.sha256()
-    for role, reading in result.attacked.items():
-        craft = result.craft_for(role)
-        for picture in (craft.clean, craft.adversarial):
+    for role, prediction in result.attacked.items():
+        example = result.example_for(role)
+        for picture in (example.clean, example.adversarial):
             digest.update(repr(picture.shape).encode())
             digest.update(np.ascontiguousarray(picture).tobytes())
-        words = (role, reading.hash, result.experiment.caption, craft.caption, asked_task(result, role))
+        words = (role, prediction.hash, result.experiment.caption, example.caption, asked_task(result, role))
         digest.update(repr((*words, result.experiment.pair, result.experiment.scene)).encode())
     return digest.hexdigest()
 
@@ -115,7 +115,7 @@ def asked_task(result: LabResult, role: str) -> str:
 
     "": none.
     """
-    answers = result.readings[role].answers
+    answers = result.predictions[role].answers
     return result.experiment.task if result.experiment.task in answers else next(iter(answers), "")
 
 
@@ -141,9 +141,9 @@ def judge_result(
     """
     start = time.perf_counter()
     total, roles = 2 * len(result.attacked), {}
-    for number, (role, reading) in enumerate(result.attacked.items()):
-        if models[role].hash != reading.hash:
-            raise DataError(f"{reading.name} is not the model that was attacked any more.", "Attack again.")
+    for number, (role, prediction) in enumerate(result.attacked.items()):
+        if models[role].hash != prediction.hash:
+            raise DataError(f"{prediction.name} is not the model that was attacked any more.", "Attack again.")
 
         def tell(side: int, role: str = role, number: int = number) -> None:
             if cancel is not None:
@@ -168,8 +168,8 @@ def _judge(
     from cmai_core.defenses.cmcv import Cmcv
     from cmai_core.models.scoring import has_heads
 
-    craft, caption = result.craft_for(role), result.experiment.caption
-    pictures, texts = (craft.clean, craft.adversarial), (caption, craft.caption or caption)
+    example, caption = result.example_for(role), result.experiment.caption
+    pictures, texts = (example.clean, example.adversarial), (caption, example.caption or caption)
     known = basis.calibration
     judge = Cmcv(model) if known is None else Cmcv(model, known, known.thresholds[-1].fpr)
     task = asked_task(result, role)

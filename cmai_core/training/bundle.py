@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmai_core.budget import Budget
 from cmai_core.data.registry import DEFAULT_DATASET
 from cmai_core.errors import ModelError
 from cmai_core.progress import Progress
@@ -178,7 +179,8 @@ def measure(model: VisionLanguageModel, limit: int, attacked: int) -> dict[str, 
     task = Retrieval(gallery=limit)
     robust: dict[str, Any] = {}
     for epsilon in EPSILONS:
-        attack = task_pgd(task, dataset=dataset, epsilon=epsilon / 255, steps=STEPS)
+        budget = Budget("linf", epsilon)
+        attack = task_pgd(task, dataset=dataset, epsilon=budget, steps=STEPS)
         results = []
         for start in range(0, min(attacked, limit), 50):
             pairs = [dataset[k] for k in range(start, min(start + 50, attacked, limit))]
@@ -186,7 +188,7 @@ def measure(model: VisionLanguageModel, limit: int, attacked: int) -> dict[str, 
             texts = tuple(pair.captions[0] for pair in pairs)
             batch = Batch(tuple(p.id for p in pairs), pixels, texts, tuple(range(len(pairs))), tuple(pairs))
             results.append(attack(model, batch, seed=0))
-            _tell(f"ε = {epsilon}/255")(Progress(start + len(pairs), attacked))
+            _tell(f"ε = {budget.words}")(Progress(start + len(pairs), attacked))
         joined = AttackResult.concatenate(results)
         held = (~(joined.success_8bit | joined.clean_success)).float().numpy()
         robust[str(epsilon)] = {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cmai_core.lab.experiment import Experiment
-from cmai_core.lab.result import Answer, Craft, LabResult, Reading
+from cmai_core.lab.result import Answer, Example, LabResult, PairPrediction
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -108,7 +108,7 @@ def result() -> LabResult:
     clean = rng.integers(30, 220, (16, 16, 3), dtype=np.uint8)
     adversarial = (clean + rng.integers(-4, 5, clean.shape)).astype(np.uint8)
     experiment = Experiment(pair="tabletop/test/0", caption="a red cube <b>& a blue ring</b>")
-    craft = Craft(
+    example = Example(
         "undefended", clean, adversarial, (0.1, 0.9), (0.6, -0.2), -0.21, 2, False, True, True, 4.0, 2.5, 3, 2, 0.5
     )
     right, wrong = (
@@ -116,16 +116,16 @@ def result() -> LabResult:
         Answer("a ring", False, 0.7),
     )
     answers = {"zero-shot": (right, wrong), "retrieval": (right, right)}
-    reading = {
-        "undefended": Reading(
+    prediction = {
+        "undefended": PairPrediction(
             "undefended", "tabletop", "tabletop", "h1", "tabletop", "undefended", 0.612, -0.204, -0.21, -0.1, answers,
             {"nlvr": "no second picture"},
         ),
-        "defended": Reading(
+        "defended": PairPrediction(
             "defended", "tabletop-cmai", "tabletop-cmai", "h2", "tabletop", "undefended", 0.55, 0.5, None, 0.5,
             {"zero-shot": (right, right)},
         ),
     }  # fmt: skip
     return LabResult(
-        experiment, {"undefended": craft}, reading, 0.7, "cpu", "2025-01-01T00:00:00+00:00", {"python": "3"}
+        experiment, {"undefended": example}, prediction, 0.7, "cpu", "2025-01-01T00:00:00+00:00", {"python": "3"}
     )

@@ -160,7 +160,7 @@ def test_a_stopped_run_goes_on(bench, texts):
     assert benchmark_service().sweep.wait(60).run == run
     tiny(at, bench_count=16, **longer).button(key="start_bench").click().run()  # the first pairs are stored by then
     at = finished(at)
-    assert 0 < benchmark_service().state.crafted <= 8 * 16 - 16
+    assert 0 < benchmark_service().state.attacked <= 8 * 16 - 16
 
 
 def test_a_store_in_use_and_a_broken_one_are_explained(bench, texts):

@@ -201,12 +201,12 @@ def test_what_needs_class_scores_is_refused_without_them(setting):
     for slug, objective in OBJECTIVES.items():
         if "classes" in objective.needs:
             assert "class scores" in why_not_objective("linf", slug, "captioning")
-            with pytest.raises(OptionError, match="class scores"):
+            with pytest.raises(OptionError, match=task.name):
                 objective.build(task).bind(model, batch)
     for slug, search in SEARCHES.items():
         if "classes" in search.needs and not search.minimum_norm:
             assert "class scores" in why_not_search(search.norm, "task", slug, "captioning")
-            with pytest.raises(OptionError, match="class scores"):
+            with pytest.raises(OptionError, match=task.name):
                 get_recipe(slug).build(task=task)
 
 
@@ -236,16 +236,16 @@ def test_without_the_masked_language_model_its_recipes_say_so(tmp_path, monkeypa
 
 
 def test_an_experiment_that_does_not_combine_is_refused_with_the_reason():
-    with pytest.raises(OptionError, match="do not combine") as caught:
+    with pytest.raises(OptionError) as caught:
         Experiment(caption="a", recipe="cw").checked()
-    assert "C&W goes with L2" in caught.value.hint
+    assert caught.value.hint == why_not("linf", "both", "cw", "retrieval") != ""
 
 
 def test_too_few_steps_are_refused_before_anything_runs(masked_lm):
     wanted = Experiment(caption="a", norm="joint", objective="consistency", recipe="alternating", steps=3)
-    with pytest.raises(OptionError, match="steps is 3") as caught:
+    with pytest.raises(OptionError, match="steps.*3") as caught:
         wanted.checked()
-    assert "between 4 and 200" in caught.value.hint
+    assert "4" in caught.value.hint and "200" in caught.value.hint
     assert dataclasses.replace(wanted, steps=4).checked().steps == 4
 
 
@@ -258,8 +258,9 @@ def test_a_detector_needs_pairs_of_the_picture_s_kind():
             assert "photographs here are 17" in why_not("linf", objective, "pgd", "retrieval", pair)
         for pair in ("", "scene", "tabletop/test/17"):
             assert why_not("linf", objective, "pgd", "retrieval", pair) == ""
-        with pytest.raises(OptionError, match="do not combine"):
+        with pytest.raises(OptionError) as caught:
             Experiment(pair="photos/test/cat", caption="a", objective=objective).checked()
+        assert caught.value.hint == why_not("linf", objective, "pgd", "retrieval", "photos/test/cat") != ""
     assert settled("linf", "aware", "pgd", "retrieval", "photos/test/cat")[0] == "task"
 
 

@@ -41,34 +41,34 @@ def test_text_is_escaped():
     [(0.3, "Falls below its threshold"), (-0.5, "no alarm"), (0.7, "even when clean"), (None, "No threshold is known")],
 )
 def test_the_verdict_follows_the_threshold(result, tau, words):
-    said = verdict(result.readings["undefended"], tau)
+    said = verdict(result.predictions["undefended"], tau)
     assert words in said
     assert "1 of 2 answers that were right are now wrong" in said
 
 
 def test_a_model_that_keeps_its_answers_is_told_so(result):
-    assert "No right answer is lost" in verdict(result.readings["defended"], None)
-    assert result.readings["defended"].transferred and not result.readings["undefended"].transferred
+    assert "No right answer is lost" in verdict(result.predictions["defended"], None)
+    assert result.predictions["defended"].transferred and not result.predictions["undefended"].transferred
 
 
 def test_results_survive_json(result):
     document = json.loads(json.dumps(result.to_dict(), allow_nan=False))
-    craft = result.crafts["undefended"]
-    again = LabResult.from_dict(document, {"undefended": (craft.clean, craft.adversarial)})
-    assert again.readings == result.readings
+    example = result.examples["undefended"]
+    again = LabResult.from_dict(document, {"undefended": (example.clean, example.adversarial)})
+    assert again.predictions == result.predictions
     assert again.experiment == result.experiment
-    assert again.crafts["undefended"].score_trace == craft.score_trace
-    assert np.array_equal(again.first_craft.adversarial, craft.adversarial)
+    assert again.examples["undefended"].score_trace == example.score_trace
+    assert np.array_equal(again.first_example.adversarial, example.adversarial)
 
 
 def test_an_unchanged_picture_is_json_too(result):
-    craft = result.crafts["undefended"]
-    same = replace(result, crafts={"undefended": replace(craft, adversarial=craft.clean)})
+    example = result.examples["undefended"]
+    same = replace(result, examples={"undefended": replace(example, adversarial=example.clean)})
     assert json.loads(json.dumps(same.to_dict(), allow_nan=False))["crafts"]["undefended"]["psnr_db"] is None
 
 
 def test_the_answers_table_holds_every_answer(result):
-    rows = answers_table(result.readings)
+    rows = answers_table(result.predictions)
     assert len(rows) == 3
     assert [r["adversarial right"] for r in rows] == [False, True, True]
     assert [r["transferred"] for r in rows] == [False, False, True]
@@ -113,12 +113,12 @@ def test_empty_and_constant_curves_can_be_drawn():
 
 def detected(result: LabResult, objective: str, *, clean: float, adversarial: float, tau: float = 0.3) -> LabResult:
     """The made-up result as one against a detector, the undefended model's S_c as given."""
-    reading = replace(
-        result.readings["undefended"],
+    prediction = replace(
+        result.predictions["undefended"],
         clean=clean, adversarial=adversarial, tau=tau, false_positive_rate=0.05, calibration_pairs=200,
     )  # fmt: skip
     experiment = replace(result.experiment, objective=objective, task="zero-shot")
-    return replace(result, experiment=experiment, readings=result.readings | {"undefended": reading})
+    return replace(result, experiment=experiment, predictions=result.predictions | {"undefended": prediction})
 
 
 @pytest.mark.parametrize(
@@ -137,13 +137,13 @@ def detected(result: LabResult, objective: str, *, clean: float, adversarial: fl
 def test_success_against_a_detector_is_wrong_and_accepted(result, objective, clean, adversarial, evaded, words):
     made = detected(result, objective, clean=clean, adversarial=adversarial)
     assert made.evaded("undefended") is evaded and words in outcome(made, "undefended")
-    assert made.readings["undefended"].accepted == (clean >= 0.3, adversarial >= 0.3)
-    assert words.split(":")[0] in finding(made)[0] and decisions(made.readings["undefended"]) in finding(made)[0]
+    assert made.predictions["undefended"].accepted == (clean >= 0.3, adversarial >= 0.3)
+    assert words.split(":")[0] in finding(made)[0] and decisions(made.predictions["undefended"]) in finding(made)[0]
     assert made.evaded("defended") is None and outcome(made, "defended") == ""  # no threshold, no verdict
     again = LabResult.from_dict(
-        json.loads(json.dumps(made.to_dict())), {r: (c.clean, c.adversarial) for r, c in made.crafts.items()}
+        json.loads(json.dumps(made.to_dict())), {r: (c.clean, c.adversarial) for r, c in made.examples.items()}
     )
-    assert again.readings == made.readings
+    assert again.predictions == made.predictions
 
 
 def test_a_right_answer_is_no_success(result):
@@ -151,11 +151,11 @@ def test_a_right_answer_is_no_success(result):
     made = replace(made, experiment=replace(made.experiment, task="retrieval"))
     assert made.evaded("undefended") is False and "still right" in outcome(made, "undefended")
     made = replace(made, experiment=replace(made.experiment, task="vqa"))
-    wrong = made.readings["undefended"].answers["zero-shot"][1]
+    wrong = made.predictions["undefended"].answers["zero-shot"][1]
     for clean, evaded, words in ((0.6, None, "even when clean"), (0.2, True, "the attack succeeded")):
         was = detected(result, "aware", clean=clean, adversarial=0.5)
-        reading = replace(was.readings["undefended"], answers={"zero-shot": (wrong, wrong)})
-        was = replace(was, readings={"undefended": reading})
+        prediction = replace(was.predictions["undefended"], answers={"zero-shot": (wrong, wrong)})
+        was = replace(was, predictions={"undefended": prediction})
         assert was.evaded("undefended") is evaded and words in outcome(was, "undefended")
     assert made.evaded("undefended") is None and "not asked" in outcome(made, "undefended")
 
@@ -163,7 +163,7 @@ def test_a_right_answer_is_no_success(result):
 def test_the_second_picture_is_kept_by_name(result):
     second = SecondPicture(np.zeros((4, 4, 3), np.uint8), "tabletop/test/9", True)
     document = json.loads(json.dumps(replace(result, second=second).to_dict()))
-    again = LabResult.from_dict(document, {r: (c.clean, c.adversarial) for r, c in result.crafts.items()})
+    again = LabResult.from_dict(document, {r: (c.clean, c.adversarial) for r, c in result.examples.items()})
     assert (again.second.id, again.second.left, again.second.image) == ("tabletop/test/9", True, None)
 
 

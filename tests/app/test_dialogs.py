@@ -59,7 +59,7 @@ def test_an_upload_is_known_by_its_pixels():
     upload = take_upload(picture("PNG"))
     assert (upload.width, upload.height) == (60, 40)
     assert lab_pair(f"upload/{upload.sha}", "a", upload, "").image.shape == (40, 60, 3)
-    with pytest.raises(DataError, match="uploaded picture"):
+    with pytest.raises(DataError):
         lab_pair("upload/other", "a", upload, "")
     with pytest.raises(DataError):
         take_upload(b"not a picture")
@@ -116,7 +116,7 @@ def test_nothing_of_a_broken_upload_is_kept_but_what_is_said_of_it(monkeypatch):
     monkeypatch.setattr(uploads.st, "session_state", kept)
     file = SimpleNamespace(file_id="1", name="a.png", type="image/png", getvalue=lambda: b"no picture" * 1000)
     for _ in range(2):
-        with pytest.raises(DataError, match="not a JPEG, PNG or WebP"):
+        with pytest.raises(DataError, match=r"a\.png"):
             uploads.taken(file)
     ((error,),) = (found.values() for found in kept.values())
     assert error.__traceback__ is None and error.__context__ is None

@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 import pytest
 
 from app.components.attack_lab.detector import outcome
+from app.components.attack_lab.score_card import treatment
 from app.components.attention.words import changed_words
 from app.components.common.caption_diff import caption_diff
 from app.components.common.theme import escape
@@ -144,7 +145,7 @@ def described_by(at) -> Experiment:
 )  # fmt: skip
 def test_a_result_that_the_form_no_longer_describes_is_marked(app, result, texts, key, value, words):
     at = of_result(app(pair="tabletop/test/3", caption="a white cube"), result)
-    assert "stale_attack" not in keys(at) and "Not of what the form says now" not in texts(at)
+    assert "stale_attack" not in keys(at)
     at.session_state["queries"] = 17  # nothing that this search counts in
     assert "stale_attack" not in keys(at.run())
     at.session_state[key] = value
@@ -173,16 +174,18 @@ def test_a_link_marks_the_example_as_being_of_another_pair(app, texts):
 
 
 def test_the_card_of_a_model_that_was_never_attacked_says_so(app, result, texts):
-    first = replace(result.first_craft, cancelled=True)
-    craft = replace(first, role="defended", adversarial=first.clean, begun=False)
-    reading = replace(result.readings["defended"], picture="defended", adversarial=None, answers={})
+    first = replace(result.first_example, cancelled=True)
+    example = replace(first, role="defended", adversarial=first.clean, begun=False)
+    prediction = replace(result.predictions["defended"], picture="defended", adversarial=None, answers={})
     made = replace(
-        result, crafts={"undefended": first, "defended": craft}, readings=result.readings | {"defended": reading}
+        result,
+        examples={"undefended": first, "defended": example},
+        predictions=result.predictions | {"defended": prediction},
     )
     at = app(result=made)
     said = texts(at)
-    assert not at.exception and not at.error and "not attacked: cancelled before its turn" in said
-    assert "white-box attack, cancelled after 2 steps" in said and "no alarm" not in said
+    assert not at.exception and not at.error and treatment(prediction, example) in said
+    assert treatment(result.predictions["undefended"], first) in said and "2 steps" in said and "no alarm" not in said
 
 
 @pytest.mark.parametrize("fold", ["fold_answers", "fold_course", "fold_run"])
@@ -229,11 +232,11 @@ def test_the_attack_of_the_lab_runs_to_its_end(app, texts, finished):
     finished(at, "attack_job")
     assert not at.error and not at.exception, texts(at)
     made = at.session_state["result"]
-    assert set(made.crafts) == {"undefended", "defended"}
-    for role, craft in made.crafts.items():
-        assert craft.linf <= 4 and craft.steps_done == 3
-        reading = made.readings[role]
-        assert not reading.transferred and reading.adversarial < reading.clean
+    assert set(made.examples) == {"undefended", "defended"}
+    for role, example in made.examples.items():
+        assert example.linf <= 4 and example.steps_done == 3
+        prediction = made.predictions[role]
+        assert not prediction.transferred and prediction.adversarial < prediction.clean
     assert "What the attack did" in texts(at)
 
 
@@ -275,7 +278,7 @@ def test_cancelling_keeps_the_best_so_far(app, texts, finished):
     at.button(key="cancel_attack").click().run()
     finished(at, "attack_job")
     made = at.session_state["result"]
-    assert made.crafts["undefended"].cancelled and made.crafts["undefended"].steps_done < 2000
+    assert made.examples["undefended"].cancelled and made.examples["undefended"].steps_done < 2000
     assert "Cancelled" in texts(at)
 
 
@@ -335,7 +338,7 @@ def test_an_explanation_after_an_attack_on_words_is_of_the_attacked_sentence(app
     )  # fmt: skip
     at.button(key="start_attack").click().run()
     finished(at, "attack_job")
-    attacked = at.session_state["result"].first_craft.caption
+    attacked = at.session_state["result"].first_example.caption
     assert attacked not in ("", "a white cube")
     switch(at, "attention").run()
     assert caption_diff("a white cube", attacked) in texts(at)
@@ -346,10 +349,10 @@ def test_an_explanation_after_an_attack_on_words_is_of_the_attacked_sentence(app
     assert not at.error and not at.exception, texts(at)
     made, result, said = at.session_state["page_attention_result"], at.session_state["result"], texts(at)
     for role, explained in made.roles.items():
-        reading = result.readings[role]
+        prediction = result.predictions[role]
         assert explained.attacked == attacked and explained.control == {}
         for found in (explained.words, explained.maps["relevance"]):
-            assert found.score[:2] == pytest.approx([reading.clean, reading.adversarial], abs=1e-4)
+            assert found.score[:2] == pytest.approx([prediction.clean, prediction.adversarial], abs=1e-4)
         assert "".join(explained.words.words[0]) == "awhitecube"
         new = [explained.words.words[1][k] for k in changed_words(*explained.words.words[:2])[1]]
         assert new and all(f'<ins class="cm-changed">{escape(word)}</ins>' in said for word in new)
@@ -368,13 +371,13 @@ def test_an_attack_past_a_detector_is_judged_by_it(app, texts, finished, monkeyp
     finished(at, "attack_job")
     assert not at.error and not at.exception, texts(at)
     made, said = at.session_state["result"], texts(at)
-    for role, reading in made.readings.items():
-        model = model_cache().get(reading.spec)
-        below = sum(score < reading.tau - 1e-6 for score in clean_scores(model, pairs))  # τ is one of the scores
-        assert below <= 2 and reading.calibration_pairs == 40
+    for role, prediction in made.predictions.items():
+        model = model_cache().get(prediction.spec)
+        below = sum(score < prediction.tau - 1e-6 for score in clean_scores(model, pairs))  # τ is one of the scores
+        assert below <= 2 and prediction.calibration_pairs == 40
         assert outcome(made, role) in said.replace("&#x27;", "'")
     won = made.evaded("undefended")
-    assert won is None or won == made.first_craft.success
+    assert won is None or won == made.first_example.success
     assert "calibrated to reject at most 5%" in said and "while S_c ≥ τ" in said
     assert "the second picture, stays clean" in said and made.second.id != "tabletop/test/3"
 

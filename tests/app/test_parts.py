@@ -58,6 +58,24 @@ def test_what_does_not_combine_is_greyed_with_its_reason(app, texts):
     assert not any(button(at, f"norm_{threat}").disabled for threat in THREATS)
 
 
+def test_an_objective_on_attention_is_not_offered_for_a_model_that_gives_out_none(app, tmp_path):
+    from small_models import small_coca
+
+    from app.services.models import model_cache
+    from cmai_core.models import save_local_dir
+
+    save_local_dir(small_coca(qk_norm=True), tmp_path / "normed")  # its blocks keep no weights
+    spec = f"local-dir:{tmp_path / 'normed'}"
+    at = app(objective="attention", undefended=state.OTHER_MODEL, undefended_spec=spec)
+    assert at.session_state["objective"] == "attention"  # nobody knows before it has been loaded
+    model_cache().get(spec)
+    at.run()
+    assert button(at, "objective_attention").disabled and at.session_state["objective"] != "attention"
+    at.session_state["undefended"] = "tabletop"
+    at.run()
+    assert not button(at, "objective_attention").disabled and not at.exception
+
+
 def test_another_threat_model_settles_on_what_combines(app, texts):
     at = app()
     button(at, "norm_text").click().run()
@@ -83,7 +101,8 @@ def test_a_link_brings_the_parts_back(app):
 
 def test_a_link_to_what_does_not_combine_is_explained(app):
     at = app(query={"pair": "tabletop/test/1", "caption": "a", "recipe": "cw"})
-    assert any("do not combine" in e.value and "C&W goes with L2" in e.value for e in at.error) and not at.exception
+    reason = why_not("linf", "both", "cw", "retrieval")
+    assert reason and any(reason in e.value.replace("&amp;", "&") for e in at.error) and not at.exception
 
 
 def test_a_word_that_is_no_option_any_more_is_not_taken_for_one(monkeypatch):
@@ -120,9 +139,9 @@ def test_an_attack_on_words_is_shown_with_its_sentence(app, texts, finished):
     finished(at, "attack_job")
     assert not at.error and not at.exception, texts(at)
     made = at.session_state["result"]
-    craft, reading = made.first_craft, made.readings["undefended"]
-    assert np.array_equal(craft.clean, craft.adversarial) and craft.caption != caption and craft.queries > 0
-    assert reading.adversarial < reading.clean and abs(reading.adversarial - craft.score_float) < 1e-4
-    assert "cm-changed" in texts(at) and truth_words(caption, craft.caption, craft.true) in texts(at)
-    again = LabResult.from_dict(made.to_dict(), {"undefended": (craft.clean, craft.adversarial)})
-    assert again.first_craft.caption == craft.caption and again.experiment == made.experiment
+    example, prediction = made.first_example, made.predictions["undefended"]
+    assert np.array_equal(example.clean, example.adversarial) and example.caption != caption and example.queries > 0
+    assert prediction.adversarial < prediction.clean and abs(prediction.adversarial - example.score_float) < 1e-4
+    assert "cm-changed" in texts(at) and truth_words(caption, example.caption, example.true) in texts(at)
+    again = LabResult.from_dict(made.to_dict(), {"undefended": (example.clean, example.adversarial)})
+    assert again.first_example.caption == example.caption and again.experiment == made.experiment

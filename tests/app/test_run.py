@@ -14,7 +14,7 @@ from cmai_core.errors import Cancelled, OptionError
 from cmai_core.lab.calibration import lab_basis
 from cmai_core.lab.experiment import TASKS, Experiment
 from cmai_core.lab.result import LabResult
-from cmai_core.lab.run import CANCELLED, READING_STEPS, run_attack
+from cmai_core.lab.run import CANCELLED, PREDICTION_STEPS, run_attack
 from cmai_core.models.truncation import bundled_truncation, truncation_of
 from cmai_core.progress import CancelToken
 
@@ -45,9 +45,9 @@ def test_progress_only_grows_and_the_picture_stays(setting):
     shares = [progress.fraction for progress in seen]
     assert shares == sorted(shares) and shares[0] < 0.2
     last = seen[-1]  # the last task has begun: S_c and every other task are behind it
-    assert last.done == last.total - READING_STEPS + round(READING_STEPS * len(TASKS) / (len(TASKS) + 1))
+    assert last.done == last.total - PREDICTION_STEPS + round(PREDICTION_STEPS * len(TASKS) / (len(TASKS) + 1))
     asking = [p for p in seen if p.stage.startswith("Asking")]
-    assert [p.stage for p in asking] == [f"Asking the undefended model: {task}" for task in TASKS]
+    assert all(task in p.stage and "undefended" in p.stage for p, task in zip(asking, TASKS, strict=True))
     assert all(p.data["image"].shape == (128, 128, 3) and p.data["score"] for p in asking)
     attacking = [p for p in seen if p.stage.startswith("Attacking the undefended model")]
     assert attacking and attacking[-1].data["count"] == "8 of 8"
@@ -61,11 +61,11 @@ def test_cancelled_while_answers_are_read_it_asks_nothing_more(setting):
             token.cancel()
 
     result = run(setting, tell=tell, cancel=token)
-    undefended, defended = result.readings["undefended"], result.readings["defended"]
+    undefended, defended = result.predictions["undefended"], result.predictions["defended"]
     assert set(undefended.answers) == {"zero-shot", "retrieval"} and not defended.answers
     assert defended.skipped == dict.fromkeys(TASKS, CANCELLED)
-    assert all(-1 <= reading.adversarial <= 1 for reading in result.readings.values())
-    assert not result.first_craft.cancelled
+    assert all(-1 <= prediction.adversarial <= 1 for prediction in result.predictions.values())
+    assert not result.first_example.cancelled
 
 
 def test_cancelled_while_attacking_it_keeps_the_picture_and_s_c(setting):
@@ -76,17 +76,17 @@ def test_cancelled_while_attacking_it_keeps_the_picture_and_s_c(setting):
             token.cancel()
 
     result = run(setting, tell=tell, cancel=token, steps=200, objective="consistency")
-    assert result.first_craft.cancelled and result.first_craft.steps_done <= 2
-    assert not result.readings["undefended"].answers and result.readings["undefended"].adversarial < 1
+    assert result.first_example.cancelled and result.first_example.steps_done <= 2
+    assert not result.predictions["undefended"].answers and result.predictions["undefended"].adversarial < 1
 
 
 def test_a_detector_needs_a_threshold_for_every_model(setting):
-    with pytest.raises(OptionError, match="no threshold for every model"):
+    with pytest.raises(OptionError):
         run(setting, objective="reject")
 
 
 def test_a_pair_is_rejected_by_the_threshold_of_its_model(setting):
-    """The threshold is that of the clean pairs, and success on the crafted model is what its detector decides."""
+    """The threshold is that of the clean pairs, and success on the attacked model is what its detector decides."""
     items, models = setting
     told = []
     model = models["undefended"]
@@ -101,9 +101,9 @@ def test_a_pair_is_rejected_by_the_threshold_of_its_model(setting):
         pair=items[0].id, caption=items[0].captions[0], objective="reject", steps=5, epsilon=16.0, defended=""
     )
     made = run_attack(experiment, items[0], {"undefended": model}, dataset=items, bases={"undefended": tight})
-    reading = made.readings["undefended"]
-    assert (reading.tau, reading.calibration_pairs) == (tau, 12) and reading.accepted == (True, False)
-    assert made.evaded("undefended") and made.first_craft.success
+    prediction = made.predictions["undefended"]
+    assert (prediction.tau, prediction.calibration_pairs) == (tau, 12) and prediction.accepted == (True, False)
+    assert made.evaded("undefended") and made.first_example.success
 
 
 def test_calibrating_can_be_cancelled(setting):
@@ -127,17 +127,22 @@ def test_a_model_whose_turn_never_came_is_not_said_to_be_attacked(setting):
             token.cancel()
 
     result = run(setting, tell=tell, cancel=token, steps=200, craft_on="each", objective="consistency")
-    first, second = result.crafts["undefended"], result.crafts["defended"]
+    first, second = result.examples["undefended"], result.examples["defended"]
     assert first.begun and first.cancelled and not second.begun and second.success is None
     assert np.array_equal(second.clean, second.adversarial)
-    reading = result.readings["defended"]
-    assert not reading.attacked and reading.adversarial is None and reading.change is None and not reading.answers
-    assert list(result.attacked) == ["undefended"] and result.first_craft is first
-    assert treatment(reading, second).startswith("not attacked") and "no alarm" not in verdict(reading, 0.5)
-    assert "cancelled after" in treatment(result.readings["undefended"], first)
-    pictures = {role: (craft.clean, craft.adversarial) for role, craft in result.crafts.items()}
+    prediction = result.predictions["defended"]
+    assert (
+        not prediction.attacked
+        and prediction.adversarial is None
+        and prediction.change is None
+        and not prediction.answers
+    )
+    assert list(result.attacked) == ["undefended"] and result.first_example is first
+    assert treatment(prediction, second).startswith("not attacked") and "no alarm" not in verdict(prediction, 0.5)
+    assert "cancelled after" in treatment(result.predictions["undefended"], first)
+    pictures = {role: (example.clean, example.adversarial) for role, example in result.examples.items()}
     again = LabResult.from_dict(json.loads(json.dumps(result.to_dict(), allow_nan=False)), pictures)
-    assert not again.crafts["defended"].begun and not again.readings["defended"].attacked
+    assert not again.examples["defended"].begun and not again.predictions["defended"].attacked
 
 
 @pytest.mark.parametrize("options", [{"craft_on": "each"}, {}, {"norm": "text", "recipe": "char"}])
@@ -145,8 +150,10 @@ def test_cancelled_before_anything_was_done_nobody_was_attacked(setting, options
     token = CancelToken()
     token.cancel()
     result = run(setting, cancel=token, objective="consistency", **options)
-    assert not result.attacked and not any(craft.begun for craft in result.crafts.values())
-    assert all(-1 <= reading.clean <= 1 and reading.adversarial is None for reading in result.readings.values())
+    assert not result.attacked and not any(example.begun for example in result.examples.values())
+    assert all(
+        -1 <= prediction.clean <= 1 and prediction.adversarial is None for prediction in result.predictions.values()
+    )
 
 
 def test_a_sentence_longer_than_the_context_is_said(setting):
@@ -154,10 +161,12 @@ def test_a_sentence_longer_than_the_context_is_said(setting):
     long = "a red cube left of a blue sphere and behind a yellow cone " * 5
     experiment = Experiment(pair=items[0].id, caption=long, steps=1, defended="", objective="consistency")
     model = models["undefended"]
-    reading = run_attack(experiment, items[0], {"undefended": model}, dataset=items).readings["undefended"]
+    prediction = run_attack(experiment, items[0], {"undefended": model}, dataset=items).predictions["undefended"]
     found = truncation_of(model, experiment.caption)
-    assert found.tokens > found.context and reading.cut == found.unread == bundled_truncation(experiment.caption).unread
+    assert (
+        found.tokens > found.context and prediction.cut == found.unread == bundled_truncation(experiment.caption).unread
+    )
     assert f"{found.read} {found.unread}" == experiment.caption
     ids = model.tokenize([found.read, experiment.caption])
     assert int((ids[0] != 0).sum()) <= found.context == int((ids[1] != 0).sum())
-    assert truncation_of(model, found.read) is None and unread(reading)
+    assert truncation_of(model, found.read) is None and unread(prediction)

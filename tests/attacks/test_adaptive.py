@@ -206,9 +206,9 @@ def test_without_a_detector_the_loss_is_raised_alone_and_a_bare_model_is_refused
     plain = pgd(TaskObjective(task), norm="l2", epsilon=EPSILON, success=Untargeted(task))(model, batch)
     attack = detector_pgd(task, norm="l2", epsilon=EPSILON)
     assert torch.equal(attack(System(model), batch).pixels, plain.pixels)
-    with pytest.raises(OptionError, match="no detector"):
+    with pytest.raises(OptionError, match=r"Guard\(tau\)"):
         attack(model, batch)
-    with pytest.raises(OptionError, match="one of the two"):
+    with pytest.raises(OptionError, match="tau.*detectors"):
         detector_pgd(task, tau=0.1, detectors=(Guard(0.1),))
     with pytest.raises(OptionError, match="lagrangian"):
         detector_pgd(task, form="dual")
@@ -299,9 +299,9 @@ def test_the_mirrors_reach_the_linear_optimum_and_cross_the_threshold():
 
 @pytest.mark.parametrize("make", (accept_false, reject_true, lambda **options: detector_pgd(Binary(), **options)))
 def test_attacks_on_a_detector_refuse_alike(make):
-    with pytest.raises(OptionError, match="Both tau and detectors"):
+    with pytest.raises(OptionError, match="tau.*detectors"):
         make(tau=0.1, detectors=(Guard(0.1),))
-    with pytest.raises(OptionError, match="no option 'stpes'"):
+    with pytest.raises(OptionError, match="'stpes'"):
         make(tau=0.1, stpes=3)
     with pytest.raises(OptionError, match="norm"):
         make(norm="linfinity")
@@ -331,14 +331,14 @@ def test_a_verifier_is_an_objective_and_a_detector():
 def test_a_view_with_less_knowledge_gives_less():
     model, batch, task = tilted(), batch_of(), Binary()
     system = System(model, detector=ConsistencyDetector(TAU))
-    with pytest.raises(OptionError, match="no gradient"):
+    with pytest.raises(OptionError, match="gradient"):
         pgd(Margin(task), success=Untargeted(task))(system.view("scores"), batch)
     criterion = Untargeted(task) & Accepted()
     asked = Attack(
         threat=ThreatModel("linf", 0.2), objective=Margin(task), search=Square(queries=200), success=criterion
     )(system.view("scores"), batch)
     assert asked.success.any() and asked.consistency is not None
-    with pytest.raises(OptionError, match="more than decisions"):
+    with pytest.raises(OptionError, match="Decided"):
         Attack(threat=ThreatModel(), objective=Margin(task), search=Square(queries=5))(system.view("decisions"), batch)
     decided = Attack(
         threat=ThreatModel("l2", 2.0), objective=Decided(criterion), search=HopSkipJump(queries=400), success=criterion

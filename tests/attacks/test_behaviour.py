@@ -1,6 +1,7 @@
 """Progress, cancellation, early stopping, failures of device and gradients, options, and what a result can do."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -349,7 +350,7 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing(kit):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
     model.image_features = hopeless
-    with pytest.raises(CmaiError, match="too little memory"):
+    with pytest.raises(CmaiError, match="memory"):
         pgd(-Consistency())(model, batch)
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
 
@@ -366,9 +367,9 @@ def test_normalised_pixels_are_refused(kit):
     model = kit.linear_model()
     batch = kit.make_batch(model, 2)
     for bad in (batch.pixels * 4 - 2, batch.pixels * float("nan")):
-        with pytest.raises(DataError, match=r"outside \[0, 1\]"):
+        with pytest.raises(DataError, match=r"\[0, 1\]"):
             pgd(-Consistency())(model, Batch(batch.ids, bad, batch.texts, batch.image_of_text))
-    with pytest.raises(DataError, match="same id"):
+    with pytest.raises(DataError):
         pgd(-Consistency())(model, Batch(("a", "a"), batch.pixels, batch.texts, batch.image_of_text))
 
 
@@ -381,7 +382,7 @@ def test_an_objective_without_gradient_is_named(kit):
             return torch.ones(len(pixels))
 
     model = kit.linear_model()
-    with pytest.raises(OptionError, match="no gradient"):
+    with pytest.raises(OptionError, match="gradient"):
         pgd(Constant(torch.ones(2)))(model, kit.make_batch(model, 2))
 
 
@@ -391,18 +392,18 @@ def test_an_objective_without_gradient_is_named(kit):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"steps": 0}, "whole numbers from 1"),
-        ({"steps": 2.5}, "whole numbers from 1"),
-        ({"step_size": 0.0}, "numbers above 0"),
-        ({"step_size": float("nan")}, "numbers above 0"),
-        ({"momentum": 1.5}, "numbers from 0 to 1"),
+        ({"steps": 0}, "steps=0"),
+        ({"steps": 2.5}, "steps=2.5"),
+        ({"step_size": 0.0}, "step_size=0.0"),
+        ({"step_size": float("nan")}, "step_size=nan"),
+        ({"momentum": 1.5}, "momentum=1.5"),
         ({"keep": "first"}, "best, last"),
         ({"random_start": 1}, "True, False"),
-        ({"micro_batch": 0}, "whole numbers from 1"),
+        ({"micro_batch": 0}, "micro_batch=0"),
         ({"restarts": 3, "random_start": False}, "restarts=1"),
         ({"restarts": 3, "keep": "last"}, "keep='best'"),
         ({"stop_on_success": True, "keep": "last"}, "keep='best'"),
-        ({"stepsize": 0.1}, "Accepted: steps, step_size"),
+        ({"stepsize": 0.1}, "steps, step_size"),
     ],
 )
 def test_search_options_are_checked_at_construction(options, words):
@@ -415,12 +416,12 @@ def test_search_options_are_checked_at_construction(options, words):
     ("norm", "epsilon", "words"),
     [
         ("l7", 0.1, "linf, l2"),
-        ("linf", 4, "such as 4/255"),
-        ("linf", -0.1, "from 0 to 1"),
-        ("linf", [0.1, float("nan")], "from 0 to 1"),
-        ("linf", "four", "a number"),
-        ("linf", [[0.1]], "1-D"),
-        ("l2", float("inf"), "finite"),
+        ("linf", 4, "epsilon=4"),
+        ("linf", -0.1, "epsilon=-0.1"),
+        ("linf", [0.1, float("nan")], "epsilon=[0.1, nan]"),
+        ("linf", "four", "epsilon='four'"),
+        ("linf", [[0.1]], "(1, 1)"),
+        ("l2", float("inf"), "epsilon=inf"),
     ],
 )
 def test_threat_options_are_checked_at_construction(norm, epsilon, words):
@@ -454,15 +455,15 @@ def test_attack_options_are_checked(kit):
         Attack(threat=ThreatModel(), objective=kit.LabelTask(), search=GradientSearch())
     with pytest.raises(OptionError, match="search"):
         Attack(threat=ThreatModel(), objective=Consistency(), search=None)
-    with pytest.raises(OptionError, match="Accepted: threat"):
+    with pytest.raises(OptionError, match="budget.*threat"):
         Attack(threat=ThreatModel(), objective=Consistency(), search=GradientSearch(), budget=3)
     model = kit.linear_model()
     batch = kit.make_batch(model, 2)
-    with pytest.raises(OptionError, match="3 values of epsilon for 2 samples"):
+    with pytest.raises(OptionError, match="3 .*epsilon.* 2 "):
         pgd(-Consistency(), epsilon=[0.1, 0.1, 0.1])(model, batch)
-    with pytest.raises(OptionError, match="needs the batch's pairs"):
+    with pytest.raises(OptionError, match=kit.LabelTask().name):
         pgd(TaskObjective(kit.LabelTask()))(model, Batch(batch.ids, batch.pixels, (), ()))
-    with pytest.raises(OptionError, match="has no text"):
+    with pytest.raises(OptionError, match=re.escape(repr(batch.ids[1]))):
         pgd(-Consistency())(model, Batch(batch.ids, batch.pixels, batch.texts[:1], (0,)))
     with pytest.raises(OptionError, match="weight"):
         pgd(0 * Consistency())(model, batch)
@@ -564,7 +565,7 @@ def test_json_and_pngs(kit, tmp_path):
     for path, image in zip(paths, result.images(), strict=True):
         assert np.array_equal(np.asarray(Image.open(path)), image)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(DataError, match=re.escape(str(tmp_path / "file"))):
         result.save(tmp_path / "file" / "below")
 
 

@@ -159,12 +159,12 @@ def test_hopskipjump_comes_near_the_boundary_by_decisions_alone(kit, norm, slack
 
 def test_options():
     for kind, wrong, words in (
-        (ScoreGradient, {"samples": 1}, "from 2"),
+        (ScoreGradient, {"samples": 1}, "samples=1"),
         (ScoreGradient, {"directions": "any"}, "gaussian, rademacher"),
         (ScoreGradient, {"update": "sgd"}, "ascent, adam"),
-        (Genetic, {"queries": 3}, "from 6"),
-        (HopSkipJump, {"gamma": 0}, "above 0"),
-        (HopSkipJump, {"speed": 1}, "Accepted: queries"),
+        (Genetic, {"queries": 3}, "queries=3"),
+        (HopSkipJump, {"gamma": 0}, "gamma=0"),
+        (HopSkipJump, {"speed": 1}, "'speed'"),
     ):
         with pytest.raises(OptionError) as caught:
             kind(**wrong)

@@ -155,24 +155,24 @@ def test_embedding_objectives(kit):
 def test_what_does_not_combine_is_named(kit):
     model = kit.linear_model()
     batch = kit.make_batch(model, 2)
-    with pytest.raises(OptionError, match="no class scores"):
+    with pytest.raises(OptionError, match=kit.LabelTask().name):
         Margin(kit.LabelTask()).bind(model, batch)
-    with pytest.raises(OptionError, match="one of the two"):
+    with pytest.raises(OptionError, match="target.*rank"):
         Margin(kit.ScoredTask(), target=1, rank=1)
-    with pytest.raises(OptionError, match="only 4 false classes"):
+    with pytest.raises(OptionError, match="rank=5.*4"):
         Margin(kit.ScoredTask(), rank=5).bind(model, batch)
-    with pytest.raises(OptionError, match="true class"):
+    with pytest.raises(OptionError, match="rank=1"):
         Margin(kit.ScoredTask(), target=[int(p.label) for p in batch.pairs]).bind(model, batch)
-    with pytest.raises(OptionError, match="outside the 5"):
+    with pytest.raises(OptionError, match="5"):
         Margin(kit.ScoredTask(), target=5).bind(model, batch)
     two = Fixed(torch.tensor([[True, False]] * 2))
-    with pytest.raises(OptionError, match="at least 3 classes"):
+    with pytest.raises(OptionError, match="3"):
         DLR(two).bind(model, batch)
-    with pytest.raises(OptionError, match="no false class"):
+    with pytest.raises(OptionError, match="false"):
         Margin(Fixed(torch.tensor([[True, True]] * 2))).bind(model, batch)
-    with pytest.raises(OptionError, match="exactly one"):
+    with pytest.raises(OptionError, match="text.*embedding"):
         EmbeddingTarget(text="a", embedding=torch.ones(1, 5))
-    with pytest.raises(OptionError, match="2 samples"):
+    with pytest.raises(OptionError, match="3.*2"):
         EmbeddingTarget(embedding=torch.ones(3, 5)).bind(model, batch)
 
 

@@ -79,11 +79,11 @@ def test_a_patch_changes_its_square_only_and_is_exact_on_a_linear_model(kit):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"norm": "patch", "epsilon": 1.5}, "shares of the area"),
-        ({"norm": "l0", "epsilon": -1}, "positions"),
+        ({"norm": "patch", "epsilon": 1.5}, "epsilon=1.5"),
+        ({"norm": "l0", "epsilon": -1}, "epsilon=-1"),
         ({"norm": "linf", "mask": torch.ones(2, 2, dtype=torch.bool)}, "norm='patch'"),
-        ({"norm": "patch", "epsilon": 0.1, "mask": torch.ones(2, 2)}, "bool tensor"),
-        ({"norm": "patch", "epsilon": 0.1, "place": (0.5, 2.0)}, "from 0 to 1"),
+        ({"norm": "patch", "epsilon": 0.1, "mask": torch.ones(2, 2)}, "mask"),
+        ({"norm": "patch", "epsilon": 0.1, "place": (0.5, 2.0)}, "place"),
     ],
 )
 def test_threat_options(options, words):
@@ -94,7 +94,7 @@ def test_threat_options(options, words):
 
 def test_a_mask_must_fit(kit):
     pixels = kit.make_batch(kit.linear_model(), 2).pixels
-    with pytest.raises(OptionError, match="covers"):
+    with pytest.raises(OptionError, match=r"mask.* 1 "):
         ThreatModel("patch", 0.1, mask=torch.ones(6, 6, dtype=torch.bool)).around(pixels)
     with pytest.raises(OptionError, match="6×6"):
         ThreatModel("patch", 1.0, mask=torch.ones(5, 6, dtype=torch.bool)).around(pixels)
@@ -113,7 +113,7 @@ def test_r_fgsm_starts_at_a_corner_and_keeps_the_ball(kit):
     # Corner of half the ball, then half a step by the gradient's sign: 0 or ±ε everywhere.
     assert torch.allclose(delta, delta.round(), atol=1e-9) and (delta == 0).any()
     assert (delta * gradient_of(model, batch).sign() > -1e-9).all()
-    with pytest.raises(OptionError, match="Accepted: linf"):
+    with pytest.raises(OptionError, match="linf"):
         run(model, batch, ThreatModel("l2", 1.0), start="sign")
 
 
@@ -204,7 +204,7 @@ def test_universal_is_one_perturbation_for_all(kit, norm):
         size = result.universal.abs().max() if norm == "linf" else result.universal.norm()
         assert size <= epsilon + 1e-9
     assert result.objective.mean() > result.clean_objective.mean()
-    with pytest.raises(OptionError, match="one epsilon"):
+    with pytest.raises(OptionError):
         run(model, batch, ThreatModel(norm, [epsilon] * 7 + [epsilon / 2]), **options)
 
 
@@ -219,10 +219,10 @@ def test_universal_is_exact_on_a_linear_model(kit):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"eot": 0}, "from 1"),
+        ({"eot": 0}, "eot=0"),
         ({"start": "middle"}, "uniform, sign"),
-        ({"step_scale": 0}, "above 0"),
-        ({"start_scale": 2}, "from 0 to 1"),
+        ({"step_scale": 0}, "step_scale=0"),
+        ({"start_scale": 2}, "start_scale=2"),
         ({"transform": "flip"}, "InputTransform"),
         ({"universal": True, "stop_on_success": True}, "stop_on_success=False"),
     ],

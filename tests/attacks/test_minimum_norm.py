@@ -247,12 +247,12 @@ def test_what_is_refused(kit):
     batch = kit.make_batch(model, 2)
     task = kit.ScoredTask()
     for search in (DeepFool(), FAB(), CarliniWagner()):
-        with pytest.raises(OptionError, match="Accepted"):
+        with pytest.raises(OptionError, match="norm='l0'"):
             Attack(threat=ThreatModel("l0", 3), objective=ClassLoss(task), search=search)(model, batch)
     for kind in (DeepFool, FAB, CarliniWagner):
-        with pytest.raises(OptionError, match="whole numbers from 1"):
+        with pytest.raises(OptionError, match="steps=0"):
             kind(steps=0)
-        with pytest.raises(OptionError, match="has no option"):
+        with pytest.raises(OptionError, match="'speed'"):
             kind(speed=1)
     from cmai_core.attacks import pgd
 

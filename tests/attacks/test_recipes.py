@@ -81,7 +81,7 @@ def test_the_registry_is_complete_and_cited():
         assert (recipe.norm is None) == (recipe.budget() is None) == (recipe.modality == "text")
         assert len(set(recipe.options)) == len(recipe.options)
         json.dumps(recipe.describe())
-    with pytest.raises(OptionError, match="Accepted: pgd, mbat-pgd"):
+    with pytest.raises(OptionError, match="pgd, mbat-pgd"):
         get_recipe("magic")
     assert get_recipe("sga") is RECIPES["sga"]
 
@@ -109,7 +109,7 @@ def test_unknown_options_and_values_are_refused(kit, slug):
         build(kit, slug, colour="red")
     assert "'colour'" in str(caught.value) and ", ".join(RECIPES[slug].options) in str(caught.value)
     for wrong in ({"norm": "l7"}, {"epsilon": -1.0}, {"micro_batch": 0}):
-        with pytest.raises(OptionError, match="Accepted"):
+        with pytest.raises(OptionError, match=next(iter(wrong))):
             build(kit, slug, **wrong)
 
 
@@ -135,7 +135,7 @@ def test_tasks_goals_and_targets(kit, subject):
     model, batch = subject
     named = RECIPES["pgd"].build(task="zero-shot")
     assert named.objective.describe() == "task:zero-shot" and RECIPES["pgd"].build().success.describe()
-    with pytest.raises(OptionError, match="no task"):
+    with pytest.raises(OptionError, match="levitation"):
         RECIPES["pgd"].build(task="levitation")
     mine = build(kit, "pgd", objective=-Consistency(), success=Raised())
     assert mine.objective.describe() == "-consistency" and mine.success == Raised()
@@ -147,9 +147,9 @@ def test_tasks_goals_and_targets(kit, subject):
     result = aimed(model, batch)
     assert result.success.any()
     assert torch.equal(model(result.pixels).argmax(dim=1)[result.success], order[:, 1][result.success])
-    with pytest.raises(OptionError, match="contradicts rank"):
+    with pytest.raises(OptionError, match="rank"):
         build(kit, "pgd", rank=1, objective=-Consistency())
-    with pytest.raises(OptionError, match="has no option 'rank'"):
+    with pytest.raises(OptionError, match="'rank'"):
         build(kit, "autoattack", rank=1)
     weighted = build(kit, "mbat-pgd", alpha=2.0, beta=0.5)
     assert weighted.objective.describe() == "2*task:scored - 0.5*consistency"
@@ -157,7 +157,7 @@ def test_tasks_goals_and_targets(kit, subject):
 
 @pytest.mark.parametrize("slug", ["apgd-dlr", "apgd-t", "fab", "deepfool", "cw", "jsma", "autoattack"])
 def test_a_task_without_classes_is_refused_where_classes_are_needed(kit, slug):
-    with pytest.raises(OptionError, match="has no class scores"):
+    with pytest.raises(OptionError, match=kit.LabelTask().name):
         build(kit, slug, task=kit.LabelTask())
 
 
@@ -190,7 +190,7 @@ def test_words_to_write_come_from_the_dataset(kit):
     task = kit.LabelTask()
     assert RECIPES["typographic"].build(task=task, dataset=Classes(pairs)).search.words == ("cube", "cone")
     assert RECIPES["typographic"].build(task=task, dataset=Set(pairs)).search.words == ("text", "0", "1", "2")
-    with pytest.raises(OptionError, match="No words"):
+    with pytest.raises(OptionError, match="words="):
         RECIPES["typographic"].build(task=task)
 
 
@@ -241,9 +241,9 @@ def test_each_target_is_tried_in_order_of_likelihood(kit):
         passes += torch.where(left, single.forwards + 2 + single.success, 0)
         left &= ~single.success_8bit
     assert torch.equal(result.success_8bit, ~left) and torch.equal(result.forwards, passes)
-    with pytest.raises(OptionError, match="without target and rank"):
+    with pytest.raises(OptionError, match="objective="):
         EachTarget(search=APGD(), objective=DLR(task, rank=1))
-    with pytest.raises(OptionError, match="class objective"):
+    with pytest.raises(OptionError, match="objective="):
         EachTarget(search=APGD(), objective=-Consistency())
 
 
@@ -268,7 +268,7 @@ def test_targets_are_aimed_at_by_the_margin_whatever_the_number_of_options(kit, 
     result = build(kit, slug, task=TwoOptions(kit), epsilon=7 / 255)(model, batch)
     assert len(result) == 6
     published = build(kit, slug, task=TwoOptions(kit), loss="dlr", epsilon=7 / 255)
-    with pytest.raises(OptionError, match="at least 4 classes"):
+    with pytest.raises(OptionError, match="4"):
         published(model, batch)
     with pytest.raises(OptionError, match="margin, dlr"):
         build(kit, slug, loss="levitation")
@@ -447,5 +447,5 @@ def test_a_part_of_a_position_is_no_budget():
     for epsilon in (0.5, 4 / 255, -1, float("nan")):
         with pytest.raises(OptionError, match="epsilon"):
             get_recipe("pgd").build(norm="l0", epsilon=epsilon)
-    with pytest.raises(OptionError, match="16,384 pixel positions"):
+    with pytest.raises(OptionError, match="16,384"):
         AttackExperiment(recipe="pgd", norm="l0", epsilon=20_000).build(None, None, 3 * 128**2)

@@ -79,7 +79,7 @@ def test_targets_are_ranked_with_little_memory_too(kit):
     whole = encode(kit.conv_model(seed=1), batch.pixels).embedding
     assert torch.allclose(encode(model, batch.pixels).embedding, whole)
     model.image_features = tight(model.image_features, [], most=0)
-    with pytest.raises(CmaiError, match="too little memory"):
+    with pytest.raises(CmaiError, match="memory"):
         encode(model, batch.pixels)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cmai_core.comparison.goals import NO_RIVALS, aims
+from cmai_core.comparison.goals import NOT_COMPARED, aims
 from cmai_core.comparison.protocol import PROTOCOL
 from cmai_core.comparison.report import report
 from cmai_core.comparison.results import Result
@@ -50,11 +50,11 @@ def test_what_a_part_does_is_told_where_both_were_measured():
 
 
 def test_nobody_wins_against_its_own_replay():
-    best, replay = main(BEST, "1" * 500 + "0" * 500), main(NO_RIVALS[0], "1" * N)
+    best, replay = main(BEST, "1" * 500 + "0" * 500), main(NOT_COMPARED[0], "1" * N)
     other = main("tabletop-mbat", "0" * N)
     assert met([best, replay, other], "robust at 2/255: highest")[1]
     page = report({r.name: r for r in (best, replay, other)})
-    assert f"among the 2 models compared (`{NO_RIVALS[0]}`: measured" in page
+    assert f"among the 2 models compared (`{NOT_COMPARED[0]}`: measured" in page
 
 
 def test_a_scene_won_back_does_not_make_up_for_one_that_is_lost():
@@ -79,7 +79,7 @@ def test_the_common_ground_of_transfer_is_the_same_in_aim_and_table():
     models = [
         shown(BEST, "1111", "1110"),
         shown("tabletop-mbat", "1111", "1100"),
-        shown(NO_RIVALS[0], "1110", "1110"),
+        shown(NOT_COMPARED[0], "1110", "1110"),
     ]
     aim = next(a for a, _, _ in aims({r.name: r for r in models}, PROTOCOL) if a.startswith("transfer"))
     assert "success rate of 3" in aim and "(of 3)" in transfer_table({r.name: r for r in models}, PROTOCOL)

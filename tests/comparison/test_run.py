@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -99,9 +100,9 @@ def test_what_is_finished_is_not_done_again_and_other_weights_are_refused(made):
     before = comparison.path(BASE).stat().st_mtime_ns
     comparison.measure(BASE, specs[BASE], SOME)
     assert comparison.path(BASE).stat().st_mtime_ns == before
-    with pytest.raises(CmaiError, match="of other weights"):
+    with pytest.raises(CmaiError, match=rf"{BASE}.*{re.escape(str(comparison.folder))}"):
         comparison.measure(BASE, specs[OURS], SOME)
-    with pytest.raises(CmaiError, match="no part magic"):
+    with pytest.raises(CmaiError, match="magic"):
         comparison.measure(BASE, specs[BASE], ["magic"])
 
 
@@ -110,7 +111,7 @@ def test_a_part_alone_comes_to_the_same(made, tmp_path):
     again = Comparison(tmp_path, SMALL, data={"validation": comparison.data("validation")})
     again.measure(OURS, specs[OURS], ["main"])
     assert again.results(OURS)["parts"]["main"] == comparison.results(OURS)["parts"]["main"]
-    with pytest.raises(CmaiError, match="lacks aimed, clean"):
+    with pytest.raises(CmaiError, match="aimed, clean"):
         publish(again, [OURS], tmp_path / "published")
     assert not (tmp_path / "published").exists()
 
@@ -118,7 +119,7 @@ def test_a_part_alone_comes_to_the_same(made, tmp_path):
 def test_the_report_has_every_table_and_no_result_of_another_protocol(made, tmp_path):
     comparison, _ = made
     folder = publish(comparison, [OURS], tmp_path / "published")
-    with pytest.raises(CmaiError, match="tabletop lacks aimed"):
+    with pytest.raises(CmaiError, match="tabletop.*aimed"):
         publish(comparison, [BASE, OURS], folder)
     results = read_results(comparison.folder, protocol=SMALL)
     rest = tuple(part for part in PROTOCOL.parts if part.name not in SHORT)
@@ -131,10 +132,10 @@ def test_the_report_has_every_table_and_no_result_of_another_protocol(made, tmp_
     assert all(heading in text for heading in ("## L2", "## Picture and one word", "## The attacker who knows"))
     assert len(page.draw(results, tmp_path / "figures", asked)) >= 2
     assert {aim for aim, _, _ in aims(results, asked)} >= {"robust at 2/255 at least 0.75 of clean", "joint: highest"}
-    with pytest.raises(DataError, match="under the protocol"):
+    with pytest.raises(DataError, match=SMALL.hash):
         read_results(folder)
     assert list(read_results(folder, protocol=SMALL)) == [OURS]
-    with pytest.raises(DataError, match="no results"):
+    with pytest.raises(DataError, match=re.escape(str(tmp_path))):
         read_results(tmp_path, protocol=SMALL)
 
 
@@ -169,7 +170,7 @@ def test_results_of_other_weights_are_found_out(made):
     assert published.stale(results) == [OURS]  # the other one was saved anew from the shipped weights: the same bytes
     path = comparison.folder / "damaged.json"
     path.write_text(json.dumps({"model": "damaged"}), encoding="utf-8")
-    with pytest.raises(DataError, match="holds no results"):
+    with pytest.raises(DataError, match=r"damaged\.json"):
         read_results(comparison.folder, ["damaged"], SMALL)
 
 

@@ -40,9 +40,9 @@ def test_a_cascade_is_read_as_its_worst_case():
 
 def test_a_scene_that_stands_must_have_faced_every_attack():
     clean = dict.fromkeys(ITEMS, True)
-    with pytest.raises(DataError, match="1 that stand"):
+    with pytest.raises(DataError, match=r"/255: 0\b.*\b1\b"):
         verdicts(frame({"fgsm": clean, "pgd": {"b": True, "c": True, "d": True}}, clean), "m", ITEMS)
-    with pytest.raises(DataError, match="1 scenes without a clean answer"):
+    with pytest.raises(DataError, match=r"/255: 1\b"):
         verdicts(frame({"fgsm": clean}, {"a": True, "b": True, "c": True}), "m", ITEMS)
 
 
@@ -59,7 +59,7 @@ def test_a_model_that_gets_nothing_right_has_a_verdict_and_no_success_rate():
     assert (one.clean, one.held, one.source) == ("0000", "0000", "")
     assert np.isnan(success_rate(one)["value"]) and success_rate(one)["total"] == 0
     assert np.isnan(share("")["value"]) and share(one.held)["value"] == 0
-    with pytest.raises(DataError, match="no attack was run"):
+    with pytest.raises(DataError, match="^m, "):
         verdicts(frame({}, dict.fromkeys(ITEMS, True)), "m", ITEMS, planned)
 
 
@@ -73,7 +73,7 @@ def test_differences_are_paired():
     assert difference("1100", "1000")["value"] == 0.25
     assert difference("1100", "0011")["low"] < 0 < difference("1100", "0011")["high"]
     assert rights("1.0").tolist() == [True, False]
-    with pytest.raises(DataError, match="same scenes"):
+    with pytest.raises(DataError):
         difference("1.", "11")
     assert marks([True, None, False]) == "1.0"
     kept = Verdict("vqa", "linf", 2.0, "11", "10", recipes={"pgd": "10"})

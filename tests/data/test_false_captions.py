@@ -1,6 +1,5 @@
 """False captions: false, close to the true one in words, and not to be told from it without the picture."""
 
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -13,11 +12,11 @@ from cmai_core.data.tabletop.arrays import training_arrays
 from cmai_core.data.tabletop.captions import captions
 from cmai_core.data.tabletop.classes import class_targets
 from cmai_core.data.tabletop.dataset import scene_of
-from cmai_core.data.tabletop.false_captions import NEVER, Words, false_captions, read_code
+from cmai_core.data.tabletop.false_captions import NEVER, Words, false_captions
 from cmai_core.data.tabletop.language import parse, realise
 from cmai_core.data.tabletop.sampling import HELD_OUT, scene_rng
 from cmai_core.data.tabletop.scene import COLOURS, SHAPES
-from cmai_core.data.tabletop.statements import Pattern, Thing, encode_pattern, encode_scenes
+from cmai_core.data.tabletop.statements import Pattern, Thing, encode_pattern, encode_scenes, truth_of_codes
 from cmai_core.errors import DataError
 from cmai_core.models.tokenizer import bundled_tokenizer_dir
 
@@ -49,6 +48,10 @@ def sentence(tokenizer, ids):
     return tokenizer.decode(ids.tolist()).strip()
 
 
+def code_of(tokenizer, ids):
+    return encode_pattern(parse(sentence(tokenizer, ids)))
+
+
 @pytest.fixture(scope="module")
 def pairs(tokenizer, words):
     """(scenes, true ids, false ids, false codes) of training scenes, made without rendering."""
@@ -67,18 +70,19 @@ def test_every_false_caption_is_false_of_its_scene_and_its_code_says_what_its_wo
             if false[0]:
                 text = sentence(tokenizer, false)
                 assert scenes[n].satisfies(sentence(tokenizer, true)) and not scenes[n].satisfies(text), text
-                assert (encode_pattern(parse(text)) == code).all(), text
+                assert (code_of(tokenizer, false) == code).all(), text
 
 
-def test_only_one_fact_changes_and_the_wording_stays(pairs, tokenizer, words):
+def test_only_one_fact_changes_and_the_wording_stays(pairs, tokenizer):
     _, ids, false_ids, codes = pairs
     relations = 0
     rows = (x[:200].reshape(200 * CAPTIONS, -1) for x in (ids, false_ids, codes))
     for true, false, code in zip(*rows, strict=True):
         if not false[0]:
             continue
-        assert (read_code(true, words) != code).sum() == 1
-        if code[2] and (read_code(true, words)[19:] != code[19:]).any():
+        differs = code_of(tokenizer, true) != code
+        assert differs.sum() == 1
+        if code[2] and differs[19:].any():
             relations += 1
             continue
         before, after = sentence(tokenizer, true).split(), sentence(tokenizer, false).split()
@@ -117,24 +121,24 @@ def counts(ids):
     return out[:, 3:]
 
 
-def facts(ids, words):
+def facts(ids, tokenizer):
     """How often a caption gives each value, how many values of an attribute it repeats, and its numbers of things."""
     out = []
     for row in ids:
-        code = read_code(row, words)
+        code = code_of(tokenizer, row)
         columns = code[3:19].reshape(4, 4).T
         given = np.stack([np.bincount(column[column >= 0], minlength=8) for column in columns])
         out.append(np.concatenate([given.ravel(), (given > 1).sum(1), given.max(1), code[:3]]))
     return np.stack(out)
 
 
-def test_the_words_alone_do_not_tell_true_from_false(pairs, words):
+def test_the_words_alone_do_not_tell_true_from_false(pairs, tokenizer):
     _, ids, false_ids, _ = pairs
     true, false = ids.reshape(-1, 48), false_ids.reshape(-1, 48)
     bag = LogisticRegression(C=0.1, max_iter=300)
     assert accuracy_from_text(bag, counts(true), counts(false)) < 0.55
     trees = HistGradientBoostingClassifier(max_iter=60, max_leaf_nodes=8, learning_rate=0.05)
-    assert accuracy_from_text(trees, facts(true, words), facts(false, words)) < 0.55
+    assert accuracy_from_text(trees, facts(true, tokenizer), facts(false, tokenizer)) < 0.55
     lengths = [(x != 0).sum(1) for x in (true, false)]
     assert abs(lengths[0].mean() - lengths[1].mean()) < 0.05
     told = false.copy()
@@ -152,8 +156,7 @@ def test_a_caption_without_a_false_neighbour_has_none(tokenizer, words):
 def test_training_arrays_give_them_on_demand_and_keep_the_rest(tmp_path, tokenizer):
     plain = training_arrays(VOCABULARY, "train", 12, workers=1, folder=tmp_path)
     files = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    with pytest.raises(DataError, match="no false captions"):
-        plain.truth_of_false(np.arange(2), np.arange(2), np.zeros(2, int))
+    assert plain.false_ids is None and plain.false_codes is None
     arrays = training_arrays(VOCABULARY, "train", 12, workers=1, folder=tmp_path, false_captions=True)
     assert all((tmp_path / name).stat().st_mtime_ns == when for name, when in files.items())
     assert arrays.false_ids.shape == (12, 6, 48) and arrays.false_ids.dtype == np.uint16
@@ -161,14 +164,14 @@ def test_training_arrays_give_them_on_demand_and_keep_the_rest(tmp_path, tokeniz
     assert np.array_equal(again.false_ids, arrays.false_ids)
     assert np.array_equal(arrays.class_targets(np.array([7, 3])), class_targets(arrays.objects)[[7, 3]])
     rows, columns = np.arange(12), np.arange(12) % 6
-    truth = arrays.truth_of_false(rows, rows, columns)
+    codes = np.ascontiguousarray(arrays.false_codes[rows, columns])
+    truth = truth_of_codes(codes, arrays.objects, arrays.frame).T
     assert not truth.diagonal().any()
     for k in range(12):
         text = sentence(tokenizer, arrays.false_ids[k, columns[k]])
         assert [scene_of("train", n).satisfies(text) for n in range(12)] == truth[:, k].tolist(), text
-    absent = replace(arrays, false_codes=np.full_like(arrays.false_codes, -1))
-    absent.false_codes[..., :3] = 0, NEVER, 0
-    assert not absent.truth_of_false(rows, rows, columns).any()
+    codes[:], codes[:, :3] = -1, (0, NEVER, 0)
+    assert not truth_of_codes(codes, arrays.objects, arrays.frame).any()
 
 
 def test_another_vocabulary_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from in_frame import fits_frame, project
 
 from cmai_core.data.tabletop import render as r
 from cmai_core.data.tabletop.scene import COLOURS, MATERIALS, SHAPES, SIZES, Environment, Scene, SceneObject
@@ -67,7 +68,7 @@ def test_projection_agrees_with_ground_frame():
         rows, columns = np.array([[axis.mean() for axis in np.nonzero(mask == k)] for k in range(3)]).T
         assert columns[1] > columns[0] + 5, "an object farther right is drawn farther right"
         assert rows[2] < rows[0] - 5, "an object farther away is drawn higher up"
-        screen = r.project([[*p, 0.5] for p in places], environment)
+        screen = project([[*p, 0.5] for p in places], environment)
         drawn = np.stack([(columns + 0.5) / 48 - 1, 1 - (rows + 0.5) / 48], axis=1)
         assert np.abs(screen - drawn).max() < 0.05, "project() says where things are drawn"
 
@@ -78,7 +79,7 @@ def test_nearer_object_hides_farther_one():
     far = SceneObject("sphere", "red", "matte", "small", -1.2, 0.0)
     for objects in ((near, far), (far, near)):
         _, (mask,) = r.render_with_masks([Scene(objects, environment)], 64)
-        row = int(32 * (1 - r.project([[1.2, 0.0, 0.9]], environment)[0, 1]))
+        row = int(32 * (1 - project([[1.2, 0.0, 0.9]], environment)[0, 1]))
         column = 32
         assert mask[row, column] == objects.index(near)
 
@@ -107,9 +108,9 @@ def test_fits_frame():
     def one(x, y):
         return Scene((SceneObject("cube", "red", "matte", "large", x, y),), Environment(camera_distance=12.0))
 
-    assert r.fits_frame(one(0, 0)) and r.fits_frame(one(1.0, 2.0))
-    assert not r.fits_frame(one(0, 4.5))
-    assert r.fits_frame(one(0, 2.0)) and not r.fits_frame(one(0, 2.0), margin=0.6)
+    assert fits_frame(one(0, 0)) and fits_frame(one(1.0, 2.0))
+    assert not fits_frame(one(0, 4.5))
+    assert fits_frame(one(0, 2.0)) and not fits_frame(one(0, 2.0), margin=0.6)
 
 
 def test_bad_input(scenes):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from in_frame import fits_frame
 
 from cmai_core.data.tabletop import render as r
 from cmai_core.data.tabletop import shifts
@@ -31,7 +32,7 @@ def test_training_range_is_varied_and_keeps_shift_materials_out(scenes):
     assert set(r.TRAIN_BACKDROPS) | set(r.SHIFT_BACKDROPS) == set(range(len(r.BACKDROPS)))
     azimuths = np.array([e.camera_azimuth for e in environments])
     assert (np.histogram(azimuths, 4, (0, 2 * np.pi))[0] > 0).all()
-    assert all(r.fits_frame(s) for s in scenes)
+    assert all(fits_frame(s) for s in scenes)
 
 
 def test_training_environments_are_frozen():
@@ -48,7 +49,7 @@ def test_shift_keeps_what_a_scene_says(scenes, kind):
     for before, after in zip(scenes, moved, strict=True):
         assert after.objects == before.objects
         assert np.array_equal(after.ground_frame(), before.ground_frame())
-        assert r.fits_frame(after), "shifted objects stay in the picture"
+        assert fits_frame(after), "shifted objects stay in the picture"
         e = after.environment
         if kind == "light":
             low, dim, coloured = e.light_elevation < 0.6, e.light_power < 0.9, abs(e.light_warmth) > 0.5

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cmai_core.data.uploads import clean_caption, decode_image, sha256_of
+from cmai_core.data.uploads import clean_caption, decode_image
 from cmai_core.errors import DataError
 
 
@@ -296,7 +296,7 @@ def test_captions_are_cleaned():
 
 @pytest.mark.parametrize("text", ["", "   ", "\n\t", "\x00\x07", "\u200b\u200d\ufeff", "\ud800"])
 def test_captions_without_a_visible_character_are_refused(text):
-    with pytest.raises(DataError, match="empty"):
+    with pytest.raises(DataError):
         clean_caption(text)
 
 
@@ -306,13 +306,13 @@ def test_long_captions_are_refused_with_their_length():
         clean_caption("a" * 301)
     with pytest.raises(DataError, match="1,000,000"):
         clean_caption(" " * 1_000_000)
-    with pytest.raises(DataError, match="limit is 5"):
+    with pytest.raises(DataError, match="6.*5"):
         clean_caption("abcdef", max_chars=5)
 
 
 @pytest.mark.parametrize("value", [None, 3, b"bytes", ["a cat"]])
 def test_captions_must_be_text(value):
-    with pytest.raises(DataError, match="must be text"):
+    with pytest.raises(DataError, match=type(value).__name__):
         clean_caption(value)
 
 
@@ -327,22 +327,3 @@ def test_cleaning_twice_changes_nothing(text):
     assert clean_caption(once) == once
     assert not {unicodedata.category(character) for character in once} & {"Cc", "Cs", "Zl", "Zp"}
     once.encode("utf-8")
-
-
-# --- keys -------------------------------------------------------------------------------------------------------------
-
-
-def test_keys_tell_apart_single_pixels_shapes_and_types():
-    image = np.zeros((512, 512, 3), np.uint8)
-    changed = image.copy()
-    changed[511, 511, 2] = 1
-    keys = {
-        sha256_of(image),
-        sha256_of(changed),
-        sha256_of(image.reshape(256, 1024, 3)),
-        sha256_of(image.view(np.int8)),
-    }
-    assert len(keys) == 4
-    assert sha256_of(image) == sha256_of(image.copy())
-    strided = np.asfortranarray(changed)
-    assert sha256_of(strided) == sha256_of(changed)

@@ -106,7 +106,7 @@ def test_misaligned_captions_are_false_and_half_of_them_nearly_true(scenes):
     photos = load_dataset("photos")
     rest = misaligned_captions([photos[k] for k in range(6)])
     assert all(text not in photos[k].captions for k, text in enumerate(rest))
-    with pytest.raises(DataError, match="false of"):
+    with pytest.raises(DataError, match=photos[0].id):
         misaligned_captions([photos[0]])
 
 
@@ -133,9 +133,9 @@ def test_a_temperature_of_scores_that_separate_or_mislead():
     wrong = fit_scaling("S_c", np.array([0.1, 0.2, 0.1]), np.array([0.4, 0.5]), offset=True)
     assert wrong.slope == 0 and wrong.temperature == float("inf")
     assert wrong.probability(np.array([0.1, 0.9])) == pytest.approx([0.6, 0.6])
-    with pytest.raises(DataError, match="consistent and inconsistent"):
+    with pytest.raises(DataError, match="0 and 3"):
         fit_scaling("V", np.zeros(0), np.ones(3), offset=False)
-    with pytest.raises(DataError, match="not finite"):
+    with pytest.raises(DataError, match=r"^1 "):
         fit_scaling("V", np.array([np.inf]), np.ones(3), offset=False)
 
 
@@ -174,9 +174,9 @@ def test_thresholds_keep_their_rate_on_fresh_pairs(headed, scenes):
     either = (s_c < at.both_tau) | (log_v < at.both_log_tau_v)
     assert either.sum() == found["either"]["0.1"]["flagged"]
     assert [at.accepts(s, v) for s, v in zip(s_c, log_v, strict=True)] == (~either).tolist()
-    with pytest.raises(OptionError, match=r"Calibrated: 0\.05, 0\.1"):
+    with pytest.raises(OptionError, match=r"0\.2\b.* 0\.05, 0\.1"):
         calibration.at(0.2)
-    with pytest.raises(DataError, match="no threshold"):
+    with pytest.raises(DataError, match=r"\b12\b.*0\.01"):
         calibrate_cmcv(headed, Subset(scenes, range(12)), (0.01,), guarantee="new")
 
 
@@ -195,7 +195,7 @@ def test_both_thresholds_keep_their_expected_rate_on_a_further_pair(count, share
 
 
 def test_too_few_pairs_for_both_thresholds_are_refused():
-    with pytest.raises(DataError, match="no threshold"):
+    with pytest.raises(DataError, match=r"\b19\b.*0\.05"):
         equal_ranks(np.arange(19.0), -np.arange(19.0), 0.05, "new")
 
 
@@ -226,9 +226,9 @@ def test_a_calibration_is_stored_with_the_model(headed, scenes, tmp_path):
     assert again.hash == calibration.model and calibration.dataset == "tabletop/test"
     with torch.no_grad():
         again.heads.image_query.add_(0.1)
-    with pytest.raises(ModelError, match="other weights"):
+    with pytest.raises(ModelError, match=again.name):
         calibration_of(again)
-    with pytest.raises(DataError, match="no calibration"):
+    with pytest.raises(DataError):
         Calibration.from_dict({"model": "x"})
 
 
@@ -251,12 +251,10 @@ def test_verdicts_of_a_trained_verifier_and_what_disagrees(headed, scenes):
     assert np.mean([t.probability for t in true]) > np.mean([f.probability for f in false]) + 0.1
     assert all(t.v > f.v for t, f in zip(true, false, strict=True))
     named = [v.parts.words[int(v.parts.word_values.argmax())] for v in false]
-    assert np.mean([a == b for a, b in zip(named, planted, strict=True)]) >= 0.75, (
-        "the planted word is the most doubted"
-    )
+    assert np.mean([a == b for a, b in zip(named, planted, strict=True)]) >= 0.75, "the planted word disagrees most"
     assert all(v.parts.words_by == v.parts.patches_by == VERIFIER for v in verdicts)
     assert all(v.parts.patches.shape == (8, 8) and abs(v.parts.patches.sum() - 1) < 1e-4 for v in verdicts)
-    assert any(named[k] == false[k].parts.words[i] for k in range(len(rows)) for i in false[k].parts.doubted)
+    assert any(named[k] == false[k].parts.words[i] for k in range(len(rows)) for i in false[k].parts.disagreeing)
 
 
 def test_verdicts_of_an_untrained_model(base, scenes):
@@ -281,18 +279,18 @@ def test_verdicts_of_an_untrained_model(base, scenes):
         occluded = float(base.consistency(filled, [text]))
     assert parts.words == split.words and parts.word_values[2] == pytest.approx(without - s_c, abs=1e-5)
     assert parts.patches[2, 1] == pytest.approx(occluded - s_c, abs=1e-5)
-    assert all(parts.word_values[k] > 0 for k in parts.doubted)
+    assert all(parts.word_values[k] > 0 for k in parts.disagreeing)
     plain = Cmcv(base)(pixels, [text, text], [0, 0], parts=False)
     assert plain[1].consistent is None and plain[1].probability is None and plain[1].parts is None
 
 
 def test_a_calibration_of_another_kind_of_model_is_refused(base, headed, scenes):
     calibration = calibrate_cmcv(base, Subset(scenes, range(20)), (0.2,))
-    with pytest.raises(DataError, match="another kind"):
+    with pytest.raises(DataError):
         Cmcv(headed, calibration, 0.2)
-    with pytest.raises(OptionError, match="Not calibrated"):
+    with pytest.raises(OptionError, match=r"0\.05\b.* 0\.2"):
         Cmcv(base, calibration, 0.05)
-    with pytest.raises(DataError, match="image numbers"):
+    with pytest.raises(DataError, match=r"\b2\b"):
         Cmcv(base)(pixels_of(base, scenes, [0]), ["a", "b"])
 
 

@@ -67,9 +67,9 @@ def test_weights_move_from_the_model_to_the_robust_one(model, robust, batch):
 
 
 def test_only_a_tower_that_shares_the_text_side_can_be_shifted_to(model):
-    with pytest.raises(OptionError, match="text side"):
+    with pytest.raises(OptionError, match=r"tabletop-tecoa.*clip\."):
         shifted(model, load_model("tabletop-tecoa", "cpu"))
-    with pytest.raises(OptionError, match="architectures"):
+    with pytest.raises(OptionError, match="tabletop-b"):
         shifted(model, load_model("tabletop-b", "cpu"))
     with pytest.raises(OptionError, match="share"):
         shifted(model, model, 1.5)
@@ -127,5 +127,5 @@ def test_white_box_gradients_go_through_the_pathway(model, robust, batch, data, 
 
 
 def test_an_empty_ensemble_is_refused():
-    with pytest.raises(OptionError, match="no member"):
+    with pytest.raises(OptionError):
         Ensemble(())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import subprocess
 import sys
@@ -55,12 +56,12 @@ def test_a_resolved_entry_leaves_the_open_ones_and_can_come_back(tmp_path):
     done = queue.entries(open_only=False)[-1]
     assert (done.id, done.verdict, done.note) == (key, "attack", "clearly noise") and done.resolved >= done.added
     assert queue.counts() == {"open": 2, **dict.fromkeys(VERDICTS, 0), "attack": 1}
-    with pytest.raises(DataError, match="not open"):
+    with pytest.raises(DataError, match=rf"\b{key}\b"):
         queue.resolve(key, "harmless")
     queue.reopen(key)
     assert len(queue.entries()) == 3
     for wrong in (key, 999):
-        with pytest.raises(DataError, match="not resolved"):
+        with pytest.raises(DataError, match=rf"\b{wrong}\b"):
             queue.reopen(wrong)
     with pytest.raises(OptionError, match="verdict"):
         queue.resolve(key, "maybe")
@@ -121,7 +122,7 @@ def test_it_is_bounded(tmp_path):
     queue.add(picture(), ["x"], model="m", reason="r")
     queue.resolve(keys[2], "harmless")
     queue.add(picture(), ["x"], model="m", reason="r")
-    with pytest.raises(DataError, match="full"):
+    with pytest.raises(DataError, match=r"\b3\b"):
         queue.reopen(keys[2])
 
 
@@ -130,11 +131,11 @@ def test_foreign_files_and_pictures_are_refused(tmp_path):
     with sqlite3.connect(other) as connection:
         connection.execute("CREATE TABLE notes (x)")
     before = other.read_bytes()
-    with pytest.raises(DataError, match="no review queue"):
+    with pytest.raises(DataError, match=re.escape(str(other))):
         ReviewQueue(other)
     assert other.read_bytes() == before
     (tmp_path / "text").write_text("not a database, but long enough to be read as the header of one" * 4)
-    with pytest.raises(DataError, match="cannot be used"):
+    with pytest.raises(DataError, match=re.escape(str(tmp_path / "text"))):
         ReviewQueue(tmp_path / "text")
     with pytest.raises(DataError, match="uint8"):
         ReviewQueue(tmp_path / "q").add(np.zeros((2, 2)), ["x"], model="m", reason="r")

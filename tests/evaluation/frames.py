@@ -21,7 +21,7 @@ OUTCOME = {"1": True, "0": False, "?": pd.NA}
 
 
 def frame(*parts: pd.DataFrame) -> pd.DataFrame:
-    """Parts as one frame with the kinds of columns that `evaluation.readings` gives."""
+    """Parts as one frame with the kinds of columns that `evaluation.runs.predictions` gives."""
     out = pd.concat(parts, ignore_index=True)
     for name in BOOLEAN:
         out[name] = out[name].astype("boolean")

@@ -1,4 +1,4 @@
-"""Self-checks from readings alone: a sound frame passes, and each flaw is named by the check meant for it."""
+"""Self-checks from predictions alone: a sound frame passes, and each flaw is named by the check meant for it."""
 
 import itertools
 import json

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 
@@ -106,7 +107,7 @@ def test_latex_leaves_out_empty_columns_and_refuses_unknown_ones(table, tmp_path
     assert "value" in head and "low" not in head and "hits" not in head
     with pytest.raises(OptionError, match="nothing"):
         to_latex(table, tmp_path / "t.tex", columns=["nothing"])
-    with pytest.raises(OptionError, match="max or min"):
+    with pytest.raises(OptionError, match="'largest'"):
         to_latex(table, tmp_path / "t.tex", best="largest")
 
 
@@ -128,6 +129,6 @@ def test_latex_compiles(table, tmp_path):
 
 def test_a_file_that_cannot_be_written_leaves_what_was_there(table, tmp_path):
     (tmp_path / "file").write_text("kept")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(DataError, match=re.escape(str(tmp_path / "file"))):
         to_csv(table, tmp_path / "file" / "t.csv")
     assert (tmp_path / "file").read_text() == "kept" and len(list(tmp_path.iterdir())) == 1

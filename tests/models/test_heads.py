@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import replace
 
 import open_clip
@@ -48,7 +49,7 @@ def test_without_heads_every_number_is_that_of_the_embeddings(small, pixels, cap
         assert torch.equal(small.consistency(pixels, captions), (features.embedding * embedded).sum(dim=1))
         embedding, vectors = both_text_vectors(small, captions)
         assert vectors is embedding and torch.equal(embedding, embedded)
-        with pytest.raises(ModelError, match="no verifier"):
+        with pytest.raises(ModelError, match=small.name):
             small.verify(features, captions)
 
 
@@ -132,7 +133,7 @@ def test_the_verifier_is_the_product_over_words(headed, pixels, captions):
         torch.testing.assert_close(headed.verify(pixels, captions, log=True).exp(), v, atol=1e-6, rtol=0)
         assert float(headed.verify(pixels[:1], [""])) == 1.0, "no claim, nothing to doubt"
     assert len(headed.verify_words(pixels, captions[:1])) == 3
-    with pytest.raises(DataError, match="have no words"):
+    with pytest.raises(DataError):
         headed.verify_words(pixels, torch.zeros(3, 4, headed.vocabulary_size))
 
 
@@ -154,7 +155,7 @@ def test_a_word_far_from_all_doubt_and_one_beyond_it():
 def test_heads_that_do_not_fit_are_refused(make, headed):
     model = make(0)
     sizes = model.head_sizes(8)
-    with pytest.raises(ModelError, match="do not fit"):
+    with pytest.raises(ModelError, match=str(sizes.tokens + 1)):
         model.heads = ConsistencyHeads(replace(sizes, tokens=sizes.tokens + 1))
     assert model.heads is None and model.clip.training
 
@@ -166,7 +167,7 @@ def test_an_image_tower_without_patch_tokens_cannot_have_heads():
         clip = CLIP(16, vision, text).eval()
     set_model_preprocess_cfg(clip, {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3})
     model = OpenClipModel(clip, open_clip.get_tokenizer("ViT-B-32"), spec="resnet")
-    with pytest.raises(ModelError, match="image tower gives no tokens"):
+    with pytest.raises(ModelError, match=model.name):
         model.head_sizes()
 
 
@@ -229,13 +230,13 @@ def test_the_hash_covers_both_files(saved):
 def test_a_damaged_or_foreign_heads_file_is_named(saved):
     weights = load_file(saved / HEADS_FILE)
     save_file(weights, saved / HEADS_FILE)  # without the sizes
-    with pytest.raises(ModelError, match="no consistency heads that can be read"):
+    with pytest.raises(ModelError, match=re.escape(str(saved))):
         load_model(f"local-dir:{saved}", device="cpu")
     (saved / HEADS_FILE).write_bytes(b"no")
-    with pytest.raises(ModelError, match="no consistency heads that can be read"):
+    with pytest.raises(ModelError, match=re.escape(str(saved))):
         load_model(f"local-dir:{saved}", device="cpu")
     (saved / "open_clip_model.safetensors").unlink()
-    with pytest.raises(ModelError, match="holds no weights"):
+    with pytest.raises(ModelError, match=re.escape(str(saved))):
         load_model(f"local-dir:{saved}", device="cpu")
 
 

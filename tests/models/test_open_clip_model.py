@@ -85,9 +85,9 @@ def test_consistency_is_the_cosine(small, pixels, captions):
         torch.testing.assert_close(small.consistency(pixels, captions, [2, 1, 0])[1], expected[1])
         torch.testing.assert_close(small.consistency(pixels[:1], captions)[0], expected[0])
         torch.testing.assert_close(small.consistency(pixels, captions[:1])[0], expected[0])
-    with pytest.raises(DataError, match="3 images and 2 texts"):
+    with pytest.raises(DataError, match="3.*2"):
         small.consistency(pixels, captions[:2])
-    with pytest.raises(DataError, match="2 image numbers for 3 texts"):
+    with pytest.raises(DataError, match="2.*3"):
         small.consistency(pixels, captions, [0, 1])
 
 
@@ -111,9 +111,9 @@ def test_plain_clip_equals_open_clip(plain_clip, pixels, captions):
 
 
 def test_plain_clip_has_no_decoder(plain_clip, pixels):
-    with pytest.raises(ModelError, match=r"no multimodal decoder.*CoCa"):
+    with pytest.raises(ModelError, match=plain_clip.name):
         plain_clip.generate(pixels)
-    with pytest.raises(ModelError, match="no multimodal decoder"):
+    with pytest.raises(ModelError, match=plain_clip.name):
         plain_clip.fusion_logits(torch.zeros(1, 1, 24), torch.ones(1, 2, dtype=torch.long))
 
 
@@ -253,15 +253,15 @@ def test_bad_shapes_are_named(small):
         small.image_features(torch.zeros(1, 3, 31, 32))
     with pytest.raises(DataError, match="32×32"):
         small.image_features(torch.zeros(3, 32, 32))
-    with pytest.raises(DataError, match="from 1 to 48"):
+    with pytest.raises(DataError, match="1 to 48"):
         small.encode_text(torch.ones(1, 49, dtype=torch.long))
-    with pytest.raises(DataError, match="from 1 to 48"):
+    with pytest.raises(DataError, match="1 to 48"):
         small.encode_text(torch.ones(4, dtype=torch.long))
-    with pytest.raises(DataError, match="vocabulary has 1024"):
+    with pytest.raises(DataError, match="7.*1024"):
         small.encode_text(torch.ones(1, 4, 7))
-    with pytest.raises(DataError, match="sequence of strings"):
+    with pytest.raises(DataError):
         small.tokenize("a cube")
-    with pytest.raises(DataError, match="sequence of strings"):
+    with pytest.raises(DataError):
         small.tokenize(["a cube", 3])
 
 

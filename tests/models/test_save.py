@@ -1,5 +1,7 @@
+import errno
 import hashlib
 import json
+import os
 import shutil
 
 import open_clip
@@ -104,7 +106,7 @@ def test_a_diverged_model_does_not_replace_a_good_one(saved, make, value):
     model = make(5)
     with torch.no_grad():
         model.clip.visual.proj[0, 0] = value
-    with pytest.raises(ModelError, match=r"visual\.proj is not finite"):
+    with pytest.raises(ModelError, match=r"visual\.proj"):
         save_local_dir(model, saved)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
     assert sorted(path.name for path in saved.parent.iterdir()) == ["m"]
@@ -117,7 +119,7 @@ def test_a_failure_half_way_leaves_the_old_model(saved, make, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(shutil, "copyfile", full_disk)
-    with pytest.raises(DataError, match="No space"):
+    with pytest.raises(DataError, match=os.strerror(errno.ENOSPC)):
         save_local_dir(make(5), saved)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
     assert sorted(path.name for path in saved.parent.iterdir()) == ["m"]
@@ -126,14 +128,14 @@ def test_a_failure_half_way_leaves_the_old_model(saved, make, monkeypatch):
 def test_a_folder_of_other_things_is_not_replaced(make, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.txt").write_text("years of work")
-    with pytest.raises(ModelError, match="holds no model"):
+    with pytest.raises(ModelError, match="thesis"):
         save_local_dir(make(5), tmp_path / "thesis")
     assert (tmp_path / "thesis" / "chapter1.txt").read_text() == "years of work"
-    with pytest.raises(ModelError, match="holds no model"):
+    with pytest.raises(ModelError, match="thesis"):
         write_card(tmp_path / "thesis", {})
 
 
 def test_a_model_of_unknown_configuration_cannot_be_saved(tmp_path):
     model = load_model("ViT-S-32-alt/random", device="cpu")
-    with pytest.raises(ModelError, match="configuration of ViT-S-32-alt/random is unknown"):
+    with pytest.raises(ModelError, match="ViT-S-32-alt/random"):
         save_local_dir(model, tmp_path / "x")

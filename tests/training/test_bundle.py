@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 from pathlib import Path
 
@@ -59,13 +60,13 @@ def test_heads_of_the_same_towers_come_along_and_the_thresholds_are_those_of_the
 def test_what_cannot_be_bundled_leaves_nothing_behind(folders, monkeypatch):
     plain, headed, others = folders
     kept = sorted(path.name for path in bundled.bundled_dir().iterdir())
-    with pytest.raises(ModelError, match="other towers"):
+    with pytest.raises(ModelError, match=re.escape(str(others))):
         bundle(plain, "made", heads=others, measured=False)
-    with pytest.raises(ModelError, match="no consistency heads"):
+    with pytest.raises(ModelError, match=re.escape(str(plain))):
         bundle(headed, "made", heads=plain, measured=False)
-    with pytest.raises(ModelError, match="holds no model"):
+    with pytest.raises(ModelError, match="nowhere"):
         bundle(plain.parent / "nowhere", "made")
     monkeypatch.setattr("cmai_core.training.bundle.SIZE_LIMIT", 1000)
-    with pytest.raises(ModelError, match="at most 1,000"):
+    with pytest.raises(ModelError, match="1,000"):
         bundle(plain, "made")
     assert sorted(path.name for path in bundled.bundled_dir().iterdir()) == kept

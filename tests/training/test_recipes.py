@@ -179,7 +179,7 @@ def test_settings_within_settings_are_reached_by_a_dot():
     assert recipe.inner.beta == 0.25 and recipe.weights.hard == 0.5
     assert recipe.inner.losses == RECIPES["mbat"].inner.losses
     for wrong in ("inner.betta", "nothing.beta", "controller.tau"):
-        with pytest.raises(OptionError, match="no "):
+        with pytest.raises(OptionError, match=wrong):
             get_recipe("mbat", **{wrong: 1.0})
     for name, value in (("inner.beta", "much"), ("inner.text_losses", "caption"), ("batch", "big"), ("weights", 1.0)):
         with pytest.raises(OptionError, match=name):
@@ -220,7 +220,7 @@ def test_two_views_leave_no_room_for_many_pairs_of_images():
 
 def test_a_replay_without_a_recorded_schedule_is_refused(tmp_path):
     recipe = get_recipe("cmai-replay", **SMALL, replay="tabletop")
-    with pytest.raises(OptionError, match="no recorded schedule"):
+    with pytest.raises(OptionError, match="tabletop"):
         train(recipe, out_dir=tmp_path, model=helpers.model(), arrays=helpers.arrays(), options=RunOptions(pairs=8))
 
 

@@ -162,7 +162,7 @@ def test_a_checkpoint_from_before_a_setting_was_there_goes_on(tmp_path):
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
     (tmp_path / CHECKPOINT).write_bytes(b"not a checkpoint")
-    with pytest.raises(CmaiError, match="cannot be read"):
+    with pytest.raises(CmaiError, match=CHECKPOINT):
         run(tmp_path, 1)
     assert run(tmp_path, 1, restart=True).pairs == 8
 
@@ -211,7 +211,7 @@ def test_a_diverged_loss_stops_the_training(tmp_path):
     with torch.no_grad():
         model.clip.visual.proj.fill_(float("nan"))
     recipe = small()
-    with pytest.raises(CmaiError, match="finite"):
+    with pytest.raises(CmaiError, match="loss"):
         train(recipe, out_dir=tmp_path, model=model, arrays=helpers.arrays(), options=RunOptions(pairs=8))
 
 
@@ -362,7 +362,7 @@ def test_recipes_are_checked():
     assert {"base", "base-b", "tecoa", "fare", "mat", "cmcv", "mbat", "cmai"} <= set(RECIPES)
     with pytest.raises(OptionError, match="recipe"):
         get_recipe("nothing")
-    with pytest.raises(OptionError, match="no setting"):
+    with pytest.raises(OptionError, match="learningrate"):
         get_recipe("base", learningrate=1)
     with pytest.raises(OptionError, match="adversarial_share"):
         get_recipe("base", adversarial_share=0.5)
@@ -381,5 +381,5 @@ def test_the_command_line_reports_mistakes_without_a_traceback(tmp_path, capsys)
 def test_a_model_of_another_vocabulary_or_size_is_refused():
     recipe = get_recipe("tecoa")
     assert start_model(recipe, base="tabletop-cmai", device="cpu").name == "tabletop-cmai"
-    with pytest.raises(OptionError, match="other tokens, or pictures of 224 pixels"):
+    with pytest.raises(OptionError, match="ViT-B-32.*224"):
         start_model(recipe, base="ViT-B-32/random", device="cpu")

@@ -55,7 +55,7 @@ photos = load_dataset("photos")
 model = load_model("ViT-B-32/laion2b_s34b_b79k")
 experiment = Experiment(pair=photos[1].id, caption=photos[1].captions[0], defended="", objective="consistency")
 result = run_attack(experiment, photos[1], {"undefended": model}, dataset=photos)
-print(result.readings["undefended"].clean, result.readings["undefended"].adversarial)""",
+print(result.predictions["undefended"].clean, result.predictions["undefended"].adversarial)""",
         language="python",
     )
 

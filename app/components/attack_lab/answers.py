@@ -9,7 +9,7 @@ import numpy as np
 from app.components.common.theme import escape, label, mark, show
 from app.components.common.visitor_words import plain_reason
 from app.services.pictures import picture_url
-from cmai_core.lab.result import Answer, Reading, SecondPicture
+from cmai_core.lab.result import Answer, PairPrediction, SecondPicture
 from cmai_core.tasks import TASKS
 
 
@@ -51,7 +51,7 @@ def _two_pictures(own: np.ndarray, second: SecondPicture) -> str:
 
 
 def answers_view(
-    readings: Mapping[str, Reading],
+    predictions: Mapping[str, PairPrediction],
     pictures: Mapping[str, np.ndarray] | None = None,
     second: SecondPicture | None = None,
 ) -> None:
@@ -61,22 +61,22 @@ def answers_view(
         pictures: role → the clean picture that model was shown. second: the other one of a statement about two.
     """
     cards = []
-    for role, reading in readings.items():
-        rows = "".join(_row(reading, task, (pictures or {}).get(role), second) for task in TASKS)
+    for role, prediction in predictions.items():
+        rows = "".join(_row(prediction, task, (pictures or {}).get(role), second) for task in TASKS)
         cards.append(
             f'<div class="cm-card"><div class="cm-row"><span class="cm-h grow">{label(role, role.capitalize())} '
-            f'<span class="cm-muted" style="font-weight:400">· {escape(reading.name)}</span></span>'
-            f'<span class="cm-tag">{_summary(reading)}</span></div>{rows}</div>'
+            f'<span class="cm-muted" style="font-weight:400">· {escape(prediction.name)}</span></span>'
+            f'<span class="cm-tag">{_summary(prediction)}</span></div>{rows}</div>'
         )
     show(f'<div class="cm-answers">{"".join(cards)}</div>')
 
 
-def _row(reading: Reading, task: str, picture: np.ndarray | None, second: SecondPicture | None) -> str:
+def _row(prediction: PairPrediction, task: str, picture: np.ndarray | None, second: SecondPicture | None) -> str:
     """Return what a model answers to one task, or why it was not asked; "" if the task does not concern it."""
     info = TASKS[task]
     title = f'<div class="cm-small cm-muted">{escape(info.title)}</div>'
-    if task in reading.answers:
-        clean, adversarial = reading.answers[task]
+    if task in prediction.answers:
+        clean, adversarial = prediction.answers[task]
         prompt = f'<div class="cm-small">“{escape(clean.prompt)}”</div>' if clean.prompt else ""
         if info.pictures == 2 and second is not None and second.image is not None and picture is not None:
             prompt += _two_pictures(picture, second)
@@ -85,31 +85,31 @@ def _row(reading: Reading, task: str, picture: np.ndarray | None, second: Second
             f'{_say(clean, "clean", False)}<div class="arrow" aria-label="after the attack">→</div>'
             f"{_say(adversarial, 'adversarial', clean.text != adversarial.text)}</div></div>"
         )
-    if task in reading.skipped:
-        reason = escape(plain_reason(reading.skipped[task]))
+    if task in prediction.skipped:
+        reason = escape(plain_reason(prediction.skipped[task]))
         return f'<div class="cm-answer">{title}<div class="cm-small">Not asked: {reason}</div></div>'
     return ""
 
 
-def _summary(reading: Reading) -> str:
+def _summary(prediction: PairPrediction) -> str:
     """Return how many right answers were lost, or why there are none."""
-    broken, right = reading.broken_tasks()
-    if not reading.attacked:
+    broken, right = prediction.broken_tasks()
+    if not prediction.attacked:
         return "not attacked"
     if right:
         return f"{broken} of {right} right answers lost"
-    if not reading.answers:
+    if not prediction.answers:
         return "not asked"
-    if all(clean.correct is None for clean, _ in reading.answers.values()):
+    if all(clean.correct is None for clean, _ in prediction.answers.values()):
         return "truth unknown for this pair"
     return "no right answer even when clean"
 
 
-def answers_table(readings: Mapping[str, Reading]) -> list[dict[str, object]]:
+def answers_table(predictions: Mapping[str, PairPrediction]) -> list[dict[str, object]]:
     """Return the answers as rows, for a table and CSV."""
     return [
         {
-            "model": reading.name,
+            "model": prediction.name,
             "role": role,
             "task": task,
             "asked": clean.prompt,
@@ -117,8 +117,8 @@ def answers_table(readings: Mapping[str, Reading]) -> list[dict[str, object]]:
             "clean right": clean.correct,
             "adversarial": adversarial.text,
             "adversarial right": adversarial.correct,
-            "transferred": reading.transferred,
+            "transferred": prediction.transferred,
         }
-        for role, reading in readings.items()
-        for task, (clean, adversarial) in reading.answers.items()
+        for role, prediction in predictions.items()
+        for task, (clean, adversarial) in prediction.answers.items()
     ]

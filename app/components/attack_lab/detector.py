@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.components.common.theme import number
 from cmai_core.lab.experiment import Experiment
-from cmai_core.lab.result import LabResult, Reading
+from cmai_core.lab.result import LabResult, PairPrediction
 
 AIMS = {"aware": "wrong and accepted", "accept": "accepted", "reject": "rejected"}
 """Objective → what counts as a success."""
@@ -22,28 +22,28 @@ def decision(accepted: bool) -> str:
     return "accepted" if accepted else "rejected"
 
 
-def decisions(reading: Reading) -> str:
+def decisions(prediction: PairPrediction) -> str:
     """Return the detector's words, clean → adversarial; "" without a detector."""
-    if reading.accepted is None:
+    if prediction.accepted is None:
         return ""
-    return " → ".join(decision(accepted) for accepted in reading.accepted)
+    return " → ".join(decision(accepted) for accepted in prediction.accepted)
 
 
 def outcome(result: LabResult, role: str) -> str:
     """Return whether the attack succeeded against a model and its detector, as a sentence; "" without a detector."""
-    reading, e = result.readings[role], result.experiment
-    if reading.accepted is None:
+    prediction, e = result.predictions[role], result.experiment
+    if prediction.accepted is None:
         return ""
-    before, after = reading.accepted
+    before, after = prediction.accepted
     if e.objective != "aware":
         if result.evaded(role):
             return f"The pair is now {decision(after)}: the attack succeeded."
         if result.evaded(role) is None:
             return f"The pair was {decision(before)} even when clean: there was nothing to gain."
         return f"The pair is still {decision(after)}: no success."
-    if e.task not in reading.answers:
+    if e.task not in prediction.answers:
         return f"The picture is {decision(after)}; {e.task} was not asked."
-    clean, correct = (answer.correct for answer in reading.answers[e.task])
+    clean, correct = (answer.correct for answer in prediction.answers[e.task])
     if clean is None or correct is None:
         return f"The picture is {decision(after)}; whether the answer to {e.task} is right, nobody can say."
     if not clean and before:
@@ -55,10 +55,10 @@ def outcome(result: LabResult, role: str) -> str:
     return f"The answer to {e.task} is wrong and the picture is accepted: the attack succeeded."
 
 
-def detector_line(reading: Reading) -> str:
+def detector_line(prediction: PairPrediction) -> str:
     """Return how the threshold was chosen, as a sentence."""
     return (
-        f"The detector rejects where S_c is below τ = {number(reading.tau)}, calibrated to reject at most "
-        f"{reading.false_positive_rate:.0%} of {reading.calibration_pairs:,} clean validation pairs"
-        + (f" ({reading.calibration})." if reading.calibration else ".")
+        f"The detector rejects where S_c is below τ = {number(prediction.tau)}, calibrated to reject at most "
+        f"{prediction.false_positive_rate:.0%} of {prediction.calibration_pairs:,} clean validation pairs"
+        + (f" ({prediction.calibration})." if prediction.calibration else ".")
     )

@@ -25,10 +25,10 @@ MAP_SIDE = 288
 
 
 def disagreeing(parts: Disagreement) -> tuple[int, ...]:
-    """Return the indices of the words that are named, the most doubted first."""
+    """Return the indices of the words that are named, those that disagree most first."""
     if parts.words_by == VERIFIER:
-        return parts.doubted
-    return tuple(k for k in parts.doubted if parts.word_values[k] >= LEAST_GAIN)
+        return parts.disagreeing
+    return tuple(k for k in parts.disagreeing if parts.word_values[k] >= LEAST_GAIN)
 
 
 def spans(text: str, words: Sequence[str]) -> list[tuple[int, int]] | None:
@@ -46,7 +46,7 @@ def spans(text: str, words: Sequence[str]) -> list[tuple[int, int]] | None:
 
 
 def marked_words(text: str, parts: Disagreement, accepted: bool = False) -> str:
-    """Return HTML of the caption: words shaded by doubt, those that disagree also underlined and bold.
+    """Return HTML of the caption: words shaded by how far they disagree, those that disagree also underlined and bold.
 
     In an accepted pair nothing is underlined: some word always fits least.
     """
@@ -78,9 +78,9 @@ def words_line(parts: Disagreement) -> str:
     named = disagreeing(parts)
     if parts.words_by == VERIFIER:
         if not named:
-            return "No word is doubted."
+            return "No word disagrees."
         listed = ", ".join(f"<b>{escape(parts.words[k])}</b> ({parts.word_values[k]:.0%})" for k in named)
-        return f"Doubted words: {listed}."
+        return f"Words that disagree: {listed}."
     if not named:
         return "No single word disagrees: S<sub>c</sub> gains nothing from leaving one out."
     listed = ", ".join(f"<b>{escape(parts.words[k])}</b> (+{parts.word_values[k]:.3f})" for k in named)
@@ -88,7 +88,7 @@ def words_line(parts: Disagreement) -> str:
 
 
 def patch_values(parts: Disagreement) -> np.ndarray:
-    """Return H×W values as drawn: the verifier's doubt about each patch, else what the score gains without it."""
+    """Return H×W values as drawn: the disagreement that looked at each patch, else what the score gains without it."""
     return parts.patches * float(parts.word_values.sum()) if parts.patches_by == VERIFIER else parts.patches
 
 
@@ -99,7 +99,7 @@ def patch_scale(both: Sequence[Disagreement]) -> float:
 
 
 def patch_map(picture: np.ndarray, parts: Disagreement, scale: float) -> np.ndarray:
-    """Return the uint8 picture with its map laid over it: magnitudes of doubt, or gains (orange) and losses (blue)."""
+    """Return the uint8 picture with its map over it: amounts of disagreement, or gains (orange) and losses (blue)."""
     signed = parts.patches_by != VERIFIER
     height, width = picture.shape[:2]
     share = MAP_SIDE / max(height, width)
@@ -112,14 +112,14 @@ def place_line(parts: Disagreement) -> str:
     """Return where the patches lie that disagree most, in words."""
     values = patch_values(parts)
     if parts.patches_by == VERIFIER and not disagreeing(parts):
-        return "There is no doubt to look anywhere."
+        return "No word disagrees, so no patch does."
     if parts.patches_by != VERIFIER and values.max(initial=0.0) < LEAST_GAIN:
         return "No single patch disagrees."
     row, column = np.unravel_index(int(values.argmax()), values.shape)
     where = _third(row, values.shape[0], "upper", "", "lower"), _third(column, values.shape[1], "left", "", "right")
     words = " ".join(word for word in where if word) or "middle"
     if parts.patches_by == VERIFIER:
-        return f"The doubt looks mostly at the {words} part."
+        return f"The words that disagree look mostly at the {words} part."
     return f"The score gains most without the {words} part (+{values.max():.3f})."
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.components.attack_lab.result_words import craft_note
+from app.components.attack_lab.result_words import example_note
 from app.components.attack_lab.score_card import score_card
 from app.components.common.before_after import before_after
 from app.components.common.chart import chart
@@ -27,25 +27,25 @@ def headline() -> None:
 def hero(bundle: Showcase) -> None:
     """Draw picture and numbers of the bundled attack."""
     result = bundle.result
-    craft = result.first_craft
+    example = result.first_example
     left, right = st.columns([1, 1], gap="medium")
     with left:
-        before_after(craft.clean, craft.adversarial, key="hero_slider", alt=result.experiment.caption)
+        before_after(example.clean, example.adversarial, key="hero_slider", alt=result.experiment.caption)
         show(f'<p class="cm-quote">{escape(result.experiment.caption)}</p>')
-        more = " The defended model faces a picture crafted on itself." if len(result.crafts) > 1 else ""
-        st.caption(f"A bundled example, chosen because it is clear. {craft_note(result, craft)}{more}")
+        more = " The defended model faces a picture crafted on itself." if len(result.examples) > 1 else ""
+        st.caption(f"A bundled example, chosen because it is clear. {example_note(result, example)}{more}")
     with right:
-        for role, reading in result.readings.items():
-            score_card(reading, result.craft_for(role), bundle.tau.get(role), origin=threshold_words(bundle, role))
-        role = next((r for r in bundle.histograms if r in result.readings), None)
+        for role, prediction in result.predictions.items():
+            score_card(prediction, result.example_for(role), bundle.tau.get(role), origin=threshold_words(bundle, role))
+        role = next((r for r in bundle.histograms if r in result.predictions), None)
         if role:
-            data, reading = bundle.histograms[role], result.readings[role]
+            data, prediction = bundle.histograms[role], result.predictions[role]
             chart(
                 histogram(
                     data.edges,
                     {"clean": data.clean, "adversarial": data.adversarial},
                     title=f"{role.capitalize()}: {bundle.flagged[role]:.0%} of the attacked pairs lie below τ",
-                    markers={"clean": reading.clean, "adversarial": reading.adversarial},
+                    markers={"clean": prediction.clean, "adversarial": prediction.adversarial},
                     tau=bundle.tau.get(role),
                 ),
                 key="hero_histogram",

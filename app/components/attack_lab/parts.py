@@ -9,6 +9,8 @@ import streamlit as st
 from app import state
 from app.components.common.fields import number_field
 from app.components.common.theme import escape, show
+from app.services.models import gives_attention
+from app.subject import described
 from cmai_core.attacks.objectives.registry import OBJECTIVES
 from cmai_core.budget import Budget
 from cmai_core.lab.choices import (
@@ -37,6 +39,13 @@ def parts() -> tuple[str, str, str]:
     return state.get(state.NORM), state.get(state.OBJECTIVE), state.get(state.RECIPE)
 
 
+def _lacking() -> tuple[str, ...]:
+    """Return what objectives need and a model under attack does not have, as far as it is in memory."""
+    wanted = described()
+    specs = (getattr(wanted, role) for role in wanted.attacked_models())
+    return () if all(gives_attention(spec) for spec in specs) else ("attention",)
+
+
 def settle_parts() -> str:
     """Replace what does not combine with the threat model or the task any more. Call it before the widgets are drawn.
 
@@ -45,9 +54,9 @@ def settle_parts() -> str:
     """
     threat, objective, search = parts()
     task, pair = state.get(state.TASK), state.get(state.PAIR)
-    reason = why_not(threat, objective, search, task, pair)
+    reason = why_not(threat, objective, search, task, pair, _lacking())
     if reason:
-        objective, found = settled(threat, objective, search, task, pair)
+        objective, found = settled(threat, objective, search, task, pair, _lacking())
         state.put(state.OBJECTIVE, objective)
         if found != search:
             _take_search(found)
@@ -133,7 +142,8 @@ def parts_panel() -> None:
         help="A named attack from a paper: it fills the three choosers below and the usual numbers.",
     )
     _chooser("Threat model", state.NORM, THREATS, {}, THREAT_NOTES)
-    no_objective = {slug: why_not_objective(threat, slug, task, pair) for slug in OBJECTIVES}
+    lacking = _lacking()
+    no_objective = {slug: why_not_objective(threat, slug, task, pair, lacking) for slug in OBJECTIVES}
     words = {slug: objective.word for slug, objective in OBJECTIVES.items()}
     notes = {slug: objective.note for slug, objective in OBJECTIVES.items()}
     _chooser("Objective, what the attacker raises", state.OBJECTIVE, words, no_objective, notes)

@@ -10,7 +10,7 @@ from app import state
 from app.components.attack_lab import verification_flow
 from app.components.attack_lab.detector import outcome
 from app.components.attack_lab.result_tabs import answers, course, files, perturbation, survival
-from app.components.attack_lab.result_words import craft_note
+from app.components.attack_lab.result_words import example_note
 from app.components.attack_lab.score_card import score_card
 from app.components.attack_lab.verification import await_verdict, verdict_tab
 from app.components.attack_lab.verification_words import card_words, shown_rate
@@ -19,7 +19,7 @@ from app.components.common.caption_diff import caption_diff, truth_words
 from app.components.common.fields import one_of
 from app.components.common.guard import guard
 from app.components.common.theme import escape, show
-from cmai_core.lab.result import Craft, LabResult, Reading
+from cmai_core.lab.result import Example, LabResult, PairPrediction
 
 if TYPE_CHECKING:
     from cmai_core.defenses.basis import Basis
@@ -33,42 +33,42 @@ def result_view(result: LabResult, *, bases: dict[str, Basis] | None = None, lin
     """
     made = verification_flow.current(result)
     fpr = shown_rate(bases or {})
-    craft = result.crafts[_shown_role(result)]
+    example = result.examples[_shown_role(result)]
     left, right = st.columns([1, 1], gap="medium")
     with left:
-        if craft.begun:
-            before_after(craft.clean, craft.adversarial, key="result_slider", alt=result.experiment.caption)
+        if example.begun:
+            before_after(example.clean, example.adversarial, key="result_slider", alt=result.experiment.caption)
         else:
-            st.image(craft.clean, caption="● clean", output_format="PNG", width="stretch", alt="The clean picture")
-        shown_caption(result, craft)
-        st.caption(f"{craft_note(result, craft)} {craft.note}".strip())
+            st.image(example.clean, caption="● clean", output_format="PNG", width="stretch", alt="The clean picture")
+        shown_caption(result, example)
+        st.caption(f"{example_note(result, example)} {example.note}".strip())
     with right:
-        for name, reading in result.readings.items():
-            card(result, reading, (bases or {}).get(name), fpr, card_words(made, reading))
-    _tabs(result, craft, link)
+        for name, prediction in result.predictions.items():
+            card(result, prediction, (bases or {}).get(name), fpr, card_words(made, prediction))
+    _tabs(result, example, link)
 
 
 def _shown_role(result: LabResult) -> str:
     """Draw whether the attack was cancelled, and the choice of a picture if there are several; returns its role."""
-    roles = [role for role, craft in result.crafts.items() if craft.begun] or list(result.crafts)[:1]
-    if not result.crafts[roles[0]].begun:
+    roles = [role for role, example in result.examples.items() if example.begun] or list(result.examples)[:1]
+    if not result.examples[roles[0]].begun:
         st.info("Cancelled before anything was done: no picture was made.", icon="⏹️")
-    elif any(craft.cancelled for craft in result.crafts.values()):
+    elif any(example.cancelled for example in result.examples.values()):
         st.info("Cancelled: this is the best picture found until then.", icon="⏹️")
     if len(roles) == 1:
         return roles[0]
     role = st.segmented_control(
-        "Picture crafted on", roles, default=roles[0], key="shown_craft", required=True, format_func=str.capitalize
+        "Picture crafted on", roles, default=roles[0], key="shown_example", required=True, format_func=str.capitalize
     )
     return one_of(role, roles)
 
 
-def _tabs(result: LabResult, craft: Craft, link: str) -> None:
+def _tabs(result: LabResult, example: Example, link: str) -> None:
     """Draw the open tab; the others cost nothing."""
     drawn = {
         "Answers": lambda: answers(result), "Verification": lambda: verdict_tab(result),
-        "Perturbation": lambda: perturbation(craft), "Course": lambda: course(result),
-        "Does it survive a file?": lambda: survival(result), "Replay and files": lambda: files(result, craft, link),
+        "Perturbation": lambda: perturbation(example), "Course": lambda: course(result),
+        "Does it survive a file?": lambda: survival(result), "Replay and files": lambda: files(result, example, link),
     }  # fmt: skip
     tabs = st.tabs(list(drawn), key=state.RESULT_TAB, on_change="rerun")
     for tab, draw in zip(tabs, drawn.values(), strict=True):
@@ -79,27 +79,27 @@ def _tabs(result: LabResult, craft: Craft, link: str) -> None:
         await_verdict()  # the score cards speak of it
 
 
-def card(result: LabResult, reading: Reading, basis: Basis | None, fpr: float, besides: str) -> None:
+def card(result: LabResult, prediction: PairPrediction, basis: Basis | None, fpr: float, besides: str) -> None:
     """Draw the score card of one model, with its τ and where that comes from."""
-    tau = reading.tau if reading.tau is not None else None if basis is None else basis.tau(fpr)
+    tau = prediction.tau if prediction.tau is not None else None if basis is None else basis.tau(fpr)
     said = "" if basis is None else basis.said(fpr)
     score_card(
-        reading,
-        result.craft_for(reading.role),
+        prediction,
+        result.example_for(prediction.role),
         tau,
         origin=said if tau is not None else "",
         unknown=said if tau is None else "",
-        outcome=outcome(result, reading.role),
+        outcome=outcome(result, prediction.role),
         besides=besides,
     )
 
 
-def shown_caption(result: LabResult, craft: Craft) -> None:
+def shown_caption(result: LabResult, example: Example) -> None:
     """Draw the pair's caption; if it was attacked, its changes."""
     caption = result.experiment.caption
-    if not craft.caption:
+    if not example.caption:
         show(f'<p class="cm-quote">{escape(caption)}</p>')
         return
-    words = truth_words(caption, craft.caption, craft.true)
-    body = caption_diff(caption, craft.caption)
+    words = truth_words(caption, example.caption, example.true)
+    body = caption_diff(caption, example.caption)
     show(f'<p class="cm-quote">{body}</p><p class="cm-small cm-muted">{escape(words)}</p>')

@@ -15,7 +15,7 @@ from app.components.common.fold import fold_table
 from app.components.common.svg import line_chart
 from app.components.common.theme import label, number, show
 from cmai_core.lab.images import encode, perturbation_gain, perturbation_numbers, perturbation_view
-from cmai_core.lab.result import Craft, LabResult
+from cmai_core.lab.result import Example, LabResult
 
 if TYPE_CHECKING:
     pass
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
 
 def answers(result: LabResult) -> None:
     """Draw what every task answers."""
-    pictures = {role: result.craft_for(role).clean for role in result.readings}
-    answers_view(result.readings, pictures, result.second)
-    fold_table("As a table", lambda: answers_table(result.readings), key="fold_answers")
+    pictures = {role: result.example_for(role).clean for role in result.predictions}
+    answers_view(result.predictions, pictures, result.second)
+    fold_table("As a table", lambda: answers_table(result.predictions), key="fold_answers")
 
 
-def perturbation(craft: Craft) -> None:
+def perturbation(example: Example) -> None:
     """Draw clean, change and adversarial side by side, with the gain of the change."""
-    if not craft.begun:
+    if not example.begun:
         st.caption("No attacked picture was made.")
         return
-    gain = perturbation_gain(craft.clean, craft.adversarial)
-    numbers = perturbation_numbers(craft.clean, craft.adversarial)
+    gain = perturbation_gain(example.clean, example.adversarial)
+    numbers = perturbation_numbers(example.clean, example.adversarial)
     columns = st.columns(3)
     for column, picture, name, alt in (
-        (columns[0], craft.clean, "● clean", "The clean picture"),
+        (columns[0], example.clean, "● clean", "The clean picture"),
         (
             columns[1],
-            perturbation_view(craft.clean, craft.adversarial, gain),
+            perturbation_view(example.clean, example.adversarial, gain),
             f"change, ×{gain}, mid-grey = 0",
             f"The difference of the two pictures, {gain} times enlarged around mid-grey",
         ),
-        (columns[2], craft.adversarial, "◆ adversarial", "The adversarial picture"),
+        (columns[2], example.adversarial, "◆ adversarial", "The adversarial picture"),
     ):
         column.image(picture, caption=name, output_format="PNG", width="stretch", alt=alt)
     psnr = "∞" if numbers["psnr"] == float("inf") else f"{numbers['psnr']:.1f} dB"
@@ -58,12 +58,12 @@ def perturbation(craft: Craft) -> None:
 
 def course(result: LabResult) -> None:
     """Draw S_c and the objective over the steps."""
-    score = {f"S_c on {r}": (c.score_trace, r) for r, c in result.crafts.items() if c.score_trace}
-    objective = {f"objective on {r}": (c.objective_trace, r) for r, c in result.crafts.items() if c.objective_trace}
+    score = {f"S_c on {r}": (c.score_trace, r) for r, c in result.examples.items() if c.score_trace}
+    objective = {f"objective on {r}": (c.objective_trace, r) for r, c in result.examples.items() if c.objective_trace}
     if not score and not objective:
         st.caption("No step was finished.")
         return
-    steps = max(len(c.objective_trace) for c in result.crafts.values()) - 1
+    steps = max(len(c.objective_trace) for c in result.examples.values()) - 1
     left, right = st.columns(2)
     with left:
         markup = line_chart(score, title=_course_title("S_c", score), x_label="step", x_max=steps)
@@ -78,7 +78,7 @@ def steps_table(result: LabResult) -> list[dict[str, object]]:
     """Return the curves as rows."""
     return [
         {"crafted on": r, "step": i, "S_c": s, "objective": o}
-        for r, c in result.crafts.items()
+        for r, c in result.examples.items()
         for i, (s, o) in enumerate(zip(c.score_trace, c.objective_trace, strict=False))
     ]
 
@@ -97,7 +97,7 @@ def survival(result: LabResult) -> None:
     rows = "".join(
         f"<tr><td>{label(role, role.capitalize())}</td><td>{number(r.clean)}</td><td>{number(r.float_score)}</td>"
         f"<td>{number(r.adversarial)}</td><td>{number(r.jpeg_score)}</td></tr>"
-        for role, r in result.readings.items()
+        for role, r in result.predictions.items()
     )
     show(
         "<table><thead><tr><th>S<sub>c</sub></th><th>clean</th><th>attacked, unrounded</th><th>attacked, saved "
@@ -105,17 +105,17 @@ def survival(result: LabResult) -> None:
         f"<th>attacked, saved as JPEG 90</th></tr></thead><tbody>{rows}</tbody></table>"
     )
     lines = []
-    for role, craft in result.crafts.items():
-        if craft.success is None:
+    for role, example in result.examples.items():
+        if example.success is None:
             continue
-        word = "holds" if craft.success else "fails" if craft.success_float else "did not succeed, rounded or not"
+        word = "holds" if example.success else "fails" if example.success_float else "did not succeed, rounded or not"
         lines.append(f"On the {role} model the attack on “{aim(result.experiment)}” {word} after the 8-bit round trip.")
     st.caption(
         " ".join([*lines, "All answers and scores on this page are those of the picture as a PNG file would hold it."])
     )
 
 
-def files(result: LabResult, craft: Craft, link: str) -> None:
+def files(result: LabResult, example: Example, link: str) -> None:
     """Draw the downloads and the link."""
     document = result.to_dict()
     made = verification_flow.current(result)
@@ -134,17 +134,17 @@ def files(result: LabResult, craft: Craft, link: str) -> None:
     )
     two.download_button(
         "Adversarial picture (PNG)",
-        encode(craft.adversarial),
-        f"adversarial-{craft.role}.png",
+        encode(example.adversarial),
+        f"adversarial-{example.role}.png",
         "image/png",
         icon=":material/image:",
         on_click="ignore",
         width="stretch",
-        disabled=not craft.begun,
+        disabled=not example.begun,
     )
     three.download_button(
         "Clean picture (PNG)",
-        encode(craft.clean),
+        encode(example.clean),
         "clean.png",
         "image/png",
         icon=":material/image:",
@@ -161,7 +161,7 @@ def settings_table(result: LabResult) -> list[dict[str, str]]:
     """Return settings, hashes and versions as rows."""
     return [
         *({"setting": k, "value": str(v)} for k, v in result.experiment.to_dict().items() if k != "scene" or v),
-        *({"setting": f"hash of {r.name}", "value": r.hash} for r in result.readings.values()),
+        *({"setting": f"hash of {r.name}", "value": r.hash} for r in result.predictions.values()),
         {"setting": "device", "value": result.device},
         {"setting": "made", "value": result.created},
         *({"setting": k, "value": v} for k, v in result.versions.items()),

@@ -8,7 +8,7 @@ from cmai_core.attacks.objectives.registry import OBJECTIVES
 from cmai_core.lab.belonging import epsilon_words
 from cmai_core.lab.choices import SEARCHES, THREATS, free_step
 from cmai_core.lab.experiment import Experiment
-from cmai_core.lab.result import Craft, LabResult
+from cmai_core.lab.result import Example, LabResult
 
 
 def objective_words(experiment: Experiment) -> str:
@@ -17,9 +17,9 @@ def objective_words(experiment: Experiment) -> str:
     return formula.format(task=experiment.task, alpha=experiment.alpha, beta=experiment.beta)
 
 
-def craft_note(result: LabResult, craft: Craft) -> str:
+def example_note(result: LabResult, example: Example) -> str:
     """Return how the picture was made, in one line."""
-    if not craft.begun:
+    if not example.begun:
         return "No attacked picture was made."
     e = result.experiment
     search = SEARCHES[e.recipe]
@@ -30,24 +30,26 @@ def craft_note(result: LabResult, craft: Craft) -> str:
     if e.edits_words:
         said.append(f"at most {e.words} word{'' if e.words == 1 else 's'}")
     if search.counts == "queries":
-        said.append(f"{craft.forwards} queries")
+        said.append(f"{example.forwards} queries")
     elif free_step(search, e.norm):
-        said.append(f"{craft.steps_done} steps of {e.step_size:g}/255")
+        said.append(f"{example.steps_done} steps of {e.step_size:g}/255")
     else:
-        said.append(f"{craft.steps_done} step{'' if craft.steps_done == 1 else 's'}")
-    return f"Crafted on the {craft.role} model: {', '.join(said)}, {objective}."
+        said.append(f"{example.steps_done} step{'' if example.steps_done == 1 else 's'}")
+    return f"Crafted on the {example.role} model: {', '.join(said)}, {objective}."
 
 
 def finding(result: LabResult) -> list[str]:
     """Return the outcome, a sentence for each model."""
     sentences = []
-    for role, reading in result.readings.items():
-        broken, right = reading.broken_tasks()
+    for role, prediction in result.predictions.items():
+        broken, right = prediction.broken_tasks()
         tail = f", {broken} of {right} right answers lost" if right else ""
-        if reading.accepted is not None:
-            tail = f", {decisions(reading)} by its detector. {outcome(result, role)}".removesuffix(".")
-        if not reading.attacked:
+        if prediction.accepted is not None:
+            tail = f", {decisions(prediction)} by its detector. {outcome(result, role)}".removesuffix(".")
+        if not prediction.attacked:
             sentences.append(f"{role.capitalize()}: not attacked, as the attack was cancelled before its turn.")
             continue
-        sentences.append(f"{role.capitalize()}: S_c {number(reading.clean)} → {number(reading.adversarial)}{tail}.")
+        sentences.append(
+            f"{role.capitalize()}: S_c {number(prediction.clean)} → {number(prediction.adversarial)}{tail}."
+        )
     return sentences

@@ -59,8 +59,8 @@ def reason(result: LabResult, found: RoleVerdict, role: str, side: int, fpr: flo
     verdict, known = found.verdicts[side], found.basis.at(fpr)
     origin = "clean pair"
     if side:
-        e, craft = result.experiment, result.craft_for(role)
-        origin = f"attacked pair ({SEARCHES[e.recipe].word}, {THREATS[e.norm]}, crafted on the {craft.role} model)"
+        e, example = result.experiment, result.example_for(role)
+        origin = f"attacked pair ({SEARCHES[e.recipe].word}, {THREATS[e.norm]}, crafted on the {example.role} model)"
     if known is None:
         said = "scores without a verdict"
     else:

@@ -4,48 +4,50 @@ from __future__ import annotations
 
 from app.components.attack_lab.detector import decision, detector_line
 from app.components.common.theme import ROLES, escape, label, mark, number, show, signed, subscript
-from cmai_core.lab.result import Craft, Reading
+from cmai_core.lab.result import Example, PairPrediction
 
 
-def treatment(reading: Reading, craft: Craft) -> str:
+def treatment(prediction: PairPrediction, example: Example) -> str:
     """Return what was done to the model, for the card's tag."""
-    if not reading.attacked:
+    if not prediction.attacked:
         return "not attacked: cancelled before its turn"
-    words = "shown the transfer" if reading.transferred else "white-box attack"
-    if craft.cancelled:
-        words += f", cancelled after {craft.steps_done} step{'' if craft.steps_done == 1 else 's'}"
+    words = "shown the transfer" if prediction.transferred else "white-box attack"
+    if example.cancelled:
+        words += f", cancelled after {example.steps_done} step{'' if example.steps_done == 1 else 's'}"
     return words
 
 
-def verdict(reading: Reading, tau: float | None, unknown: str = "") -> str:
+def verdict(prediction: PairPrediction, tau: float | None, unknown: str = "") -> str:
     """Return the finding in one sentence; `unknown` says why there is no τ."""
-    if not reading.attacked:
+    if not prediction.attacked:
         return "Nothing was done to this model, so nothing can be said of how it holds out."
     parts = []
     if tau is not None:
-        if reading.clean < tau:
+        if prediction.clean < tau:
             parts.append("Below its threshold even when clean: this pair would be flagged anyway.")
-        elif reading.adversarial < tau:
+        elif prediction.adversarial < tau:
             parts.append("Falls below its threshold: flagged as inconsistent.")
         else:
             parts.append("Stays above its threshold: no alarm.")
     else:
-        verb = "falls" if reading.change < -0.01 else "rises" if reading.change > 0.01 else "hardly changes"
-        amount = f" by {abs(reading.change):.2f}" if verb != "hardly changes" else ""
+        verb = "falls" if prediction.change < -0.01 else "rises" if prediction.change > 0.01 else "hardly changes"
+        amount = f" by {abs(prediction.change):.2f}" if verb != "hardly changes" else ""
         parts.append(f"S_c {verb}{amount}. {unknown or 'No threshold is known for this model.'}")
-    return " ".join(part for part in (*parts, answers_lost(reading)) if part)
+    return " ".join(part for part in (*parts, answers_lost(prediction)) if part)
 
 
-def unread(reading: Reading) -> str:
+def unread(prediction: PairPrediction) -> str:
     """Return what of the caption the model did not read, as a sentence; "" if it read all of it."""
     return (
-        f"This model reads the sentence only up to “{reading.cut[:60]}”, where its context ends." if reading.cut else ""
+        f"This model reads the sentence only up to “{prediction.cut[:60]}”, where its context ends."
+        if prediction.cut
+        else ""
     )
 
 
-def answers_lost(reading: Reading) -> str:
+def answers_lost(prediction: PairPrediction) -> str:
     """Return how many right answers were lost, as a sentence; "" if none was right."""
-    broken, right = reading.broken_tasks()
+    broken, right = prediction.broken_tasks()
     if not right:
         return ""
     return f"{broken} of {right} answers that were right are now wrong." if broken else "No right answer is lost."
@@ -71,17 +73,17 @@ def _track(clean: float, adversarial: float | None, tau: float | None) -> str:
     return f'<div class="cm-track" aria-hidden="true">{"".join(pieces)}</div>'
 
 
-def _decided(reading: Reading, side: int) -> str:
+def _decided(prediction: PairPrediction, side: int) -> str:
     """Return the detector's word under a number; "" without a detector."""
-    if reading.accepted is None:
+    if prediction.accepted is None:
         return ""
-    accepted = reading.accepted[side]
+    accepted = prediction.accepted[side]
     return f'<div class="cm-small">{"✓" if accepted else "✗"} {decision(accepted)}</div>'
 
 
 def score_card(
-    reading: Reading,
-    craft: Craft,
+    prediction: PairPrediction,
+    example: Example,
     tau: float | None = None,
     *,
     origin: str = "",
@@ -98,22 +100,22 @@ def score_card(
     """
     notes = [
         text
-        for text in (besides, detector_line(reading) if reading.tau is not None else origin, unread(reading))
+        for text in (besides, detector_line(prediction) if prediction.tau is not None else origin, unread(prediction))
         if text
     ]
     note = "".join(f'<p class="cm-small cm-muted cm-note">{subscript(text)}</p>' for text in notes)
     show(
-        f"""<div class="cm-card" role="group" aria-label="S_c of the {escape(reading.role)} model">
-        <div class="cm-row"><span class="cm-h grow">{label(reading.role, reading.role.capitalize())}
-          <span class="cm-muted" style="font-weight:400">· {escape(reading.name)}</span></span>
-          <span class="cm-tag">{treatment(reading, craft)}</span></div>
+        f"""<div class="cm-card" role="group" aria-label="S_c of the {escape(prediction.role)} model">
+        <div class="cm-row"><span class="cm-h grow">{label(prediction.role, prediction.role.capitalize())}
+          <span class="cm-muted" style="font-weight:400">· {escape(prediction.name)}</span></span>
+          <span class="cm-tag">{treatment(prediction, example)}</span></div>
         <div class="cm-numbers">
           <div><div class="label">{mark("clean")}S<sub>c</sub> clean</div>
-            <div class="value">{number(reading.clean)}</div>{_decided(reading, 0)}</div>
+            <div class="value">{number(prediction.clean)}</div>{_decided(prediction, 0)}</div>
           <div><div class="label">{mark("adversarial")}S<sub>c</sub> adversarial</div>
-            <div class="value">{number(reading.adversarial)}</div>{_decided(reading, 1)}</div>
-          <div><div class="label">change Δ</div><div class="value">{signed(reading.change)}</div></div>
+            <div class="value">{number(prediction.adversarial)}</div>{_decided(prediction, 1)}</div>
+          <div><div class="label">change Δ</div><div class="value">{signed(prediction.change)}</div></div>
         </div>
-        {_track(reading.clean, reading.adversarial, tau)}
-        <p class="cm-verdict">{escape(outcome or verdict(reading, tau, unknown))}</p>{note}</div>"""
+        {_track(prediction.clean, prediction.adversarial, tau)}
+        <p class="cm-verdict">{escape(outcome or verdict(prediction, tau, unknown))}</p>{note}</div>"""
     )

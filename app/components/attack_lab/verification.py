@@ -64,7 +64,7 @@ def verdict_tab(result: LabResult) -> None:
 
 def _left_out(result: LabResult) -> None:
     """Name the models that were not attacked: there is no attacked pair to verify."""
-    names = [reading.name for reading in result.readings.values() if not reading.attacked]
+    names = [prediction.name for prediction in result.predictions.values() if not prediction.attacked]
     if names:
         st.caption(f"Not verified, as the attack was cancelled before its turn: {', '.join(names)}.")
 
@@ -117,7 +117,8 @@ def _role(result: LabResult, made: LabVerdict, role: str, fpr: float) -> None:
             send_button(result, made, role, side, fpr)
     signed = found.verdicts[0].parts.patches_by != VERIFIER
     colour_bar(scale, signed)
-    how = "the score gains (orange) or loses (blue) without each patch" if signed else "doubt that looks at each patch"
+    left_out = "the score gains (orange) or loses (blue) without each patch"
+    how = left_out if signed else "disagreement that looks at each patch"
     show(
         f'<p class="cm-small cm-muted">Map: {how}. Words: {_words_how(found)}; where a pair is not accepted, those '
         "that disagree most are underlined.</p>"
@@ -133,7 +134,7 @@ def _words_how(found: RoleVerdict) -> str:
 
 def words_table(found: RoleVerdict) -> list[dict[str, object]]:
     """Return every word of both captions with its number, as rows."""
-    kind = "doubt" if found.verdicts[0].parts.words_by == VERIFIER else "S_c without it − S_c"
+    kind = "disagreement" if found.verdicts[0].parts.words_by == VERIFIER else "S_c without it − S_c"
     return [
         {"pair": side, "word": word, kind: round(float(value), 4)}
         for side, verdict in zip(SIDES, found.verdicts, strict=True)

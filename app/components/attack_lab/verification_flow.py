@@ -15,7 +15,7 @@ from cmai_core.lab.verdict import LabVerdict, content_key
 def automatic(result: LabResult) -> bool:
     """Tell whether a result is verified without being asked: only bundled models take no more than a second."""
     bundled = model_cards()
-    return bool(result.attacked) and all(reading.spec in bundled for reading in result.readings.values())
+    return bool(result.attacked) and all(prediction.spec in bundled for prediction in result.predictions.values())
 
 
 def current(result: LabResult) -> LabVerdict | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from app import state
 from app.components.common.theme import number
-from cmai_core.lab.result import Reading
+from cmai_core.lab.result import PairPrediction
 from cmai_core.lab.verdict import LabVerdict, RoleVerdict
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ def _settled_rate(rates: tuple[float, ...]) -> float:
     return fpr
 
 
-def card_words(made: LabVerdict | None, reading: Reading) -> str:
+def card_words(made: LabVerdict | None, prediction: PairPrediction) -> str:
     """Return what CMCV says of a model with consistency heads, for its score card; "" for a model without."""
-    found = None if made is None else made.roles.get(reading.role)
+    found = None if made is None else made.roles.get(prediction.role)
     if found is None or not found.has_heads:
         return ""
     clean, adversarial = (found.consistent(side, chosen_rate(made)) for side in range(2))

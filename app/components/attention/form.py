@@ -38,20 +38,20 @@ class Request:
 def form() -> None:
     """Draw the pair that is explained, and the choice of methods."""
     result = subject.attacked()
-    craft = result.first_craft
+    example = result.first_example
     pictures, settings = st.columns([1, 2.4], gap="medium")
     with pictures:
         show(
             '<div style="display:flex;gap:8px">'
-            f'<img src="{picture_url(craft.clean)}" alt="The clean picture" style="width:48%;border-radius:6px">'
-            f'<img src="{picture_url(craft.adversarial)}" alt="The adversarial picture" '
+            f'<img src="{picture_url(example.clean)}" alt="The clean picture" style="width:48%;border-radius:6px">'
+            f'<img src="{picture_url(example.adversarial)}" alt="The adversarial picture" '
             'style="width:48%;border-radius:6px"></div>'
         )
     with settings:
         which = "the attack made last" if result is state.get(state.RESULT) else "the bundled example"
         caption = result.experiment.caption
         show(
-            f'<p class="cm-quote">{caption_diff(caption, craft.caption) if craft.caption else escape(caption)}</p>'
+            f'<p class="cm-quote">{caption_diff(caption, example.caption) if example.caption else escape(caption)}</p>'
             f'<div class="cm-small cm-muted">{which}: {escape(belongs_to(result.experiment))}</div>'
         )
         _unattacked_form(result)

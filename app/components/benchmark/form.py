@@ -10,6 +10,7 @@ from app.components.benchmark.words import model_word
 from app.components.common.words import TASK_WORDS
 from app.services.models import catalogue, default_model
 from app.services.thresholds import bundled_basis
+from cmai_core.budget import Budget
 from cmai_core.data.registry import kind_of, split_title
 from cmai_core.lab.benchmark.choices import (
     COUNTS,
@@ -36,7 +37,7 @@ _HELP = {
     "joint": "They change pixels by at most ε, and words with them.",
 }
 
-_CHIPS = {"image": state.BENCH_IMAGE, "text": state.BENCH_TEXT, "joint": state.BENCH_JOINT}
+_PILLS = {"image": state.BENCH_IMAGE, "text": state.BENCH_TEXT, "joint": state.BENCH_JOINT}
 
 
 def settle() -> None:
@@ -52,7 +53,7 @@ def choice() -> GridChoice:
     return GridChoice(
         models=tuple(dict.fromkeys(spec.strip() for spec in get(state.BENCH_MODELS))),
         tasks=tuple(get(state.BENCH_TASKS)),
-        recipes=tuple(slug for key in _CHIPS.values() for slug in get(key)),
+        recipes=tuple(slug for key in _PILLS.values() for slug in get(key)),
         epsilons=tuple(get(state.BENCH_EPSILONS)),
         dataset=get(state.BENCH_SET),
         count=get(state.BENCH_COUNT),
@@ -67,7 +68,7 @@ def choice() -> GridChoice:
 
 def take(wanted: GridChoice) -> None:
     """Set the widgets to a grid. Call it before they are drawn."""
-    for modality, key in _CHIPS.items():
+    for modality, key in _PILLS.items():
         state.put(key, [offer.slug for offer in wanted.offers if offer.modality == modality])
     for key, value in (
         (state.BENCH_MODELS, list(wanted.models)), (state.BENCH_TASKS, list(wanted.tasks)),
@@ -108,8 +109,8 @@ def _models_and_tasks() -> None:
 
 
 def _attacks() -> None:
-    """Draw the recipes as chips, by what they attack."""
-    for modality, key in _CHIPS.items():
+    """Draw the recipes as pills, by what they attack."""
+    for modality, key in _PILLS.items():
         slugs = [slug for slug, offer in OFFERS.items() if offer.modality == modality]
         st.pills(
             f"Attacks on {MODALITIES[modality]}", slugs, selection_mode="multi", key=key, help=_HELP[modality],
@@ -121,7 +122,7 @@ def _budget() -> None:
     one, two = st.columns([3, 2], gap="medium")
     one.pills(
         "ε, the largest change of a pixel value", EPSILON_LADDER, selection_mode="multi", key=state.BENCH_EPSILONS,
-        format_func=lambda k: f"{k:g}/255",
+        format_func=lambda k: Budget("linf", k).words,
     )  # fmt: skip
     two.select_slider("Pairs", COUNTS, key=state.BENCH_COUNT)
 
@@ -140,7 +141,7 @@ def _measure() -> None:
         help=f"Quick: at most {QUICK_STEPS} steps and {QUICK_QUERIES} queries. A weak attack flatters a model: the "
         "self-checks say where more effort is due.",
     )  # fmt: skip
-    if any(OFFERS[slug].detector for key in _CHIPS.values() for slug in state.get(key) if slug in OFFERS):
+    if any(OFFERS[slug].detector for key in _PILLS.values() for slug in state.get(key) if slug in OFFERS):
         name = default_model(True) or default_model(False)
         basis = bundled_basis(name, kind_of(state.get(state.BENCH_SET))).said() if name else ""
         st.number_input(

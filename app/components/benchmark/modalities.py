@@ -22,6 +22,8 @@ def modality_view(made: Results, look: Any) -> None:
     """Draw how far each attack moves S_c, and the worst case of each kind."""
     import pandas as pd
 
+    from cmai_core.lab.benchmark.results import budget
+
     sides = made.sides[made.sides["source"] == made.sides["target"]]
     found = made.figures[made.figures["own"] & (made.figures["kind"] == "attack") & made.figures["sc_change"].notna()]
     if found["modality"].nunique() < 2:
@@ -44,7 +46,7 @@ def modality_view(made: Results, look: Any) -> None:
         lines = [
             {
                 "model": row["target"], "task": TASK_WORDS.get(row["task"], "–"),
-                "budget": f"{row['epsilon']:g}/255" if row["epsilon"] == row["epsilon"] else "–",
+                "budget": budget(row["norm"], row["epsilon"]) or "–",
                 "words": "–" if pd.isna(row["words"]) else str(row["words"]),
                 "attacked": MODALITY_WORDS.get(row["modality"], row["modality"]),
                 "attack success": percent(row["value"], row["low"], row["high"]),

@@ -143,7 +143,7 @@ def _scores(row: Any) -> str:
 
 
 def _opened(folder: Any, row: Any) -> dict[str, str]:
-    """Return the pictures as data: URLs, and the captions, of a row of the readings."""
+    """Return the pictures as data: URLs, and the captions, of a row of the predictions."""
     place = 0 if row["text_index"] != row["text_index"] else int(row["text_index"])
     example = row["example"] if row["recipe"] != "clean" else None
     return _opened_pair(

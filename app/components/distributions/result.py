@@ -18,6 +18,8 @@ from app.components.distributions.plots import roc_figure, score_histogram
 from app.services.showcase import showcase, threshold_words
 from app.services.thresholds import basis_of
 from cmai_core.data.registry import kind_of, split_title
+from cmai_core.lab.belonging import epsilon_words
+from cmai_core.lab.choices import THREATS
 
 if TYPE_CHECKING:
     from cmai_core.lab.distribution import ScoreDistribution
@@ -31,7 +33,7 @@ def bundled() -> None:
         return
     st.caption(
         f"Bundled: {bundle.pairs} pairs of {split_title(bundle.result.experiment.pair)}, "
-        f"L∞ ε = {bundle.result.experiment.epsilon:g}/255. "
+        f"{THREATS[bundle.result.experiment.norm]} ε = {epsilon_words(bundle.result.experiment)}. "
         "Press Measure for your own."
     )
     columns = st.columns(max(1, len(bundle.histograms)))

@@ -61,20 +61,6 @@ class SampledView(Protocol):
         ...
 
 
-@runtime_checkable
-class SystemView(SampledModel, Protocol):
-    """A system as an attack sees it.
-
-    Attributes:
-        knowledge: "white-box", "scores" (values without gradients) or "decisions" (only whether an attempt succeeded).
-        detector: None where nothing is scored. rejects: whether what the detector flags gets no answer.
-    """
-
-    knowledge: str
-    detector: Detector | None
-    rejects: bool
-
-
 @dataclass(frozen=True)
 class Guard:
     """A detector as an attacker writes it down.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cmai_core.data.pair import PairDataset
     from cmai_core.tasks.base import Task
 
-OBJECTIVE_NEEDS = ("task", "classes", "sentence", "detector")
+OBJECTIVE_NEEDS = ("task", "classes", "sentence", "detector", "attention")
 CRITERIA = ("wrong", "wrong and accepted", "accepted", "rejected")
 EARLIER_NAMES = {"deviation": "embedding"}
 """Name in links and files of earlier versions → name."""
@@ -36,7 +36,7 @@ class ObjectiveDescription:
         formula: how it is written, with {task}, {alpha} and {beta} to be filled in.
         make: "module:function" that makes it from the keywords task, dataset, alpha and beta.
         needs: of `OBJECTIVE_NEEDS`: "task"; "classes" (a task with class scores); "sentence" (texts of the pair);
-            "detector" (around the model).
+            "detector" (around the model); "attention" (an image tower that gives it out).
         success: when an attack on it has succeeded, of `CRITERIA`. "wrong": the task's answer; without a task there is
             nothing to be right, and it has succeeded where the objective rose.
         judged: whether it is raised for the sake of that success; others are raised as far as they go.
@@ -161,7 +161,7 @@ _ROWS = (
         "nor sentence, but a transformer that gives out its attention.",
         formula="1 − cosine with the clean attention",
         make=f"{_MAKERS}:attention",
-        needs=(),
+        needs=("attention",),
         judged=False,
         flat_at_clean=True,
     ),

@@ -105,23 +105,6 @@ class TrainingArrays:
         """Return bool len(scene_rows)×C: which zero-shot classes the scenes hold."""
         return class_targets(self.objects[scene_rows])
 
-    def truth_of_false(
-        self, scene_rows: np.ndarray, caption_rows: np.ndarray, caption_columns: np.ndarray
-    ) -> np.ndarray:
-        """Return bool len(scene_rows)×len(caption_rows).
-
-        Is the false caption of (row, column) true of this other scene?
-
-        A caption that has no false one is true of none.
-
-        Raises:
-            DataError: the arrays were opened without false captions.
-        """
-        if self.false_codes is None:
-            raise DataError("These arrays have no false captions.", "Open them with false_captions=True.")
-        codes = np.ascontiguousarray(self.false_codes[caption_rows, caption_columns])
-        return truth_of_codes(codes, self.objects[scene_rows], self.frame[scene_rows]).T
-
 
 def training_arrays(
     tokenizer_file: Path,

@@ -158,13 +158,6 @@ def stored_false_captions(
     return np.load(paths[0], mmap_mode="r"), np.load(paths[1], mmap_mode="r")
 
 
-def read_code(ids: np.ndarray, words: Words) -> np.ndarray:
-    """int8 CODE_LENGTH: what one caption (token ids, as `realise` writes them) says, things in their order."""
-    code, facts = np.empty(CODE_LENGTH, np.int8), np.empty((_MAX_FACTS, 3), np.int64)
-    _read(ids, words.kind, words.value, code, facts)
-    return code
-
-
 def _shown_together(held_out: bool) -> np.ndarray:
     """Return float 7×9: the share of (shape, colour) that a split shows.
 

@@ -19,7 +19,6 @@ from cmai_core.data.tabletop.statements import (
     Count,
     InPictures,
     More,
-    MoreInPicture,
     Pattern,
     Statement,
     StatementError,
@@ -128,7 +127,7 @@ def noun_phrase(thing: Thing, rng: np.random.Generator, many: bool = False) -> s
 
 
 def realise(statement: Statement | TwoImage, rng: np.random.Generator) -> str:
-    """One wording of a statement, drawn with `rng`; `parse` and `parse_two` read it back.
+    """One wording of a statement, drawn with `rng`; `parse` reads those about one image back.
 
     Raises:
         StatementError: a pattern whose relations do not form stars (a thing that is related must not relate others).
@@ -386,39 +385,6 @@ def _more(reader: _Reader, negated: bool) -> More:
     fewer, _ = _bare_thing(reader)
     reader.end()
     return More(more, fewer, negated)
-
-
-def parse_two(text: str) -> TwoImage:
-    """Read a sentence about two pictures.
-
-    Raises:
-        StatementError: not in Tabletop's language.
-    """
-    reader = _Reader(text)
-    for quantity, phrases in {
-        "both": ("both pictures show", "both images show"),
-        "one": ("only one of the pictures shows", "exactly one picture shows"),
-        "neither": ("neither picture shows", "neither of the pictures shows"),
-    }.items():
-        if reader.take(*phrases):
-            pattern = _pattern(reader)
-            reader.end()
-            return InPictures(quantity, pattern)
-    if reader.take("together the pictures show exactly"):
-        if reader.next not in _NUMBER:
-            reader.fail("a number")
-        number = _NUMBER[reader.next]
-        reader.at += 1
-        thing, _ = _bare_thing(reader)
-        reader.end()
-        return Together(thing, number)
-    reader.expect("the")
-    side = reader.expect("left", "right")
-    reader.expect("picture shows more")
-    thing, _ = _bare_thing(reader)
-    reader.expect(f"than the {'right' if side == 'left' else 'left'} picture")
-    reader.end()
-    return MoreInPicture(side, thing)
 
 
 # ---------------------------------------------------------------------------------------------------- questions

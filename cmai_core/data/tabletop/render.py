@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from cmai_core.data.tabletop.rendering.backdrops import BACKDROPS, SHIFT_BACKDROPS, TRAIN_BACKDROPS
-from cmai_core.data.tabletop.rendering.camera import fits_frame, project
 from cmai_core.data.tabletop.rendering.tables import SHIFT_TABLES, TABLES, TRAIN_TABLES
 from cmai_core.data.tabletop.scene import Scene
 from cmai_core.errors import OptionError
@@ -29,8 +28,6 @@ __all__ = [
     "TABLES",
     "TRAIN_BACKDROPS",
     "TRAIN_TABLES",
-    "fits_frame",
-    "project",
     "render",
     "render_with_masks",
 ]

@@ -91,8 +91,8 @@ def shift_environment(environment: Environment, kind: str, rng: np.random.Genera
     return environment
 
 
-def shift_scenes(scenes: Sequence[Scene], kind: str, seed: int) -> list[Scene]:
-    """Return the scenes with shifted environments.
+def shift_scenes(scenes: Sequence[Scene], kind: str, seed: int, first: int = 0) -> list[Scene]:
+    """Return the scenes with shifted environments; `first`: number of the first one in its split.
 
     Scene n draws from (seed, kind, n) alone, so a prefix stays a prefix.
 
@@ -101,7 +101,7 @@ def shift_scenes(scenes: Sequence[Scene], kind: str, seed: int) -> list[Scene]:
     _check(kind)
     return [
         replace(scene, environment=shift_environment(scene.environment, kind, _generator(seed, kind, n)))
-        for n, scene in enumerate(scenes)
+        for n, scene in enumerate(scenes, first)
     ]
 
 
@@ -124,11 +124,7 @@ def render_shifted(
     Raises:
         OptionError: for a kind outside KINDS.
     """
-    _check(kind)
-    moved = [
-        replace(s, environment=shift_environment(s.environment, kind, _generator(seed, kind, first + n)))
-        for n, s in enumerate(scenes)
-    ]
+    moved = shift_scenes(scenes, kind, seed, first)
     images = render(moved, size, style="drawing" if kind == "style" else "standard", threads=threads)
     if kind == "corruption":
         for n in range(len(images)):

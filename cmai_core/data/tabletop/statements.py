@@ -150,20 +150,7 @@ def holds(statement: Statement, scene: Scene) -> bool:
         return number == statement.number if statement.operator == "exactly" else number >= statement.number
     if isinstance(statement, More):
         return (count(statement.more, scene) > count(statement.fewer, scene)) != statement.negated
-    raise StatementError("This statement is about two pictures.", "Ask holds_of_two(statement, left, right).")
-
-
-def holds_of_two(statement: TwoImage, left: Scene, right: Scene) -> bool:
-    """Whether a two-image statement is true of (left, right)."""
-    if isinstance(statement, InPictures):
-        number = holds(statement.pattern, left) + holds(statement.pattern, right)
-        return number == {"neither": 0, "one": 1, "both": 2}[statement.quantity]
-    if isinstance(statement, Together):
-        return count(statement.thing, left) + count(statement.thing, right) == statement.number
-    if isinstance(statement, MoreInPicture):
-        first, second = (left, right) if statement.side == "left" else (right, left)
-        return count(statement.thing, first) > count(statement.thing, second)
-    raise StatementError("This statement is about one picture.", "Ask holds(statement, scene).")
+    raise StatementError("This statement is about two pictures.", "Ask about one picture at a time.")
 
 
 # ---------------------------------------------------------------- compiled matching of many patterns and many scenes

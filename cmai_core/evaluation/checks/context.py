@@ -16,7 +16,7 @@ from cmai_core.attacks.searches.external import take_batch
 from cmai_core.data.pair import Batch
 from cmai_core.evaluation.checks.attacker import Attacker
 from cmai_core.evaluation.checks.check import levels
-from cmai_core.evaluation.runs.predictor import read_images
+from cmai_core.evaluation.runs.predictor import predict_images
 from cmai_core.models.evaluation_mode import evaluation_mode
 from cmai_core.progress import CancelToken
 
@@ -49,8 +49,8 @@ class Bench:
     cancel: CancelToken | None = None
 
     def __post_init__(self) -> None:
-        (self.clean,) = read_images(self.model, self.task, self.dataset, self.everyone, [self.everyone.pixels])
-        right = [row for row, reading in enumerate(self.clean) if reading.correct is True]
+        (self.clean,) = predict_images(self.model, self.task, self.dataset, self.everyone, [self.everyone.pixels])
+        right = [row for row, prediction in enumerate(self.clean) if prediction.correct is True]
         rows = torch.tensor(right, dtype=torch.int64, device=self.everyone.pixels.device)
         self.batch = take_batch(self.everyone, rows, self.everyone.pixels[rows])
 

@@ -97,8 +97,8 @@ def _unseen(attacked: pd.DataFrame) -> list[str]:
     out = []
     for key, rows in attacked.groupby(["source", *ATTACK], dropna=False):
         targets = {target: set(_units(part)) for target, part in rows.groupby("target")}
-        crafted = set.union(*targets.values())
-        short = [target for target, units in targets.items() if crafted - units]
+        everything = set.union(*targets.values())
+        short = [target for target, units in targets.items() if everything - units]
         if short:
             out.append(f"{cell_name(dict(zip(['source', *ATTACK], key, strict=True)))} to {', '.join(short)}")
     return out

@@ -38,7 +38,7 @@ SLOPE = "gradients are the slope of the loss"
 
 
 @dataclass(frozen=True)
-class Slopes:
+class StartGradients:
     """Where gradients are looked at: a random point of the budget, as attacks start there (and as AutoAttack looks).
 
     Attributes:
@@ -53,7 +53,7 @@ class Slopes:
     clean: torch.Tensor
 
 
-def slopes_of(bench: Bench) -> Slopes:
+def start_gradients(bench: Bench) -> StartGradients:
     """Return gradients as the attack's search gets them.
 
     Raises:
@@ -66,7 +66,7 @@ def slopes_of(bench: Bench) -> Slopes:
         evaluator = bench.evaluator()
         clean = evaluator.value_and_grad(pixels)[1]
         found, gradient = evaluator.value_and_grad(start)
-    return Slopes(evaluator, start, found.value, gradient, clean)
+    return StartGradients(evaluator, start, found.value, gradient, clean)
 
 
 def gradients(bench: Bench) -> list[Check]:
@@ -75,18 +75,18 @@ def gradients(bench: Bench) -> list[Check]:
         why = "The attacker of this view of the system sees no gradients."
         return [skipped(PRESENT, why), skipped(SLOPE, why)]
     try:
-        slopes = slopes_of(bench)
+        begun = start_gradients(bench)
     except OptionError as error:
         why = f"No gradient reaches the pixels, so attacks by gradients cannot work: {error.message}"
         return [Check(PRESENT, "fail", why, {"samples": bench.count}), skipped(SLOPE, "There is no gradient.")]
-    return [present(slopes), slope(bench, slopes)]
+    return [present(begun), slope(bench, begun)]
 
 
-def present(slopes: Slopes) -> Check:
+def present(begun: StartGradients) -> Check:
     """Check that gradients are neither zero, nor infinite or not a number, nor made of a few values."""
-    gradient = slopes.gradient.flatten(1)
+    gradient = begun.gradient.flatten(1)
     count = len(gradient)
-    finite = gradient.isfinite().all(dim=1) & slopes.value.isfinite() & slopes.clean.flatten(1).isfinite().all(dim=1)
+    finite = gradient.isfinite().all(dim=1) & begun.value.isfinite() & begun.clean.flatten(1).isfinite().all(dim=1)
     size = gradient.abs()
     nothing = (size.amax(dim=1) == 0) & finite
     exact = float((size[finite] == 0).double().mean()) if bool(finite.any()) else float("nan")
@@ -100,7 +100,7 @@ def present(slopes: Slopes) -> Check:
         "samples": count,
         "not_finite": int((~finite).sum()),
         "zero": int(nothing.sum()),
-        "zero_clean": int((slopes.clean.flatten(1).abs().amax(dim=1) == 0).sum()),
+        "zero_clean": int((begun.clean.flatten(1).abs().amax(dim=1) == 0).sum()),
         "share_exact_zeros": exact,
         "distinct": distinct[middle] if distinct else 0,
         "entries": entries[middle] if distinct else 0,
@@ -128,7 +128,7 @@ def _coarse(distinct: int, entries: int) -> str:
     return "warn" if distinct < DISTINCT_SHARE * entries else "pass"
 
 
-def slope(bench: Bench, slopes: Slopes) -> Check:
+def slope(bench: Bench, begun: StartGradients) -> Check:
     """Check that the gradient agrees with differences of the loss itself.
 
     A short step along its signs must raise the loss; and along a random direction the loss must change by what the
@@ -138,7 +138,7 @@ def slope(bench: Bench, slopes: Slopes) -> Check:
         return skipped(SLOPE, "The model is random: differences of its loss measure its randomness.")
     if bench.attacker.norm not in ("linf", "l2"):
         return skipped(SLOPE, f"A budget of {bench.attacker.norm} has no length to take short steps of.")
-    gradient, start, evaluator = slopes.gradient, slopes.start, slopes.evaluator
+    gradient, start, evaluator = begun.gradient, begun.start, begun.evaluator
     usable = (gradient.flatten(1).isfinite().all(dim=1)) & (gradient.flatten(1).abs().amax(dim=1) > 0)
     if not bool(usable.any()):
         return skipped(SLOPE, "There is no gradient that could be compared.")
@@ -147,7 +147,7 @@ def slope(bench: Bench, slopes: Slopes) -> Check:
     drawn = [torch.rand(start.shape[1:], generator=g, dtype=start.dtype) < 0.5 for g in generators]
     direction = torch.where(torch.stack(drawn).to(start.device), 1.0, -1.0).to(start)
     with evaluation_mode(bench.model):
-        up = evaluator.score((start + STEP * reach * gradient.sign()).clamp(0, 1), success=False).value > slopes.value
+        up = evaluator.score((start + STEP * reach * gradient.sign()).clamp(0, 1), success=False).value > begun.value
         told, seen = _differences(evaluator, start, gradient, direction, reach)
     error = ((told - seen).abs() / torch.maximum(told.abs(), seen.abs()).clamp(min=1e-30)).amin(dim=0)[usable]
     total = int(usable.sum())

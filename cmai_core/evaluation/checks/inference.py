@@ -12,7 +12,7 @@ from torch.autograd.variable import Variable
 
 from cmai_core.evaluation.checks.check import Check, share
 from cmai_core.evaluation.checks.context import PASSES, SAME, Bench
-from cmai_core.evaluation.runs.predictor import read_images
+from cmai_core.evaluation.runs.predictor import predict_images
 from cmai_core.models.evaluation_mode import evaluation_mode
 
 # Two averaged gradients whose cosine is below one half hold more of the model's randomness than of its slope.
@@ -45,7 +45,7 @@ def clean_accuracy(bench: Bench) -> Check:
     differ = [p.answer != h.answer or p.correct != h.correct for p, h in zip(plain, read, strict=True)]
     exact = sum(d for d, same in zip(differ, same_pixels, strict=True) if same)
     other = sum(differ) - exact
-    known = [k for k, reading in enumerate(read) if reading.correct is not None]
+    known = [k for k, prediction in enumerate(read) if prediction.correct is not None]
     right = sum(read[k].correct for k in known), sum(bool(plain[k].correct) for k in known)
     numbers = {
         "samples": len(plain),
@@ -72,10 +72,10 @@ def randomised(bench: Bench) -> Check:
     AutoAttack's flag "randomized defense"; "properly ensemble over randomness" (Carlini et al. 2019, §5; Athalye et al.
     2018, arXiv 1802.00420, §3).
     """
-    readings = read_images(
+    predictions = predict_images(
         bench.model, bench.task, bench.dataset, bench.everyone, [bench.everyone.pixels] * PASSES, answers=False
     )
-    turned = sum(len({reading.answer for reading in row}) > 1 for row in zip(*readings, strict=True))
+    turned = sum(len({prediction.answer for prediction in row}) > 1 for row in zip(*predictions, strict=True))
     averaged = bench.attacker.averaged * (getattr(bench.model, "passes", 1) if bench.white_box else 1)
     numbers: dict[str, Any] = {
         "passes": PASSES,

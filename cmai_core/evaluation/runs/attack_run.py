@@ -20,7 +20,7 @@ from cmai_core.versions import library_versions
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Batch, Pair, PairDataset
-    from cmai_core.evaluation.runs.predictor import Reading
+    from cmai_core.evaluation.runs.predictor import ScoredPrediction
 
 FORMAT = "cmai-attack/1"
 
@@ -115,9 +115,9 @@ def run_experiment(
         for spec, model in models.items():
             versions = [Examples.clean(batch), examples]
             asked = None if modality == "text" else task
-            readings = _record(*predict(model, asked, dataset, batch, versions, modality))
-            for record, reading in zip(records, readings, strict=True):
-                record.setdefault("models", {})[spec] = reading
+            predictions = _record(*predict(model, asked, dataset, batch, versions, modality))
+            for record, prediction in zip(records, predictions, strict=True):
+                record.setdefault("models", {})[spec] = prediction
         samples += records
     result = _concatenate(modality, results)
     data = {
@@ -173,12 +173,12 @@ def summarise(samples: Sequence[Mapping[str, Any]], spec: str) -> dict[str, Any]
     ASR: among the samples right when clean, those wrong on the rounded adversarial picture. Robust accuracy: among all,
     those right when clean and after the attack.
     """
-    readings = [sample["models"][spec] for sample in samples]
-    judged = [r for r in readings if r["clean_correct"] is not None and r["correct"] is not None]
+    predictions = [sample["models"][spec] for sample in samples]
+    judged = [r for r in predictions if r["clean_correct"] is not None and r["correct"] is not None]
     intact = [r for r in judged if r["clean_correct"]]
-    scored = [r for r in readings if r["clean_consistency"] is not None]
+    scored = [r for r in predictions if r["clean_consistency"] is not None]
     return {
-        "samples": len(readings),
+        "samples": len(predictions),
         "accuracy_clean": _share(len(intact), len(judged)),
         "accuracy_robust": _share(sum(r["correct"] for r in intact), len(judged)),
         "asr": _share(sum(not r["correct"] for r in intact), len(intact)),
@@ -207,7 +207,7 @@ def _batches(dataset: PairDataset, model: Any, size: int, captions: int) -> Iter
         yield make_batch(model, pairs, captions)
 
 
-def _record(before: Sequence[Reading], after: Sequence[Reading]) -> list[dict[str, Any]]:
+def _record(before: Sequence[ScoredPrediction], after: Sequence[ScoredPrediction]) -> list[dict[str, Any]]:
     """Put what a model says before and after the attack as a report holds it, by the rows of the result."""
     return [
         {

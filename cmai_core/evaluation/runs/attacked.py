@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cmai_core.evaluation.runs.predictor import Reading, pictures, read_images, read_pairs
+from cmai_core.evaluation.runs.predictor import ScoredPrediction, pictures, predict_images, predict_pairs
 from cmai_core.progress import CancelToken, ProgressCallback
 
 if TYPE_CHECKING:
@@ -84,20 +84,20 @@ def predict(
     *,
     answers: bool = False,
     floats: bool = False,
-) -> list[list[Reading]]:
+) -> list[list[ScoredPrediction]]:
     """Read what a model says of versions of a batch: clean, attacked.
 
     Args:
         task: None: nothing is asked. modality: what the attack changes; where that is a text, one row is one text.
-        answers: see `read_images`. floats: read the last version once more as it was before rounding, where it is at
+        answers: see `predict_images`. floats: read the last version once more as it was before rounding, where it is at
             hand.
 
     Returns:
-        For each version its readings.
+        For each version its predictions.
     """
     shown: list[tuple[Any, Any]] = [(version.images, version.texts) for version in versions]
     if floats and (exact := versions[-1].floats) is not None:
         shown.append((exact.to(model.device), versions[-1].texts))
     if modality == "image":
-        return read_images(model, task, dataset, batch, [images for images, _ in shown], answers=answers)
-    return read_pairs(model, task, dataset, batch, shown)
+        return predict_images(model, task, dataset, batch, [images for images, _ in shown], answers=answers)
+    return predict_pairs(model, task, dataset, batch, shown)

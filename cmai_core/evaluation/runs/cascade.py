@@ -34,11 +34,11 @@ def stages(plan: Plan) -> list[Stage]:
     groups: dict[tuple, list[Cell]] = {}
     for cell in cells:
         if not cell.minimum:
-            groups.setdefault((*_rivals(cell), cell.epsilon), []).append(cell)
+            groups.setdefault((*_contest(cell), cell.epsilon), []).append(cell)
     for cell in cells:
         if cell.minimum:
-            joined = [group for key, group in groups.items() if key[:-1] == _rivals(cell)]
-            for group in joined or [groups.setdefault((*_rivals(cell), None), [])]:
+            joined = [group for key, group in groups.items() if key[:-1] == _contest(cell)]
+            for group in joined or [groups.setdefault((*_contest(cell), None), [])]:
                 group.append(cell)
     out = []
     for key, group in groups.items():
@@ -47,7 +47,7 @@ def stages(plan: Plan) -> list[Stage]:
     return out
 
 
-def _rivals(cell: Cell) -> tuple:
+def _contest(cell: Cell) -> tuple:
     return cell.source, cell.task, cell.modality, cell.norm
 
 

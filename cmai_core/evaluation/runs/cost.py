@@ -73,7 +73,7 @@ def cost(grid: Grid | Setting, store: Store | None, **given: Any) -> Cost:
     seen: set[str] = set()
     costs = []
     for cell in asked.runnable:
-        stored = set() if store is None else set(store.crafted(cell.craft)) & set(asked.items)
+        stored = set() if store is None else set(store.attacked(cell.craft)) & set(asked.items)
         missing = 0 if cell.craft in seen else len(asked.items) - len(stored)
         seen.add(cell.craft)
         rate = own.get((cell.source_hash, cell.slug, cell.task if cell.modality == "image" else ""), general)

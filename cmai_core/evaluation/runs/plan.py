@@ -23,9 +23,9 @@ class Cell:
     """One (source model, task, recipe, ε, seed).
 
     Attributes:
-        source, source_hash, task, recipe, modality, knowledge, norm, seed: as in the readings frame. A recipe stands as
-            it was written, with its options. Text attacks leave pictures alone, on which all tasks rest: task "".
-        epsilon: in the units of the readings frame; None where there is none, and for minimum-norm recipes, of which
+        source, source_hash, task, recipe, modality, knowledge, norm, seed: as in the predictions frame. A recipe stands
+            as it was written, with its options. Text attacks leave pictures alone, on which all tasks rest: task "".
+        epsilon: in the units of the predictions frame; None where there is none, and for minimum-norm recipes, of which
             one search serves every ε.
         slug: the recipe's name. craft: address of its examples; cells may share them. address: of the cell.
         minimum, universal: whether the search is a minimum-norm one; whether all items get one perturbation.
@@ -54,11 +54,11 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that a grid asks for, in plain values: with it and a store the readings can be had without any model.
+    """All that a grid asks for, in plain values: with it and a store the predictions can be had without any model.
 
     Attributes:
         grid: the grid's values. cells: in the order of models, tasks, recipes, ε, seeds.
-        hashes: model → hash. items, validation: (id, version) of each. dataset, split: as the readings name them.
+        hashes: model → hash. items, validation: (id, version) of each. dataset, split: as the predictions name them.
         readers: (model, task) → address, for the items; validation_readers: for those of the split "validation".
         unasked: (model, task) → why this model cannot be asked this task.
     """
@@ -204,7 +204,7 @@ def _needs_detector(entry: Entry) -> bool:
 
 
 def _own_budget(attack: Any, norm: str, values: int) -> float | None:
-    """Return the budget of an attack in the units of the readings frame."""
+    """Return the budget of an attack in the units of the predictions frame."""
     threat = getattr(attack, "threat", None)
     epsilon = getattr(threat, "epsilon", None)
     if not norm or epsilon is None:

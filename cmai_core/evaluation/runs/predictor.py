@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ScoredPrediction:
     """What a model says of one pair.
 
     Attributes:
@@ -79,9 +79,9 @@ def make_batch(model: Any, pairs: Sequence[Pair], captions: int) -> Batch:
     return Batch(tuple(pair.id for pair in pairs), pixels, texts, owners, tuple(pairs))
 
 
-def read_images(
+def predict_images(
     model: Any, task: Any, dataset: PairDataset, batch: Batch, versions: Iterable[Any], *, answers: bool = False
-) -> list[list[Reading]]:
+) -> list[list[ScoredPrediction]]:
     """Read what a model answers on several versions of a batch's pictures, S_c and V_verify with the batch's texts.
 
     Args:
@@ -89,7 +89,7 @@ def read_images(
         answers: also both scores with the text of each answer, where the task's answers have one.
 
     Returns:
-        For each version N readings.
+        For each version N predictions.
     """
     import torch
 
@@ -116,7 +116,7 @@ def read_images(
             own_s_c, own_v = ([None] * len(batch.ids) if x is None else x.tolist() for x in of_answers)
             predictions = task.predict(model, features, prepared)
             rows = zip(predictions, s_c, own_s_c, v, own_v, strict=True)
-            out.append([Reading(p.answer, p.correct, *scores, prediction=p) for p, *scores in rows])
+            out.append([ScoredPrediction(p.answer, p.correct, *scores, prediction=p) for p, *scores in rows])
     return out
 
 
@@ -130,16 +130,17 @@ def _answer_texts(task: Any, model: Any, batch: Batch, prepared: Any) -> Any:
         return None
 
 
-def read_pairs(
+def predict_pairs(
     model: Any, task: Any, dataset: PairDataset | None, batch: Batch, versions: Iterable[tuple[Any, Sequence[str]]]
-) -> list[list[Reading]]:
+) -> list[list[ScoredPrediction]]:
     """Read S_c and V_verify of versions of a batch's pairs, one row a text; answers stand with an image's first.
 
     Args:
-        task: None: nothing is asked. versions: each pictures (as in `read_images`) and as many texts as the batch has.
+        task: None: nothing is asked. versions: each pictures (as in `predict_images`) and as many texts as the batch
+            has.
 
     Returns:
-        For each version one reading a text.
+        For each version one prediction a text.
     """
     import torch
 
@@ -163,7 +164,7 @@ def read_pairs(
             for place, row in enumerate(batch.image_of_text):
                 shown = answers[row] if answers is not None and first[row] == place else None
                 said = (shown and shown.answer, shown and shown.correct)
-                rows.append(Reading(*said, scores[place], verification=log_v[place]))
+                rows.append(ScoredPrediction(*said, scores[place], verification=log_v[place]))
             out.append(rows)
     return out
 

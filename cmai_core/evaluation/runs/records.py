@@ -1,4 +1,4 @@
-"""From attack results and readings to the rows of the store."""
+"""From attack results and predictions to the rows of the store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cmai_core.evaluation.runs.attacked import Examples
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Batch
-    from cmai_core.evaluation.runs.predictor import Reading
+    from cmai_core.evaluation.runs.predictor import ScoredPrediction
 
 Item = tuple[str, str]
 
@@ -94,29 +94,29 @@ def _passes(result: Any, modality: str, place: int, row: int, text_index: int) -
     return {"forwards": forwards, "backwards": backwards}
 
 
-def reading_rows(
-    readings: Sequence[Reading],
+def prediction_rows(
+    predictions: Sequence[ScoredPrediction],
     batch: Batch,
     keys: Sequence[Item],
     modality: str,
-    floats: Sequence[Reading] | None = None,
+    floats: Sequence[ScoredPrediction] | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of `readings` or `clean`."""
+    """Rows of the tables `readings` or `clean`."""
     rows = []
     for place, (row, text_index) in enumerate(places(batch, modality)):
-        reading, (item, version) = readings[place], keys[row]
+        prediction, (item, version) = predictions[place], keys[row]
         rows.append(
             {
                 "item": item,
                 "version": version,
                 "text_index": text_index,
-                "correct": reading.correct,
+                "correct": prediction.correct,
                 "correct_float": None if floats is None else floats[place].correct,
-                "answer": reading.answer,
-                "consistency": reading.consistency,
-                "answer_consistency": reading.answer_consistency,
-                "verification": reading.verification,
-                "answer_verification": reading.answer_verification,
+                "answer": prediction.answer,
+                "consistency": prediction.consistency,
+                "answer_consistency": prediction.answer_consistency,
+                "verification": prediction.verification,
+                "answer_verification": prediction.answer_verification,
             }
         )
     return rows

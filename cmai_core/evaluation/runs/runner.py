@@ -17,7 +17,7 @@ from cmai_core.evaluation.runs.attacked import Examples, attack_batch, predict
 from cmai_core.evaluation.runs.cascade import Stage, asked, stages
 from cmai_core.evaluation.runs.grid import Grid
 from cmai_core.evaluation.runs.plan import Cell, Plan, plan
-from cmai_core.evaluation.runs.records import example_rows, reading_rows, restored
+from cmai_core.evaluation.runs.records import example_rows, prediction_rows, restored
 from cmai_core.evaluation.runs.setting import Items, Setting
 from cmai_core.evaluation.store.store import Item, Store
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
@@ -30,14 +30,14 @@ class Report:
 
     Attributes:
         run: its name in the store. plan: what was asked for. cancelled: whether it was stopped before its end.
-        crafted: (attack, item) pairs attacked now. shown: (example, model) pairs read now. clean: clean pairs of item
+        attacked: (attack, item) pairs attacked now. shown: (example, model) pairs read now. clean: clean pairs of item
             and model read now. failed: cell → why it could not be measured. seconds: wall time.
     """
 
     run: str
     plan: Plan
     cancelled: bool = False
-    crafted: int = 0
+    attacked: int = 0
     shown: int = 0
     clean: int = 0
     failed: dict[str, str] = field(default_factory=dict)
@@ -94,7 +94,7 @@ class _Runner:
 
     def _clean(self, items: Items, readers: dict[tuple[str, str], str]) -> None:
         for (spec, task), reader in readers.items():
-            stored = self.store.cleanly_read(reader)
+            stored = self.store.predicted_clean(reader)
             for keys in _chunks(items.keys, self.plan.grid.batch_size):
                 self.cancel.check()
                 missing = [key for key in keys if key not in stored]
@@ -103,7 +103,7 @@ class _Runner:
                     batch = items.batch(model, missing)
                     modality = "image" if task else "text"
                     rows = self._read(model, task, items, batch, Examples.clean(batch), modality)[0]
-                    self.store.put_clean(reader, reading_rows(rows, batch, missing, modality))
+                    self.store.put_clean(reader, prediction_rows(rows, batch, missing, modality))
                     self.report.clean += len(missing)
                 self.meter.add(float(len(keys)), len(missing), f"clean: {task or 'consistency'} on {spec}")
 
@@ -120,7 +120,7 @@ class _Runner:
         attack = None
         for keys in _chunks(wanted, size):
             self.cancel.check()
-            stored = self.store.crafted(cell.craft)
+            stored = self.store.attacked(cell.craft)
             missing = [key for key in keys if key not in stored]
             fresh: dict[Item, Examples] = {}
             if missing:
@@ -148,7 +148,7 @@ class _Runner:
     def _note(self, cell: Cell) -> None:
         data = {"attack": dict(cell.attack), "seed": cell.seed, "norm": cell.norm, "versions": library_versions()}
         values = {"source_hash": cell.source_hash, "recipe": cell.slug, "task": cell.task, "units": cell.units}
-        self.store.put_craft(cell.craft, values | {"data": data})
+        self.store.put_attack(cell.craft, values | {"data": data})
 
     def _craft(self, cell: Cell, attack: Any, keys: list[Item], number: str, name: str) -> Any:
         """Attacks some items, stores the examples with what their source says of them, and returns them."""
@@ -165,12 +165,12 @@ class _Runner:
         shown, floats = self._read(model, cell.task, items, batch, examples, cell.modality)
         if cell.minimum:
             shown = floats = [
-                replace(reading, correct=False) if row["minimum_norm"] < float("inf") else reading
-                for reading, row in zip(shown, rows, strict=True)
+                replace(prediction, correct=False) if row["minimum_norm"] < float("inf") else prediction
+                for prediction, row in zip(shown, rows, strict=True)
             ]
-        readings = reading_rows(shown, batch, keys, cell.modality, floats)
-        self.store.put_examples(cell.craft, self.plan.readers[cell.source, cell.task], rows, readings)
-        self.report.crafted += len(keys)
+        predictions = prediction_rows(shown, batch, keys, cell.modality, floats)
+        self.store.put_examples(cell.craft, self.plan.readers[cell.source, cell.task], rows, predictions)
+        self.report.attacked += len(keys)
         return examples
 
     def _show(self, cell: Cell, keys: Sequence[Item], missing: list[Item], fresh: Any) -> None:
@@ -178,7 +178,7 @@ class _Runner:
         items, source = self.setting.items, self.setting.models[cell.source]
         for spec in self.plan.targets(cell):
             reader = self.plan.readers[spec, cell.task]
-            seen = self.store.read_by(cell.craft, reader)
+            seen = self.store.predicted_by(cell.craft, reader)
             unseen = [key for key in keys if key not in seen]
             if not unseen:
                 continue
@@ -187,12 +187,12 @@ class _Runner:
             if unseen == missing:
                 examples = fresh
             else:
-                files = self.store.crafted(cell.craft)
+                files = self.store.attacked(cell.craft)
                 stored = self.store.examples(cell.craft, {key: files[key] for key in unseen})
                 examples = restored(stored, unseen, batch, cell.modality)
             model = self.setting.models[spec]
             shown = self._read(model, cell.task, items, batch, replace(examples, floats=None), cell.modality)[0]
-            self.store.put_readings(cell.craft, reader, reading_rows(shown, batch, unseen, cell.modality))
+            self.store.put_predictions(cell.craft, reader, prediction_rows(shown, batch, unseen, cell.modality))
             self.report.shown += len(unseen)
 
     def _read(

@@ -35,7 +35,7 @@ EXAMPLE_COLUMNS = (
     "psnr", "words_changed", "label_changed", "minimum_norm", "forwards", "backwards", "seconds", "note",
 )  # fmt: skip
 SINCE_2 = ("verification", "answer_verification")
-READING_COLUMNS = (
+PREDICTION_COLUMNS = (
     "craft", "reader", "item", "version", "text_index", "correct", "correct_float", "answer", "consistency",
     "answer_consistency", *SINCE_2,
 )  # fmt: skip
@@ -49,7 +49,7 @@ CREATE TABLE runs (run TEXT PRIMARY KEY, updated TEXT NOT NULL, plan TEXT NOT NU
 CREATE TABLE crafts (craft TEXT PRIMARY KEY, source_hash TEXT NOT NULL, recipe TEXT NOT NULL, task TEXT NOT NULL,
     units REAL NOT NULL, data TEXT NOT NULL);
 CREATE TABLE examples ({", ".join(EXAMPLE_COLUMNS)}, PRIMARY KEY (craft, item, version, text_index)) WITHOUT ROWID;
-CREATE TABLE readings ({", ".join(READING_COLUMNS)}, PRIMARY KEY (craft, reader, item, version, text_index))
+CREATE TABLE readings ({", ".join(PREDICTION_COLUMNS)}, PRIMARY KEY (craft, reader, item, version, text_index))
     WITHOUT ROWID;
 CREATE TABLE clean ({", ".join(CLEAN_COLUMNS)}, PRIMARY KEY (reader, item, version, text_index)) WITHOUT ROWID;
 """
@@ -156,19 +156,19 @@ class Store:
         there = {row[1] for row in self.query(f"PRAGMA table_info({table})")}
         return ", ".join(f"{table}.{name}" if name in there else f"NULL AS {name}" for name in columns)
 
-    def crafted(self, craft: str) -> dict[Item, str]:
+    def attacked(self, craft: str) -> dict[Item, str]:
         """Return items whose examples are there, with their files. Files that were taken away do not count."""
         rows = self.query("SELECT DISTINCT item, version, file FROM examples WHERE craft = ?", (craft,))
         there = {file: (self.folder / file).is_file() for file in {row[2] for row in rows}}
         return {(item, version): file for item, version, file in rows if there[file]}
 
-    def read_by(self, craft: str, reader: str) -> set[Item]:
+    def predicted_by(self, craft: str, reader: str) -> set[Item]:
         """Return items whose examples this reader has been shown."""
         return set(
             self.query("SELECT DISTINCT item, version FROM readings WHERE craft = ? AND reader = ?", (craft, reader))
         )
 
-    def cleanly_read(self, reader: str) -> set[Item]:
+    def predicted_clean(self, reader: str) -> set[Item]:
         """Return items that this reader has been shown as they are."""
         return set(self.query("SELECT DISTINCT item, version FROM clean WHERE reader = ?", (reader,)))
 
@@ -189,7 +189,7 @@ class Store:
         """Return examples of some items, one entry a text: the picture's difference to the clean one, and the text.
 
         Args:
-            items: item → file, as `crafted` gives them.
+            items: item → file, as `attacked` gives them.
 
         Returns:
             For each item (uint8 H×W×3 to be added to the clean picture modulo 256, text); None: not attacked.
@@ -234,7 +234,7 @@ class Store:
             db.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", (run, now, json.dumps(plan)))
         return run
 
-    def put_craft(self, craft: str, values: Mapping[str, Any]) -> None:
+    def put_attack(self, craft: str, values: Mapping[str, Any]) -> None:
         """Note what a craft's address stands for."""
         names = ("source_hash", "recipe", "task", "units")
         row = (craft, *(values[name] for name in names), json.dumps(values["data"]))
@@ -245,12 +245,12 @@ class Store:
         """Add what a reader says of clean items."""
         self._insert("clean", CLEAN_COLUMNS, [{"reader": reader, **row} for row in rows])
 
-    def put_readings(self, craft: str, reader: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    def put_predictions(self, craft: str, reader: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add what a reader says of examples."""
-        self._insert("readings", READING_COLUMNS, [{"craft": craft, "reader": reader, **row} for row in rows])
+        self._insert("readings", PREDICTION_COLUMNS, [{"craft": craft, "reader": reader, **row} for row in rows])
 
     def put_examples(
-        self, craft: str, reader: str, rows: Sequence[Mapping[str, Any]], readings: Iterable[Mapping[str, Any]]
+        self, craft: str, reader: str, rows: Sequence[Mapping[str, Any]], predictions: Iterable[Mapping[str, Any]]
     ) -> None:
         """Add a batch of examples with what their source says of them.
 
@@ -263,8 +263,8 @@ class Store:
         placed = [{"craft": craft, "file": file, "row": k, **row} for k, row in enumerate(rows)]
         with self.transaction():
             self._insert("examples", EXAMPLE_COLUMNS, placed, begun=True)
-            shown = [{"craft": craft, "reader": reader, **row} for row in readings]
-            self._insert("readings", READING_COLUMNS, shown, begun=True)
+            shown = [{"craft": craft, "reader": reader, **row} for row in predictions]
+            self._insert("readings", PREDICTION_COLUMNS, shown, begun=True)
 
     def _write_table(self, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         import pyarrow

@@ -95,7 +95,7 @@ OFFERS = {slug: Offer(recipe) for slug, recipe in RECIPES.items() if "surrogate"
 
 
 def recipe_words(label: str) -> str:
-    """Say a recipe as it stands in the readings: "pgd:steps=10" is "PGD, 10 steps"."""
+    """Say a recipe as it stands in the predictions: "pgd:steps=10" is "PGD, 10 steps"."""
     label, space, mark = label.partition(" (")  # "(2)" tells apart what two runs mean by one name
     slug, _, rest = label.partition(":")
     words = [OFFERS[slug].word if slug in OFFERS else slug]

@@ -21,7 +21,7 @@ def experiment_of(
     defended: Mapping[str, bool],
     others: tuple[str, str],
 ) -> tuple[Experiment, str]:
-    """Return the attack behind a row of readings, as far as the attack lab has it.
+    """Return the attack behind a row of predictions, as far as the attack lab has it.
 
     Args:
         row: with item, source, target, task, recipe, seed. epsilon: that the figure is read at (1/255), NaN or None.
@@ -81,7 +81,7 @@ def _within(name: str, value: int, low: int, high: int, notes: list[str]) -> int
 
 
 def _entry(label: str) -> tuple[str, dict[str, Any]]:
-    """Name and options of a recipe as it stands in the readings."""
+    """Name and options of a recipe as it stands in the predictions."""
     name, colon, rest = label.partition(":")
     slug = name.partition("@")[0].partition(" (")[0]
     parts = [part for part in rest.partition(" (")[0].split(",") if "=" in part] if colon else []

@@ -35,7 +35,7 @@ class Results:
     """All that the page shows of some runs.
 
     Attributes:
-        runs: their names. frame: their readings, one row a (cell, target, item). figures: one row a figure of the
+        runs: their names. frame: their predictions, one row a (cell, target, item). figures: one row a figure of the
             table: CELL and `budget`, `kind` ("clean", "attack", "worst"), `own` (attacked itself), `clean`, `robust`,
             `asr` and their `…_low`, `…_high`, `…_hits`, `…_total`, `sc_clean`, `sc`, `sc_change` (means of S_c),
             `caught` (share of attacked pairs that S_c finds at 5 % false alarms), `safe` (right or flagged there),
@@ -227,7 +227,7 @@ def pairs_behind(frame: pd.DataFrame, figure: Mapping[str, Any]) -> pd.DataFrame
     In the worst case a unit stands with the first recipe that fooled it, else with the last that tried.
 
     Returns:
-        The readings' columns, and `verdict` (FOOLED, HELD, WRONG, OPEN), one row a (item, text).
+        The predictions' columns, and `verdict` (FOOLED, HELD, WRONG, OPEN), one row a (item, text).
     """
     rows = frame
     for name in ("target", "dataset", "split", "task"):

