@@ -13,6 +13,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from cmai_core.defenses.verified import VerifiedAnswers
 from cmai_core.templates import render_markdown
 from cmai_core.training.recipes import PAIRS, RECIPES
 
@@ -39,9 +40,18 @@ TARGETED = "apgd-t:steps=25"
 """Towards the nine false options that the clean picture scores highest, one after another, in single precision."""
 DRIFTING = f"pgd:steps=10,objective=consistency,{HALF}"
 """The attack of the part FAMILIES that lowers S_c."""
-_LATER = {"text_losses": {"contrastive": 1.0}}
-"""Settings of the inner problem that came after the protocol was fixed, with the values that leave a training as it was
-without them: such a value is no part of the terms."""
+_LATER: dict[str, dict[str, Any]] = {
+    "": {"alike": 1, "queue": 0, "detached_heads": False, "on_policy": False},
+    "weights": {"place": 0.0},
+    "inner": {
+        "text_losses": {"contrastive": 1.0},
+        "margin": 0.0,
+        "answering": asdict(VerifiedAnswers()),
+        "exhaustive": False,
+    },
+}
+"""Settings of a recipe ("") and of its parts that came after the protocol was fixed, with the values that leave a
+training as it was without them: such a value is no part of the terms."""
 
 
 @dataclass(frozen=True)
@@ -221,10 +231,10 @@ class Protocol:
         words = ("summary", "source", "model_name")
         rows = {name: {k: v for k, v in row.items() if k not in words} for name, row in rows.items()}
         for row in rows.values():
-            inner = row["inner"] or {}
-            for name, value in _LATER.items():
-                if inner.get(name) == value:
-                    del inner[name]
+            for part, settings in _LATER.items():
+                inside = row[part] or {} if part else row
+                for name in [name for name, value in settings.items() if name in inside and inside[name] == value]:
+                    del inside[name]
         return {**asdict(self), "settings": rows}
 
     @property
