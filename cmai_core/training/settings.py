@@ -240,11 +240,7 @@ class Recipe:
                 "the inner loss 'accept' or 'verified'",
                 "Needs heads: weights.verify above 0.",
             ),
-            (
-                "nlvr" not in attacked or (w.nlvr > 0 and self.nlvr_share > 0),
-                "the inner loss 'nlvr'",
-                "Needs statements: weights.nlvr and nlvr_share above 0.",
-            ),
+            ("nlvr" not in attacked or w.nlvr > 0, "the inner loss 'nlvr'", "Needs statements: weights.nlvr above 0."),
             (self.queue >= 0, f"queue={self.queue}", "Give 0 (none) or more captions."),
             (not self.queue or inner is not None, f"queue={self.queue}", "Needs an inner problem, which fills it."),
             (w.verify > 0 or not self.on_policy, "on_policy", "Needs heads: weights.verify above 0."),

@@ -72,7 +72,7 @@ def test_one_bad_measurement_moves_a_price_by_a_bounded_part():
 
 
 def test_a_training_that_answers_to_it_settles_where_the_constraint_binds():
-    """Clean accuracy follows ε with a lag and noise: at 6/255 it would fall by 5 points, at 3.5/255 by the 2.5 allowed."""
+    """Clean accuracy follows ε with a lag and noise: it loses 5 points at 6/255, and at 3.5/255 the 2.5 allowed."""
     rng = np.random.default_rng(0)
     controller, clean, seen, drops = Constraint.begin(SETTINGS).updated(0.0, START), START, [], []
     for _ in range(400):

@@ -132,7 +132,7 @@ def test_the_towers_of_a_step_do_not_know_that_detached_heads_learn():
     "wrong",
     [
         {"inner.losses": {"verified": 1.0}},
-        {"inner.losses": {"rank": 1.0, "nlvr": 1.0}, "nlvr_share": 0.0},
+        {"weights.nlvr": 0.0},
         {"on_policy": True},
         {"queue": -1},
     ],
