@@ -28,10 +28,10 @@ SCENES = 2048
 class Timed:
     """One recipe's training, stepped from outside."""
 
-    def __init__(self, name: str, arrays: object, validation: object):
+    def __init__(self, name: str, arrays: object, validation: object, start: str | None):
         recipe = get_recipe(name)
         recipe = replace(recipe, inner=recipe.inner and replace(recipe.inner, warmup=0.0))
-        self.training = Training(load_model(recipe.start), recipe, 0, validation)
+        self.training = Training(load_model(start or recipe.start), recipe, 0, validation, arrays=arrays)
         self.training.total_steps = PAIRS // recipe.batch
         self.arrays, self.step = arrays, 0
 
@@ -46,11 +46,14 @@ class Timed:
 
 
 def main() -> None:
-    known = [name for name, recipe in RECIPES.items() if recipe.start == "tabletop" and not recipe.replay]
+    known = [name for name, recipe in RECIPES.items() if recipe.start and not recipe.replay]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipes", nargs="+", choices=known, default=known)
+    parser.add_argument(
+        "--recipes", nargs="+", choices=known, default=[n for n in known if RECIPES[n].start == "tabletop"]
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2, help="of each recipe in a round")
+    parser.add_argument("--start", help="model that all of them train from, instead of their own")
     options = parser.parse_args()
     torch.set_num_threads(1)
     vocabulary = bundled_tokenizer_dir() / "tokenizer.json"
@@ -59,7 +62,7 @@ def main() -> None:
         for split, scenes in (("train", SCENES), ("validation", 500))
     )
     names = list(dict.fromkeys([REFERENCE, *options.recipes]))
-    timed = {name: Timed(name, arrays, validation) for name in names}
+    timed = {name: Timed(name, arrays, validation, options.start) for name in names}
     for one in timed.values():  # the first step allocates
         one.run(1)
     found: dict[str, list[float]] = {name: [] for name in names}

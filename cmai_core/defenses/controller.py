@@ -32,6 +32,11 @@ class Range:
         """Return one step up (+1) or down (−1), within the range."""
         return min(self.high, max(self.low, value + direction * self.step))
 
+    def at(self, place: float) -> float:
+        """Return the whole number of steps above the low end that is nearest to a place: 0 low, 1 high."""
+        steps = (self.high - self.low) * place / self.step if self.step else 0
+        return min(self.high, self.low + round(steps) * self.step)
+
 
 @dataclass(frozen=True)
 class Level:
@@ -89,6 +94,10 @@ class ControllerSettings:
         for name in ("every", "patience", "pairs", "reference_steps"):
             whole(name, getattr(self, name), 1)
 
+    def due(self, step: int) -> bool:
+        """Say whether a measurement is due before a step."""
+        return step >= self.after and step % self.every == 0
+
 
 @dataclass(frozen=True)
 class Controller:
@@ -129,6 +138,11 @@ class Controller:
             )
             waited = 0
         return replace(self, level=level, mean=mean, variance=variance, asked=asked, waited=waited)
+
+    def shown(self) -> dict[str, float]:
+        """Return what it goes by, for the log."""
+        found = {"reference_s_c": self.mean, "reference_variance": self.variance}
+        return {name: value for name, value in found.items() if value is not None}
 
     def state(self) -> dict[str, Any]:
         """Return plain values for a checkpoint or a log."""

@@ -54,7 +54,7 @@ class TrainingBatch:
     The first M images are the left, the next M the right ones of M two-image items.
 
     Attributes:
-        rows: int64 B, scenes.
+        rows: int64 B, scenes; columns: int64 B, which of each scene's captions.
         images: uint8 B×S×S×3.
         caption_ids: int64 B×48; truth: bool B×B, caption j (column) is true of image i (row).
         question_ids: int64 (B·K)×L, K questions an image, in the order of the images; answer_at: position of the
@@ -72,6 +72,7 @@ class TrainingBatch:
     """
 
     rows: Tensor
+    columns: Tensor
     images: Tensor
     caption_ids: Tensor
     truth: Tensor
@@ -179,6 +180,7 @@ def draw(arrays: Arrays, recipe: Recipe, seed: int, step: int, edits: TrueEdits 
     tensor = torch.from_numpy
     return TrainingBatch(
         rows=tensor(rows),
+        columns=tensor(columns),
         images=tensor(arrays.images[rows]),
         caption_ids=tensor(arrays.caption_ids[rows, columns].astype(np.int64)),
         truth=tensor(truth),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cmai_core.errors import OptionError
 
@@ -51,6 +51,10 @@ class Processes:
     def wrap(self, module: nn.Module) -> nn.Module:
         """Return the module, whose backward pass averages gradients over the processes."""
         return module if self.accelerator is None else self.accelerator.prepare_model(module)
+
+    def gathered(self, x: Tensor) -> Tensor:
+        """Return the rows of all processes, in their order."""
+        return x if self.accelerator is None else self.accelerator.gather(x)
 
     def wait(self) -> None:
         """Wait until all processes are here."""

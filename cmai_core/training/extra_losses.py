@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,8 @@ from cmai_core.training.losses import (
     unit,
     word_odds,
 )
-from cmai_core.training.settings import Weights
+from cmai_core.training.rivals import Rivals
+from cmai_core.training.settings import Recipe
 
 MARGIN = 0.2
 """Of the hinge (VSE++: Faghri et al. 2018, arXiv 1707.05612, sec. 4.1)."""
@@ -131,17 +133,49 @@ def masked_loss(step: Step, head: MaskedHead, generator: torch.Generator) -> tup
     return patches, F.cross_entropy(found.float(), ids[:, 1:][gone[:, 1:]])
 
 
+def detached(step: Step) -> Step:
+    """Return what a step's losses read, without a way back into the towers."""
+    image = fast.Vision(step.image.pooled.detach(), step.image.tokens.detach(), None)
+    return replace(step, image=image, text=step.text.detach(), words=step.words.detach(), logits=step.logits.detach())
+
+
+def retrieved(step: Step, rivals: Rivals | None, count: int) -> tuple[Tensor, Tensor]:
+    """Return the false captions, of batch and queue, that the first `count` images rank highest.
+
+    Returns:
+        int64 count×48 ids, and bool count, whether there is one.
+    """
+    own = torch.eye(len(step.logits), dtype=torch.bool, device=step.logits.device)
+    scores, ids = step.logits.detach().masked_fill(own, float("-inf"))[:count], step.batch.caption_ids
+    if rivals is not None:
+        more = step.parts.logit_scale.detach().exp() * unit(step.image.pooled[:count].detach()) @ rivals.texts.T
+        scores = torch.cat([scores, more.float().masked_fill(rivals.truth[:count], float("-inf"))], dim=1)
+        ids = torch.cat([ids, rivals.ids])
+    best, where = scores.max(dim=1)
+    return ids[where], best.isfinite()
+
+
 def verify_losses(
-    step: Step, heads: ConsistencyHeads, false: tuple[Tensor, Tensor, Tensor], has_false: Tensor
+    step: Step,
+    heads: ConsistencyHeads,
+    false: tuple[Tensor, Tensor, Tensor],
+    has_false: Tensor,
+    rivals: Rivals | None = None,
+    *,
+    frozen: bool = False,
+    on_policy: bool = False,
 ) -> dict[str, Tensor]:
     """Return CMCV's losses: InfoNCE of S_c with the false variant as a further negative, and V_verify's cross entropy.
 
     Positives: each image (perturbed or not) with its true caption. Negatives: the caption's false variant, and another
-    scene's caption that is false here.
+    scene's caption that is false here: the next of the batch, or, on policy, the one that the image ranks highest.
 
     Args:
         false: pooled B×D, token states B×L×W and ids B×L of the false variants. has_false: bool B.
+        rivals: captions beside the batch's, for `on_policy`. frozen: no gradient goes into towers and decoder.
     """
+    if frozen:
+        step, false = detached(step), (false[0].detach(), false[1].detach(), false[2])
     parts, batch, image = step.parts, step.batch, step.image
     p_v, p_t = heads.image(image.pooled, image.tokens), heads.text(step.text)
     pooled, states, false_ids = false
@@ -152,20 +186,26 @@ def verify_losses(
     target = torch.arange(len(logits), device=logits.device)
     contrast = (F.cross_entropy(torch.cat([logits, variant], dim=1), target) + F.cross_entropy(logits.T, target)) / 2
 
-    # Another scene's caption: the next of the batch that is false of the image.
-    order = (target[None, :] + 1 + target[:, None]) % len(target)
-    wrong = ~batch.truth.gather(1, order)
-    other = order.gather(1, wrong.float().argmax(dim=1, keepdim=True))[:, 0]
+    some = slice(0, max(1, len(target) // 2))  # each needs a pass of the decoder of its own: half of the batch will do
+    if on_policy:
+        ids, wrong = retrieved(step, rivals, some.stop)
+        ids = fast.trim(ids, parts.pad)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            other = (fast.text_states(parts.text, ids), ids, wrong)
+    else:  # the next of the batch that is false of the image
+        order = (target[None, :] + 1 + target[:, None]) % len(target)
+        found = ~batch.truth.gather(1, order)
+        at = order.gather(1, found.float().argmax(dim=1, keepdim=True))[:, 0]
+        other = (step.words[at], step.ids[at], found.any(dim=1))
     all_, none = torch.ones_like(has_false), torch.zeros_like(has_false)
     triples = (
         (step.words, step.ids, all_, all_),
         (states, false_ids, has_false, none),
-        (step.words[other], step.ids[other], wrong.any(dim=1), none),
+        (*other, none),
     )
-    some = slice(0, max(1, len(target) // 2))  # each needs a pass of the decoder of its own: half of the batch will do
     losses, right = [], []
     for words, ids, kept, consistent in triples:
-        odds, counted = word_odds(parts, heads, image.tokens[some], ids[some], words[some])
+        odds, counted = word_odds(parts, heads, image.tokens[some], ids[some], words[some], detached=frozen)
         kept, consistent = kept[some], consistent[some]
         log_probability = log_verified(odds, counted)
         losses.append((verification_loss(log_probability, consistent) * kept).sum() / kept.sum().clamp(min=1))
@@ -194,21 +234,23 @@ def more_captions_loss(step: Step, ids: Tensor, truth: Tensor) -> Tensor:
 
 def extra_losses(
     step: Step,
-    weights: Weights,
+    recipe: Recipe,
     *,
     heads: ConsistencyHeads | None = None,
     masked: MaskedHead | None = None,
     start: nn.Module | None = None,
     clean: Tensor | None = None,
     generator: torch.Generator | None = None,
+    rivals: Rivals | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the weighted sum of a recipe's further losses, and what to log.
 
     Args:
         heads: for `verify`; masked: for `masked`; start: the starting model's image tower, for `drift`.
         clean: the batch's unperturbed pixels. generator: of what is hidden, on the CPU.
+        rivals: captions beside the batch's, for `on_policy`.
     """
-    parts, batch = step.parts, step.batch
+    parts, batch, weights = step.parts, step.batch, recipe.weights
     total, seen = step.image.pooled.new_zeros((), dtype=torch.float32), {}
 
     def add(name: str, weight: float, value: Tensor) -> None:
@@ -235,7 +277,9 @@ def extra_losses(
         if weights.hard:
             add("hard", weights.hard, hard_loss(step, pooled, has_false))
         if weights.verify:
-            found = verify_losses(step, heads, (pooled, states[:, : ids.shape[1]], ids), has_false)
+            false = (pooled, states[:, : ids.shape[1]], ids)
+            how = {"frozen": recipe.detached_heads, "on_policy": recipe.on_policy}
+            found = verify_losses(step, heads, false, has_false, rivals, **how)
             add("heads", weights.verify, found.pop("heads"))
             add("verifier", weights.verify, found.pop("verifier"))
             seen |= found

@@ -17,7 +17,8 @@ from cmai_core.models import fused_forward as fast
 from cmai_core.models.heads import log_verified
 from cmai_core.training.batches import TrainingBatch
 from cmai_core.training.losses import Parts, class_losses, encode_classes, pairs_consistency, unit, word_odds
-from cmai_core.training.settings import Inner
+from cmai_core.training.rivals import Rivals
+from cmai_core.training.settings import RANKED, Inner
 
 Objective = Callable[[Tensor], Tensor]
 """Pixels (N×3×S×S) → one value an image, larger = worse for the model."""
@@ -105,13 +106,36 @@ def allotted(count: int, shares: dict[str, float]) -> dict[str, Tensor]:
     return {name: torch.tensor(rows, dtype=torch.int64) for name, rows in taken.items() if rows}
 
 
+def whole_pairs(rows: Tensor, items: int, share: float) -> Tensor:
+    """Return which of the perturbed images a share of two-image items takes: places in `rows`, left ones, then right.
+
+    Args:
+        rows: int64 N, images of a batch of which i and `items` + i belong together. share: of the images, 0 to 1; less
+            where fewer items have both of their images perturbed.
+    """
+    place = {int(row): k for k, row in enumerate(rows.tolist())}
+    both = [(place[row], place[row + items]) for row in place if row < items and row + items in place]
+    taken = both[: round(share * len(rows) / 2)]
+    return torch.tensor([*(left for left, _ in taken), *(right for _, right in taken)], dtype=torch.int64)
+
+
+def against_rivals(own: Tensor, rivals: Tensor, by_margin: Tensor) -> Tensor:
+    """Return how far captions are from coming first: cross entropy of their own score, or the margin to the highest.
+
+    Args:
+        own: N scores of the captions. rivals: N×R, −inf where there is none. by_margin: bool N.
+    """
+    entropy = torch.cat([own[:, None], rivals], dim=1).logsumexp(dim=1) - own
+    return torch.where(by_margin, rivals.amax(dim=1) - own, entropy)
+
+
 @dataclass
 class InnerProblem:
     """α·L_task − β·S_c of some of a batch's images; call `objective` with their pixels.
 
     Attributes:
         inner: which losses, α and β. parts, heads: the model. batch: of which `rows` (int64) are perturbed.
-        start: the starting model's image tower, for "drift".
+        start: the starting model's image tower, for "drift". rivals: further captions, for "rank" and "verified".
     """
 
     inner: Inner
@@ -121,6 +145,7 @@ class InnerProblem:
     heads: nn.Module | None = None
     start: nn.Module | None = None
     clean: Tensor | None = None
+    rivals: Rivals | None = None
 
     def __post_init__(self) -> None:
         with torch.no_grad():
@@ -129,13 +154,20 @@ class InnerProblem:
     def _prepare(self) -> None:
         parts, batch, rows, inner = self.parts, self.batch, self.rows, self.inner
         device = rows.device
-        self.groups = {name: at.to(device) for name, at in allotted(len(rows), dict(inner.losses)).items()}
-        self.own = torch.zeros(len(rows), dtype=torch.bool, device=device)
-        for name, at in self.groups.items():
-            self.own[at] = name != "accept"
+        self.groups = self._allotted()
+        self.own = torch.ones(len(rows), dtype=torch.bool, device=device)
+        if "accept" in self.groups:
+            self.own[self.groups["accept"]] = False
         ids = fast.trim(batch.caption_ids, parts.pad)
         self.texts, states = fast.text_embedding(parts.text, ids, parts.pad)
         self.scored = self.texts[rows] if self.heads is None else self.heads.text(self.texts[rows])
+        if not self.groups.keys().isdisjoint(RANKED):
+            self._prepare_ranking()
+        if "nlvr" in self.groups:
+            items = rows[self.groups["nlvr"][: len(self.groups["nlvr"]) // 2]]
+            ids = fast.trim(batch.nlvr_ids[items], parts.pad)
+            self.statements = (fast.text_states(parts.text, ids), batch.nlvr_at[items])
+            self.verdicts = ids.gather(1, batch.nlvr_at[items][:, None])[:, 0]
         if "contrastive" in self.groups:
             chosen = rows[self.groups["contrastive"]]
             hidden = batch.truth[chosen].clone()
@@ -168,6 +200,40 @@ class InnerProblem:
         if "drift" in self.groups:
             self.goal = fast.vision(self.start, self.clean[self.groups["drift"]], parts.mean, parts.std)
 
+    def _allotted(self) -> dict[str, Tensor]:
+        """Return the images of each loss."""
+        rows, shares = self.rows, dict(self.inner.losses)
+        count, total = len(rows), sum(shares.values())
+        share = shares.pop("nlvr", 0.0) / total
+        paired = whole_pairs(rows, len(self.batch.nlvr_ids), share) if share else torch.zeros(0, dtype=torch.int64)
+        alone = torch.ones(count, dtype=torch.bool)
+        alone[paired] = False
+        rest = alone.nonzero()[:, 0]
+        groups = {name: rest[at] for name, at in allotted(len(rest), shares).items()} if sum(shares.values()) else {}
+        if len(paired):
+            groups["nlvr"] = paired
+        return {name: at.to(rows.device) for name, at in groups.items()}
+
+    def _prepare_ranking(self) -> None:
+        """Put together what a picture may retrieve: the batch's captions, the queue's, and its own false variant."""
+        parts, batch, rows = self.parts, self.batch, self.rows
+        texts, ids, truth = [unit(self.texts)], [batch.caption_ids], [batch.truth[rows]]
+        if self.rivals is not None:
+            texts.append(self.rivals.texts)
+            ids.append(self.rivals.ids)
+            truth.append(self.rivals.truth[rows])
+        variants = batch.false_ids[rows]
+        pooled, _ = fast.text_embedding(parts.text, fast.trim(variants, parts.pad), parts.pad)
+        none = variants[:, :1] == parts.pad
+        self.gallery, self.gallery_ids = torch.cat(texts), torch.cat(ids)
+        self.variants, self.variant_ids = unit(pooled), variants
+        self.no_rivals = torch.cat([*truth, none], dim=1)
+        self.by_margin, share = {}, self.inner.margin
+        for name in self.groups.keys() & RANKED:
+            turn = torch.arange(len(self.groups[name]), device=rows.device)
+            self.by_margin[name] = ((turn + 1) * share).floor() > (turn * share).floor()
+        self.shortlist: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+
     def objective(self, pixels: Tensor) -> Tensor:
         """Return one value an image (of `rows`, in their order)."""
         inner, image = self.inner, self.parts.vision(pixels)
@@ -190,6 +256,57 @@ class InnerProblem:
         hidden = self.hidden & ~self.aimed[:, None]
         loss = F.cross_entropy(logits.masked_fill(hidden, float("-inf")), target, reduction="none")
         return torch.where(self.aimed, -loss, loss)
+
+    def _scores(self, image: fast.Vision, at: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the scores of n images with their captions, n, and with all rivals, n×(B + Q + 1)."""
+        scale, pictures = self.parts.logit_scale.detach().exp(), unit(image.pooled[at])
+        own = (pictures * unit(self.texts[self.rows[at]])).sum(dim=-1)
+        variant = (pictures * self.variants[at]).sum(dim=-1, keepdim=True)
+        rivals = torch.cat([(pictures @ self.gallery.T).float(), variant], dim=1)
+        return scale * own, (scale * rivals).masked_fill(self.no_rivals[at], float("-inf"))
+
+    def _rank(self, image: fast.Vision, at: Tensor) -> Tensor:
+        return against_rivals(*self._scores(image, at), self.by_margin["rank"])
+
+    def _verified(self, image: fast.Vision, at: Tensor) -> Tensor:
+        if self.shortlist is None:  # of where the search begins: a rival that changed in every step would be no goal
+            with torch.no_grad():
+                self.shortlist = self._shortlisted(image, at)
+        texts, ids, states, none = self.shortlist
+        count, options = none.shape
+        pictures = unit(image.pooled[at])
+        scores = self.parts.logit_scale.detach().exp() * (pictures[:, None] * texts).sum(dim=-1)
+        odds, counted = word_odds(self.parts, self.heads, image.tokens[at], ids, states)
+        log_v, words = log_verified(odds, counted).reshape(count, options), counted.sum(dim=1).reshape(count, options)
+        fused = self.inner.answering.fuse(scores, log_v, words).masked_fill(none, float("-inf"))
+        return against_rivals(fused[:, 0], fused[:, 1:], self.by_margin["verified"])
+
+    def _shortlisted(self, image: fast.Vision, at: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Encode the captions of n images and the rivals that these rank highest, own ones first.
+
+        Returns:
+            embeddings n×(1 + k)×D; ids and token states of the n·(1 + k) texts; bool n×(1 + k), where no rival is.
+        """
+        parts, (_, rivals) = self.parts, self._scores(image, at)
+        best = rivals.topk(min(self.inner.answering.shortlist, rivals.shape[1]), dim=1)
+        last = len(self.gallery_ids)
+        false = self.variant_ids[at][:, None].expand(-1, best.indices.shape[1], -1)
+        ids = torch.where((best.indices == last)[..., None], false, self.gallery_ids[best.indices.clamp(max=last - 1)])
+        ids = torch.cat([self.batch.caption_ids[self.rows[at]][:, None], ids], dim=1)
+        none = torch.cat([torch.zeros_like(best.values[:, :1], dtype=torch.bool), best.values.isinf()], dim=1)
+        flat = fast.trim(ids.flatten(0, 1), parts.pad)
+        pooled, states = fast.text_embedding(parts.text, flat, parts.pad)
+        return unit(pooled).unflatten(0, none.shape), flat, states[:, : flat.shape[1]], none
+
+    def _nlvr(self, image: fast.Vision, at: Tensor) -> Tensor:
+        left, right = at.chunk(2)
+        joined = self.parts.two_images(image.tokens[left], image.tokens[right])
+        states, where = self.statements
+        (read,) = fast.decode(self.parts.decoder, joined, [states], [where - 1])
+        loss = F.cross_entropy(
+            fast.vocabulary_logits(self.parts.decoder, read).float(), self.verdicts, reduction="none"
+        )
+        return loss.repeat(2) / 2  # of both images together it is the loss once
 
     def _classes(self, image: fast.Vision, at: Tensor) -> Tensor:
         return class_losses(self.parts, image.pooled[at], self.classes, self.batch.classes[self.rows[at]])

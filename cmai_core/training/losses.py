@@ -123,14 +123,18 @@ def pairs_consistency(heads: nn.Module | None, image: fast.Vision, scored: Tenso
     return (heads.image(image.pooled, image.tokens) * scored).sum(dim=-1)
 
 
-def word_odds(parts: Parts, heads: nn.Module, tokens: Tensor, ids: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-    """Return log odds of the heads' verifier for each word, N×L, and which positions are words (bool N×L).
+def word_odds(
+    parts: Parts, heads: nn.Module, tokens: Tensor, ids: Tensor, states: Tensor, *, detached: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return log odds of the heads' verifier for each word, T×L, and which positions are words (bool T×L).
 
     Args:
-        tokens: N×P×W image tokens. ids: int64 N×L, the texts; states: N×L×W, their token states.
+        tokens: N×P×W image tokens. ids: int64 T×L, the texts, T/N of each image in a row; states: T×L×W, their token
+            states. detached: no gradient goes into the decoder.
     """
-    (decoded,) = fast.decode(parts.decoder, tokens, [states])
-    evidence = word_evidence(fast.vocabulary_logits(parts.decoder, decoded), ids)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not detached):
+        (decoded,) = fast.decode(parts.decoder, tokens, [states])
+        evidence = word_evidence(fast.vocabulary_logits(parts.decoder, decoded), ids)
     return heads.words(tokens, states, evidence)[0], parts.counted(ids)
 
 

@@ -11,15 +11,19 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+from cmai_core.defenses.constraint import ConstraintSettings
 from cmai_core.defenses.controller import ControllerSettings, Level, Range
+from cmai_core.defenses.verified import VerifiedAnswers
 from cmai_core.errors import OptionError
 from cmai_core.registry import Registry
 from cmai_core.training.settings import Inner, Recipe, Weights
 
-PAIRS = 40_000
-"""Image-caption pairs that each defence of the comparison sees."""
+PAIRS, PAIRS_2 = 40_000, 200_000
+"""Image-caption pairs that each defence of the comparison sees, and of the second."""
 REFERENCE_S_C = 0.62
 """What `cmai reference local-dir:runs/cmcv-mbat/model` prints: ARM's τ_c."""
+REFERENCE_S_C_2 = 0.62
+"""τ_c of `cmai-2`: the first comparison's, until `cmai reference --recipe cmai-2` can read it off `cmcv-mbat-2`."""
 
 _BASE = Recipe(
     name="base",
@@ -69,6 +73,41 @@ _CMAI = _defence(
         share=Range(0.25, 0.5, 0.0625),
         start=Level(beta=1.0, epsilon=2 / 255, share=0.5),
     ),
+)
+
+_RANKING = Inner(
+    losses={"rank": 7.0, "nlvr": 1.0},
+    margin=0.5,
+    beta=1.0,
+    epsilon=3 / 255,
+    step_size=2 / 255,
+    words=1,
+    exhaustive=True,
+)
+_ANSWERS = replace(_RANKING, losses={"rank": 5.0, "verified": 2.0, "nlvr": 1.0}, answering=VerifiedAnswers(shortlist=4))
+
+
+def _second(name: str, summary: str, source: str = "", **changes: Any) -> Recipe:
+    given = {"start": "tabletop-2", "architecture": "tabletop-2", "pairs": PAIRS_2, "queue": 8192}
+    return _defence(name, summary, source, **{**given, **changes})
+
+
+_CMCV_MBAT_2 = _second(
+    "cmcv-mbat-2",
+    "CMCV and MBAT on what answers: ranking and verified ranking are attacked, V_verify refuses what they retrieve.",
+    "queue: He et al. 2020, arXiv 1911.05722; on policy: Pang et al. 2022, arXiv 2105.14785",
+    inner=_ANSWERS,
+    weights=Weights(hard=1.0, verify=0.5),
+    detached_heads=True,
+    on_policy=True,
+)
+_CMAI_2 = replace(
+    _CMCV_MBAT_2,
+    name="cmai-2",
+    model_name="tabletop-cmai-2",
+    summary="Full CMAI: the same, with ε, λ and β as high as clean accuracy on validation pairs allows.",
+    source=f"{_CMCV_MBAT_2.source}; dual ascent: Stooke et al. 2020, arXiv 2007.03964",
+    controller=ConstraintSettings(tau=REFERENCE_S_C_2, after=100),
 )
 
 _RECIPES = (
@@ -210,6 +249,31 @@ _RECIPES = (
         adapters=8,
         learning_rate=2e-3,
     ),
+    # Ours, second comparison
+    _second(
+        "mbat-2",
+        "MBAT on what answers: pictures attacked through ranking among a queue of captions, all true words tried.",
+        "queue: He et al. 2020, arXiv 1911.05722",
+        inner=_RANKING,
+        weights=Weights(hard=1.0),
+    ),
+    _second(
+        "mbat-2-beta0",
+        "MBAT on what answers, without the inconsistency term.",
+        "queue: He et al. 2020, arXiv 1911.05722",
+        inner=replace(_RANKING, beta=0.0),
+        weights=Weights(hard=1.0),
+    ),
+    _CMCV_MBAT_2,
+    _CMAI_2,
+    replace(
+        _CMAI_2,
+        name="cmai-2-replay",
+        model_name="tabletop-cmai-2-replay",
+        summary="The schedule of β, ε and λ of `cmai-2`, followed without looking.",
+        controller=None,
+        replay="tabletop-cmai-2",
+    ),
     # A robust model of the other architecture, to attack from
     _defence(
         "tecoa-b",
@@ -238,31 +302,28 @@ def get_recipe(name: str, /, **changes: Any) -> Recipe:
     Raises:
         OptionError: unknown recipe or setting, or a value that cannot be.
     """
-    recipe = RECIPES.find(name)
-    nested: dict[str, dict[str, Any]] = {}
-    plain: dict[str, Any] = {}
-    for key, value in changes.items():
-        owner, _, setting = key.rpartition(".")
-        if not owner:
-            plain[key] = value
-            continue
-        nested.setdefault(owner, {})[setting] = value
-    for owner, values in nested.items():
-        inside = getattr(recipe, owner, None)
-        if not is_dataclass(inside):
-            raise OptionError(f"The recipe {name} has no {owner!r} to set anything in.", "Such as weights, inner.")
-        plain[owner] = _changed(inside, values, f"{owner}.")
-    return _changed(recipe, plain, "")
+    return _changed(RECIPES.find(name), changes, "")
 
 
 def _changed(settings: Any, values: dict[str, Any], prefix: str) -> Any:
+    plain = {key: value for key, value in values.items() if "." not in key}
+    inside: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        owner, dot, setting = key.partition(".")
+        if dot:
+            inside.setdefault(owner, {})[setting] = value
+    for owner, theirs in inside.items():
+        part = getattr(settings, owner, None)
+        if not is_dataclass(part):
+            raise OptionError(f"This recipe has no {prefix + owner!r} to set anything in.", "Such as weights, inner.")
+        plain[owner] = _changed(part, theirs, f"{prefix}{owner}.")
     known = {f.name for f in fields(settings)}
-    for key in values:
+    for key in plain:
         if key not in known:
             raise OptionError(f"A recipe has no setting {prefix + key!r}.", f"Settings: {', '.join(sorted(known))}.")
     try:
-        return replace(settings, **values)
+        return replace(settings, **plain)
     except (AttributeError, TypeError, ValueError) as error:  # a word where a number belongs, and the like
-        said = ", ".join(f"{prefix}{key}={value!r}" for key, value in values.items())
-        kinds = ", ".join(f"{prefix}{key}={getattr(settings, key)!r}" for key in values)
+        said = ", ".join(f"{prefix}{key}={value!r}" for key, value in plain.items())
+        kinds = ", ".join(f"{prefix}{key}={getattr(settings, key)!r}" for key in plain)
         raise OptionError(f"{said} is of another kind than the setting.", f"The recipe has {kinds}.") from error

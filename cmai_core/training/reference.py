@@ -36,7 +36,8 @@ def reference_figures(spec: str, recipe: str = "cmai") -> dict[str, Any]:
         raise ModelError(f"{spec} has no consistency heads.", "Train them: `cmai train --recipe cmcv --base ...`.")
     settings = chosen.controller
     vocabulary = bundled_tokenizer_dir() / "tokenizer.json"
-    arrays = training_arrays(vocabulary, "validation", max(500, settings.pairs), false_captions=True)
+    scenes = max(500, chosen.validation_pairs, settings.pairs)
+    arrays = training_arrays(vocabulary, "validation", scenes, false_captions=True)
     batch = reference_batch(chosen, arrays, settings.pairs).to(model.device)
     scores = reference_scores(take_apart(model), model.heads, batch, settings)
     mean = float(scores.mean())

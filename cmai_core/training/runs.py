@@ -124,7 +124,9 @@ def run(
     def opened() -> tuple[Any, Any]:
         return (
             training_arrays(vocabulary, "train", scenes, **beside),
-            training_arrays(vocabulary, "validation", options.validation_scenes, **beside),
+            training_arrays(
+                vocabulary, "validation", max(options.validation_scenes, recipe.validation_pairs), **beside
+            ),
         )
 
     if shared.first:  # what is missing is built by one process

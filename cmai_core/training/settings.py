@@ -6,18 +6,27 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cmai_core.defenses.constraint import ConstraintSettings
 from cmai_core.defenses.controller import ControllerSettings
+from cmai_core.defenses.verified import VerifiedAnswers
 from cmai_core.errors import OptionError
 
-INNER_LOSSES = ("contrastive", "classes", "question", "caption", "drift", "accept")
+INNER_LOSSES = ("contrastive", "classes", "question", "caption", "drift", "accept", "rank", "verified", "nlvr")
+RANKED = ("rank", "verified")
 TEXT_LOSSES = ("contrastive", "caption")
 STARTS = ("clean", "uniform", "noise", "previous")
 NORMS = ("linf", "l2")
 PRECISIONS = ("auto", "bf16", "fp32")
 PARTS = ("visual", "text", "decoder")
-LATER = {
+LATER: dict[str, dict[str, Any]] = {
+    "": {"queue": 0, "detached_heads": False, "on_policy": False},
     "weights": {"place": 0.0},
-    "inner": {"text_losses": {"contrastive": 1.0}},
+    "inner": {
+        "text_losses": {"contrastive": 1.0},
+        "margin": 0.0,
+        "answering": asdict(VerifiedAnswers()),
+        "exhaustive": False,
+    },
 }
 """Settings that came after results were published and trainings begun, with the values that leave a training as it was
 without them: such a value is no part of what tells two recipes apart (`terms`)."""
@@ -67,6 +76,13 @@ class Inner:
             "contrastive": image→text InfoNCE in the batch; "classes": over class prompts; "question": the answer to the
             first question; "caption": the caption's tokens; "drift": distance from the clean features; "accept": S_c
             and V_verify of the scene's *false* caption, which is raised (no L_task, and β does not apply).
+            "rank": the caption against all that are false of the picture, of the batch and of the recipe's queue, and
+            against its own false variant. "verified": the same by the score that `answering` fuses, against the few of
+            these that the picture ranks highest where the search begins. "nlvr": the verdict on a statement about two
+            pictures, of both at once; its share of the images goes to whole pairs, as far as there are any.
+        margin: share of the "rank" and "verified" images that go by the margin, the highest rival's score minus the
+            caption's; the others go by cross entropy.
+        answering: how "verified" fuses the model's score and V_verify, and how many rivals it looks at.
         alpha, beta: of the formula. S_c is that of the consistency heads where the recipe trains them.
         text_losses: the same mixture for the captions whose words may change. "contrastive": text→image InfoNCE in the
             batch; "caption": the caption's tokens in the decoder.
@@ -78,6 +94,8 @@ class Inner:
             al. 2022, arXiv 2207.08859, sec. 3.2).
         warmup: share of the training over which ε (and the step size with it) grows linearly from 0.
         words: words of each caption of a perturbed image that may be replaced such that it stays true: 0 or 1.
+        exhaustive: every such replacement is tried (a caption of Tabletop has six on average); else the gradient says
+            which promises most.
     """
 
     losses: Mapping[str, float] = field(default_factory=lambda: {"contrastive": 1.0})
@@ -92,6 +110,9 @@ class Inner:
     warmup: float = 0.1
     words: int = 0
     text_losses: Mapping[str, float] = field(default_factory=lambda: {"contrastive": 1.0})
+    margin: float = 0.0
+    answering: VerifiedAnswers = field(default_factory=VerifiedAnswers)
+    exhaustive: bool = False
 
     def __post_init__(self) -> None:
         shares, text_shares = self.losses.values(), self.text_losses.values()
@@ -107,6 +128,8 @@ class Inner:
             (self.alpha >= 0 and self.beta >= 0, f"alpha={self.alpha}, beta={self.beta}", "Give 0 or more."),
             (self.alpha > 0 or self.beta > 0, "alpha=0 and beta=0", "Nothing would be raised: give one of them."),
             (0 <= self.targeted <= 1, f"targeted={self.targeted}", "A share from 0 to 1."),
+            (0 <= self.margin <= 1, f"margin={self.margin}", "A share from 0 to 1."),
+            (self.answering.shortlist is not None, "answering.shortlist=None", "Give a number of rivals."),
             (self.norm in NORMS, f"norm={self.norm!r}", f"One of {', '.join(NORMS)}."),
             (self.epsilon >= 0 and self.step_size >= 0, "epsilon or step_size", "Give 0 or more."),
             (self.steps >= 0, f"steps={self.steps}", "Give 0 or more."),
@@ -149,8 +172,13 @@ class Recipe:
         precision: of the matrix products; "auto" takes bf16 where the processor has it.
         adversarial_share: λ, the share of a batch's images that are perturbed by `inner`: the outer loss is
             (1 − λ)·L(clean) + λ·L(perturbed), in expectation over which scenes are perturbed.
-        controller: ARM: steers β, ε and λ while training. replay: the name of a bundled model whose recorded schedule
-            of β, ε and λ is followed instead, whatever this training's own S_c does.
+        queue: captions of earlier steps that the inner losses "rank" and "verified" rank beside those of the batch.
+        detached_heads: the consistency heads learn on the towers' outputs as they are: their losses move no tower.
+        on_policy: V_verify learns to refuse the false caption of batch and queue that each picture, attacked or not,
+            ranks highest (after rectified rejection: Pang et al. 2022, arXiv 2105.14785); else one that is false by
+            chance.
+        controller: ARM: steers β, ε and λ while training, by S_c or under constraints. replay: the name of a bundled
+            model whose recorded schedule of β, ε and λ is followed instead, whatever this training's own S_c does.
     """
 
     name: str
@@ -183,12 +211,15 @@ class Recipe:
     precision: str = "auto"
     adversarial_share: float = 0.0
     inner: Inner | None = None
-    controller: ControllerSettings | None = None
+    queue: int = 0
+    detached_heads: bool = False
+    on_policy: bool = False
+    controller: ControllerSettings | ConstraintSettings | None = None
     replay: str = ""
 
     def __post_init__(self) -> None:
         inner, w = self.inner, self.weights
-        accepts = inner is not None and "accept" in inner.losses
+        attacked = frozenset() if inner is None else frozenset(inner.losses)
         checks = (
             (self.batch >= 4, f"batch={self.batch}", "Give at least 4 scenes a step."),
             (self.pairs > 0, f"pairs={self.pairs}", "Give a positive number."),
@@ -212,7 +243,15 @@ class Recipe:
             (self.precision in PRECISIONS, f"precision={self.precision!r}", f"One of {', '.join(PRECISIONS)}."),
             (0 <= self.adversarial_share <= 1, f"adversarial_share={self.adversarial_share}", "Give 0 to 1."),
             ((self.adversarial_share > 0) == (inner is not None), "inner and adversarial_share", "Both or none."),
-            (not accepts or w.verify > 0, "the inner loss 'accept'", "Needs heads: weights.verify above 0."),
+            (
+                w.verify > 0 or not attacked & {"accept", "verified"},
+                "the inner loss 'accept' or 'verified'",
+                "Needs heads: weights.verify above 0.",
+            ),
+            ("nlvr" not in attacked or w.nlvr > 0, "the inner loss 'nlvr'", "Needs statements: weights.nlvr above 0."),
+            (self.queue >= 0, f"queue={self.queue}", "Give 0 (none) or more captions."),
+            (not self.queue or inner is not None, f"queue={self.queue}", "Needs an inner problem, which fills it."),
+            (w.verify > 0 or not self.on_policy, "on_policy", "Needs heads: weights.verify above 0."),
             (not (self.controller or self.replay) or inner is not None, "a controller", "Needs an inner problem."),
             (not (self.controller and self.replay), "controller and replay", "One or the other."),
         )
@@ -231,8 +270,13 @@ class Recipe:
     @property
     def reads_false_captions(self) -> bool:
         """Whether its losses need captions made false."""
-        accepts = self.inner is not None and "accept" in self.inner.losses
-        return accepts or self.weights.verify > 0 or self.weights.hard > 0
+        attacked = self.inner is not None and bool({"accept", *RANKED} & set(self.inner.losses))
+        return attacked or self.weights.verify > 0 or self.weights.hard > 0
+
+    @property
+    def validation_pairs(self) -> int:
+        """Validation pairs that it measures itself by while training."""
+        return self.controller.clean_pairs if isinstance(self.controller, ConstraintSettings) else 0
 
     @property
     def reads_things(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cmai_core.defenses.constraint import Constraint, ConstraintSettings
 from cmai_core.defenses.controller import Controller, ControllerSettings, Level
 from cmai_core.errors import OptionError
 from cmai_core.training.batches import Arrays, TrainingBatch, draw, to_pixels
@@ -16,6 +17,7 @@ from cmai_core.training.inner import reference_consistency
 from cmai_core.training.losses import Parts
 from cmai_core.training.one_step import OneStepGuard
 from cmai_core.training.settings import Inner, Recipe
+from cmai_core.training.validation import clean_accuracy
 
 _REFERENCE_SEED = 0
 PAIRS_WATCHED = 32
@@ -27,7 +29,7 @@ class Steering:
 
     Attributes:
         recipe: fixed values, where nothing moves them. parts, heads: measured by ARM's reference attack.
-        controller: ARM, if the recipe has it; batch: its reference pairs.
+        controller: ARM, if the recipe has it; batch: its reference pairs; reference: where its clean pairs come from.
         schedule: (step from which on, level) to replay, rising.
         guard: of a training with single-step perturbations, where there are validation pairs to watch it on.
         history: (step, state) of every measurement since the start, for the log and for replays.
@@ -36,8 +38,9 @@ class Steering:
     recipe: Recipe
     parts: Parts
     heads: nn.Module | None
-    controller: Controller | None = None
+    controller: Controller | Constraint | None = None
     batch: TrainingBatch | None = None
+    reference: Arrays | None = None
     schedule: tuple[tuple[int, Level], ...] = ()
     guard: OneStepGuard | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -60,7 +63,9 @@ class Steering:
         if reference is None:
             raise OptionError("ARM measures S_c on validation pairs, and none were given.", "Give validation arrays.")
         batch = reference_batch(recipe, reference, recipe.controller.pairs).to(parts.mean.device)
-        return Steering(recipe, parts, heads, Controller.start(recipe.controller), batch, guard=guard)
+        settings = recipe.controller
+        begun = Constraint.begin(settings) if isinstance(settings, ConstraintSettings) else Controller.start(settings)
+        return Steering(recipe, parts, heads, begun, batch, reference, guard=guard)
 
     @property
     def level(self) -> Level:
@@ -94,19 +99,25 @@ class Steering:
             self._level = past[-1] if past else None  # ARM had not looked yet
         if self.guard is not None:
             self.guard.measure(step, self.parts, self.heads, self.inner)
-        if self.controller is None or step < self.controller.settings.after or step % self.controller.settings.every:
+        if self.controller is None or not self.controller.settings.due(step):
             return
         scores = reference_scores(self.parts, self.heads, self.batch, self.controller.settings)
-        self.controller = self.controller.updated(float(scores.mean()), float(scores.var()))
-        self.history.append({"step": step, "measured": round(float(scores.mean()), 5), **self.controller.state()})
+        measured = {"measured": round(float(scores.mean()), 5)}
+        if isinstance(self.controller, Constraint):
+            clean = clean_accuracy(self.parts, self.reference, self.controller.settings.clean_pairs)
+            measured["measured_clean"] = clean
+            self.controller = self.controller.updated(float(scores.mean()), clean)
+        else:
+            self.controller = self.controller.updated(float(scores.mean()), float(scores.var()))
+        self.history.append({"step": step, **measured, **self.controller.state()})
 
     def shown(self) -> dict[str, float]:
         """Say for the log which level is in force and, under ARM, what it goes by."""
         if self.recipe.inner is None:
             return {}
         level = {"beta": self.level.beta, "epsilon": self.level.epsilon, "share": self.level.share}
-        if self.controller is not None and self.controller.mean is not None:
-            level |= {"reference_s_c": self.controller.mean, "reference_variance": self.controller.variance}
+        if self.controller is not None:
+            level |= self.controller.shown()
         if self.guard is not None and self.guard.history:
             last = self.guard.history[-1]
             level |= {name: float(last[name]) for name in ("one_step", "several_steps", "fallen")}
@@ -133,7 +144,7 @@ def reference_batch(recipe: Recipe, reference: Arrays, pairs: int) -> TrainingBa
 
 
 def reference_scores(
-    parts: Parts, heads: nn.Module | None, batch: TrainingBatch, settings: ControllerSettings
+    parts: Parts, heads: nn.Module | None, batch: TrainingBatch, settings: ControllerSettings | ConstraintSettings
 ) -> Tensor:
     """Return S_c of the reference pairs after the reference attack, PGD on −S_c: float N."""
     inner = Inner(

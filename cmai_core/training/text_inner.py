@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,9 +27,10 @@ def worst_words(
 ) -> Tensor:
     """Return the batch's captions with one word replaced in those of `rows`, where that raises α·L_task − β·S_c.
 
-    First order (HotFlip: Ebrahimi et al. 2018, arXiv 1712.06751, eq. 2): of the permitted replacements, the one along
-    which the gradient in the token's embedding rises most; a caption where none rises stays as it is. A loss that also
-    predicts the words is linear in which word is meant, and that part is exact.
+    The replacements are a small finite set: under `inner.exhaustive` every one is tried, and the one with the highest
+    value taken. Else to first order (HotFlip: Ebrahimi et al. 2018, arXiv 1712.06751, eq. 2): of the permitted ones,
+    that along which the gradient in the token's embedding rises most; a loss that also predicts the words is linear in
+    which word is meant, and that part is exact. A caption where none rises stays as it is.
 
     Args:
         image: the features of the batch's (perturbed) images, without gradients.
@@ -38,39 +41,86 @@ def worst_words(
     """
     ids = fast.trim(batch.caption_ids[rows], parts.pad)
     options = edits.candidates(ids)
-    table = parts.text.token_embedding.weight.detach()
+    search = _of_all if inner.exhaustive else _by_gradient
+    problem = _Captions(parts, heads, batch, image, rows, inner)
+    changed = batch.caption_ids.clone()
+    changed[rows, : ids.shape[1]] = edits.apply(ids, options, search(problem, ids, options, edits))
+    return changed
+
+
+def _of_all(problem: _Captions, ids: Tensor, options: Tensor, edits: TrueEdits) -> Tensor:
+    """Return the best of all replacements in each caption, −1 where it is best as it is: int64 N."""
+    owner, choice = (options.flatten(1) >= 0).nonzero(as_tuple=True)
+    each = torch.arange(len(ids), device=ids.device)
+    owner, choice = torch.cat([each, owner]), torch.cat([torch.full_like(each, -1), choice])
+    tried = edits.apply(ids[owner], options[owner], choice)
+    with torch.no_grad():
+        value, _ = problem.value(owner, tried, options[owner])
+    table = value.new_full((len(ids), options[0].numel() + 1), float("-inf"))
+    table[owner, choice + 1] = value
+    return table.argmax(dim=1) - 1
+
+
+def _by_gradient(problem: _Captions, ids: Tensor, options: Tensor, edits: TrueEdits) -> Tensor:
+    """Return the replacement in each caption that promises most, −1 where none promises anything: int64 N."""
+    table = problem.parts.text.token_embedding.weight.detach()
     embedded = table[ids].requires_grad_(True)
-    gain = torch.zeros(options.shape, device=ids.device)
     with torch.enable_grad():
+        value, gain = problem.value(torch.arange(len(ids), device=ids.device), ids, options, embedded)
+        (gradient,) = torch.autograd.grad(value.sum(), embedded)
+    along = table[options.clamp(min=0)] - table[ids].unsqueeze(2)
+    gain = gain + torch.einsum("blkw,blw->blk", along, gradient.to(table))
+    best, where = gain.masked_fill(options < 0, float("-inf")).flatten(1).max(dim=1)
+    return torch.where(best > 0, where, -1)
+
+
+@dataclass
+class _Captions:
+    """α·L_task − β·S_c of the captions of `rows`, however they read."""
+
+    parts: Parts
+    heads: nn.Module | None
+    batch: TrainingBatch
+    image: fast.Vision
+    rows: Tensor
+    inner: Inner
+
+    def value(
+        self, owner: Tensor, ids: Tensor, options: Tensor, embedded: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return T values, and what each gains (T×L×K) where another word is to be predicted.
+
+        Args:
+            owner: int64 T, of which of the rows' captions each text is a form. ids: int64 T×L; options: int64 T×L×K.
+            embedded: T×L×W, in the place of the tokens' embeddings.
+        """
+        parts, inner, rows, count = self.parts, self.inner, self.rows[owner], len(self.rows)
         pooled, states = fast.text_embedding(parts.text, ids, parts.pad, embedded)
-        own = fast.Vision(image.pooled[rows], image.tokens[rows], None)
-        scored = pooled if heads is None else heads.text(pooled)
-        value = -inner.beta * pairs_consistency(heads, own, scored)
-        for name, at in allotted(len(rows), dict(inner.text_losses)).items() if inner.alpha else ():
-            at = at.to(rows.device)
+        own = fast.Vision(self.image.pooled[rows], self.image.tokens[rows], None)
+        scored = pooled if self.heads is None else self.heads.text(pooled)
+        value = -inner.beta * pairs_consistency(self.heads, own, scored)
+        gain = torch.zeros(options.shape, device=ids.device)
+        for name, among in allotted(count, dict(inner.text_losses)).items() if inner.alpha else ():
+            among = among.to(rows.device)
+            at = torch.isin(owner, among).nonzero()[:, 0]
             if name == "contrastive":
-                loss = _contrastive(parts, batch, image, rows[at], pooled[at], inner.targeted)
+                aimed = torch.isin(owner[at], among[: int(inner.targeted * len(among))])
+                loss = _contrastive(parts, self.batch, self.image, rows[at], pooled[at], aimed)
             else:
                 length = ids.shape[1]  # `states` is longer by a padding
                 loss, meant = _caption(parts, own.tokens[at], ids[at], states[at, :length], options[at])
                 gain = gain.index_add(0, at, inner.alpha * meant)
             value = value.index_add(0, at, inner.alpha * loss)
-        (gradient,) = torch.autograd.grad(value.sum(), embedded)
-    along = table[options.clamp(min=0)] - table[ids].unsqueeze(2)
-    gain = gain + torch.einsum("blkw,blw->blk", along, gradient.to(table))
-    best, where = gain.masked_fill(options < 0, float("-inf")).flatten(1).max(dim=1)
-    changed = batch.caption_ids.clone()
-    changed[rows, : ids.shape[1]] = edits.apply(ids, options, torch.where(best > 0, where, -1))
-    return changed
+        return value, gain
 
 
 def _contrastive(
-    parts: Parts, batch: TrainingBatch, image: fast.Vision, rows: Tensor, pooled: Tensor, targeted: float
+    parts: Parts, batch: TrainingBatch, image: fast.Vision, rows: Tensor, pooled: Tensor, aimed: Tensor
 ) -> Tensor:
-    """Return text→image InfoNCE of the captions of `rows`; of the targeted share, minus that towards a false picture.
+    """Return text→image InfoNCE of the captions of `rows`; of those that are aimed, minus that towards a false picture.
 
     Args:
-        pooled: their embeddings, not normalised. targeted: the share, the first of the rows.
+        pooled: their embeddings, not normalised. aimed: bool N.
     """
     logits = parts.logit_scale.detach().exp() * unit(pooled) @ unit(image.pooled).T
     each = torch.arange(len(rows), device=rows.device)
@@ -81,7 +131,7 @@ def _contrastive(
     order = (torch.arange(count, device=rows.device) + 1 + rows[:, None]) % count
     false = ~batch.truth.T[rows].gather(1, order)
     toward = order.gather(1, false.float().argmax(dim=1, keepdim=True))[:, 0]
-    aimed = (each < int(targeted * len(rows))) & false.any(dim=1)
+    aimed = aimed & false.any(dim=1)
     hidden &= ~aimed[:, None]
     target = torch.where(aimed, toward, rows)
     loss = F.cross_entropy(logits.masked_fill(hidden, float("-inf")), target, reduction="none")

@@ -35,6 +35,7 @@ from cmai_core.training.extra_losses import MaskedHead
 from cmai_core.training.inner import InnerProblem, perturb
 from cmai_core.training.loop import LOG_EVERY, Loop
 from cmai_core.training.losses import Parts, PatchHead, PlaceHead
+from cmai_core.training.rivals import CaptionQueue, Rivals
 from cmai_core.training.schedule import learning_rate
 from cmai_core.training.settings import Recipe
 from cmai_core.training.steering import Steering
@@ -124,7 +125,14 @@ def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
 
 
 class Training:
-    """A training in progress: modules, optimiser, averages, and one step."""
+    """A training in progress: modules, optimiser, averages, and one step.
+
+    Args:
+        reference: validation data, for ARM. arrays: what the batches are drawn from, for recipes with a queue.
+
+    Raises:
+        OptionError: ARM without reference, or a queue without arrays.
+    """
 
     def __init__(
         self,
@@ -133,6 +141,7 @@ class Training:
         seed: int,
         reference: Arrays | None = None,
         processes: Processes = ALONE,
+        arrays: Arrays | None = None,
     ):
         self.model, self.recipe, self.seed, self.processes = model, recipe, seed, processes
         self.parts = take_apart(model)
@@ -157,13 +166,16 @@ class Training:
             "clip": self.network, "heads": self.heads, "head": self.head, "masked": self.masked, "place": self.place,
         }  # fmt: skip
         self.module = nn.ModuleDict({name: module for name, module in modules.items() if module is not None})
-        self.loss = processes.wrap(StepLoss(self.module, self.parts, recipe.weights, self.start))
+        self.loss = processes.wrap(StepLoss(self.module, self.parts, recipe, self.start))
         self.optimizer = _optimizer(self.module, recipe)
         self.average = MovingAverage(self.module, recipe.ema)
         self.bf16 = uses_bf16(recipe.precision, model.device)
         self.edits = TrueEdits.tabletop(bundled_tokenizer_dir() / "tokenizer.json").to(model.device)
         self.steering = Steering.of(recipe, self.parts, self.heads, reference)
         self.previous: Tensor | None = None
+        if recipe.queue and arrays is None:
+            raise OptionError("A queue of captions asks the data what is true.", "Give the training's arrays.")
+        self.queue = CaptionQueue(recipe.queue, arrays) if recipe.queue else None
         self.step, self.total_steps, self.seconds = 0, None, 0.0
 
     @property
@@ -194,10 +206,12 @@ class Training:
         digest = hashlib.sha256(f"{self.seed}/{self.number}{purpose}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
 
-    def perturbed(self, batch: TrainingBatch, pixels: Tensor) -> tuple[TrainingBatch, Tensor]:
+    def perturbed(
+        self, batch: TrainingBatch, pixels: Tensor, rivals: Rivals | None = None
+    ) -> tuple[TrainingBatch, Tensor]:
         """Return the batch with the share λ of its images (and their captions) perturbed.
 
-        Every 1/λ-th, so that both kinds are in each half.
+        Every 1/λ-th, so that both kinds are in each half. The batch's captions join the queue.
         """
         inner, share = self.steering.inner, self.steering.share
         if inner is None or not share:
@@ -208,7 +222,7 @@ class Training:
             scale = min(1.0, (progress + 1 / max(self.total_steps or 1000, 1)) / inner.warmup)
         index = torch.arange(len(pixels), device=pixels.device)
         rows = (((index + 1) * share).floor() > (index * share).floor()).nonzero()[:, 0]
-        problem = InnerProblem(inner, self.parts, batch, rows, self.heads, self.start, pixels[rows])
+        problem = InnerProblem(inner, self.parts, batch, rows, self.heads, self.start, pixels[rows], rivals)
         out = pixels.clone()
         out[rows] = perturb(
             pixels[rows],
@@ -218,6 +232,8 @@ class Training:
             generator=self._generator(""),
             previous=self.previous,
         )
+        if self.queue is not None:
+            self.queue.push(*map(self.processes.gathered, (problem.texts.float(), batch.rows, batch.columns)))
         if inner.start == "previous":
             self.previous = (out[rows] - pixels[rows]).half()  # as a checkpoint keeps it
         if inner.words:
@@ -233,9 +249,10 @@ class Training:
         clean = to_pixels(batch.images, recipe, self.seed, self.number)
         with self.autocast():
             self.steering.measure(self.step)
-            batch, pixels = self.perturbed(batch, clean)
+            rivals = None if self.queue is None else self.queue.beside(batch)
+            batch, pixels = self.perturbed(batch, clean, rivals)
             alone = self.head is not None and self.step < recipe.vision_share * (self.total_steps or 0)
-            loss, seen = self.loss(batch, pixels, clean, self._generator("/hidden"), vision_alone=alone)
+            loss, seen = self.loss(batch, pixels, clean, self._generator("/hidden"), vision_alone=alone, rivals=rivals)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), recipe.clip_norm)
@@ -270,6 +287,7 @@ class Training:
             "average": self.average.state_dict(),
             "steering": self.steering.state(),
             "previous": self.previous,
+            "queue": self.queue and self.queue.state(),
             "step": self.step,
             "total_steps": self.total_steps,
             "seconds": self.seconds,
@@ -281,6 +299,8 @@ class Training:
         self.average.load_state_dict(state["average"])
         self.steering.restore(state["steering"])
         self.previous = state["previous"]
+        if self.queue is not None:
+            self.queue.restore(state["queue"], self.model.device)
         self.step, self.total_steps, self.seconds = state["step"], state["total_steps"], state["seconds"]
 
 
@@ -323,7 +343,7 @@ def train(
         (folder / CHECKPOINT).unlink(missing_ok=True)
     processes.wait()
     identity = _identity(recipe, seed, len(arrays), _fingerprint(model), options, processes)
-    training = Training(model, recipe, seed, validation, processes)
+    training = Training(model, recipe, seed, validation, processes, arrays)
     saved = load_checkpoint(folder, identity)
     if saved is not None:
         training.restore(saved)

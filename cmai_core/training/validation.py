@@ -14,7 +14,7 @@ from cmai_core.data.tabletop.language import FAMILIES
 from cmai_core.models import fused_forward as fast
 from cmai_core.training.batches import Arrays, TrainingBatch, draw, to_pixels
 from cmai_core.training.inner import InnerProblem, perturb
-from cmai_core.training.losses import Parts, contrastive_logits, pairs_consistency
+from cmai_core.training.losses import Parts, contrastive_logits, pairs_consistency, unit
 from cmai_core.training.settings import Inner, Recipe
 
 _QUESTIONS, _CHUNK = 4, 64
@@ -69,6 +69,22 @@ def quick_validation(
         out |= {f"vqa_{name}": float(r / n) for name, r, n in zip(FAMILIES, right, asked, strict=True) if n}
     judged = _statements(parts, torch.cat(kept_tokens), arrays, count, device)
     return out if judged is None else {**out, "nlvr": judged}
+
+
+@torch.no_grad()
+def clean_accuracy(parts: Parts, arrays: Arrays, pairs: int) -> float:
+    """Return image→text R@1 of the first `pairs` scenes among their first captions; fewer where there are fewer."""
+    device, count = parts.mean.device, min(pairs, len(arrays))
+    captions = torch.from_numpy(arrays.caption_ids[:count, 0].astype(np.int64)).to(device)
+    images, texts = [], []
+    for start in range(0, count, _CHUNK):
+        some = slice(start, min(start + _CHUNK, count))
+        images.append(parts.vision(to_pixels(torch.from_numpy(arrays.images[some]).to(device))).pooled)
+        texts.append(fast.text_embedding(parts.text, fast.trim(captions[some], parts.pad), parts.pad)[0])
+    rows = np.arange(count)
+    truth = torch.from_numpy(np.array(arrays.truth(rows, rows, np.zeros(count, np.int64)), dtype=bool)).to(device)
+    with torch.autocast(device.type, enabled=False):  # in half precision many of a thousand cosines are equal
+        return _hit(unit(torch.cat(images)) @ unit(torch.cat(texts)).T, truth)
 
 
 def _hit(similarity: Tensor, truth: Tensor) -> float:

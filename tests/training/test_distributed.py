@@ -109,6 +109,21 @@ def test_two_processes_average_their_gradients(tmp_path, name):
     assert card["training"]["processes"] == 2
 
 
+@pytest.mark.slow
+def test_every_process_has_the_captions_of_all_in_its_queue(tmp_path):
+    pytest.importorskip("accelerate")
+    launch(tmp_path, "mbat-2", 2)
+    one, two = (torch.load(tmp_path / "run" / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    queue = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["queue"]
+    own = replace(get_recipe("mbat-2"), batch=4)
+    drawn = [draw(helpers.arrays(), own, 0, number) for number in range(4)]
+    assert queue["captions"].tolist() == [
+        [int(x) for b in drawn for x in getattr(b, name)] for name in ("rows", "columns")
+    ]
+    assert len(queue["texts"]) == 16
+
+
 def test_shares_of_a_batch():
     assert Processes(1, 4).share(128) == 32
     for count, batch in ((3, 128), (64, 128)):

@@ -14,7 +14,7 @@ from cmai_core.defenses import shifted
 from cmai_core.errors import OptionError
 from cmai_core.models import load_model
 from cmai_core.training import adapters
-from cmai_core.training.batches import draw
+from cmai_core.training.batches import draw, to_pixels
 from cmai_core.training.recipes import PAIRS, RECIPES, get_recipe
 from cmai_core.training.steering import reference_scores
 from cmai_core.training.trainer import RunOptions, Training, train
@@ -24,12 +24,12 @@ helpers = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(helpers)
 
 SMALL = {"batch": 8, "precision": "fp32", "warmup_steps": 1, "vision_share": 0.0, "ema": 0.0}
-TRAINABLE = [name for name in RECIPES if name != "cmai-replay"]  # that one needs the model whose schedule it follows
+TRAINABLE = [name for name, r in RECIPES.items() if not r.replay]  # those need the model whose schedule they follow
 
 
 def training_of(name: str, **changes) -> Training:
     recipe = get_recipe(name, **{**SMALL, **changes})
-    training = Training(helpers.model(recipe.architecture), recipe, 0, helpers.arrays(seed=5))
+    training = Training(helpers.model(recipe.architecture), recipe, 0, helpers.arrays(seed=5), arrays=helpers.arrays())
     training.total_steps = 10
     return training
 
@@ -151,16 +151,20 @@ class Stop:
         raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("name", ["cmai", "ssl-adversarial", "mbat"])
+@pytest.mark.parametrize("name", ["cmai", "ssl-adversarial", "mbat", "cmai-2"])
 def test_a_stopped_training_ends_where_an_undisturbed_one_does(tmp_path, name):
     changes = {"inner.start": "previous"} if name == "mbat" else {}
-    if name == "cmai":
-        changes = {"controller.after": 0, "controller.every": 2, "controller.pairs": 4, "controller.patience": 1}
+    if name.startswith("cmai"):
+        changes = {"controller.after": 0, "controller.every": 2, "controller.pairs": 4}
     recipe = get_recipe(name, **SMALL, **changes)
     options = RunOptions(pairs=5 * recipe.batch, validate_every=0)
 
     def run(folder, cancel=None):
-        data = {"model": helpers.model(), "arrays": helpers.arrays(), "validation": helpers.arrays(seed=5)}
+        data = {
+            "model": helpers.model(recipe.architecture),
+            "arrays": helpers.arrays(),
+            "validation": helpers.arrays(seed=5),
+        }
         return train(recipe, out_dir=folder, options=options, cancel=cancel, **data)
 
     whole = run(tmp_path / "whole")
@@ -174,7 +178,44 @@ def test_a_stopped_training_ends_where_an_undisturbed_one_does(tmp_path, name):
             assert [name for (name, p), q in pairs if not torch.equal(p, q)] == []
 
 
+def test_arm_under_constraints_is_recorded_and_replayed(tmp_path):
+    """The schedule in the card is enough to take the same training again without looking."""
+    often = {"controller.after": 1, "controller.every": 1, "controller.pairs": 4, "controller.rate": 0.3}
+    recipe = get_recipe("cmai-2", **SMALL, **often)
+    options = RunOptions(pairs=5 * recipe.batch, validate_every=0)
+
+    def run(recipe, folder):
+        data = {"model": helpers.model(recipe.architecture), "arrays": helpers.arrays()}
+        return train(recipe, out_dir=folder, options=options, validation=helpers.arrays(seed=5), **data)
+
+    looked = load_model(f"local-dir:{run(recipe, tmp_path / 'looked').model_dir}", "cpu")
+    history = looked.card["training"]["steering"]
+    assert [entry["step"] for entry in history] == [0, 1, 2, 3, 4]
+    assert {"measured", "measured_clean", "price", "need", "start", "clean"} <= history[0].keys()
+    assert len({(entry["beta"], entry["epsilon"], entry["share"]) for entry in history}) > 1
+    logged = [json.loads(line) for line in (tmp_path / "looked" / "log.jsonl").read_text().splitlines()]
+    assert {"beta", "epsilon", "share", "price", "clean_start", "clean", "reference_s_c"} <= logged[0].keys()
+    again = get_recipe("cmai-2-replay", **SMALL, replay=f"local-dir:{tmp_path / 'looked' / 'model'}")
+    blind = load_model(f"local-dir:{run(again, tmp_path / 'blind').model_dir}", "cpu")
+    pairs = zip(looked.clip.named_parameters(), blind.clip.parameters(), strict=True)
+    assert [name for (name, p), q in pairs if not torch.equal(p, q)] == []
+
+
+def test_arm_measures_the_starting_model_on_validation_pairs():
+    training = training_of("cmai-2", **{"controller.after": 0, "controller.pairs": 4})
+    steering, data = training.steering, helpers.arrays(seed=5)
+    steering.measure(0)
+    with torch.no_grad():
+        pixels = to_pixels(torch.from_numpy(data.images))
+        texts = training.model.encode_text(torch.from_numpy(data.caption_ids[:, 0].astype("int64")))
+        best = (training.model.encode_image(pixels) @ texts.T).argmax(dim=1).numpy()
+    right = float((data.classes == data.classes[best]).mean())
+    assert steering.controller.start == steering.history[0]["measured_clean"] == pytest.approx(right)
+    assert training.recipe.validation_pairs == 1000 and get_recipe("cmai").validation_pairs == 0
+
+
 def test_settings_within_settings_are_reached_by_a_dot():
+    assert get_recipe("cmai-2", **{"inner.answering.gamma": 0.5}).inner.answering.gamma == 0.5
     recipe = get_recipe("mbat", **{"inner.beta": 0.25, "weights.hard": 0.5})
     assert recipe.inner.beta == 0.25 and recipe.weights.hard == 0.5
     assert recipe.inner.losses == RECIPES["mbat"].inner.losses

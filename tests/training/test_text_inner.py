@@ -83,6 +83,30 @@ def test_words_that_raise_the_captions_loss(scene):
     assert ((found - clean)[:4].sum() / (best - clean[:4]).sum()) > 0.7
 
 
+@pytest.mark.parametrize("losses", [{"contrastive": 1.0}, {"caption": 1.0}])
+def test_tried_one_by_one_the_worst_of_all_replacements_is_found(scene, losses):
+    model, parts, edits, batch, pixels, image = scene
+    ids, rows, embedded = batch.caption_ids, torch.arange(0, 16, 2), F.normalize(image.pooled, dim=-1)
+    inner = Inner(words=1, beta=0.5, text_losses=losses, exhaustive=True)
+    changed = worst_words(parts, None, batch, image, rows, inner, edits)
+    assert torch.equal(changed[1::2], ids[1::2]) and not torch.equal(changed, ids)
+    options = edits.candidates(ids)
+    for row in rows.tolist():
+        place, k = (options[row] >= 0).nonzero(as_tuple=True)
+        tried = ids[row].repeat(len(place) + 1, 1)  # the last as it is
+        tried[torch.arange(len(place)), place] = options[row, place, k]
+        with torch.no_grad():
+            cosines = model.encode_text(tried) @ embedded.T
+            logits = model.logit_scale * cosines
+            target = torch.full((len(tried),), row)
+            loss = F.cross_entropy(logits, target, reduction="none")
+        if "caption" in losses:
+            loss = caption_losses(model, pixels[row].expand(len(tried), -1, -1, -1), tried)
+        value = loss - 0.5 * cosines[:, row]
+        mine = (tried == changed[row]).all(dim=1)
+        assert value[mine].max() >= value.max() - 1e-4
+
+
 def test_a_mixture_gives_each_loss_its_captions(scene):
     _, parts, edits, batch, _, image = scene
     rows = torch.arange(16)
