@@ -179,7 +179,7 @@ class RetrievalMeasurement(Measurement):
         found: dict[str, list[tuple[np.ndarray, float, int]]] = {}
         for start in range(0, total, size):
             some = slice(start, start + size)
-            for name, hits, chance in _recalls(self.pairs[some], *self._scores(images @ texts[some].T, some)):
+            for name, hits, chance in _recalls(self.pairs[some], *self._scores(images[some] @ texts[some].T, some)):
                 found.setdefault(name, []).append((hits, chance, len(hits)))
         out = {}
         for name, parts in found.items():
