@@ -94,20 +94,16 @@ class VerifiedAnswers:
         Raises:
             ModelError: they belong to other weights, or cannot be read.
         """
-        return card_rules(getattr(model, "card", {}), model.hash)
+        return _card_rules(model)
 
 
-def card_rules(card: Mapping[str, Any], weights: str) -> dict[str, VerifiedAnswers]:
-    """Return the rules in a card, which may come from strangers, for the weights that are really there.
-
-    Raises:
-        ModelError: they belong to other weights, or one of them is no rule.
-    """
-    stored = card.get(CARD_KEY)
+def _card_rules(model: Any) -> dict[str, VerifiedAnswers]:
+    """Read the rules of a card, which may come from strangers."""
+    stored = getattr(model, "card", {}).get(CARD_KEY)
     if not stored:
         return {}
     try:
-        if stored["model"] != weights:
+        if stored["model"] != model.hash:
             raise ModelError("The rules of verified answering in the card are of other weights.", _AGAIN)
         rules = {task: entry["rule"] for task, entry in stored["tasks"].items()}
         return {task: rule_from_dict(rule) for task, rule in rules.items() if rule is not None}
