@@ -27,7 +27,7 @@ GRADIENTS, NEAREST, BLACK_BOX, WORDS, JOINT = (
 )
 FAMILIES = (GRADIENTS, NEAREST, BLACK_BOX, WORDS, JOINT)
 COUNTS = ("", "steps", "queries")
-NEEDS = ("classes", "detector", "masked_lm", "surrogate", "many pictures")
+NEEDS = ("classes", "detector", "heads", "masked_lm", "surrogate", "many pictures")
 
 LENGTHS = ("linf", "l2")
 """Norms that searches for the nearest boundary have formulas for."""
@@ -59,7 +59,8 @@ class Recipe:
             interactive: the same where somebody waits for the result (0: `number`). least: fewest it runs with.
         restarts, step_size: whether restarts, and the length of a step, are a person's to choose.
         needs: what else it needs, of `NEEDS`: "classes" (a task with class scores, whatever is raised), "detector"
-            (around the model), "masked_lm" (a masked language model), "surrogate" (another model), "many pictures".
+            (around the model), "heads" (consistency heads of the model), "masked_lm" (a masked language model),
+            "surrogate" (another model), "many pictures".
         minimum_norm: whether it looks for the nearest example, so that one search serves every ε.
         objective: what it raises, a name of `attacks.objectives.registry`; where `own_objective`, nothing else can be
             raised in its place.

@@ -146,11 +146,6 @@ def store_calibration(calibration: Calibration, folder: str | Path) -> None:
     Raises:
         ModelError: the folder holds no model, or its card cannot be read.
     """
-    from cmai_core.models.save import CARD_FILE, write_card
+    from cmai_core.models.save import add_to_card
 
-    path = Path(folder) / CARD_FILE
-    try:
-        card = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except json.JSONDecodeError as error:
-        raise ModelError(f"The model card {path} is not valid JSON: {error}.", "Restore it.") from error
-    write_card(folder, card | {CARD_KEY: calibration.to_dict()})
+    add_to_card(folder, {CARD_KEY: calibration.to_dict()})

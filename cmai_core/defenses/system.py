@@ -25,7 +25,6 @@ from cmai_core.data.pair import Batch
 from cmai_core.defenses.pathways import Pathway, Smoothing
 from cmai_core.defenses.preprocessing import Preprocessing
 from cmai_core.defenses.review import ReviewQueue
-from cmai_core.defenses.verified import StatementCache, VerifiedAnswers, described
 from cmai_core.errors import OptionError
 from cmai_core.models.evaluation_mode import evaluation_mode
 from cmai_core.models.heads import TextStates
@@ -33,6 +32,7 @@ from cmai_core.models.scoring import has_heads
 from cmai_core.options import flag, one_of, strict_options, whole
 from cmai_core.seeds import sample_generators
 from cmai_core.tasks.base import Prediction
+from cmai_core.tasks.verified import StatementCache, VerifiedAnswers, described
 
 POLICIES = ("reject", "robust pathway", "flag")
 

@@ -112,6 +112,20 @@ _CARD: dict[str, Any] = {
         ],
         "rates": {"*": {"*": {"*": {"!": ("rate", "flagged", "count"), "*": _NUMBER}}}},
     },
+    "answering": {
+        "!": ("model", "dataset", "tasks"),
+        **{"model": str, "dataset": str},
+        "tasks": {
+            "*": {
+                "!": ("before", "after", "gain"),
+                "rule": {
+                    "!": ("temperature", "gamma", "kappa"),
+                    **{"shortlist": (int, type(None)), "temperature": _NUMBER, "gamma": _NUMBER, "kappa": _NUMBER},
+                },
+                **{"fitted": int, "before": _FIGURE, "after": _FIGURE, "gain": _FIGURE},
+            }
+        },
+    },
 }
 
 

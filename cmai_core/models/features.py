@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,3 +88,11 @@ def take_rows(features: Any, rows: torch.Tensor) -> Any:
     if isinstance(features, dict):
         return {key: take_rows(value, rows) for key, value in features.items()}
     return features
+
+
+def join_features(parts: Sequence[ImageFeatures]) -> ImageFeatures:
+    """Return the features of several batches of pictures as those of one."""
+    tokens = None if parts[0].tokens is None else torch.cat([part.tokens for part in parts])
+    return ImageFeatures(
+        torch.cat([part.embedding for part in parts]), torch.cat([part.pooled for part in parts]), tokens
+    )

@@ -109,6 +109,20 @@ def write_card(path: str | Path, card: dict[str, Any]) -> None:
     write_text(path / CARD_FILE, _json_text(card))
 
 
+def add_to_card(path: str | Path, values: dict[str, Any]) -> None:
+    """Put values into the card of a saved model, in the place of earlier ones of their names.
+
+    Raises:
+        ModelError: the folder holds no model, or its card cannot be read.
+    """
+    file = Path(path) / CARD_FILE
+    try:
+        card = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except json.JSONDecodeError as error:
+        raise ModelError(f"The model card {file} is not valid JSON: {error}.", "Restore it.") from error
+    write_card(path, card | values)
+
+
 def _stored(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if not tensor.is_floating_point():
         return tensor.detach().cpu().contiguous()

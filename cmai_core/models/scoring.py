@@ -38,3 +38,9 @@ def both_text_vectors(
         return embedding, embedding
     features = model.text_features(texts, states=False, **options)
     return features.embedding, model.consistency_text(features)
+
+
+def statement_states(model: Any, texts: Sequence[str]) -> Any:
+    """Return what V_verify reads of T texts (`heads.TextStates`): a system's remembered ones, or encoded now."""
+    remembered = getattr(model, "statement_states", None)
+    return model.verification_states(texts) if remembered is None else remembered(texts)

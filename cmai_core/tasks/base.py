@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cmai_core.errors import OptionError
+from cmai_core.models.scoring import statement_states
 from cmai_core.tasks.measuring import AnswerMeasurement, Measurement, MeasurementSetting
 
 if TYPE_CHECKING:
@@ -207,11 +208,23 @@ class ChoiceTask(Task):
         if answering is None:
             return scores
 
-        def statements(shortlist: Tensor) -> list[str]:
-            rows = enumerate(shortlist.tolist())
-            return [self.statement(prepared, row, option) for row, options in rows for option in options]
+        return answering.rescore(scores, lambda chosen: self.verification(model, features, prepared, chosen))
 
-        return answering.rescore(model, features, scores, statements)
+    def verification(
+        self, model: VisionLanguageModel, features: ImageFeatures, prepared: Choices, shortlist: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return what V_verify says of some options: log V_verify N×k, and the number of words it read of each.
+
+        Args:
+            model: with consistency heads. shortlist: int64 N×k, options of each row.
+
+        Raises:
+            ModelError: the model has no consistency heads.
+        """
+        rows = enumerate(shortlist.tolist())
+        texts = [self.statement(prepared, row, option) for row, options in rows for option in options]
+        read = statement_states(model, texts)
+        return model.verify_options(features, read), read.counted.sum(dim=1).reshape(shortlist.shape)
 
     def loss(self, model: VisionLanguageModel, features: ImageFeatures, prepared: Choices) -> Tensor:
         """Return −log of the probability of the right options together; 0 for rows without any right option."""

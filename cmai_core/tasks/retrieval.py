@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from math import comb
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -19,7 +20,9 @@ from torch import Tensor
 from cmai_core.data.pair import item_captions
 from cmai_core.data.truth import true_texts
 from cmai_core.errors import OptionError
-from cmai_core.tasks.base import Choices, ChoiceTask
+from cmai_core.models.features import join_features
+from cmai_core.models.scoring import statement_states
+from cmai_core.tasks.base import Choices, ChoiceTask, rule_for
 from cmai_core.tasks.consistency import AnswerTexts, option_texts
 from cmai_core.tasks.measuring import Measurement, MeasurementSetting, entry, metric_figures, without_image
 from cmai_core.tasks.metrics import Records, bootstrap_interval, recall_at
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
 
 GALLERY = 200
 RECALLS = (1, 5, 10)
+DIRECTIONS = ("retrieval", "text-to-image")
+"""Names by which a system has rules for the two directions: captions of a picture, pictures of a caption."""
+_TOGETHER = 64
 
 
 @dataclass(frozen=True)
@@ -143,19 +149,27 @@ class Retrieval(ChoiceTask):
 
 
 class RetrievalMeasurement(Measurement):
-    """Recall at 1, 5 and 10 in both directions, among the gallery; an item is right when the caption is true of it."""
+    """Recall at 1, 5 and 10 in both directions, among the gallery; an item is right when the caption is true of it.
+
+    A system that answers by verification is measured as it answers, in each direction that it has a rule for.
+    """
 
     def __init__(self, task: Retrieval, setting: MeasurementSetting):
         super().__init__(task, setting)
         self.pairs: list[Pair] = []
         self.images: list[np.ndarray] = []
         self.texts: list[np.ndarray] = []
+        self._model: VisionLanguageModel | None = None
+        self._features: list[ImageFeatures] = []
 
     def ask(self, model: VisionLanguageModel, pairs: Sequence[Pair], features: ImageFeatures, start: int) -> None:
         """Encode pictures and first captions."""
         self.images.append(features.embedding.float().cpu().numpy())
         self.texts.append(model.encode_text([pair.captions[0] for pair in pairs]).float().cpu().numpy())
         self.pairs += map(without_image, pairs)
+        self._model = model
+        if any(rule_for(model, name) for name in DIRECTIONS):  # V_verify reads the pictures' tokens in the end
+            self._features.append(features)
 
     def figures(self) -> dict[str, Any]:
         """Return the recalls; `…_own_r1` counts only the pair itself."""
@@ -165,7 +179,7 @@ class RetrievalMeasurement(Measurement):
         found: dict[str, list[tuple[np.ndarray, float, int]]] = {}
         for start in range(0, total, size):
             some = slice(start, start + size)
-            for name, hits, chance in _recalls(self.pairs[some], images[some] @ texts[some].T):
+            for name, hits, chance in _recalls(self.pairs[some], *self._scores(images[some] @ texts[some].T, some)):
                 found.setdefault(name, []).append((hits, chance, len(hits)))
         out = {}
         for name, parts in found.items():
@@ -177,9 +191,55 @@ class RetrievalMeasurement(Measurement):
         records = Records((), tuple(self.pairs), similarity=images @ texts.T, truth=own, seed=seed)
         return out | metric_figures(self.task, records)
 
+    @torch.no_grad()
+    def _scores(self, cosines: np.ndarray, some: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Return the scores of captions for each picture, and of pictures for each caption, among some pairs."""
+        model, found = self._model, []
+        for name, own in zip(DIRECTIONS, (cosines, cosines.T), strict=True):
+            rule = rule_for(model, name)
+            if rule is None:
+                found.append(own)
+                continue
+            scores = model.logit_scale.cpu() * torch.from_numpy(own)
+            verify = self._captions_verified if name == DIRECTIONS[0] else self._pictures_verified
+            parts = [
+                rule.rescore(scores[k : k + _TOGETHER], partial(verify, some.start, k))
+                for k in range(0, len(scores), _TOGETHER)
+            ]
+            found.append(torch.cat(parts).numpy())
+        return found[0], found[1]
 
-def _recalls(pairs: list[Pair], similarity: np.ndarray) -> Iterator[tuple[str, np.ndarray, float]]:
-    """(measure, hits, chance) of retrieval among some pairs; similarity: their pictures × their captions."""
+    def _captions_verified(self, start: int, row: int, shortlist: Tensor) -> tuple[Tensor, Tensor]:
+        """Let V_verify read some captions N×k (from place `start` on) against the pictures from `row` on."""
+        features = self._pictures[start + row + torch.arange(len(shortlist))]
+        return self._verified(features, start + shortlist)
+
+    def _pictures_verified(self, start: int, row: int, shortlist: Tensor) -> tuple[Tensor, Tensor]:
+        """Let V_verify read each caption from `row` on against some pictures N×k (from place `start` on)."""
+        captions = (start + row + torch.arange(len(shortlist)))[:, None].expand_as(shortlist).reshape(-1, 1)
+        log_v, words = self._verified(self._pictures[start + shortlist.flatten()], captions)
+        return log_v.reshape(shortlist.shape), words.reshape(shortlist.shape)
+
+    def _verified(self, features: ImageFeatures, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Let V_verify read the captions at `places` N×k against N pictures."""
+        read = statement_states(self._model, [self.pairs[place].captions[0] for place in places.flatten().tolist()])
+        log_v = self._model.verify_options(features, read).cpu()
+        return log_v, read.counted.sum(dim=1).cpu().reshape(places.shape)
+
+    @cached_property
+    def _pictures(self) -> ImageFeatures:
+        """Features of all pictures, in the order of the pairs."""
+        return join_features(self._features)
+
+
+def _recalls(
+    pairs: list[Pair], captions_of: np.ndarray, pictures_of: np.ndarray
+) -> Iterator[tuple[str, np.ndarray, float]]:
+    """(measure, hits, chance) of retrieval among some pairs.
+
+    Args:
+        captions_of: N×N, scores of their captions for each picture. pictures_of: of their pictures for each caption.
+    """
     captions = [pair.captions[0] for pair in pairs]
     own = np.eye(len(pairs), dtype=bool)
     truth = own.copy()
@@ -187,7 +247,7 @@ def _recalls(pairs: list[Pair], similarity: np.ndarray) -> Iterator[tuple[str, n
         known = true_texts(captions, pair)
         mine = set(pair.captions)
         truth[k] |= np.array([text in mine for text in captions]) if known is None else known
-    for name, scores, right in (("image_to_text", similarity, truth), ("text_to_image", similarity.T, truth.T)):
+    for name, scores, right in (("image_to_text", captions_of, truth), ("text_to_image", pictures_of, truth.T)):
         for k in RECALLS:
             if k <= len(captions):
                 yield f"{name}_r{k}", recall_at(scores, right, k), _chance_recall(right, k)

@@ -27,7 +27,7 @@ SMALL = {
     "accept-false": {"steps": 3, "tau": 0.9},
     "reject-true": {"steps": 3, "tau": -0.9},
 }
-IMAGE = [slug for slug, recipe in RECIPES.items() if recipe.modality == "image"]
+IMAGE = [slug for slug, recipe in RECIPES.items() if recipe.modality == "image" and "heads" not in recipe.needs]
 BY_GRADIENT = [slug for slug in IMAGE if RECIPES[slug].knowledge == "white box"]
 
 

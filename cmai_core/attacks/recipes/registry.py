@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cmai_core.attacks.recipes import black_box, detectors, gradients, joint, nearest, words
+from cmai_core.attacks.recipes import black_box, detectors, gradients, joint, nearest, verified, words
 from cmai_core.attacks.specs import COUNTS, FAMILIES, KNOWLEDGE, MODALITIES, NEEDS, Recipe
 from cmai_core.budget import NORMS
 from cmai_core.registry import Registry
@@ -36,7 +36,7 @@ def _refuse(name: str, recipe: Any) -> str:
     return ""
 
 
-_ROWS = (*gradients.ROWS, *nearest.ROWS, *black_box.ROWS, *detectors.ROWS, *words.ROWS, *joint.ROWS)
+_ROWS = (*gradients.ROWS, *nearest.ROWS, *black_box.ROWS, *detectors.ROWS, *verified.ROWS, *words.ROWS, *joint.ROWS)
 
 RECIPES: Registry[Recipe] = Registry("recipe", "cmai.attacks", {row.slug: row for row in _ROWS}, _refuse)
 """Every recipe by slug: on images, on texts, on both, and on a model with a detector around it."""

@@ -72,6 +72,7 @@ def run_experiment(
     from cmai_core.data import load_dataset
     from cmai_core.data.subset import first
     from cmai_core.models import load_model
+    from cmai_core.models.scoring import has_heads
     from cmai_core.models.truncation import warn_truncated
     from cmai_core.tasks import get_task
 
@@ -98,6 +99,11 @@ def run_experiment(
         raise OptionError(
             f"The attack is on a detector, and {experiment.model} has none.",
             "Give the recipe's option tau, or attack a defended system.",
+        )
+    if "heads" in experiment.spec.description.needs and not has_heads(source):
+        raise OptionError(
+            f"The attack is on verified answering, and {experiment.model} has no consistency heads.",
+            "Choose a model trained with CMCV.",
         )
     for spec, model in (models | surrogates).items():
         if modality != "text" and (reason := task.applies_to(dataset, model)):

@@ -12,6 +12,7 @@ from cmai_core.evaluation.runs.entries import Entry
 from cmai_core.evaluation.runs.grid import Grid
 from cmai_core.evaluation.runs.setting import Setting
 from cmai_core.evaluation.store.address import digest
+from cmai_core.models.scoring import has_heads
 
 CLEAN = "clean"
 # What an attack costs an item where its description does not tell: about PGD-20's passes.
@@ -176,6 +177,8 @@ def _cell(
     reason = unasked.get((spec, task), "")
     if not reason and _needs_detector(entry) and not getattr(setting.models[spec], "rejects", False):
         reason = f"{entry.slug} attacks a detector, and {spec} has none: give tau, or attack a defended system."
+    if not reason and entry.recipe and "heads" in entry.recipe.needs and not has_heads(setting.models[spec]):
+        reason = f"{entry.slug} attacks verified answering, and {spec} has no consistency heads."
     if reason:
         return Cell(**known, skipped=reason)
     try:
