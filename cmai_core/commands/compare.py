@@ -114,6 +114,39 @@ def correction(
         correct(results_dir(), models, epsilons or None, quiet=quiet)
 
 
+@compare.command("pilot")
+def pilot(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="with consistency heads")],
+    shortlists: Annotated[
+        list[int] | None, typer.Option(metavar="K...", help="captions verified; 0: cosines answer (default: 0 5 10 30)")
+    ] = None,
+    scenes: Annotated[int, typer.Option(help="first validation scenes")] = 500,
+    epsilon: Annotated[float, typer.Option(help="in units of 1/255")] = 2.0,
+    folder: Annotated[Path, typer.Option(help="where it is kept while it is made")] = Path("runs") / "pilot",
+    show: Annotated[bool, typer.Option("--table", help="print what is there, and measure nothing")] = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Attack verified answering on validation scenes, ever harder; goes on where it stopped."""
+    use_threads(threads)
+    from cmai_core.comparison.pilot import SHORTLISTS, Pilot, Terms, table
+
+    if not show:
+        from cmai_core.data import load_dataset
+        from cmai_core.models import load_model
+
+        dataset, terms = load_dataset("tabletop", split="validation"), Terms(scenes=scenes, epsilon=epsilon)
+        with resumable(GOES_ON):
+            for spec in models:
+                model = load_model(spec)
+                asked = Pilot(folder / f"{model.name}-{epsilon:g}.json", model, dataset, terms)
+                bar = progress_bar(quiet, form=SHARE_AND_WORDS, words=_stage_of(model.name))
+                with interruptible() as cancel, bar as report:
+                    for shortlist in shortlists or SHORTLISTS:
+                        asked.measure(shortlist, progress=report, cancel=cancel)
+    print(table(folder))
+
+
 @compare.command("seeds")
 def seeds(
     models: Annotated[list[str], typer.Argument(metavar="MODEL@SEED=SPECIFICATION...")],

@@ -96,12 +96,17 @@ def test_what_recipes_hand_back_as_8_bits_lies_within_their_budget(kit, norm):
     short = {"steps": 3, "restarts": 1, "queries": 12, "targets": 2, "searches": 2, "population": 4, "samples": 4}
     tried = 0
     for slug, recipe in RECIPES.items():
-        if recipe.modality != "image" or "heads" in recipe.needs or slug in (
-            "transfer",
-            "adaptive",
-            "detector-pgd",
-            "accept-false",
-            "reject-true",
+        if (
+            recipe.modality != "image"
+            or "heads" in recipe.needs
+            or slug
+            in (
+                "transfer",
+                "adaptive",
+                "detector-pgd",
+                "accept-false",
+                "reject-true",
+            )
         ):
             continue
         options = {name: value for name, value in short.items() if name in recipe.options}
