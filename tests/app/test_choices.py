@@ -243,7 +243,7 @@ def test_an_experiment_that_does_not_combine_is_refused_with_the_reason():
 
 def test_too_few_steps_are_refused_before_anything_runs(masked_lm):
     wanted = Experiment(caption="a", norm="joint", objective="consistency", recipe="alternating", steps=3)
-    with pytest.raises(OptionError, match="steps.*3") as caught:
+    with pytest.raises(OptionError, match=r"steps.*3") as caught:
         wanted.checked()
     assert "4" in caught.value.hint and "200" in caught.value.hint
     assert dataclasses.replace(wanted, steps=4).checked().steps == 4

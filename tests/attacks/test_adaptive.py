@@ -208,7 +208,7 @@ def test_without_a_detector_the_loss_is_raised_alone_and_a_bare_model_is_refused
     assert torch.equal(attack(System(model), batch).pixels, plain.pixels)
     with pytest.raises(OptionError, match=r"Guard\(tau\)"):
         attack(model, batch)
-    with pytest.raises(OptionError, match="tau.*detectors"):
+    with pytest.raises(OptionError, match=r"tau.*detectors"):
         detector_pgd(task, tau=0.1, detectors=(Guard(0.1),))
     with pytest.raises(OptionError, match="lagrangian"):
         detector_pgd(task, form="dual")
@@ -299,7 +299,7 @@ def test_the_mirrors_reach_the_linear_optimum_and_cross_the_threshold():
 
 @pytest.mark.parametrize("make", (accept_false, reject_true, lambda **options: detector_pgd(Binary(), **options)))
 def test_attacks_on_a_detector_refuse_alike(make):
-    with pytest.raises(OptionError, match="tau.*detectors"):
+    with pytest.raises(OptionError, match=r"tau.*detectors"):
         make(tau=0.1, detectors=(Guard(0.1),))
     with pytest.raises(OptionError, match="'stpes'"):
         make(tau=0.1, stpes=3)

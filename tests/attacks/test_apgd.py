@@ -191,7 +191,7 @@ def test_cancel_and_a_gradient_that_is_not_finite(kit):
 def test_options(kit):
     with pytest.raises(OptionError, match="paper, code"):
         APGD(rule="guess")
-    with pytest.raises(OptionError, match="'step_size'.*steps"):
+    with pytest.raises(OptionError, match=r"'step_size'.*steps"):
         APGD(step_size=1)
     model = kit.linear_model()
     with pytest.raises(OptionError, match="linf, l2, l1, patch"):

@@ -455,11 +455,11 @@ def test_attack_options_are_checked(kit):
         Attack(threat=ThreatModel(), objective=kit.LabelTask(), search=GradientSearch())
     with pytest.raises(OptionError, match="search"):
         Attack(threat=ThreatModel(), objective=Consistency(), search=None)
-    with pytest.raises(OptionError, match="budget.*threat"):
+    with pytest.raises(OptionError, match=r"budget.*threat"):
         Attack(threat=ThreatModel(), objective=Consistency(), search=GradientSearch(), budget=3)
     model = kit.linear_model()
     batch = kit.make_batch(model, 2)
-    with pytest.raises(OptionError, match="3 .*epsilon.* 2 "):
+    with pytest.raises(OptionError, match=r"3 .*epsilon.* 2 "):
         pgd(-Consistency(), epsilon=[0.1, 0.1, 0.1])(model, batch)
     with pytest.raises(OptionError, match=kit.LabelTask().name):
         pgd(TaskObjective(kit.LabelTask()))(model, Batch(batch.ids, batch.pixels, (), ()))

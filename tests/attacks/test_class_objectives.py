@@ -157,9 +157,9 @@ def test_what_does_not_combine_is_named(kit):
     batch = kit.make_batch(model, 2)
     with pytest.raises(OptionError, match=kit.LabelTask().name):
         Margin(kit.LabelTask()).bind(model, batch)
-    with pytest.raises(OptionError, match="target.*rank"):
+    with pytest.raises(OptionError, match=r"target.*rank"):
         Margin(kit.ScoredTask(), target=1, rank=1)
-    with pytest.raises(OptionError, match="rank=5.*4"):
+    with pytest.raises(OptionError, match=r"rank=5.*4"):
         Margin(kit.ScoredTask(), rank=5).bind(model, batch)
     with pytest.raises(OptionError, match="rank=1"):
         Margin(kit.ScoredTask(), target=[int(p.label) for p in batch.pairs]).bind(model, batch)
@@ -170,9 +170,9 @@ def test_what_does_not_combine_is_named(kit):
         DLR(two).bind(model, batch)
     with pytest.raises(OptionError, match="false"):
         Margin(Fixed(torch.tensor([[True, True]] * 2))).bind(model, batch)
-    with pytest.raises(OptionError, match="text.*embedding"):
+    with pytest.raises(OptionError, match=r"text.*embedding"):
         EmbeddingTarget(text="a", embedding=torch.ones(1, 5))
-    with pytest.raises(OptionError, match="3.*2"):
+    with pytest.raises(OptionError, match=r"3.*2"):
         EmbeddingTarget(embedding=torch.ones(3, 5)).bind(model, batch)
 
 

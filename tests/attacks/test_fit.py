@@ -44,9 +44,9 @@ def test_a_search_goes_with_its_norms_alone(kit, kind, norm):
 
 def test_a_search_inside_another_is_looked_at(kit):
     task, model = kit.ScoredTask(), kit.linear_model()
-    with pytest.raises(OptionError, match="APGD.*norm='l0'"):
+    with pytest.raises(OptionError, match=r"APGD.*norm='l0'"):
         make(kit, "l0", EachTarget(search=APGD(), objective=DLR(task)))
-    with pytest.raises(OptionError, match="APGD.*norm='l0'"):
+    with pytest.raises(OptionError, match=r"APGD.*norm='l0'"):
         make(kit, "l0", Transfer(surrogate=model, search=APGD(), objective=DLR(task)))
 
 
@@ -59,7 +59,7 @@ def test_jsma_takes_saliency_alone(kit):
         with pytest.raises(OptionError, match="JSMA") as caught:
             make(kit, "l0", JSMA(), objective)
         assert "Saliency" in caught.value.hint
-    with pytest.raises(OptionError, match="JSMA.*norm='linf'"):
+    with pytest.raises(OptionError, match=r"JSMA.*norm='linf'"):
         make(kit, "linf", JSMA(), Saliency(task))
 
 
@@ -88,7 +88,7 @@ def test_a_mask_covers_at_most_epsilon():
         with pytest.raises(OptionError, match=r"0\.5"):
             ThreatModel("patch", epsilon, mask=mask)
     assert ThreatModel("patch", [0.1, 0.5], mask=mask)
-    with pytest.raises(OptionError, match="2.*3"):
+    with pytest.raises(OptionError, match=r"2.*3"):
         ThreatModel("patch", [0.5, 0.5, 0.5], mask=mask)
 
 

@@ -119,7 +119,7 @@ def test_a_part_alone_comes_to_the_same(made, tmp_path):
 def test_the_report_has_every_table_and_no_result_of_another_protocol(made, tmp_path):
     comparison, _ = made
     folder = publish(comparison, [OURS], tmp_path / "published")
-    with pytest.raises(CmaiError, match="tabletop.*aimed"):
+    with pytest.raises(CmaiError, match=r"tabletop.*aimed"):
         publish(comparison, [BASE, OURS], folder)
     results = read_results(comparison.folder, protocol=SMALL)
     rest = tuple(part for part in PROTOCOL.parts if part.name not in SHORT)

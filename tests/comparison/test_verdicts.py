@@ -59,7 +59,7 @@ def test_a_model_that_gets_nothing_right_has_a_verdict_and_no_success_rate():
     assert (one.clean, one.held, one.source) == ("0000", "0000", "")
     assert np.isnan(success_rate(one)["value"]) and success_rate(one)["total"] == 0
     assert np.isnan(share("")["value"]) and share(one.held)["value"] == 0
-    with pytest.raises(DataError, match="^m, "):
+    with pytest.raises(DataError, match=r"^m, "):
         verdicts(frame({}, dict.fromkeys(ITEMS, True)), "m", ITEMS, planned)
 
 

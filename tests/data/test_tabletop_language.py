@@ -237,7 +237,7 @@ def test_two_image_items_among_few_scenes_end():
     few = encode_scenes(scenes(12))[0]
     made = items(few, 100, np.random.default_rng(0))
     assert len(made) == 100 and {item.family for item in made} == {"together", "more", "both", "one", "neither"}
-    with pytest.raises(OptionError, match="^1 "):
+    with pytest.raises(OptionError, match=r"^1 "):
         items(few[:1], 2, np.random.default_rng(0))
 
 

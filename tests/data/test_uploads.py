@@ -306,7 +306,7 @@ def test_long_captions_are_refused_with_their_length():
         clean_caption("a" * 301)
     with pytest.raises(DataError, match="1,000,000"):
         clean_caption(" " * 1_000_000)
-    with pytest.raises(DataError, match="6.*5"):
+    with pytest.raises(DataError, match=r"6.*5"):
         clean_caption("abcdef", max_chars=5)
 
 

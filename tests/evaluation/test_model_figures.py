@@ -120,9 +120,9 @@ def test_the_probe_reads_colours_from_the_bundled_model(model, scenes):
 
 
 def test_leaks_and_shortages_are_refused(model, scenes):
-    with pytest.raises(DataError, match="^10 "):
+    with pytest.raises(DataError, match=r"^10 "):
         few_shot_probe(model, Subset(scenes, range(20)), Subset(scenes, range(10, 30)), "contains a red")
-    with pytest.raises(DataError, match="^50 "):
+    with pytest.raises(DataError, match=r"^50 "):
         few_shot_probe(model, Subset(scenes, range(20)), Subset(scenes, range(20, 30)), "contains a red", (50,))
     with pytest.raises(OptionError, match="attribute"):
         label_of(scenes[0].scene, None, "weight")
@@ -152,7 +152,7 @@ def test_latency_of_embeddings_and_answers(model, scenes):
     assert answered["task"].tolist() == ["vqa"] and answered["repeats"].tolist() == [2]
     with pytest.raises(OptionError, match="pairs"):
         latency(model, images, task=task)
-    with pytest.raises(OptionError, match="^0 "):
+    with pytest.raises(OptionError, match=r"^0 "):
         latency(model, [], (1,))
 
 

@@ -163,9 +163,9 @@ def test_depth_is_stated(any_model, pixels, captions):
 
 
 def test_bad_input_is_named(any_model, resnet, pixels, captions):
-    with pytest.raises(DataError, match="3.*2"):
+    with pytest.raises(DataError, match=r"3.*2"):
         relevance(any_model, pixels, captions[:2])
-    with pytest.raises(DataError, match="3.*3.*3"):
+    with pytest.raises(DataError, match=r"3.*3.*3"):
         relevance(any_model, pixels, captions, image_of_text=[0, 1, 7])
     with pytest.raises(DataError):
         text_relevance(any_model, pixels, torch.ones(3, 16))

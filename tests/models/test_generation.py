@@ -149,7 +149,7 @@ def test_bad_options(small, pixels):
         small.generate(pixels, beam=0)
     with pytest.raises(OptionError, match="max_tokens"):
         small.generate(pixels, max_tokens=0)
-    with pytest.raises(DataError, match="2.*3"):
+    with pytest.raises(DataError, match=r"2.*3"):
         small.generate(pixels, ["a", "b"])
     with pytest.raises(DataError):
         small.generate(pixels, "a " * 60)

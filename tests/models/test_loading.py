@@ -113,7 +113,7 @@ def test_near_names_are_suggested(assets):
 
 
 def test_an_architecture_alone_is_not_a_model():
-    with pytest.raises(ModelError, match="ViT-B-32/openai.*ViT-B-32/random"):
+    with pytest.raises(ModelError, match=r"ViT-B-32/openai.*ViT-B-32/random"):
         load_model("ViT-B-32", device="cpu")
 
 

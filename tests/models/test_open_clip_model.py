@@ -85,9 +85,9 @@ def test_consistency_is_the_cosine(small, pixels, captions):
         torch.testing.assert_close(small.consistency(pixels, captions, [2, 1, 0])[1], expected[1])
         torch.testing.assert_close(small.consistency(pixels[:1], captions)[0], expected[0])
         torch.testing.assert_close(small.consistency(pixels, captions[:1])[0], expected[0])
-    with pytest.raises(DataError, match="3.*2"):
+    with pytest.raises(DataError, match=r"3.*2"):
         small.consistency(pixels, captions[:2])
-    with pytest.raises(DataError, match="2.*3"):
+    with pytest.raises(DataError, match=r"2.*3"):
         small.consistency(pixels, captions, [0, 1])
 
 
@@ -257,7 +257,7 @@ def test_bad_shapes_are_named(small):
         small.encode_text(torch.ones(1, 49, dtype=torch.long))
     with pytest.raises(DataError, match="1 to 48"):
         small.encode_text(torch.ones(4, dtype=torch.long))
-    with pytest.raises(DataError, match="7.*1024"):
+    with pytest.raises(DataError, match=r"7.*1024"):
         small.encode_text(torch.ones(1, 4, 7))
     with pytest.raises(DataError):
         small.tokenize("a cube")

@@ -104,9 +104,9 @@ def test_open_clip_alone_reads_it_and_pads_with_zero(small):
 
 
 def test_word_lists_that_cannot_be_built_say_why(tmp_path):
-    with pytest.raises(ModelError, match="two words.*2"):
+    with pytest.raises(ModelError, match=r"two words.*2"):
         build_tokenizer(["a b"], tmp_path, ["two words"])
-    with pytest.raises(ModelError, match="2000.*1024"):
+    with pytest.raises(ModelError, match=r"2000.*1024"):
         build_tokenizer(["a b"], tmp_path, [f"w{i}" for i in range(2000)])
     with pytest.raises(ModelError, match=r"\d+ of 1024"):
         build_tokenizer(["a b"], tmp_path, ["cube"])

@@ -372,5 +372,5 @@ def test_the_command_line_reports_mistakes_without_a_traceback(tmp_path, capsys)
 def test_a_model_of_another_vocabulary_or_size_is_refused():
     recipe = get_recipe("tecoa")
     assert start_model(recipe, base="tabletop-cmai", device="cpu").name == "tabletop-cmai"
-    with pytest.raises(OptionError, match="ViT-B-32.*224"):
+    with pytest.raises(OptionError, match=r"ViT-B-32.*224"):
         start_model(recipe, base="ViT-B-32/random", device="cpu")

@@ -139,7 +139,7 @@ def test_options_that_make_no_sense_are_refused(options):
 def test_truth_needs_what_it_is_decided_by():
     with pytest.raises(DataError, match="truth='scene'"):
         TextThreat(truth="scene").around(["a cube"], [None])
-    with pytest.raises(OptionError, match="truth='similarity'.*encoder"):
+    with pytest.raises(OptionError, match=r"truth='similarity'.*encoder"):
         TextThreat(truth="similarity").around(["a cube"])
     with pytest.raises(DataError):
         TextThreat().around("a cube")
