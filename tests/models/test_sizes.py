@@ -45,9 +45,9 @@ def test_the_lower_bound_is_one():
 def test_what_is_above_the_memory_is_refused():
     config = open_clip.get_model_config("ViT-B-32")
     assert check_memory(config, "it", memory=2 * GIGA).parameters > 1e8
-    with pytest.raises(ModelError, match="it is too large"):
+    with pytest.raises(ModelError, match=r"it .*GB"):
         check_memory(config, "it", memory=GIGA // 2)
-    with pytest.raises(ModelError, match="too large"):
+    with pytest.raises(ModelError, match=r"it .*GB"):
         check_memory(config, "it", memory=2 * GIGA, stored=2 * GIGA)
     assert machine_memory() is None or machine_memory() > GIGA // 4
 
@@ -64,5 +64,5 @@ def test_depth_and_pictures_count():
 def test_the_loader_asks(monkeypatch):
     monkeypatch.setattr("cmai_core.models.sizes.machine_memory", lambda: GIGA // 4)
     monkeypatch.setattr("open_clip.CustomTextCLIP.__init__", lambda *_, **__: pytest.fail("built"))
-    with pytest.raises(ModelError, match="ViT-B-32 is too large"):
+    with pytest.raises(ModelError, match="ViT-B-32"):
         load_model("ViT-B-32/random", device="cpu")
