@@ -34,7 +34,7 @@ def test_texts_too_long_for_a_model_are_said_of_its_beginning_too():
 
     data = InMemory(PICTURES, ["one", "one two", "one two three"])
     assert list(first(data, 2).texts()) == list(data.texts(2)) == [("picture 0", "one"), ("picture 1", "one two")]
-    with pytest.warns(CmaiWarning, match="1 of 3 .*2"):
+    with pytest.warns(CmaiWarning, match=r"1 of 3 .*2"):
         warn_truncated(Short(), data)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -177,7 +177,7 @@ def test_a_connection_that_fails_is_asked_for_once(monkeypatch, spec):
     send = type(session).request
     monkeypatch.setattr(type(session), "request", lambda self, *a, **k: (asked.append(a), send(self, *a, **k))[1])
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    with pytest.raises(ModelError, match=spec):
+    with pytest.raises(ModelError, match=rf"{constants.ENDPOINT} \(\w+\)"):
         load_model(spec, device="cpu")
     assert len(asked) == 1
 
@@ -263,7 +263,7 @@ def test_damaged_weights(copy, damage):
     data = (copy / WEIGHTS).read_bytes()
     content = {"cut": data[: len(data) // 2], "empty": b"", "noise": b"not a model" * 50}[damage]
     (copy / WEIGHTS).write_bytes(content)
-    with pytest.raises(ModelError, match=copy.name):
+    with pytest.raises(ModelError, match=WEIGHTS):
         load_model(f"local-dir:{copy}", device="cpu")
 
 
@@ -271,7 +271,7 @@ def test_weights_of_another_architecture(copy):
     config = json.loads((copy / "open_clip_config.json").read_text())
     config["model_cfg"]["vision_cfg"]["layers"] = 3
     (copy / "open_clip_config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match=WEIGHTS):
         load_model(f"local-dir:{copy}", device="cpu")
 
 
