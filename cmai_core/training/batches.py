@@ -12,12 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cmai_core.data.tabletop.sampling import HALF_DEPTH, HALF_WIDTH
 from cmai_core.training.edits import TrueEdits, eda
 from cmai_core.training.settings import Recipe
 
 NO_OBJECT = 255
-HALF_TABLE = np.array([HALF_WIDTH, HALF_DEPTH], np.float32)
 
 
 class Arrays(Protocol):
@@ -67,7 +65,7 @@ class TrainingBatch:
         class_ids: int64 C×L, the class prompts; classes: bool B×C, which of them the scene holds; both empty where the
             recipe reads none.
         question_places: float32 (B·K)×4, right and depth of the first and of the second object that a question names,
-            in units of half the table; NaN where it names none; no rows where the recipe reads none.
+            as the frame has them; NaN where it names none; no rows where the recipe reads none.
         more_ids, more_truth: int64 K×B×48 and bool K×B×B, further captions of the scenes, as caption_ids and truth.
     """
 
@@ -145,7 +143,7 @@ def balanced_keys(families: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def question_places(arrays: Arrays, rows: np.ndarray, picked: np.ndarray) -> np.ndarray:
     """Return `TrainingBatch.question_places` of the questions `picked` (B×K) of scenes `rows`."""
     things = np.asarray(arrays.question_things[rows[:, None], picked]).astype(np.int64)
-    frame = np.asarray(arrays.frame[rows])[:, None] / HALF_TABLE
+    frame = np.asarray(arrays.frame[rows])[:, None]
     found = np.take_along_axis(frame, np.maximum(things, 0)[..., None], axis=2)
     return np.where(things[..., None] < 0, np.nan, found).reshape(-1, 4).astype(np.float32)
 

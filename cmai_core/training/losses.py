@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cmai_core.data.tabletop.sampling import HALF_DEPTH, HALF_WIDTH
 from cmai_core.data.tabletop.scene import COLOURS, MATERIALS, MAX_OBJECTS, SHAPES, SIZES
 from cmai_core.models import fused_forward as fast
 from cmai_core.models.heads import word_evidence
@@ -99,12 +100,13 @@ class PlaceHead(nn.Module):
             self.linear.bias.zero_()
 
     def forward(self, states: Tensor, places: Tensor) -> Tensor:
-        """Return the mean squared error over the coordinates that are known, 0 where none is.
+        """Return the mean squared error over the coordinates that are known, in halves of the table; 0 where none is.
 
         Args:
             states: N×W. places: N×4, NaN where a question names no such object.
         """
         known = ~places.isnan()
+        places = places / places.new_tensor([HALF_WIDTH, HALF_DEPTH] * 2)
         # Normalised, as the states are long: else the first steps would teach this head alone.
         normal = F.layer_norm(states, states.shape[-1:])
         error = (self.linear(normal).float() - places.nan_to_num(0.0)).square()

@@ -23,9 +23,9 @@ def parse_two(text: str) -> TwoImage:
     if found := re.fullmatch(r"together the pictures show (exactly .*)", text):
         said = parse(f"there are {found[1]}")
         return Together(said.thing, said.number)
-    side, things, other = re.fullmatch(r"the (left|right) picture shows more (.*) than the (left|right) picture", text)[
-        1, 2, 3
-    ]
+    found = re.fullmatch(r"the (left|right) picture shows more (.*) than the (left|right) picture", text)
+    assert found, text
+    side, things, other = found.groups()
     assert side != other, text
     return MoreInPicture(side, parse(f"there are more {things} than things").more)
 

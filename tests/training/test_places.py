@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cmai_core.training.batches import HALF_TABLE, draw
+from cmai_core.data.tabletop.sampling import HALF_DEPTH, HALF_WIDTH
+from cmai_core.training.batches import draw
 from cmai_core.training.losses import PlaceHead
 from cmai_core.training.recipes import get_recipe
 
@@ -33,7 +34,7 @@ def test_a_batch_holds_the_places_of_what_its_questions_name():
                 assert places[b, q].isnan().all()
                 continue
             found += 1
-            assert np.allclose(places[b, q].numpy(), arrays.frame[row, things] / HALF_TABLE)
+            assert np.allclose(places[b, q].numpy(), arrays.frame[row, things])
     assert found > 3
     assert len(draw(arrays, get_recipe("base", batch=16), seed=0, step=0).question_places) == 0
 
@@ -45,5 +46,6 @@ def test_the_head_counts_what_is_known():
     assert head(states, unknown) == 0
     known = unknown.clone()
     known[1, :2] = torch.tensor([0.5, -0.5])
+    half = torch.tensor([HALF_WIDTH, HALF_DEPTH])
     said = head.linear(torch.nn.functional.layer_norm(states, (4,)))[1, :2]
-    assert torch.isclose(head(states, known), (said - known[1, :2]).square().mean())
+    assert torch.isclose(head(states, known), (said - known[1, :2] / half).square().mean())
