@@ -8,7 +8,7 @@ WORKERS ?= 2
 # Further options of `cmai app`: make app APP="--allow ViT-B-32/laion2b_s34b_b79k"
 APP     ?=
 # The trainings behind the bundled models, and those whose consistency heads are trained afterwards.
-RECIPES ?= base base-b base-2 continued classifier pgd-at tecoa-classes tecoa fare mat consistency hard-negative ssl \
+RECIPES ?= base base-b base-2 base-3 continued classifier pgd-at tecoa-classes tecoa fare mat consistency hard-negative ssl \
 	ssl-adversarial cmcv mbat mbat-beta0 cmcv-mbat cmai cmai-replay cmai-lora tecoa-b
 HEADLESS ?= continued classifier pgd-at tecoa-classes tecoa fare mat consistency hard-negative ssl ssl-adversarial \
 	mbat mbat-beta0 tecoa-b
@@ -49,6 +49,8 @@ models: $(VENV)/.app  ## train the bundled models from nothing, into runs/ (RECI
 	set -e; for recipe in $(RECIPES); do \
 		case $$recipe in \
 			base|base-b|base-2) start= ;; \
+			base-3) start="--base local-dir:runs/base-2/model" ;; \
+			*-2|*-2-*) start="--base local-dir:runs/base-3/model" ;; \
 			*-b) start="--base local-dir:runs/base-b/model" ;; \
 			cmai-replay) start="--base local-dir:runs/base/model --seed 1 --set replay=local-dir:runs/cmai/model" ;; \
 			*) start="--base local-dir:runs/base/model" ;; \

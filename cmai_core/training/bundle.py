@@ -25,7 +25,7 @@ from cmai_core.templates import render_markdown
 if TYPE_CHECKING:
     from cmai_core.models.protocol import VisionLanguageModel
 
-SIZE_LIMIT = 4_500_000
+SIZE_LIMIT = 8_000_000
 """Bytes of a bundled model's weights; consistency heads and tokenizer lie beside them."""
 SHIFTED = 400
 """Pairs of each held-out or shifted split on which a bundled model's thresholds are tried."""
