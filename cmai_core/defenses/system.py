@@ -32,7 +32,7 @@ from cmai_core.models.scoring import has_heads
 from cmai_core.options import flag, one_of, strict_options, whole
 from cmai_core.seeds import sample_generators
 from cmai_core.tasks.base import Prediction
-from cmai_core.tasks.verified import StatementCache, VerifiedAnswers, described
+from cmai_core.tasks.verified import Rule, StatementCache, VerifiedAnswers, check_answering, described
 
 POLICIES = ("reject", "robust pathway", "flag")
 
@@ -62,7 +62,8 @@ class _Options:
         smoothing: for every picture. pathway: for flagged pictures under the policy "robust pathway" (`pathways`).
         detector: flags pictures by a score.
         answering: the likeliest options are verified before one of them is the answer (`verified`): one rule for all
-            tasks, or rules by task; None, and for tasks without a rule: the model's own scores decide.
+            tasks of choices, or rules by task (of captioning: `VerifiedCaptions`); None, and for tasks without a rule:
+            the model's own scores decide.
         review: a `ReviewQueue` that `respond` hands flagged pairs to, whatever else happens to them.
         policy: what happens to a flagged picture. "reject": no answer. "robust pathway": it is answered by way of
             `pathway`. "flag": it is answered and shown to a person besides; who fools the system must not be flagged.
@@ -76,7 +77,7 @@ class _Options:
     smoothing: Smoothing | None = None
     pathway: Pathway | None = None
     detector: Detector | None = None
-    answering: VerifiedAnswers | Mapping[str, VerifiedAnswers] | None = None
+    answering: VerifiedAnswers | Mapping[str, Rule] | None = None
     review: ReviewQueue | None = None
     policy: str = "reject"
     seed: int = 0
@@ -88,6 +89,7 @@ class _Options:
         one_of("knowledge", self.knowledge, KNOWLEDGE)
         whole("seed", self.seed, 0)
         flag("bpda", self.bpda)
+        check_answering(self.answering)
         if not all(callable(step) for step in self.preprocessing):
             raise OptionError("A preprocessing step is not callable.", "Accepted: pixels → pixels, such as Quantise().")
         if (self.policy == "robust pathway") != (self.pathway is not None):

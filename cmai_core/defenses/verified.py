@@ -3,6 +3,6 @@
 The rules belong to the tasks that are answered by them, and stand in `cmai_core.tasks.verified`.
 """
 
-from cmai_core.tasks.verified import StatementCache, VerifiedAnswers, described
+from cmai_core.tasks.verified import StatementCache, VerifiedAnswers, VerifiedCaptions, described
 
-__all__ = ["StatementCache", "VerifiedAnswers", "described"]
+__all__ = ["StatementCache", "VerifiedAnswers", "VerifiedCaptions", "described"]

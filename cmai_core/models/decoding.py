@@ -8,7 +8,7 @@ import torch
 
 from cmai_core.errors import DataError, ModelError, OptionError
 from cmai_core.models.features import ImageFeatures
-from cmai_core.models.generation import generate_ids
+from cmai_core.models.generation import Draw, generate_ids, gumbel
 from cmai_core.models.images import ImageInput
 from cmai_core.models.texts import NO_TOKEN, TextInput
 
@@ -114,11 +114,61 @@ class Decoding(ImageInput, TextInput):
             raise DataError(f"{len(prompts)} prompts for {len(images)} images.", "Give one for all or one an image.")
         if not prompts:
             return []
+        return self._continued(images.tokens, prompts, max_tokens, beam)
+
+    @torch.no_grad()
+    def candidates(
+        self,
+        features: ImageFeatures,
+        count: int,
+        *,
+        max_tokens: int = 44,
+        temperature: float = 1.0,
+        generators: Sequence[torch.Generator] = (),
+    ) -> list[list[str]]:
+        """Write several texts about each image; no gradient.
+
+        Args:
+            features: of N images. count: texts about each: the greedy one, and count − 1 samples.
+            max_tokens: as for `generate`. temperature: of the sampling, above 0.
+            generators: one an image, the source of its samples; none: seed 0 for each.
+
+        Returns:
+            N lists of `count` texts without special tokens; some may be alike.
+
+        Raises:
+            ModelError: the model has no decoder. OptionError: a number out of range.
+            DataError: the number of generators is not that of the images.
+        """
+        if not self.has_decoder:
+            raise self._no_decoder()
+        if count < 1 or max_tokens < 1 or not temperature > 0:
+            raise OptionError(
+                f"count={count}, max_tokens={max_tokens}, temperature={temperature}.",
+                "The first two are at least 1, the third is above 0.",
+            )
+        sources = list(generators) or [torch.Generator().manual_seed(0) for _ in range(len(features))]
+        if len(sources) != len(features):
+            raise DataError(f"{len(sources)} generators for {len(features)} images.", "Give one an image.")
+        found = [[text] for text in self.generate(features, max_tokens=max_tokens)]
+        more = count - 1
+        if more and found:
+            rows = torch.arange(len(features), device=features.tokens.device).repeat_interleave(more)
+            draw = gumbel([sources[row] for row in rows.tolist()], temperature)
+            sampled = self._continued(features.tokens[rows], [""] * len(rows), max_tokens, 1, draw)
+            for row, texts in enumerate(found):
+                texts += sampled[row * more : (row + 1) * more]
+        return found
+
+    def _continued(
+        self, tokens: torch.Tensor, prompts: Sequence[str], max_tokens: int, beam: int, draw: Draw | None = None
+    ) -> list[str]:
+        """Continue one prompt for each row of image tokens."""
         pad, bos, eos = self.token_ids()
         ids, ends = self._opened(prompts)
         added = generate_ids(
             self.fusion_logits,
-            images.tokens,
+            tokens,
             ids,
             ends,
             context_length=self.context_length,
@@ -127,6 +177,7 @@ class Decoding(ImageInput, TextInput):
             eos_id=eos,
             pad_id=pad,
             forbidden=tuple({pad, bos} - {eos, NO_TOKEN}),
+            draw=draw,
         )
         return [self.detokenize(row) for row in added]
 

@@ -1,4 +1,4 @@
-"""Writing a text about an image, token by token: greedy and beam search.
+"""Writing a text about an image, token by token: greedy, beam search, and sampling.
 
 open_clip's own `CoCa.generate` needs classes that current transformers no longer has; this one needs none. Padding and
 the start token are never produced; a text ends at the end token, at `max_tokens`, or where the context is full.
@@ -6,12 +6,14 @@ the start token are never produced; a text ends at the end token, at `max_tokens
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 # (tokens N×P×W, ids N×L') → logits N×L'×V
 FusionFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+# log-probabilities N×V of the next token → values by which it is chosen
+Draw = Callable[[torch.Tensor], torch.Tensor]
 
 
 @torch.no_grad()
@@ -27,6 +29,7 @@ def generate_ids(
     eos_id: int,
     pad_id: int,
     forbidden: tuple[int, ...],
+    draw: Draw | None = None,
 ) -> list[list[int]]:
     """Continue each prompt.
 
@@ -40,6 +43,7 @@ def generate_ids(
         beam: hypotheses kept per image; 1 is greedy. Ranked by mean log-probability per added token.
         eos_id, pad_id: the vocabulary's.
         forbidden: ids that are never produced.
+        draw: changes the values by which tokens are chosen (`gumbel`); with a beam of 1.
 
     Returns:
         N lists of added ids, without the end token.
@@ -48,8 +52,25 @@ def generate_ids(
     for _ in range(max_tokens):
         if not bool(beams.alive.any()):
             break
-        beams.extend(_next_log_probs(fusion, tokens, beams, forbidden), eos_id)
+        log_probs = _next_log_probs(fusion, tokens, beams, forbidden)
+        beams.extend(log_probs if draw is None else draw(log_probs), eos_id)
     return beams.best(eos_id)
+
+
+def gumbel(generators: Sequence[torch.Generator], temperature: float) -> Draw:
+    """Return what makes the likeliest token a sample of softmax(log p / temperature), by adding Gumbel noise.
+
+    (Gumbel 1954; Maddison et al. 2014, arXiv 1411.0030, eq. 2.) Row i draws from generator i, at every step as many
+    numbers as there are tokens, so that it does not depend on the other rows.
+    """
+
+    def draw(log_probs: torch.Tensor) -> torch.Tensor:
+        width = log_probs.shape[1]
+        uniform = torch.stack([torch.rand(width, generator=g, device=g.device) for g in generators]).to(log_probs)
+        tiny = torch.finfo(uniform.dtype).tiny
+        return log_probs / temperature - (-uniform.clamp(min=tiny).log()).clamp(min=tiny).log()
+
+    return draw
 
 
 class _Beams:

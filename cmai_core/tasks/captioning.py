@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cmai_core.data.truth import ground_truth_of
-from cmai_core.tasks.base import Prediction, Task
+from cmai_core.tasks.base import Prediction, Task, rule_for
 from cmai_core.tasks.consistency import AnswerTexts
+from cmai_core.tasks.verified import VerifiedCaptions
 
 if TYPE_CHECKING:
     from cmai_core.data.pair import Pair, PairDataset
@@ -60,7 +61,10 @@ class Captioning(Task):
         return AnswerTexts(prepared, None, None)
 
     def write(self, model: VisionLanguageModel, features: ImageFeatures) -> list[str]:
-        """Write a caption of each picture."""
+        """Write a caption of each picture: of several the best supported, where the model is a system with a rule."""
+        rule = rule_for(model, self.name)
+        if isinstance(rule, VerifiedCaptions):
+            return rule.write(model, features, self.max_tokens)
         return model.generate(features, max_tokens=self.max_tokens, beam=self.beam)
 
     @torch.no_grad()

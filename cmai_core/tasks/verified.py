@@ -20,9 +20,11 @@ from torch import Tensor
 
 from cmai_core.errors import ModelError, OptionError
 from cmai_core.models.heads import TextStates
+from cmai_core.models.scoring import statement_states
 from cmai_core.options import number, strict_options, whole
 
 CARD_KEY = "answering"
+CAPTIONING = "captioning"
 LARGEST = 1e4
 """Of a temperature or γ in a card; with larger ones scores are no longer finite in half precision."""
 _AGAIN = "Calibrate it again (cmai answering)."
@@ -126,7 +128,87 @@ def rule_from_dict(values: Mapping[str, Any]) -> VerifiedAnswers:
     return rule
 
 
-def described(answering: VerifiedAnswers | Mapping[str, VerifiedAnswers]) -> dict[str, Any]:
+@strict_options
+@dataclass(frozen=True, kw_only=True)
+class VerifiedCaptions:
+    """How a system writes a caption: of several, the one that the picture supports best (best of n).
+
+    Attributes:
+        count: n, how many are written: the greedy one and n − 1 samples.
+        temperature: of the sampling.
+        kappa: κ, 0 to 1: as in `VerifiedAnswers`. At 0 the caption that says least is supported best.
+        seed: of the samples. Every picture draws the same numbers, so that its caption does not depend on the others.
+
+    Raises:
+        OptionError: a value outside its range.
+    """
+
+    count: int = 8
+    temperature: float = 0.7
+    kappa: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        whole("count", self.count, 1)
+        whole("seed", self.seed, 0)
+        number("temperature", self.temperature, 0.0, above_low=True)
+        number("kappa", self.kappa, 0.0, 1.0)
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain values for reports."""
+        return asdict(self)
+
+    def write(self, model: Any, features: Any, max_tokens: int) -> list[str]:
+        """Write a caption of each picture.
+
+        Args:
+            model: a system with this rule, of a model with consistency heads and a decoder. features: of N pictures.
+            max_tokens: length of a caption.
+        """
+        generators = [torch.Generator().manual_seed(self.seed) for _ in range(len(features))]
+        sampling = {"temperature": self.temperature, "generators": generators}
+        texts = model.candidates(features, self.count, max_tokens=max_tokens, **sampling)
+        return self.best(model, features, texts)
+
+    @torch.no_grad()
+    def best(self, model: Any, features: Any, texts: Sequence[Sequence[str]]) -> list[str]:
+        """Return of the texts about each picture (N lists of as many) the one with the highest log V/words^κ.
+
+        One without words claims nothing and is chosen only where no other is there; among equals the first is.
+        """
+        if not texts:
+            return []
+        read = statement_states(model, [text for some in texts for text in some])
+        log_v = model.verify_options(features, read)
+        words = read.counted.sum(dim=1).reshape(log_v.shape)
+        value = log_v / words.clamp(min=1).to(log_v) ** self.kappa
+        chosen = value.masked_fill(words == 0, -torch.inf).argmax(dim=1).tolist()
+        return [some[place] for some, place in zip(texts, chosen, strict=True)]
+
+
+Rule = VerifiedAnswers | VerifiedCaptions
+
+
+def check_answering(answering: Any) -> None:
+    """Check what a system is to answer by: one rule for all tasks of choices, or rules by task.
+
+    Raises:
+        OptionError: anything else, or a rule of another kind than the task's.
+    """
+    if answering is None or isinstance(answering, VerifiedAnswers):
+        return
+    if not isinstance(answering, Mapping):
+        raise OptionError(
+            f"answering={answering!r} is not accepted.",
+            "Accepted: VerifiedAnswers, or rules by task, such as {'captioning': VerifiedCaptions()}.",
+        )
+    for task, rule in answering.items():
+        kind = VerifiedCaptions if task == CAPTIONING else VerifiedAnswers
+        if not isinstance(rule, kind):
+            raise OptionError(f"{task} is not answered by {rule!r}.", f"Accepted: {kind.__name__}.")
+
+
+def described(answering: VerifiedAnswers | Mapping[str, Rule]) -> dict[str, Any]:
     """Return a rule, or rules by task, as plain values."""
     if isinstance(answering, VerifiedAnswers):
         return answering.describe()
