@@ -2,7 +2,7 @@
 
 Parts of one answer about a batch of pictures: the embedding (the image tower's pass), the shortlist (the model's own
 scores of every option, and the k best), the verification (V_verify reads these; its texts are encoded already, as in a
-system that has answered before), and what encoding them the first time takes. `ratio`: the whole answer of the system
+system that has answered before), and the same the first time, when they are encoded too. `ratio`: the whole answer of the system
 over that of the bare model, timed in turn, with the least and the largest of the rounds.
 """
 
@@ -52,17 +52,16 @@ def measure(model: Any, task: Any, dataset: Any, size: int, rule: VerifiedAnswer
         "first time": lambda: task.verification(model, features, prepared, shortlist),
     }
     times = {name: milliseconds(work, rounds) / len(pairs) for name, work in parts.items()}
-    times["first time"] -= times["verification"]
 
     def answer(who: Any) -> Callable[[], Any]:
         return lambda: task.predict(who, who.image_features(pixels), prepared)
 
     whole = paired(answer(model), answer(system), rounds)
-    cells = [f"{value:12.3f}" for value in times.values()]
+    cells = [f"{value:14.3f}" for value in times.values()]
     return f"{task.name:14}{len(pairs):6}{rule.shortlist or 'all':>5}" + "".join(
         [
             *cells,
-            f"{1000 * whole.theirs / len(pairs):12.3f}",
+            f"{1000 * whole.theirs / len(pairs):14.3f}",
             f"  {whole.ratio:.2f} ({whole.low:.2f} to {whole.high:.2f})",
         ]
     )
@@ -81,7 +80,7 @@ def main() -> None:
     tasks = verifiable_tasks(model, whole)
     print(f"{args.model} on {model.device}, {torch.get_num_threads()} threads; milliseconds a picture\n")
     heads = ("embedding", "shortlist", "verification", "first time", "answer")
-    print(f"{'task':14}{'batch':>6}{'k':>5}" + "".join(f"{head:>12}" for head in heads) + "  ratio to the bare model")
+    print(f"{'task':14}{'batch':>6}{'k':>5}" + "".join(f"{head:>14}" for head in heads) + "  ratio to the bare model")
     for name in args.task or tasks:
         rule = known_rule(model, name)
         if args.shortlist:
