@@ -2,8 +2,8 @@
 
 Parts of one answer about a batch of pictures: the embedding (the image tower's pass), the shortlist (the model's own
 scores of every option, and the k best), the verification (V_verify reads these; its texts are encoded already, as in a
-system that has answered before), and the same the first time, when they are encoded too. `ratio`: the whole answer of the system
-over that of the bare model, timed in turn, with the least and the largest of the rounds.
+system that has answered before), and the same the first time, when they are encoded too. `ratio`: the whole answer of
+the system over that of the bare model, timed in turn, with the least and the largest of the rounds.
 """
 
 from __future__ import annotations
