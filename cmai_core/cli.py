@@ -32,6 +32,7 @@ COMMANDS: Registry[Any] = Registry(
         "measure": "cmai_core.commands.measure:measure",
         "check": "cmai_core.commands.check:check",
         "cmcv": "cmai_core.commands.cmcv:cmcv",
+        "detector": "cmai_core.commands.detector:detector",
         "data": "cmai_core.commands.data:data",
         "train": "cmai_core.commands.train:train",
         "bundle": "cmai_core.commands.bundle:bundle",

@@ -74,6 +74,7 @@ def test_help_is_quick_and_names_every_command():
         "measure",
         "check",
         "cmcv",
+        "detector",
         "data",
         "train",
         "bundle",

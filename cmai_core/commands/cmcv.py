@@ -65,7 +65,7 @@ def cmcv(
     split = split or (info and info.calibration) or "validation"
     others = other_splits(dataset) if splits is None else tuple(dict.fromkeys(filter(None, splits)))
     _check_options(rates, limit, guarantee, split, others)
-    folder = _folder_of(model) if store else None
+    folder = model_folder(model) if store else None
     check_outputs({"--json": json_file})
     from cmai_core.data import load_dataset
     from cmai_core.defenses.calibration import store_calibration
@@ -205,7 +205,7 @@ def calibrated(
     return found
 
 
-def _folder_of(spec: str) -> Path:
+def model_folder(spec: str) -> Path:
     """Where a model's card lies.
 
     Raises:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cmai_core.defenses.basis import Basis, stored_basis
     from cmai_core.defenses.calibration import Calibration, calibration_of, store_calibration
     from cmai_core.defenses.cmcv import Cmcv, Verdict
+    from cmai_core.defenses.combined import Combination, CombinedDetector, combination_of
     from cmai_core.defenses.detector import AnyDetector, ConsistencyDetector, VerificationDetector, clean_scores
     from cmai_core.defenses.pathways import Ensemble, Regime, Smoothing, shifted
     from cmai_core.defenses.preprocessing import BlockCompression, Quantise
@@ -27,6 +28,8 @@ __all__ = [
     "BlockCompression",
     "Calibration",
     "Cmcv",
+    "Combination",
+    "CombinedDetector",
     "ConsistencyDetector",
     "Ensemble",
     "Quantise",
@@ -39,6 +42,7 @@ __all__ = [
     "VerificationDetector",
     "calibration_of",
     "clean_scores",
+    "combination_of",
     "shifted",
     "store_calibration",
     "stored_basis",
@@ -50,6 +54,8 @@ _HOME = {
     "BlockCompression": "preprocessing",
     "Calibration": "calibration",
     "Cmcv": "cmcv",
+    "Combination": "combined",
+    "CombinedDetector": "combined",
     "ConsistencyDetector": "detector",
     "Ensemble": "pathways",
     "Quantise": "preprocessing",
@@ -62,6 +68,7 @@ _HOME = {
     "VerificationDetector": "detector",
     "calibration_of": "calibration",
     "clean_scores": "detector",
+    "combination_of": "combined",
     "shifted": "pathways",
     "store_calibration": "calibration",
     "stored_basis": "basis",

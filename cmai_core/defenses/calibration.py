@@ -146,6 +146,15 @@ def store_calibration(calibration: Calibration, folder: str | Path) -> None:
     Raises:
         ModelError: the folder holds no model, or its card cannot be read.
     """
+    store_in_card(CARD_KEY, calibration.to_dict(), folder)
+
+
+def store_in_card(key: str, values: Mapping[str, Any], folder: str | Path) -> None:
+    """Write plain values into the card of a saved model under a key, in the place of earlier ones.
+
+    Raises:
+        ModelError: the folder holds no model, or its card cannot be read.
+    """
     from cmai_core.models.save import CARD_FILE, write_card
 
     path = Path(folder) / CARD_FILE
@@ -153,4 +162,4 @@ def store_calibration(calibration: Calibration, folder: str | Path) -> None:
         card = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except json.JSONDecodeError as error:
         raise ModelError(f"The model card {path} is not valid JSON: {error}.", "Restore it.") from error
-    write_card(folder, card | {CARD_KEY: calibration.to_dict()})
+    write_card(folder, card | {key: dict(values)})

@@ -323,6 +323,13 @@ class SampledSystem:
             score = self._score_of(pixels, self._system._features(pixels, self._generators("smoothing")))
             return score, score < self._system.detector.tau
 
+    def plain_features(self, pixels: torch.Tensor) -> Any:
+        """Return features of these samples' pictures before any pathway: what the detector scores.
+
+        A detector that looks at further pictures takes these. Whether they have gradients depends on the knowledge.
+        """
+        return self._system._features(pixels, self._generators("smoothing"))
+
     def image_features(self, pixels: torch.Tensor) -> Any:
         """Return features of these samples' pictures, N rows.
 
