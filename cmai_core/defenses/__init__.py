@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from cmai_core.defenses.pathways import Ensemble, Regime, Smoothing, shifted
     from cmai_core.defenses.preprocessing import BlockCompression, Quantise
     from cmai_core.defenses.review import ReviewQueue
+    from cmai_core.defenses.search_check import SearchDetector
     from cmai_core.defenses.system import Response, System
+    from cmai_core.defenses.verified import VerifiedAnswers
+    from cmai_core.defenses.verified_pathway import VerifiedPathway
 
 __all__ = [
     "AnyDetector",
@@ -36,10 +39,13 @@ __all__ = [
     "Regime",
     "Response",
     "ReviewQueue",
+    "SearchDetector",
     "Smoothing",
     "System",
     "Verdict",
     "VerificationDetector",
+    "VerifiedAnswers",
+    "VerifiedPathway",
     "calibration_of",
     "clean_scores",
     "combination_of",
@@ -62,10 +68,13 @@ _HOME = {
     "Regime": "pathways",
     "Response": "system",
     "ReviewQueue": "review",
+    "SearchDetector": "search_check",
     "Smoothing": "pathways",
     "System": "system",
     "Verdict": "cmcv",
     "VerificationDetector": "detector",
+    "VerifiedAnswers": "verified",
+    "VerifiedPathway": "verified_pathway",
     "calibration_of": "calibration",
     "clean_scores": "detector",
     "combination_of": "combined",
