@@ -75,6 +75,7 @@ def test_help_is_quick_and_names_every_command():
         "check",
         "cmcv",
         "detector",
+        "policies",
         "data",
         "train",
         "bundle",

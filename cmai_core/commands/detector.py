@@ -81,8 +81,10 @@ def detector(
         )
     document = {"format": FORMAT, "model": model, "detector": found.to_dict()}
     stored = (folder, lambda path: store_in_card(COMBINED_KEY, found.to_dict(), path))
-    texts = ["\n".join(_lines(model, found)), Table(list(_rows(found)))]
-    deliver(texts, [stored, (json_file, lambda path: write_json(path, document))])
+    deliver(
+        ["\n".join(_lines(model, found)), Table(list(_rows(found)))],
+        [stored, (json_file, lambda path: write_json(path, document))],
+    )
     return 0
 
 
