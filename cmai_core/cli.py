@@ -33,6 +33,8 @@ COMMANDS: Registry[Any] = Registry(
         "check": "cmai_core.commands.check:check",
         "cmcv": "cmai_core.commands.cmcv:cmcv",
         "answering": "cmai_core.commands.answering:answering",
+        "detector": "cmai_core.commands.detector:detector",
+        "policies": "cmai_core.commands.policies:policies",
         "data": "cmai_core.commands.data:data",
         "train": "cmai_core.commands.train:train",
         "bundle": "cmai_core.commands.bundle:bundle",

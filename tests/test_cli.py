@@ -75,6 +75,8 @@ def test_help_is_quick_and_names_every_command():
         "check",
         "cmcv",
         "answering",
+        "detector",
+        "policies",
         "data",
         "train",
         "bundle",

@@ -17,6 +17,7 @@ from cmai_core.attacks.objectives.classes import Margin, exposes_logits
 from cmai_core.attacks.objectives.detection import FORMS, DetectorAware
 from cmai_core.attacks.objectives.detectors import Accepted, Detector, Guard, Slack
 from cmai_core.attacks.objectives.objective import Consistency, Objective, TaskObjective
+from cmai_core.attacks.objectives.stability import Neighbourhood, StableMistake
 from cmai_core.attacks.objectives.success import Criterion, Untargeted
 from cmai_core.attacks.searches.ensemble import Cascade, Member
 from cmai_core.attacks.searches.gradient import GradientSearch
@@ -110,6 +111,32 @@ def detector_pgd(
         f"{form}-pgd",
         lambda found: (DetectorAware(raised, wrong, found, form, margin), wrong & Accepted(found)),
         **options,
+    )
+
+
+def stable_mistake(
+    task: Any,
+    *,
+    dataset: Any = None,
+    search: Neighbourhood | None = None,
+    norm: str = "linf",
+    epsilon: Any = None,
+    **options: Any,
+) -> Attack:
+    """Make PGD on `StableMistake`: a wrong answer that a search around the picture does not change (against CPR).
+
+    Args:
+        task, dataset, norm, epsilon: as in `adaptive`; a task with class scores.
+        search: the system's own (`SearchDetector.search`); None: the usual one.
+        options: of `GradientSearch`.
+    """
+    objective = StableMistake(task, dataset=dataset, search=Neighbourhood() if search is None else search)
+    return Attack(
+        threat=ThreatModel(norm, epsilon),
+        objective=objective,
+        search=GradientSearch(**{"steps": 20, **options}),
+        success=Untargeted(task, dataset=dataset) & Accepted(),
+        name="stable-mistake",
     )
 
 

@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from cmai_core.defenses.basis import Basis, stored_basis
     from cmai_core.defenses.calibration import Calibration, calibration_of, store_calibration
     from cmai_core.defenses.cmcv import Cmcv, Verdict
+    from cmai_core.defenses.combined import Combination, CombinedDetector, combination_of
     from cmai_core.defenses.detector import AnyDetector, ConsistencyDetector, VerificationDetector, clean_scores
     from cmai_core.defenses.pathways import Ensemble, Regime, Smoothing, shifted
     from cmai_core.defenses.preprocessing import BlockCompression, Quantise
     from cmai_core.defenses.review import ReviewQueue
+    from cmai_core.defenses.search_check import SearchDetector
     from cmai_core.defenses.system import Response, System
+    from cmai_core.defenses.verified import VerifiedAnswers
+    from cmai_core.defenses.verified_pathway import VerifiedPathway
 
 __all__ = [
     "AnyDetector",
@@ -27,18 +31,24 @@ __all__ = [
     "BlockCompression",
     "Calibration",
     "Cmcv",
+    "Combination",
+    "CombinedDetector",
     "ConsistencyDetector",
     "Ensemble",
     "Quantise",
     "Regime",
     "Response",
     "ReviewQueue",
+    "SearchDetector",
     "Smoothing",
     "System",
     "Verdict",
     "VerificationDetector",
+    "VerifiedAnswers",
+    "VerifiedPathway",
     "calibration_of",
     "clean_scores",
+    "combination_of",
     "shifted",
     "store_calibration",
     "stored_basis",
@@ -50,18 +60,24 @@ _HOME = {
     "BlockCompression": "preprocessing",
     "Calibration": "calibration",
     "Cmcv": "cmcv",
+    "Combination": "combined",
+    "CombinedDetector": "combined",
     "ConsistencyDetector": "detector",
     "Ensemble": "pathways",
     "Quantise": "preprocessing",
     "Regime": "pathways",
     "Response": "system",
     "ReviewQueue": "review",
+    "SearchDetector": "search_check",
     "Smoothing": "pathways",
     "System": "system",
     "Verdict": "cmcv",
     "VerificationDetector": "detector",
+    "VerifiedAnswers": "verified",
+    "VerifiedPathway": "verified_pathway",
     "calibration_of": "calibration",
     "clean_scores": "detector",
+    "combination_of": "combined",
     "shifted": "pathways",
     "store_calibration": "calibration",
     "stored_basis": "basis",

@@ -124,39 +124,58 @@ class Ensemble:
         return {"ensemble": [member.name for member in self.others]}
 
 
-def shifted(model: VisionLanguageModel, robust: VisionLanguageModel, share: float = 1.0) -> VisionLanguageModel:
-    """Move the weights of a model's image tower towards a robust model's: (1 − share)·θ + share·θ_robust.
+def shifted(
+    model: VisionLanguageModel,
+    robust: VisionLanguageModel,
+    share: float = 1.0,
+    *,
+    base: VisionLanguageModel | None = None,
+) -> VisionLanguageModel:
+    """Move the weights of a model's image tower as far as a base model's were moved to make it robust.
 
-    After weight-space interpolation of fine-tuned models (WiSE-FT: Wortsman et al. 2022, arXiv 2109.01903, eq. 1).
+    θ + share·(θ_robust − θ_base). With the model itself for a base, that is (1 − share)·θ + share·θ_robust:
+    weight-space interpolation of fine-tuned models (WiSE-FT: Wortsman et al. 2022, arXiv 2109.01903, eq. 1). A model
+    whose text tower was trained has none whose image tower alone differs; it is shifted by the difference that robust
+    training made to the model that both come from (task arithmetic: Ilharco et al. 2023, arXiv 2212.04089, sec. 2),
+    and keeps its own text side. How well that carries over is to be measured: nothing promises it.
 
     Args:
-        model, robust: `VisionLanguageModel`s of one architecture, the second with the first one's text side (FARE, for
-            example, trains the image tower alone). Both stay as they are.
-        share: in [0, 1]; 0 is the model, 1 the robust tower.
+        model, robust: `VisionLanguageModel`s of one architecture. All stay as they are.
+        share: in [0, 1]; 0 is the model.
+        base: the robust model with its image tower as it was before (FARE, for example, trains the image tower alone);
+            None: the model.
 
     Raises:
-        OptionError: different architectures or text sides, or a share outside [0, 1].
+        OptionError: different architectures, a robust model whose text side is not the base's, a share outside [0, 1].
     """
     number("share", share, 0.0, 1.0)
-    own, other = model.state(), robust.state()
-    if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in other.items()}:
+    before = model if base is None else base
+    shapes = [{name: value.shape for name, value in one.state().items()} for one in (model, before, robust)]
+    if shapes[0] != shapes[1] or shapes[0] != shapes[2]:
         raise OptionError(
             f"{model.name} and {robust.name} have different architectures.",
             "Give two of the same, such as fine-tunings.",
         )
     # With the robust model's image tower, a model that differs nowhere else is the robust model.
-    swapped = model.with_image_tower(robust.image_tower).state()
+    swapped, other = before.with_image_tower(robust.image_tower).state(), robust.state()
     if away := [name for name, value in swapped.items() if not torch.equal(value, other[name].to(value))]:
         raise OptionError(
-            f"{robust.name} has another text side than {model.name} ({away[0]} differs).",
-            "Give a model whose image tower alone was trained, such as tabletop-fare for tabletop.",
+            f"{robust.name} has another text side than {before.name} ({away[0]} differs).",
+            "Give a model whose image tower alone was trained, such as tabletop-fare for tabletop, "
+            "and as base the model that it was trained from.",
         )
     tower, towards = copy.deepcopy(model.image_tower), robust.image_tower.state_dict()
+    away_from = before.image_tower.state_dict()
     with torch.no_grad():
         for name, tensor in tower.state_dict().items():
-            if tensor.is_floating_point():
+            if not tensor.is_floating_point():
+                continue
+            if base is None:
                 tensor.lerp_(towards[name].to(tensor), share)
-    return model.with_image_tower(tower, f"{model.name} → {robust.name} ({share:g})")
+            else:
+                tensor.add_(towards[name].to(tensor) - away_from[name].to(tensor), alpha=share)
+    by = "" if base is None else f" − {base.name}"
+    return model.with_image_tower(tower, f"{model.name} → {robust.name}{by} ({share:g})")
 
 
 def mean_features(records: Sequence[Any]) -> Any:

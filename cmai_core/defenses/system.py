@@ -25,6 +25,7 @@ from cmai_core.data.pair import Batch
 from cmai_core.defenses.pathways import Pathway, Smoothing
 from cmai_core.defenses.preprocessing import Preprocessing
 from cmai_core.defenses.review import ReviewQueue
+from cmai_core.defenses.verified_pathway import VerifiedPathway
 from cmai_core.errors import OptionError
 from cmai_core.models.evaluation_mode import evaluation_mode
 from cmai_core.models.heads import TextStates
@@ -118,7 +119,7 @@ class System:
         self.model = model
         self.options = _Options(**options)
         self._statements = StatementCache()
-        if self.options.answering is not None and not has_heads(model):
+        if self.answering is not None and not has_heads(model):
             raise OptionError(
                 "Verified answering needs a model with consistency heads, and this one has none.",
                 "Choose a model trained with CMCV, or train heads for this one (recipe cmcv).",
@@ -133,6 +134,12 @@ class System:
 
     def __repr__(self) -> str:
         return f"System({self.model!r}, {self.options!r})"
+
+    @property
+    def answering(self) -> VerifiedAnswers | Mapping[str, VerifiedAnswers] | None:
+        """The rule of answering by verification, or rules by task; with a verified pathway each has its rule too."""
+        own, pathway = self.options.answering, self.options.pathway
+        return pathway.answering(own) if isinstance(pathway, VerifiedPathway) else own
 
     @property
     def rejects(self) -> bool:
@@ -151,7 +158,8 @@ class System:
         """Return plain values for reports."""
         plain: dict[str, Any] = {"policy": self.policy, "knowledge": self.knowledge}
         plain |= {} if self.detector is None else self.detector.describe()
-        plain |= {} if self.answering is None else {"answering": described(self.answering)}
+        own = self.options.answering
+        plain |= {} if own is None else {"answering": described(own)}
         plain |= {} if self.smoothing is None else self.smoothing.describe()
         plain |= {} if self.pathway is None else {"pathway": self.pathway.describe()}
         return plain | {"preprocessing": [step.describe() for step in self.preprocessing]}
@@ -262,9 +270,15 @@ class System:
         generators: Sequence[torch.Generator],
         flagged: Callable[[Any], torch.Tensor] | None = None,
         more: Sequence[torch.Generator] = (),
+        own: bool = False,
     ) -> Any:
-        """Return `flagged`: from the features, who takes the pathway (bool N); None: nobody. `more`: its generators."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.knowledge == "white-box"):
+        """Return features.
+
+        Args:
+            flagged: from the plain features, who takes the pathway (bool N); None: nobody. more: its generators.
+            own: with gradients even where an attacker sees none.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (own or self.knowledge == "white-box")):
             seen = self._seen(pixels)
             if self.smoothing is not None:
                 plain = self.smoothing.features(self.model, seen, generators)
@@ -275,8 +289,11 @@ class System:
             rows = flagged(plain).nonzero()[:, 0]
             if not len(rows):
                 return plain
-            own = [more[row] for row in rows.tolist()]
-            return _replaced(plain, rows, self.pathway.features(self.model, seen[rows], own))
+            pathway, drawn = self.pathway, [more[row] for row in rows.tolist()]
+            verified = isinstance(pathway, VerifiedPathway)
+            if not verified or pathway.then is not None:
+                plain = _replaced(plain, rows, pathway.features(self.model, seen[rows], drawn))
+            return pathway.mark(plain, rows) if verified else plain
 
     def _seen(self, pixels: torch.Tensor) -> torch.Tensor:
         for step in self.preprocessing:
@@ -324,6 +341,20 @@ class SampledSystem:
                 return None, torch.zeros(len(pixels), dtype=torch.bool, device=pixels.device)
             score = self._score_of(pixels, self._system._features(pixels, self._generators("smoothing")))
             return score, score < self._system.detector.tau
+
+    def plain_features(self, pixels: torch.Tensor) -> Any:
+        """Return features of these samples' pictures before any pathway: what the detector scores.
+
+        A detector that looks at further pictures takes these. Whether they have gradients depends on the knowledge.
+        """
+        return self._system._features(pixels, self._generators("smoothing"))
+
+    def own_features(self, pixels: torch.Tensor) -> Any:
+        """Return the same with gradients whatever the knowledge: for the system's own searches.
+
+        Of what is computed with them nothing that has a gradient may leave the system.
+        """
+        return self._system._features(pixels, self._generators("smoothing"), own=True)
 
     def image_features(self, pixels: torch.Tensor) -> Any:
         """Return features of these samples' pictures, N rows.

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cmai_core.errors import OptionError
+from cmai_core.models.features import take_rows
 from cmai_core.models.scoring import statement_states
 from cmai_core.tasks.measuring import AnswerMeasurement, Measurement, MeasurementSetting
 
@@ -208,7 +209,12 @@ class ChoiceTask(Task):
         if answering is None:
             return scores
 
-        return answering.rescore(scores, lambda chosen: self.verification(model, features, prepared, chosen))
+        def verify(shortlist: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+            if rows is None:
+                return self.verification(model, features, prepared, shortlist)
+            return self.verification(model, take_rows(features, rows), prepared.select_rows(rows), shortlist)
+
+        return answering.rescore(scores, verify, getattr(features, "flagged", None))
 
     def verification(
         self, model: VisionLanguageModel, features: ImageFeatures, prepared: Choices, shortlist: Tensor

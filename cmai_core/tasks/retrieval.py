@@ -201,18 +201,26 @@ class RetrievalMeasurement(Measurement):
                 found.append(own)
                 continue
             scores = model.logit_scale.cpu() * torch.from_numpy(own)
-            verify = self._captions_verified if name == DIRECTIONS[0] else self._pictures_verified
-            parts = [
-                rule.rescore(scores[k : k + _TOGETHER], partial(verify, some.start, k))
-                for k in range(0, len(scores), _TOGETHER)
-            ]
+            of_pictures = name == DIRECTIONS[0]
+            verify = self._captions_verified if of_pictures else self._pictures_verified
+            flagged = getattr(self._pictures, "flagged", None) if of_pictures else None
+            parts = []
+            for k in range(0, len(scores), _TOGETHER):
+                marks = None if flagged is None else flagged[some][k : k + _TOGETHER].cpu()
+                parts.append(rule.rescore(scores[k : k + _TOGETHER], partial(verify, some.start, k), marks))
             found.append(torch.cat(parts).numpy())
         return found[0], found[1]
 
-    def _captions_verified(self, start: int, row: int, shortlist: Tensor) -> tuple[Tensor, Tensor]:
-        """Let V_verify read some captions N×k (from place `start` on) against the pictures from `row` on."""
-        features = self._pictures[start + row + torch.arange(len(shortlist))]
-        return self._verified(features, start + shortlist)
+    def _captions_verified(
+        self, start: int, row: int, shortlist: Tensor, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Let V_verify read some captions N×k (from place `start` on) against the pictures from `row` on.
+
+        Args:
+            rows: int64 N, which of these pictures; None: the first N.
+        """
+        which = torch.arange(len(shortlist)) if rows is None else rows
+        return self._verified(self._pictures[start + row + which], start + shortlist)
 
     def _pictures_verified(self, start: int, row: int, shortlist: Tensor) -> tuple[Tensor, Tensor]:
         """Let V_verify read each caption from `row` on against some pictures N×k (from place `start` on)."""

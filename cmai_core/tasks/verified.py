@@ -24,6 +24,8 @@ from cmai_core.models.scoring import statement_states
 from cmai_core.options import number, strict_options, whole
 
 CARD_KEY = "answering"
+Verify = Callable[..., tuple[Tensor, Tensor]]
+"""Reads the shortlists N×k of all rows, or of the rows (int64) given second: log V_verify and numbers of words, N×k."""
 CAPTIONING = "captioning"
 LARGEST = 1e4
 """Of a temperature or γ in a card; with larger ones scores are no longer finite in half precision."""
@@ -73,13 +75,14 @@ class VerifiedAnswers:
         """Return the fused scores of shortlisted options, from N×k scores, log V_verify and numbers of words."""
         return scores / self.temperature + self.gamma * log_v / words.clamp(min=1).to(log_v) ** self.kappa
 
-    def rescore(self, scores: Tensor, verify: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+    def rescore(self, scores: Tensor, verify: Verify, flagged: Tensor | None = None) -> Tensor:
         """Return N×C values to answer by: fused ones of the shortlist, and below them all others in their own order.
 
         Args:
             scores: N×C, the model's own.
             verify: shortlist N×k → log V_verify of these options and their numbers of words, both N×k
-                (`ChoiceTask.verification`).
+                (`ChoiceTask.verification`). flagged: bool N, which pictures a detector has flagged, where there is one:
+                here it changes nothing.
         """
         shortlist = self.chosen(scores)
         log_v, words = verify(shortlist)

@@ -129,3 +129,17 @@ def test_white_box_gradients_go_through_the_pathway(model, robust, batch, data, 
 def test_an_empty_ensemble_is_refused():
     with pytest.raises(OptionError):
         Ensemble(())
+
+
+def test_a_model_with_another_text_side_is_shifted_by_the_difference(model, robust, batch):
+    """By what robust training made of the model that both come from, keeping its own texts."""
+    own = load_model("tabletop-tecoa", "cpu")
+    half = shifted(own, robust, 0.5, base=model)
+    parts = [dict(one.clip.named_parameters()) for one in (own, robust, model)]
+    for name, moved in half.clip.named_parameters():
+        expected = parts[0][name] + (parts[1][name] - parts[2][name]) / 2
+        torch.testing.assert_close(moved, expected, atol=1e-6, rtol=1e-5)
+    with torch.no_grad():
+        assert torch.equal(half.encode_text(list(batch.texts)), own.encode_text(list(batch.texts)))
+    with pytest.raises(OptionError, match="text side"):
+        shifted(model, own, base=model)
