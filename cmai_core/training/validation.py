@@ -79,7 +79,7 @@ def clean_accuracy(parts: Parts, arrays: Arrays, pairs: int) -> float:
     images, texts = [], []
     for start in range(0, count, _CHUNK):
         some = slice(start, min(start + _CHUNK, count))
-        images.append(parts.vision(to_pixels(torch.from_numpy(arrays.images[some]).to(device))).pooled)
+        images.append(parts.vision(to_pixels(torch.from_numpy(np.array(arrays.images[some])).to(device))).pooled)
         texts.append(fast.text_embedding(parts.text, fast.trim(captions[some], parts.pad), parts.pad)[0])
     rows = np.arange(count)
     truth = torch.from_numpy(np.array(arrays.truth(rows, rows, np.zeros(count, np.int64)), dtype=bool)).to(device)
