@@ -50,6 +50,7 @@ models: $(VENV)/.app  ## train the bundled models from nothing, into runs/ (RECI
 		case $$recipe in \
 			base|base-b|base-2) start= ;; \
 			base-3) start="--base local-dir:runs/base-2/model" ;; \
+			cmai-2-replay) start="--base local-dir:runs/base-3/model --seed 1 --set replay=local-dir:runs/cmai-2/model" ;; \
 			*-2|*-2-*) start="--base local-dir:runs/base-3/model" ;; \
 			*-b) start="--base local-dir:runs/base-b/model" ;; \
 			cmai-replay) start="--base local-dir:runs/base/model --seed 1 --set replay=local-dir:runs/cmai/model" ;; \
