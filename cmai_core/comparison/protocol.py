@@ -15,6 +15,7 @@ from typing import Any
 
 from cmai_core.templates import render_markdown
 from cmai_core.training.recipes import PAIRS, RECIPES
+from cmai_core.training.settings import terms
 
 CONTROLS = ("continued", "classifier")
 PUBLISHED = (
@@ -39,9 +40,6 @@ TARGETED = "apgd-t:steps=25"
 """Towards the nine false options that the clean picture scores highest, one after another, in single precision."""
 DRIFTING = f"pgd:steps=10,objective=consistency,{HALF}"
 """The attack of the part FAMILIES that lowers S_c."""
-_LATER = {"text_losses": {"contrastive": 1.0}}
-"""Settings of the inner problem that came after the protocol was fixed, with the values that leave a training as it was
-without them: such a value is no part of the terms."""
 
 
 @dataclass(frozen=True)
@@ -217,14 +215,9 @@ class Protocol:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, the recipes' settings included."""
-        rows = {name: RECIPES[name].to_dict() for name in (*self.recipes, "base", "base-b")}
+        rows = {name: terms(RECIPES[name].to_dict()) for name in (*self.recipes, "base", "base-b")}
         words = ("summary", "source", "model_name")
         rows = {name: {k: v for k, v in row.items() if k not in words} for name, row in rows.items()}
-        for row in rows.values():
-            inner = row["inner"] or {}
-            for name, value in _LATER.items():
-                if inner.get(name) == value:
-                    del inner[name]
         return {**asdict(self), "settings": rows}
 
     @property

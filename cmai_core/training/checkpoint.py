@@ -10,6 +10,7 @@ import torch
 
 from cmai_core.errors import CmaiError, DataError
 from cmai_core.files import atomic, explained, write_text
+from cmai_core.training.settings import terms
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
@@ -46,8 +47,7 @@ def load_checkpoint(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | 
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CmaiError(f"The checkpoint {path} cannot be read: {error}", "Delete it to start anew.") from error
-    saved = json.loads(state["identity"])
-    wanted = json.loads(json.dumps(identity))
+    saved, wanted = (_plain(json.loads(text)) for text in (state["identity"], json.dumps(identity)))
     different = sorted(k for k in wanted.keys() | saved.keys() if wanted.get(k) != saved.get(k))
     if different:
         raise CmaiError(
@@ -55,6 +55,11 @@ def load_checkpoint(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | 
             "Choose another folder, or start anew with --restart.",
         )
     return state
+
+
+def _plain(identity: dict[str, Any]) -> dict[str, Any]:
+    """Leave out settings that came after a checkpoint may have been written, where they change nothing."""
+    return {**identity, "recipe": terms(identity["recipe"])} if "recipe" in identity else identity
 
 
 class Log:

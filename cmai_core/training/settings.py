@@ -15,6 +15,13 @@ STARTS = ("clean", "uniform", "noise", "previous")
 NORMS = ("linf", "l2")
 PRECISIONS = ("auto", "bf16", "fp32")
 PARTS = ("visual", "text", "decoder")
+LATER = {
+    "": {"alike": 1},
+    "weights": {"place": 0.0},
+    "inner": {"text_losses": {"contrastive": 1.0}},
+}
+"""Settings that came after results were published and trainings begun, with the values that leave a training as it was
+without them: such a value is no part of what tells two recipes apart (`terms`)."""
 
 
 @dataclass(frozen=True)
@@ -249,3 +256,14 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, equal for equal recipes."""
         return asdict(self)
+
+
+def terms(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's plain data (`Recipe.to_dict`, or as an earlier version wrote it) without what `LATER` names."""
+    out = dict(plain)
+    for owner, later in LATER.items():
+        inside = out if not owner else out.get(owner)
+        if inside:
+            kept = {name: value for name, value in inside.items() if name not in later or value != later[name]}
+            out = kept if not owner else {**out, owner: kept}
+    return out

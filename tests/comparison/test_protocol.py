@@ -35,7 +35,7 @@ def test_a_later_setting_counts_where_it_is_used(monkeypatch):
 
 
 def test_every_defence_is_compared_or_is_a_base():
-    assert set(PROTOCOL.recipes) == set(RECIPES) - {"base", "base-b", "base-2"}
+    assert set(PROTOCOL.recipes) == set(RECIPES) - {"base", "base-b", "base-2", "base-3"}
     assert all(RECIPES[name].pairs == PROTOCOL.pairs for name in PROTOCOL.recipes)
 
 

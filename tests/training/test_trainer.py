@@ -21,7 +21,7 @@ from cmai_core.models import load_model
 from cmai_core.progress import CancelToken
 from cmai_core.training.averaging import MovingAverage
 from cmai_core.training.batches import Prefetcher, balanced_keys, draw, patch_targets, to_pixels
-from cmai_core.training.checkpoint import CHECKPOINT, LOG
+from cmai_core.training.checkpoint import CHECKPOINT, LOG, load_checkpoint, save_checkpoint
 from cmai_core.training.recipes import RECIPES, get_recipe
 from cmai_core.training.runs import start_model
 from cmai_core.training.schedule import learning_rate
@@ -149,6 +149,16 @@ def test_a_finished_training_is_not_repeated_and_a_foreign_folder_is_refused(who
         run(folder, 6, recipe=small(learning_rate=1e-4))
     with pytest.raises(CmaiError, match="pairs"):
         run(folder, 7)
+
+
+def test_a_checkpoint_from_before_a_setting_was_there_goes_on(tmp_path):
+    recipe = get_recipe("tecoa").to_dict()
+    old = {k: v for k, v in recipe.items() if k != "alike"}
+    old["weights"] = {k: v for k, v in recipe["weights"].items() if k != "place"}
+    save_checkpoint(tmp_path, {"identity": json.dumps({"recipe": old, "seed": 0}), "step": 3})
+    assert load_checkpoint(tmp_path, {"recipe": recipe, "seed": 0})["step"] == 3
+    with pytest.raises(CmaiError, match="recipe differ"):
+        load_checkpoint(tmp_path, {"recipe": {**recipe, "alike": 2}, "seed": 0})
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
