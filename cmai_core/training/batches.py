@@ -38,6 +38,7 @@ class Arrays(Protocol):
     nlvr_truth: np.ndarray
     false_ids: np.ndarray
     class_ids: np.ndarray
+    short_ids: np.ndarray
     question_things: np.ndarray
 
     def __len__(self) -> int: ...
@@ -45,6 +46,8 @@ class Arrays(Protocol):
     def truth(self, scene_rows: np.ndarray, caption_rows: np.ndarray, caption_columns: np.ndarray) -> np.ndarray: ...
 
     def class_targets(self, scene_rows: np.ndarray) -> np.ndarray: ...
+
+    def short_truth(self, scene_rows: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,10 @@ class TrainingBatch:
             the recipe reads none.
         class_ids: int64 C×L, the class prompts; classes: bool B×C, which of them the scene holds; both empty where the
             recipe reads none.
-        question_places: float32 (B·K)×4, right and depth of the first and of the second object that a question names, in
-            units of half the table; NaN where it names none; no rows where the recipe reads none.
+        short_ids: int64 S×L, class prompts and short statements; short_truth: bool B×S, which of them are true of the
+            scene; both empty where the recipe reads none.
+        question_places: float32 (B·K)×4, right and depth of the first and of the second object that a question names,
+            in units of half the table; NaN where it names none; no rows where the recipe reads none.
         more_ids, more_truth: int64 K×B×48 and bool K×B×B, further captions of the scenes, as caption_ids and truth.
     """
 
@@ -84,6 +89,8 @@ class TrainingBatch:
     false_ids: Tensor
     class_ids: Tensor
     classes: Tensor
+    short_ids: Tensor
+    short_truth: Tensor
     question_places: Tensor
     more_ids: Tensor
     more_truth: Tensor
@@ -169,7 +176,7 @@ def question_places(arrays: Arrays, rows: np.ndarray, picked: np.ndarray) -> np.
 def draw(arrays: Arrays, recipe: Recipe, seed: int, step: int, edits: TrueEdits | None = None) -> TrainingBatch:
     """Return the batch of a step; depends on its arguments only. `edits`: the synonyms of easy data augmentation."""
     rng = np.random.default_rng((seed, step))
-    size, scenes = recipe.batch, len(arrays)
+    size = recipe.batch
     items = int(size * recipe.nlvr_share) if len(arrays.nlvr_truth) and recipe.weights.nlvr else 0
     chosen = rng.integers(0, len(arrays.nlvr_truth), items) if items else np.zeros(0, np.int64)
     rest = alike_rows(np.asarray(arrays.objects), recipe.alike, size - 2 * items, rng)
@@ -185,6 +192,8 @@ def draw(arrays: Arrays, recipe: Recipe, seed: int, step: int, edits: TrueEdits 
     false = arrays.false_ids[rows, columns] if recipe.reads_false_captions else np.zeros((0, 1))
     class_ids = arrays.class_ids if recipe.reads_classes else np.zeros((0, 1))
     classes = arrays.class_targets(rows) if recipe.reads_classes else np.zeros((size, 0), bool)
+
+    short = (arrays.short_ids, arrays.short_truth(rows)) if recipe.reads_short_texts else (np.zeros((0, 1)),) * 2
 
     asked = recipe.questions if recipe.weights.question else 0
     keys = balanced_keys(arrays.question_family[rows], rng)
@@ -208,6 +217,8 @@ def draw(arrays: Arrays, recipe: Recipe, seed: int, step: int, edits: TrueEdits 
         false_ids=tensor(false.astype(np.int64)),
         class_ids=tensor(class_ids.astype(np.int64)),
         classes=tensor(classes),
+        short_ids=tensor(short[0].astype(np.int64)),
+        short_truth=tensor(short[1].astype(bool)),
         question_places=tensor(question_places(arrays, rows, picked) if recipe.reads_things else np.zeros((0, 4))),
         more_ids=tensor(more_ids),
         more_truth=tensor(more_truth),

@@ -192,6 +192,25 @@ def more_captions_loss(step: Step, ids: Tensor, truth: Tensor) -> Tensor:
     return contrastive_loss(contrastive_logits(step.image.pooled, pooled, parts.logit_scale, truth))
 
 
+def prompts_loss(step: Step) -> Tensor:
+    """Return InfoNCE over class prompts and short statements, images → texts and texts → images, averaged.
+
+    Several texts are true of an image and several images of a text: the loss is the mean over all true pairs, each
+    against what is false alone, so that true ones do not compete (supervised contrastive learning: Khosla et al. 2020,
+    arXiv 2004.11362, eq. 2, there with the other positives in the denominator too).
+    """
+    parts, truth = step.parts, step.batch.short_truth
+    texts, _ = fast.text_embedding(parts.text, fast.trim(step.batch.short_ids, parts.pad), parts.pad)
+    logits = parts.logit_scale.exp() * unit(step.image.pooled) @ unit(texts).T
+    losses = []
+    for scores, true in ((logits, truth), (logits.T, truth.T)):
+        rivals = scores.masked_fill(true, float("-inf")).logsumexp(dim=1, keepdim=True)
+        usable = true & rivals.isfinite()  # what is true of all has nothing to be told from
+        gap = torch.where(usable, rivals - scores, 0.0)
+        losses.append((F.softplus(gap) * usable).sum() / usable.sum().clamp(min=1))
+    return (losses[0] + losses[1]) / 2
+
+
 def extra_losses(
     step: Step,
     weights: Weights,
@@ -218,6 +237,8 @@ def extra_losses(
 
     if weights.classes:
         add("classes", weights.classes, _classes(parts, step))
+    if weights.prompts:
+        add("prompts", weights.prompts, prompts_loss(step))
     if weights.drift:
         add("drift", weights.drift, drift_loss(step, start, clean))
     if weights.agreement:

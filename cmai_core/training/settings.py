@@ -17,7 +17,7 @@ PRECISIONS = ("auto", "bf16", "fp32")
 PARTS = ("visual", "text", "decoder")
 LATER = {
     "": {"alike": 1},
-    "weights": {"place": 0.0},
+    "weights": {"place": 0.0, "prompts": 0.0},
     "inner": {"text_losses": {"contrastive": 1.0}},
 }
 """Settings that came after results were published and trainings begun, with the values that leave a training as it was
@@ -36,6 +36,7 @@ class Weights:
         patch: what each image patch shows, by a linear head that is thrown away after training.
         place: where the objects stand that a question names, by a linear head on the state that gives the answer.
         classes: cross entropy over the class prompts; a class is right when the scene holds one.
+        prompts: InfoNCE of the images with class prompts and short statements, of which several are true of an image.
         drift: squared distance of the image features from those that the starting model gives the clean image.
         agreement: Jensen-Shannon divergence between what two views of a scene retrieve (needs `views=2`).
         hard: hinge on the hardest negative of the batch and on the caption's false variant.
@@ -51,6 +52,7 @@ class Weights:
     patch: float = 1.0
     place: float = 0.0
     classes: float = 0.0
+    prompts: float = 0.0
     drift: float = 0.0
     agreement: float = 0.0
     hard: float = 0.0
@@ -247,6 +249,10 @@ class Recipe:
     @property
     def reads_classes(self) -> bool:
         return self.weights.classes > 0 or (self.inner is not None and "classes" in self.inner.losses)
+
+    @property
+    def reads_short_texts(self) -> bool:
+        return self.weights.prompts > 0
 
     @property
     def reads_start(self) -> bool:
