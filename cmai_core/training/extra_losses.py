@@ -48,9 +48,33 @@ class MaskedHead(nn.Module):
 
 def drift_loss(step: Step, start: nn.Module, clean: Tensor) -> Tensor:
     """Return the mean squared distance of the features of the batch's pixels from the starting model's clean ones."""
+    return features_drift(step.parts, step.image, start, clean)
+
+
+def features_drift(parts: Parts, image: fast.Vision, start: nn.Module, clean: Tensor) -> Tensor:
+    """Return the mean squared distance of features from those that the starting model gives the clean pixels."""
     with torch.no_grad():
-        goal = fast.vision(start, clean, step.parts.mean, step.parts.std)
-    return feature_distance(step.image, goal).mean()
+        goal = fast.vision(start, clean, parts.mean, parts.std)
+    return feature_distance(image, goal).mean()
+
+
+def text_drift_loss(step: Step, start: nn.Module, ids: Tensor) -> Tensor:
+    """Return the mean squared distance of the captions' features from the starting model's of the words as they were.
+
+    LEAF (arXiv 2506.03355) keeps the embedding; a decoder that reads the token states needs those to stay too, as for
+    images (`inner.feature_distance`). An edit replaces words one for one, so states stand at the same places.
+
+    Args:
+        start: the starting model's text tower. ids: int64 B×48, the captions without edits.
+    """
+    pad = step.parts.pad
+    ids = fast.trim(ids, pad)
+    with torch.no_grad():
+        pooled, states = fast.text_embedding(start, ids, pad)
+    near = (step.text.float() - pooled.float()).square().sum(dim=-1)
+    each = (step.words.float() - states[:, : ids.shape[1]].float()).square().sum(dim=-1)
+    words = ids != pad
+    return (near + (each * words).sum(dim=1) / words.sum(dim=1)).mean()
 
 
 def agreement_loss(logits: Tensor) -> Tensor:
@@ -219,13 +243,16 @@ def extra_losses(
     masked: MaskedHead | None = None,
     start: nn.Module | None = None,
     clean: Tensor | None = None,
+    start_text: nn.Module | None = None,
+    clean_ids: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the weighted sum of a recipe's further losses, and what to log.
 
     Args:
         heads: for `verify`; masked: for `masked`; start: the starting model's image tower, for `drift`.
-        clean: the batch's unperturbed pixels. generator: of what is hidden, on the CPU.
+        clean: the batch's unperturbed pixels. start_text, clean_ids: the starting model's text tower and the captions
+            without edits, for `text_drift`. generator: of what is hidden, on the CPU.
     """
     parts, batch = step.parts, step.batch
     total, seen = step.image.pooled.new_zeros((), dtype=torch.float32), {}
@@ -241,6 +268,8 @@ def extra_losses(
         add("prompts", weights.prompts, prompts_loss(step))
     if weights.drift:
         add("drift", weights.drift, drift_loss(step, start, clean))
+    if weights.text_drift:
+        add("text_drift", weights.text_drift, text_drift_loss(step, start_text, clean_ids))
     if weights.agreement:
         add("agreement", weights.agreement, agreement_loss(step.logits))
     if weights.cycle:
