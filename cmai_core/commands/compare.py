@@ -165,6 +165,40 @@ def seeds(
         measure_seeds(Comparison(folder), specs, results_dir(), quiet)
 
 
+@compare.command("trials")
+def trials(
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="training recipes")],
+    folder: Annotated[Path, typer.Option(help="trainings and figures")] = Path("runs") / "trials",
+    base: Annotated[str | None, typer.Option(help="model that all start from (default: each recipe's own)")] = None,
+    pairs: Annotated[
+        int | None, typer.Option(help="of the whole schedule, of which a trial sees a tenth (default: the recipe's)")
+    ] = None,
+    epsilons: Annotated[
+        list[float] | None, typer.Option(metavar="E...", help="that are tried, in units of 1/255 (default: 2 3 4 6)")
+    ] = None,
+    scenes: Annotated[int, typer.Option(help="validation scenes measured on")] = 300,
+    training_scenes: Annotated[int | None, typer.Option(help="use only the first so many training scenes")] = None,
+    seed: Annotated[int, typer.Option(help="of the trainings")] = 0,
+    device: Device = None,
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Choose each recipe's ε by short trainings, on validation scenes alone; goes on where it stopped."""
+    use_threads(threads)
+    from cmai_core.comparison.trials import EPSILONS, Terms, run_trials, table
+
+    tried = tuple(epsilons or EPSILONS)
+    terms = Terms(base, pairs, tried, seed=seed, scenes=scenes, training_scenes=training_scenes)
+
+    def tell(name: str, figures: dict[str, Any]) -> None:
+        worst = ", ".join(f"{100 * value:.1f}" for value in figures["worst"])
+        print(f"{name}: clean {100 * figures['clean']:.1f}, worst {worst}", flush=True)
+
+    with resumable(GOES_ON), interruptible() as cancel, progress_bar(quiet, form=SHARE_AND_WORDS) as show:
+        out = run_trials(recipes, folder, terms, device=device, progress=show, cancel=cancel, report=tell)
+    print(table(out))
+
+
 @compare.command("cards")
 def cards() -> None:
     """Write the published figures into the cards of the bundled models."""

@@ -29,6 +29,8 @@ PUBLISHED = (
     "ssl",
     "ssl-adversarial",
 )
+RIVALS = ("hard-negative-mat", "leaf", "proeat")
+"""Published rivals that came after the protocol was fixed: no part of it."""
 OURS = ("cmcv", "mbat", "cmcv-mbat", "cmai")
 ABLATIONS = ("mbat-beta0", "cmai-replay", "cmai-lora")
 SURROGATES = ("tecoa-b",)

@@ -36,6 +36,7 @@ class Arrays(Protocol):
     nlvr_truth: np.ndarray
     false_ids: np.ndarray
     class_ids: np.ndarray
+    short_ids: np.ndarray
     question_things: np.ndarray
 
     def __len__(self) -> int: ...
@@ -43,6 +44,8 @@ class Arrays(Protocol):
     def truth(self, scene_rows: np.ndarray, caption_rows: np.ndarray, caption_columns: np.ndarray) -> np.ndarray: ...
 
     def class_targets(self, scene_rows: np.ndarray) -> np.ndarray: ...
+
+    def short_truth(self, scene_rows: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class TrainingBatch:
             the recipe reads none.
         class_ids: int64 C×L, the class prompts; classes: bool B×C, which of them the scene holds; both empty where the
             recipe reads none.
+        short_ids: int64 S×L, class prompts and short statements; short_truth: bool B×S, which of them are true of the
+            scene; both empty where the recipe reads none.
         question_places: float32 (B·K)×4, right and depth of the first and of the second object that a question names,
             as the frame has them; NaN where it names none; no rows where the recipe reads none.
         more_ids, more_truth: int64 K×B×48 and bool K×B×B, further captions of the scenes, as caption_ids and truth.
@@ -83,6 +88,8 @@ class TrainingBatch:
     false_ids: Tensor
     class_ids: Tensor
     classes: Tensor
+    short_ids: Tensor
+    short_truth: Tensor
     question_places: Tensor
     more_ids: Tensor
     more_truth: Tensor
@@ -168,6 +175,8 @@ def draw(arrays: Arrays, recipe: Recipe, seed: int, step: int, edits: TrueEdits 
     class_ids = arrays.class_ids if recipe.reads_classes else np.zeros((0, 1))
     classes = arrays.class_targets(rows) if recipe.reads_classes else np.zeros((size, 0), bool)
 
+    short = (arrays.short_ids, arrays.short_truth(rows)) if recipe.reads_short_texts else (np.zeros((0, 1)),) * 2
+
     asked = recipe.questions if recipe.weights.question else 0
     keys = balanced_keys(arrays.question_family[rows], rng)
     picked = np.argsort(keys, axis=1)[:, :asked]
@@ -191,6 +200,8 @@ def draw(arrays: Arrays, recipe: Recipe, seed: int, step: int, edits: TrueEdits 
         false_ids=tensor(false.astype(np.int64)),
         class_ids=tensor(class_ids.astype(np.int64)),
         classes=tensor(classes),
+        short_ids=tensor(short[0].astype(np.int64)),
+        short_truth=tensor(short[1].astype(bool)),
         question_places=tensor(question_places(arrays, rows, picked) if recipe.reads_things else np.zeros((0, 4))),
         more_ids=tensor(more_ids),
         more_truth=tensor(more_truth),

@@ -50,9 +50,33 @@ class MaskedHead(nn.Module):
 
 def drift_loss(step: Step, start: nn.Module, clean: Tensor) -> Tensor:
     """Return the mean squared distance of the features of the batch's pixels from the starting model's clean ones."""
+    return features_drift(step.parts, step.image, start, clean)
+
+
+def features_drift(parts: Parts, image: fast.Vision, start: nn.Module, clean: Tensor) -> Tensor:
+    """Return the mean squared distance of features from those that the starting model gives the clean pixels."""
     with torch.no_grad():
-        goal = fast.vision(start, clean, step.parts.mean, step.parts.std)
-    return feature_distance(step.image, goal).mean()
+        goal = fast.vision(start, clean, parts.mean, parts.std)
+    return feature_distance(image, goal).mean()
+
+
+def text_drift_loss(step: Step, start: nn.Module, ids: Tensor) -> Tensor:
+    """Return the mean squared distance of the captions' features from the starting model's of the words as they were.
+
+    LEAF (arXiv 2506.03355) keeps the embedding; a decoder that reads the token states needs those to stay too, as for
+    images (`inner.feature_distance`). An edit replaces words one for one, so states stand at the same places.
+
+    Args:
+        start: the starting model's text tower. ids: int64 B×48, the captions without edits.
+    """
+    pad = step.parts.pad
+    ids = fast.trim(ids, pad)
+    with torch.no_grad():
+        pooled, states = fast.text_embedding(start, ids, pad)
+    near = (step.text.float() - pooled.float()).square().sum(dim=-1)
+    each = (step.words.float() - states[:, : ids.shape[1]].float()).square().sum(dim=-1)
+    words = ids != pad
+    return (near + (each * words).sum(dim=1) / words.sum(dim=1)).mean()
 
 
 def agreement_loss(logits: Tensor) -> Tensor:
@@ -232,6 +256,25 @@ def more_captions_loss(step: Step, ids: Tensor, truth: Tensor) -> Tensor:
     return contrastive_loss(contrastive_logits(step.image.pooled, pooled, parts.logit_scale, truth))
 
 
+def prompts_loss(step: Step) -> Tensor:
+    """Return InfoNCE over class prompts and short statements, images → texts and texts → images, averaged.
+
+    Several texts are true of an image and several images of a text: the loss is the mean over all true pairs, each
+    against what is false alone, so that true ones do not compete (supervised contrastive learning: Khosla et al. 2020,
+    arXiv 2004.11362, eq. 2, there with the other positives in the denominator too).
+    """
+    parts, truth = step.parts, step.batch.short_truth
+    texts, _ = fast.text_embedding(parts.text, fast.trim(step.batch.short_ids, parts.pad), parts.pad)
+    logits = parts.logit_scale.exp() * unit(step.image.pooled) @ unit(texts).T
+    losses = []
+    for scores, true in ((logits, truth), (logits.T, truth.T)):
+        rivals = scores.masked_fill(true, float("-inf")).logsumexp(dim=1, keepdim=True)
+        usable = true & rivals.isfinite()  # what is true of all has nothing to be told from
+        gap = torch.where(usable, rivals - scores, 0.0)
+        losses.append((F.softplus(gap) * usable).sum() / usable.sum().clamp(min=1))
+    return (losses[0] + losses[1]) / 2
+
+
 def extra_losses(
     step: Step,
     recipe: Recipe,
@@ -240,6 +283,8 @@ def extra_losses(
     masked: MaskedHead | None = None,
     start: nn.Module | None = None,
     clean: Tensor | None = None,
+    start_text: nn.Module | None = None,
+    clean_ids: Tensor | None = None,
     generator: torch.Generator | None = None,
     rivals: Rivals | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -247,7 +292,8 @@ def extra_losses(
 
     Args:
         heads: for `verify`; masked: for `masked`; start: the starting model's image tower, for `drift`.
-        clean: the batch's unperturbed pixels. generator: of what is hidden, on the CPU.
+        clean: the batch's unperturbed pixels. start_text, clean_ids: the starting model's text tower and the captions
+            without edits, for `text_drift`. generator: of what is hidden, on the CPU.
         rivals: captions beside the batch's, for `on_policy`.
     """
     parts, batch, weights = step.parts, step.batch, recipe.weights
@@ -260,8 +306,12 @@ def extra_losses(
 
     if weights.classes:
         add("classes", weights.classes, _classes(parts, step))
+    if weights.prompts:
+        add("prompts", weights.prompts, prompts_loss(step))
     if weights.drift:
         add("drift", weights.drift, drift_loss(step, start, clean))
+    if weights.text_drift:
+        add("text_drift", weights.text_drift, text_drift_loss(step, start_text, clean_ids))
     if weights.agreement:
         add("agreement", weights.agreement, agreement_loss(step.logits))
     if weights.cycle:

@@ -135,7 +135,8 @@ class InnerProblem:
 
     Attributes:
         inner: which losses, α and β. parts, heads: the model. batch: of which `rows` (int64) are perturbed.
-        start: the starting model's image tower, for "drift". rivals: further captions, for "rank" and "verified".
+        start: the starting model's image tower, for "drift". clean: the unperturbed pixels of `rows`, for "drift" and
+            for aimed questions. rivals: further captions, for "rank" and "verified".
     """
 
     inner: Inner
@@ -152,7 +153,7 @@ class InnerProblem:
             self._prepare()
 
     def _prepare(self) -> None:
-        parts, batch, rows, inner = self.parts, self.batch, self.rows, self.inner
+        parts, batch, rows = self.parts, self.batch, self.rows
         device = rows.device
         self.groups = self._allotted()
         self.own = torch.ones(len(rows), dtype=torch.bool, device=device)
@@ -173,13 +174,7 @@ class InnerProblem:
             hidden = batch.truth[chosen].clone()
             hidden[torch.arange(len(chosen), device=device), chosen] = False
             self.hidden = hidden
-            # Drawn towards: the next caption of the batch that is false of the image.
-            order = (torch.arange(batch.truth.shape[1], device=device) + 1 + chosen[:, None]) % batch.truth.shape[1]
-            false = ~batch.truth[chosen].gather(1, order)
-            self.toward = order.gather(1, false.float().argmax(dim=1, keepdim=True))[:, 0]
-            aimed = torch.zeros(len(chosen), dtype=torch.bool, device=device)
-            aimed[: int(inner.targeted * len(chosen))] = True
-            self.aimed = aimed & false.any(dim=1)
+            self.toward, self.aimed = self._false_captions(chosen)
         if "question" in self.groups:
             chosen = rows[self.groups["question"]]
             first = chosen * (len(batch.question_ids) // len(batch.rows))
@@ -187,10 +182,13 @@ class InnerProblem:
             self.asked = (fast.text_states(parts.text, ids), batch.answer_at[first])
             self.answers = batch.question_ids[first].gather(1, batch.answer_at[first][:, None])[:, 0]
             self.has_question = batch.has_question[first]
+            self.answers, self.asked_for = self._wrong_answers()
         if "caption" in self.groups:
             chosen = rows[self.groups["caption"]]
-            ids = batch.caption_ids[chosen][:, : states.shape[1]]
-            self.words = (states[chosen][:, : ids.shape[1] - 1], ids[:, 1:])
+            toward, self.written = self._false_captions(chosen)
+            meant = torch.where(self.written, toward, chosen)
+            ids = batch.caption_ids[meant][:, : states.shape[1]]
+            self.words = (states[meant][:, : ids.shape[1] - 1], ids[:, 1:])
         if "classes" in self.groups:
             self.classes = encode_classes(parts, batch)
         if "accept" in self.groups:
@@ -233,6 +231,33 @@ class InnerProblem:
             turn = torch.arange(len(self.groups[name]), device=rows.device)
             self.by_margin[name] = ((turn + 1) * share).floor() > (turn * share).floor()
         self.shortlist: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+
+    def _aimed(self, count: int) -> Tensor:
+        """Return which of a loss's images are drawn towards something: bool, the targeted share, the first of them."""
+        return torch.arange(count, device=self.rows.device) < int(self.inner.targeted * count)
+
+    def _false_captions(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the next caption of the batch that is false of each image, and which images are drawn towards it."""
+        truth = self.batch.truth
+        order = (torch.arange(truth.shape[1], device=chosen.device) + 1 + chosen[:, None]) % truth.shape[1]
+        false = ~truth[chosen].gather(1, order)
+        toward = order.gather(1, false.float().argmax(dim=1, keepdim=True))[:, 0]
+        return toward, self._aimed(len(chosen)) & false.any(dim=1)
+
+    def _wrong_answers(self) -> tuple[Tensor, Tensor]:
+        """Return the answers' tokens with wrong ones for the images that are drawn towards one, and which these are.
+
+        Of the batch's answers, the one that the clean picture finds likeliest: one of the question's own kind.
+        """
+        aimed, at = self._aimed(len(self.answers)), self.groups["question"]
+        if not bool(aimed.any()):
+            return self.answers, aimed
+        logits = self._answer_logits(self.parts.vision(self.clean[at]))
+        others = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
+        others[self.answers] = False
+        wrong = logits.masked_fill(others, float("-inf")).scatter(1, self.answers[:, None], float("-inf"))
+        aimed = aimed & wrong.isfinite().any(dim=1)
+        return torch.where(aimed, wrong.argmax(dim=1), self.answers), aimed
 
     def objective(self, pixels: Tensor) -> Tensor:
         """Return one value an image (of `rows`, in their order)."""
@@ -311,19 +336,23 @@ class InnerProblem:
     def _classes(self, image: fast.Vision, at: Tensor) -> Tensor:
         return class_losses(self.parts, image.pooled[at], self.classes, self.batch.classes[self.rows[at]])
 
-    def _question(self, image: fast.Vision, at: Tensor) -> Tensor:
+    def _answer_logits(self, image: fast.Vision) -> Tensor:
         states, where = self.asked
-        (read,) = fast.decode(self.parts.decoder, image.tokens[at], [states], [where - 1])
-        logits = fast.vocabulary_logits(self.parts.decoder, read).float()
+        (read,) = fast.decode(self.parts.decoder, image.tokens, [states], [where - 1])
+        return fast.vocabulary_logits(self.parts.decoder, read).float()
+
+    def _question(self, image: fast.Vision, at: Tensor) -> Tensor:
+        logits = self._answer_logits(fast.Vision(image.pooled[at], image.tokens[at], None))
         loss = F.cross_entropy(logits, self.answers, reduction="none")
-        return torch.where(self.has_question, loss, 0.0)
+        return torch.where(self.has_question, torch.where(self.asked_for, -loss, loss), 0.0)
 
     def _caption(self, image: fast.Vision, at: Tensor) -> Tensor:
         states, targets = self.words
         (read,) = fast.decode(self.parts.decoder, image.tokens[at], [states])
         logits = fast.vocabulary_logits(self.parts.decoder, read).float()
         loss = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=self.parts.pad, reduction="none")
-        return loss.sum(dim=1) / (targets != self.parts.pad).sum(dim=1)
+        loss = loss.sum(dim=1) / (targets != self.parts.pad).sum(dim=1)
+        return torch.where(self.written, -loss, loss)
 
     def _drift(self, image: fast.Vision, at: Tensor) -> Tensor:
         return feature_distance(image, self.goal, at)

@@ -13,19 +13,20 @@ from cmai_core.errors import OptionError
 
 INNER_LOSSES = ("contrastive", "classes", "question", "caption", "drift", "accept", "rank", "verified", "nlvr")
 RANKED = ("rank", "verified")
-TEXT_LOSSES = ("contrastive", "caption")
+TEXT_LOSSES = ("contrastive", "caption", "drift")
 STARTS = ("clean", "uniform", "noise", "previous")
 NORMS = ("linf", "l2")
 PRECISIONS = ("auto", "bf16", "fp32")
 PARTS = ("visual", "text", "decoder")
 LATER: dict[str, dict[str, Any]] = {
-    "": {"queue": 0, "detached_heads": False, "on_policy": False},
-    "weights": {"place": 0.0},
+    "": {"queue": 0, "detached_heads": False, "on_policy": False, "projector_share": 0.0, "balance": 0.0},
+    "weights": {"place": 0.0, "prompts": 0.0, "text_drift": 0.0},
     "inner": {
         "text_losses": {"contrastive": 1.0},
         "margin": 0.0,
         "answering": asdict(VerifiedAnswers()),
         "exhaustive": False,
+        "question_words": 0,
     },
 }
 """Settings that came after results were published and trainings begun, with the values that leave a training as it was
@@ -44,7 +45,10 @@ class Weights:
         patch: what each image patch shows, by a linear head that is thrown away after training.
         place: where the objects stand that a question names, by a linear head on the state that gives the answer.
         classes: cross entropy over the class prompts; a class is right when the scene holds one.
+        prompts: InfoNCE of the images with class prompts and short statements, of which several are true of an image.
         drift: squared distance of the image features from those that the starting model gives the clean image.
+        text_drift: the same of the captions' features, whose words may have been replaced, from those of the words as
+            they were.
         agreement: Jensen-Shannon divergence between what two views of a scene retrieve (needs `views=2`).
         hard: hinge on the hardest negative of the batch and on the caption's false variant.
         masked: prediction of hidden patches with the caption's help and of hidden words with the picture's.
@@ -59,7 +63,9 @@ class Weights:
     patch: float = 1.0
     place: float = 0.0
     classes: float = 0.0
+    prompts: float = 0.0
     drift: float = 0.0
+    text_drift: float = 0.0
     agreement: float = 0.0
     hard: float = 0.0
     masked: float = 0.0
@@ -85,9 +91,11 @@ class Inner:
         answering: how "verified" fuses the model's score and V_verify, and how many rivals it looks at.
         alpha, beta: of the formula. S_c is that of the consistency heads where the recipe trains them.
         text_losses: the same mixture for the captions whose words may change. "contrastive": text→image InfoNCE in the
-            batch; "caption": the caption's tokens in the decoder.
+            batch; "caption": the caption's tokens in the decoder; "drift": distance from the starting model's features
+            of the words as they were, the farthest of some edits drawn at random (β does not apply).
         targeted: share of the "contrastive" images, and of such captions, that are drawn towards a caption (an image)
-            that does not belong to them instead.
+            that does not belong to them instead; of the "caption" images, towards writing such a caption; of the
+            "question" images, towards the likeliest wrong one of the batch's answers.
         norm, epsilon: the ball; steps, step_size: projected ascent (sign for linf, unit gradient for l2).
         start: "clean"; "uniform" in the ball; "noise": uniform within ±2ε and no projection, for single steps (N-FGSM:
             de Jorge et al. 2022, arXiv 2202.01181); "previous": the perturbation of the batch before (FGSM-BP: Jia et
@@ -96,6 +104,8 @@ class Inner:
         words: words of each caption of a perturbed image that may be replaced such that it stays true: 0 or 1.
         exhaustive: every such replacement is tried (a caption of Tabletop has six on average); else the gradient says
             which promises most.
+        question_words: words of each question about a perturbed image that may be replaced by others of the same
+            meaning, such that the answer's loss rises: 0 or 1.
     """
 
     losses: Mapping[str, float] = field(default_factory=lambda: {"contrastive": 1.0})
@@ -113,6 +123,7 @@ class Inner:
     margin: float = 0.0
     answering: VerifiedAnswers = field(default_factory=VerifiedAnswers)
     exhaustive: bool = False
+    question_words: int = 0
 
     def __post_init__(self) -> None:
         shares, text_shares = self.losses.values(), self.text_losses.values()
@@ -137,6 +148,7 @@ class Inner:
             (self.start != "noise" or (self.norm, self.steps) == ("linf", 1), "start='noise'", "One linf step."),
             (0 <= self.warmup <= 1, f"warmup={self.warmup}", "A share from 0 to 1."),
             (self.words in (0, 1), f"words={self.words}", "0 or 1."),
+            (self.question_words in (0, 1), f"question_words={self.question_words}", "0 or 1."),
         )
         for good, what, hint in checks:
             if not good:
@@ -172,6 +184,11 @@ class Recipe:
         precision: of the matrix products; "auto" takes bf16 where the processor has it.
         adversarial_share: λ, the share of a batch's images that are perturbed by `inner`: the outer loss is
             (1 − λ)·L(clean) + λ·L(perturbed), in expectation over which scenes are perturbed.
+        projector_share: share of the training, at its start, in which only what leads from the image tower to the
+            decoder learns (`projector`), by `drift` on images perturbed to drift (ProEAT's first stage).
+        balance: 0, or the momentum of moving averages m of the clean and of the perturbed loss: every scene is then in
+            each step clean and perturbed (all of them with λ = 1), and the outer loss is their mean weighted by
+            m_clean/(m_clean + m_perturbed), and likewise (ProEAT's dynamic weights).
         queue: captions of earlier steps that the inner losses "rank" and "verified" rank beside those of the batch.
         detached_heads: the consistency heads learn on the towers' outputs as they are: their losses move no tower.
         on_policy: V_verify learns to refuse the false caption of batch and queue that each picture, attacked or not,
@@ -211,6 +228,8 @@ class Recipe:
     precision: str = "auto"
     adversarial_share: float = 0.0
     inner: Inner | None = None
+    projector_share: float = 0.0
+    balance: float = 0.0
     queue: int = 0
     detached_heads: bool = False
     on_policy: bool = False
@@ -243,6 +262,13 @@ class Recipe:
             (self.precision in PRECISIONS, f"precision={self.precision!r}", f"One of {', '.join(PRECISIONS)}."),
             (0 <= self.adversarial_share <= 1, f"adversarial_share={self.adversarial_share}", "Give 0 to 1."),
             ((self.adversarial_share > 0) == (inner is not None), "inner and adversarial_share", "Both or none."),
+            (0 <= self.projector_share < 1, f"projector_share={self.projector_share}", "Give a share in [0, 1)."),
+            (0 <= self.balance < 1, f"balance={self.balance}", "Give a momentum in [0, 1)."),
+            (
+                inner is not None or not (self.projector_share or self.balance),
+                "projector_share or balance",
+                "Needs an inner problem.",
+            ),
             (
                 w.verify > 0 or not attacked & {"accept", "verified"},
                 "the inner loss 'accept' or 'verified'",
@@ -288,9 +314,20 @@ class Recipe:
         return self.weights.classes > 0 or (self.inner is not None and "classes" in self.inner.losses)
 
     @property
+    def reads_short_texts(self) -> bool:
+        return self.weights.prompts > 0
+
+    @property
     def reads_start(self) -> bool:
-        """Whether its losses need the starting model's features."""
-        return self.weights.drift > 0 or (self.inner is not None and "drift" in self.inner.losses)
+        """Whether its losses need the starting model's features of images."""
+        drifts = self.inner is not None and "drift" in self.inner.losses
+        return self.weights.drift > 0 or self.projector_share > 0 or drifts
+
+    @property
+    def reads_start_texts(self) -> bool:
+        """Whether its losses need the starting model's features of captions."""
+        drifts = self.inner is not None and self.inner.words > 0 and "drift" in self.inner.text_losses
+        return self.weights.text_drift > 0 or drifts
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, equal for equal recipes."""

@@ -1,8 +1,8 @@
-"""The inner problem on texts: one word of a caption is replaced such that it stays true and hurts most."""
+"""The inner problem on texts: one word of a caption or question is replaced such that it stays true and hurts most."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,9 @@ from cmai_core.training.inner import allotted
 from cmai_core.training.losses import Parts, pairs_consistency, unit
 from cmai_core.training.settings import Inner
 
+TRIED = 8
+"""Edits of a caption that are drawn to find a far one (LEAF, arXiv 2506.03355, draws 50 characters)."""
+
 
 def worst_words(
     parts: Parts,
@@ -24,6 +27,8 @@ def worst_words(
     rows: Tensor,
     inner: Inner,
     edits: TrueEdits,
+    start: nn.Module | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Return the batch's captions with one word replaced in those of `rows`, where that raises α·L_task − β·S_c.
 
@@ -35,14 +40,23 @@ def worst_words(
     Args:
         image: the features of the batch's (perturbed) images, without gradients.
         rows: int64, whose captions may change.
+        start, generator: the starting model's text tower, and random numbers on the CPU, for "drift".
 
     Returns:
         int64 B×48.
     """
+    shares = dict(inner.text_losses)
+    at = allotted(len(rows), shares).get("drift")
+    if at is not None:
+        mine = torch.zeros(len(rows), dtype=torch.bool).index_fill_(0, at, True).to(rows.device)
+        batch = replace(batch, caption_ids=farthest_words(parts, start, batch, rows[mine], edits, generator))
+        rows, shares = rows[~mine], {name: share for name, share in shares.items() if name != "drift"}
+        if not len(rows):
+            return batch.caption_ids
     ids = fast.trim(batch.caption_ids[rows], parts.pad)
     options = edits.candidates(ids)
     search = _of_all if inner.exhaustive else _by_gradient
-    problem = _Captions(parts, heads, batch, image, rows, inner)
+    problem = _Captions(parts, heads, batch, image, rows, inner, shares)
     changed = batch.caption_ids.clone()
     changed[rows, : ids.shape[1]] = edits.apply(ids, options, search(problem, ids, options, edits))
     return changed
@@ -68,6 +82,16 @@ def _by_gradient(problem: _Captions, ids: Tensor, options: Tensor, edits: TrueEd
     with torch.enable_grad():
         value, gain = problem.value(torch.arange(len(ids), device=ids.device), ids, options, embedded)
         (gradient,) = torch.autograd.grad(value.sum(), embedded)
+    return _steepest(table, ids, options, gradient, gain)
+
+
+def _steepest(table: Tensor, ids: Tensor, options: Tensor, gradient: Tensor, gain: Tensor | float = 0.0) -> Tensor:
+    """Return the edit of each text along which the gradient in the tokens rises most, −1 where none does: int64 N.
+
+    Args:
+        table: V×W, the tokens' embeddings. ids: int64 N×L; options: int64 N×L×K, −1: none; gradient: N×L×W.
+        gain: N×L×K, what an edit gains besides.
+    """
     along = table[options.clamp(min=0)] - table[ids].unsqueeze(2)
     gain = gain + torch.einsum("blkw,blw->blk", along, gradient.to(table))
     best, where = gain.masked_fill(options < 0, float("-inf")).flatten(1).max(dim=1)
@@ -84,6 +108,7 @@ class _Captions:
     image: fast.Vision
     rows: Tensor
     inner: Inner
+    shares: dict[str, float]
 
     def value(
         self, owner: Tensor, ids: Tensor, options: Tensor, embedded: Tensor | None = None
@@ -100,7 +125,7 @@ class _Captions:
         scored = pooled if self.heads is None else self.heads.text(pooled)
         value = -inner.beta * pairs_consistency(self.heads, own, scored)
         gain = torch.zeros(options.shape, device=ids.device)
-        for name, among in allotted(count, dict(inner.text_losses)).items() if inner.alpha else ():
+        for name, among in allotted(count, self.shares).items() if inner.alpha else ():
             among = among.to(rows.device)
             at = torch.isin(owner, among).nonzero()[:, 0]
             if name == "contrastive":
@@ -112,6 +137,75 @@ class _Captions:
                 gain = gain.index_add(0, at, inner.alpha * meant)
             value = value.index_add(0, at, inner.alpha * loss)
         return value, gain
+
+
+@torch.no_grad()
+def farthest_words(
+    parts: Parts,
+    start: nn.Module,
+    batch: TrainingBatch,
+    rows: Tensor,
+    edits: TrueEdits,
+    generator: torch.Generator,
+    tried: int = TRIED,
+) -> Tensor:
+    """Return the batch's captions, those of `rows` with the edit that takes the embedding farthest from the start's.
+
+    LEAF's inner problem (arXiv 2506.03355), over true word edits in the place of characters: `tried` edits of each
+    caption are drawn, and each is tried. A gradient would not do: at the words as they are the distance is least.
+
+    Args:
+        start: the starting model's text tower. generator: on the CPU.
+
+    Returns:
+        int64 B×48.
+    """
+    ids = fast.trim(batch.caption_ids[rows], parts.pad)
+    options = edits.candidates(ids)
+    draws = torch.rand(options.flatten(1).shape, generator=generator).to(ids.device)
+    drawn = draws.masked_fill(options.flatten(1) < 0, -1.0).topk(min(tried, draws.shape[1]), dim=1).indices
+    number = drawn.shape[1]
+    edited = edits.apply(
+        ids.repeat_interleave(number, 0), options.repeat_interleave(number, 0), drawn.flatten()
+    )  # a caption with fewer edits is among its own
+    goal, _ = fast.text_embedding(start, ids, parts.pad)
+    found, _ = fast.text_embedding(parts.text, edited, parts.pad)
+    distance = (found.float().unflatten(0, (-1, number)) - goal.float()[:, None]).square().sum(dim=-1)
+    best = distance.argmax(dim=1) + number * torch.arange(len(ids), device=ids.device)
+    changed = batch.caption_ids.clone()
+    changed[rows, : ids.shape[1]] = edited[best]
+    return changed
+
+
+def worst_question_words(
+    parts: Parts, batch: TrainingBatch, image: fast.Vision, rows: Tensor, edits: TrueEdits
+) -> Tensor:
+    """Return the batch's questions, those about the images of `rows` with the word replaced that hurts the answer most.
+
+    To first order, as `worst_words`; the answer itself stays.
+
+    Args:
+        image: the features of the batch's (perturbed) images, without gradients. rows: int64.
+
+    Returns:
+        int64 (B·K)×L.
+    """
+    each = len(batch.question_ids) // len(batch.rows)
+    at = (rows[:, None] * each + torch.arange(each, device=rows.device)).flatten()
+    ids, where = batch.question_ids[at], batch.answer_at[at]
+    before = torch.arange(ids.shape[1], device=ids.device) < where[:, None]
+    options = edits.candidates(ids).masked_fill(~(before & batch.has_question[at, None])[..., None], -1)
+    table = parts.text.token_embedding.weight.detach()
+    embedded = table[ids].requires_grad_(True)
+    with torch.enable_grad():
+        _, states = fast.text_embedding(parts.text, ids, parts.pad, embedded)
+        (read,) = fast.decode(parts.decoder, image.tokens[rows], [states[:, : ids.shape[1]]], [where - 1])
+        logits = fast.vocabulary_logits(parts.decoder, read).float()
+        loss = F.cross_entropy(logits, ids.gather(1, where[:, None])[:, 0], reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, embedded)
+    changed = batch.question_ids.clone()
+    changed[at] = edits.apply(ids, options, _steepest(table, ids, options, gradient))
+    return changed
 
 
 def _contrastive(

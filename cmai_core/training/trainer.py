@@ -35,12 +35,13 @@ from cmai_core.training.extra_losses import MaskedHead
 from cmai_core.training.inner import InnerProblem, perturb
 from cmai_core.training.loop import LOG_EVERY, Loop
 from cmai_core.training.losses import Parts, PatchHead, PlaceHead
+from cmai_core.training.projector import projector
 from cmai_core.training.rivals import CaptionQueue, Rivals
 from cmai_core.training.schedule import learning_rate
 from cmai_core.training.settings import Recipe
 from cmai_core.training.steering import Steering
 from cmai_core.training.step import StepLoss
-from cmai_core.training.text_inner import worst_words
+from cmai_core.training.text_inner import worst_question_words, worst_words
 from cmai_core.training.validation import quick_validation, robust_validation
 
 if TYPE_CHECKING:
@@ -80,6 +81,10 @@ class RunOptions:
     validation_scenes: int = 500
     restart: bool = False
     command: str = ""
+
+
+def _frozen(tower: nn.Module) -> nn.Module:
+    return copy.deepcopy(tower).eval().requires_grad_(False)
 
 
 def take_apart(model: VisionLanguageModel) -> Parts:
@@ -146,7 +151,8 @@ class Training:
         self.model, self.recipe, self.seed, self.processes = model, recipe, seed, processes
         self.parts = take_apart(model)
         self.network = model.trainable().network
-        self.start = copy.deepcopy(self.parts.visual).eval().requires_grad_(False) if recipe.reads_start else None
+        self.start = _frozen(self.parts.visual) if recipe.reads_start else None
+        self.start_text = _frozen(self.parts.text) if recipe.reads_start_texts else None
         self.network.train().requires_grad_(False)
         for name in recipe.trained:
             getattr(self.parts, name).requires_grad_(True)
@@ -166,13 +172,14 @@ class Training:
             "clip": self.network, "heads": self.heads, "head": self.head, "masked": self.masked, "place": self.place,
         }  # fmt: skip
         self.module = nn.ModuleDict({name: module for name, module in modules.items() if module is not None})
-        self.loss = processes.wrap(StepLoss(self.module, self.parts, recipe, self.start))
+        self.loss = processes.wrap(StepLoss(self.module, self.parts, recipe, self.start, self.start_text))
         self.optimizer = _optimizer(self.module, recipe)
         self.average = MovingAverage(self.module, recipe.ema)
         self.bf16 = uses_bf16(recipe.precision, model.device)
         self.edits = TrueEdits.tabletop(bundled_tokenizer_dir() / "tokenizer.json").to(model.device)
         self.steering = Steering.of(recipe, self.parts, self.heads, reference)
         self.previous: Tensor | None = None
+        self.means: Tensor | None = None
         if recipe.queue and arrays is None:
             raise OptionError("A queue of captions asks the data what is true.", "Give the training's arrays.")
         self.queue = CaptionQueue(recipe.queue, arrays) if recipe.queue else None
@@ -216,6 +223,8 @@ class Training:
         inner, share = self.steering.inner, self.steering.share
         if inner is None or not share:
             return batch, pixels
+        if self._starting(self.recipe.projector_share):
+            inner = replace(inner, losses={"drift": 1.0}, alpha=1.0, beta=0.0, words=0, question_words=0)
         scale = 1.0
         if inner.warmup > 0:
             progress = self.step / self.total_steps if self.total_steps else 0.0
@@ -236,12 +245,27 @@ class Training:
             self.queue.push(*map(self.processes.gathered, (problem.texts.float(), batch.rows, batch.columns)))
         if inner.start == "previous":
             self.previous = (out[rows] - pixels[rows]).half()  # as a checkpoint keeps it
-        if inner.words:
+        if inner.words or inner.question_words:
             with torch.no_grad():
                 image = self.parts.vision(out)
-            ids = worst_words(self.parts, self.heads, batch, image, rows, inner, self.edits)
+        if inner.words:
+            more = {"start": self.start_text, "generator": self._generator("/words")}
+            ids = worst_words(self.parts, self.heads, batch, image, rows, inner, self.edits, **more)
             batch = replace(batch, caption_ids=ids)
+        if inner.question_words and len(batch.question_ids):
+            ids = worst_question_words(self.parts, batch, image, rows, self.edits)
+            batch = replace(batch, question_ids=ids)
         return batch, out
+
+    def _starting(self, share: float) -> bool:
+        """Return whether the training is within this share of its steps."""
+        return self.step < share * (self.total_steps or 0)
+
+    def _balanced(self, losses: Tensor) -> Tensor:
+        """Return the clean and the perturbed loss weighted by their moving averages (ProEAT, arXiv 2503.04833)."""
+        found, momentum = losses.detach(), self.recipe.balance
+        self.means = found if self.means is None else momentum * self.means.to(found) + (1 - momentum) * found
+        return (self.means / self.means.sum() * losses).sum()
 
     def advance(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """Take one optimiser step; return what to log."""
@@ -250,11 +274,20 @@ class Training:
         with self.autocast():
             self.steering.measure(self.step)
             rivals = None if self.queue is None else self.queue.beside(batch)
-            batch, pixels = self.perturbed(batch, clean, rivals)
-            alone = self.head is not None and self.step < recipe.vision_share * (self.total_steps or 0)
-            loss, seen = self.loss(batch, pixels, clean, self._generator("/hidden"), vision_alone=alone, rivals=rivals)
+            changed, pixels = self.perturbed(batch, clean, rivals)
+            patches, projecting = self._starting(recipe.vision_share), self._starting(recipe.projector_share)
+            only = "vision" if patches and self.head is not None else "drift" if projecting else ""
+            apart = recipe.balance > 0 and not only
+            more = {"plain": batch, "only": only, "apart": apart, "rivals": rivals}
+            loss, seen = self.loss(changed, pixels, clean, self._generator("/hidden"), **more)
+            loss = self._balanced(loss) if apart else loss
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if only == "drift":
+            kept = {id(parameter) for parameter in projector(self.parts.visual)}
+            for parameter in self.module.parameters():
+                if id(parameter) not in kept:
+                    parameter.grad = None
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), recipe.clip_norm)
         rate = learning_rate(recipe, self.step, self.total_steps)
         for group in self.optimizer.param_groups:
@@ -288,6 +321,7 @@ class Training:
             "steering": self.steering.state(),
             "previous": self.previous,
             "queue": self.queue and self.queue.state(),
+            "means": self.means,
             "step": self.step,
             "total_steps": self.total_steps,
             "seconds": self.seconds,
@@ -298,7 +332,7 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"])
         self.steering.restore(state["steering"])
-        self.previous = state["previous"]
+        self.previous, self.means = state["previous"], state.get("means")
         if self.queue is not None:
             self.queue.restore(state["queue"], self.model.device)
         self.step, self.total_steps, self.seconds = state["step"], state["total_steps"], state["seconds"]
@@ -382,7 +416,7 @@ def _identity(
     """Say what decides a training's weights; a checkpoint goes on only under the same.
 
     Raises:
-        OptionError: a time budget for several processes.
+        OptionError: a time budget, or a balance of clean and perturbed loss, for several processes.
     """
     identity: dict[str, Any] = {"recipe": recipe.to_dict(), "seed": seed, "scenes": scenes, "start": start}
     if options.minutes is None:
@@ -393,6 +427,8 @@ def _identity(
         identity["processes"] = processes.count
         if options.minutes is not None:
             raise OptionError("A time budget is for one process.", "Give --pairs.")
+        if recipe.balance:
+            raise OptionError("The balance of two losses is for one process.", "Start one, or set balance=0.")
     return identity
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +46,7 @@ def quick_validation(
     kept_tokens = []
     for start in range(0, count, _CHUNK):
         some = slice(start, min(start + _CHUNK, count))
-        image = parts.vision(to_pixels(torch.from_numpy(arrays.images[some]).to(device)))
+        image = parts.vision(to_pixels(torch.from_numpy(np.array(arrays.images[some])).to(device)))
         ids = fast.trim(captions[some], parts.pad)
         pooled, states = fast.text_embedding(parts.text, ids, parts.pad)
         (decoded,) = fast.decode(parts.decoder, image.tokens, [states[:, : ids.shape[1] - 1]])
@@ -168,3 +170,80 @@ def robust_validation(
             scores = [pairs_consistency(heads, image, text) for image, text in zip(seen, scored, strict=True)]
             out[f"s_c_{name}"] = float(torch.cat(scores).mean())
     return out
+
+
+QUICK = {
+    "contrastive": Inner(losses={"contrastive": 1.0}),
+    "targeted": Inner(losses={"contrastive": 1.0}, targeted=1.0),
+    "drift": Inner(losses={"drift": 1.0}),
+}
+"""Attacks of the worst case: away from the true caption, towards a false one, and away from the clean features."""
+
+
+def worst_validation(
+    parts: Parts,
+    arrays: Arrays,
+    *,
+    scenes: int = 300,
+    epsilons: Sequence[float] = (2 / 255, 4 / 255),
+    steps: int = 10,
+) -> dict[str, Any]:
+    """Measure image→text R@1 in the worst case over `QUICK`, the same for every model.
+
+    Args:
+        arrays: validation arrays; the first `scenes` scenes are used, each with its first caption.
+        epsilons: L∞ radii in [0, 1] pixel units. steps: of each attack, of ε/4, from a random start.
+
+    Returns:
+        `scenes`; `clean`: the share whose retrieved caption is true of the scene; `worst`: for each radius (in its
+        order) the share that keeps such a caption clean and under every attack; `attacks`: for each radius the share
+        under each attack alone.
+    """
+    count = min(scenes, len(arrays))
+    batch = _first_scenes(arrays, count).to(parts.mean.device)
+    pixels = to_pixels(batch.images)
+    with torch.no_grad():
+        texts = unit(fast.text_embedding(parts.text, fast.trim(batch.caption_ids, parts.pad), parts.pad)[0])
+
+    def right(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            found = [unit(parts.vision(part).pooled) @ texts.T for part in images.split(_CHUNK)]
+        best = torch.cat(found).argmax(dim=1)
+        return batch.truth[torch.arange(count, device=best.device), best]
+
+    clean = right(pixels)
+    worst, attacks = [], []
+    for epsilon in epsilons:
+        kept = {}
+        for name, attack in QUICK.items():
+            inner = replace(attack, epsilon=epsilon, steps=steps, step_size=epsilon / 4, warmup=0.0)
+            kept[name] = right(_attacked(parts, batch, pixels, inner))
+        worst.append(float((clean & torch.stack(list(kept.values())).all(dim=0)).float().mean()))
+        attacks.append({name: float(held.float().mean()) for name, held in kept.items()})
+    return {"scenes": count, "clean": float(clean.float().mean()), "worst": worst, "attacks": attacks}
+
+
+def _first_scenes(arrays: Arrays, count: int) -> TrainingBatch:
+    """Return the first scenes with their first captions, and nothing else."""
+    rows, first = np.arange(count), np.zeros(count, np.int64)
+    truth = np.array(arrays.truth(rows, rows, first), dtype=bool)
+    np.fill_diagonal(truth, True)
+    empty = torch.zeros(0)
+    batch = TrainingBatch(**{field.name: empty for field in fields(TrainingBatch)})
+    return replace(
+        batch,
+        rows=torch.from_numpy(rows),
+        images=torch.from_numpy(np.array(arrays.images[:count])),
+        caption_ids=torch.from_numpy(arrays.caption_ids[:count, 0].astype(np.int64)),
+        truth=torch.from_numpy(truth),
+    )
+
+
+def _attacked(parts: Parts, batch: TrainingBatch, pixels: Tensor, inner: Inner) -> Tensor:
+    out = []
+    for start in range(0, len(pixels), _CHUNK):
+        rows = torch.arange(start, min(start + _CHUNK, len(pixels)), device=pixels.device)
+        problem = InnerProblem(inner, parts, batch, rows, None, parts.visual, pixels[rows])
+        generator = torch.Generator().manual_seed(start)
+        out.append(perturb(pixels[rows], problem.objective, inner, generator=generator))
+    return torch.cat(out)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cmai_core.comparison.protocol import PROTOCOL, markdown
+from cmai_core.comparison.protocol import PROTOCOL, RIVALS, markdown
 from cmai_core.evaluation.runs.grid import Grid
 from cmai_core.training.recipes import RECIPES
 
@@ -35,10 +35,9 @@ def test_a_later_setting_counts_where_it_is_used(monkeypatch):
 
 
 def test_every_defence_is_compared_or_is_a_base():
-    assert set(PROTOCOL.recipes) == {
-        name for name, recipe in RECIPES.items() if recipe.start in ("tabletop", "tabletop-b")
-    }
-    assert all(RECIPES[name].pairs == PROTOCOL.pairs for name in PROTOCOL.recipes)
+    first = {name for name, recipe in RECIPES.items() if recipe.start in ("tabletop", "tabletop-b")}
+    assert set(PROTOCOL.recipes) | set(RIVALS) == first
+    assert all(RECIPES[name].pairs == PROTOCOL.pairs for name in (*PROTOCOL.recipes, *RIVALS))
 
 
 @pytest.mark.parametrize("part", PROTOCOL.parts, ids=lambda part: part.name)

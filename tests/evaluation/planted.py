@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.util
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -137,12 +138,20 @@ class BatchDependent(Wrapped):
 
 
 class Adapting(Wrapped):
-    """Takes a gradient step on its input before it answers."""
+    """Takes a gradient step on its input before it answers.
+
+    Args:
+        followed: keep the step's graph, so that an attack can differentiate it.
+    """
+
+    def __init__(self, model, followed=False):
+        super().__init__(model)
+        self.followed = followed
 
     def scores(self, pixels):
         with torch.enable_grad():
-            x = pixels.detach().requires_grad_(True)
-            (slope,) = torch.autograd.grad(super().scores(x).logsumexp(dim=1).sum(), x)
+            x = pixels if self.followed and pixels.requires_grad else pixels.detach().requires_grad_(True)
+            (slope,) = torch.autograd.grad(super().scores(x).logsumexp(dim=1).sum(), x, create_graph=self.followed)
         return super().scores(pixels + 0.001 * slope)
 
 
@@ -287,3 +296,76 @@ class Shy(GradientSearch):
         length = None if bold else 1e-9
         honest = GradientSearch(steps=self.steps, step_size=length, random_start=False)
         return honest.run(problem, seed=seed, watch=watch)
+
+
+class Purifying(Wrapped):
+    """Moves the embedding's direction towards a template and hands on no gradient of it, after CLIPure-Cos.
+
+    The template says nothing of any class, so that no answer changes: an attack that finds nothing here has only lost
+    its gradient, of which the embedding's length is left.
+    """
+
+    steps, rate = 10, 0.1
+
+    def scores(self, pixels):
+        found = super().scores(pixels)
+        direction = F.normalize(found.detach(), dim=1)
+        template = F.normalize(torch.ones_like(direction), dim=1)
+        for _ in range(self.steps):
+            agreement = (direction * template).sum(dim=1, keepdim=True)
+            direction = F.normalize(direction + self.rate * (template - agreement * direction), dim=1)
+        return found.norm(dim=1, keepdim=True) * direction
+
+
+class Returning(Wrapped):
+    """Moves its input away from where it is seen, after TTC: what was pushed there is to come back.
+
+    From a start of small noise, always the same, so that nothing here is random; gradients pass as if nothing moved.
+    """
+
+    def __init__(self, model, epsilon=8 / 255, steps=4):
+        super().__init__(model)
+        self.epsilon, self.steps = epsilon, steps
+
+    def scores(self, pixels):
+        seen = pixels.detach()
+        with torch.enable_grad():
+            noise = torch.rand(seen.shape[1:], generator=torch.Generator().manual_seed(0), dtype=seen.dtype) - 0.5
+            x, own = seen + 2 / 255 * noise, super().scores(seen).detach()
+            for _ in range(self.steps):
+                x = x.detach().requires_grad_(True)
+                (slope,) = torch.autograd.grad((super().scores(x) - own).square().sum(), x)
+                x = x + self.epsilon / self.steps * slope.sign()
+        return super().scores(pixels + (x - seen).detach())
+
+
+class Resizing(Wrapped):
+    """Shrinks every picture by a random amount and puts it at a random place on grey (Xie et al. 2018, 1711.01991).
+
+    Args:
+        fixed: draw both from the picture's own bytes: the same picture is always answered alike.
+    """
+
+    def __init__(self, model, fixed=False):
+        super().__init__(model)
+        self.fixed, self.generator = fixed, torch.Generator().manual_seed(1)
+
+    def scores(self, pixels):
+        return super().scores(torch.cat([self.resized(picture[None]) for picture in pixels]))
+
+    def resized(self, picture):
+        generator = self.generator
+        if self.fixed:
+            digest = hashlib.sha256(picture.detach().numpy().tobytes()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:7]))
+        size = picture.shape[-1]
+        side, top, left = (int(torch.randint(0, 3, (), generator=generator)) for _ in range(3))
+        side = size - side
+        small = F.interpolate(picture, size=(side, side), mode="bilinear", align_corners=False)
+        top, left = min(top, size - side), min(left, size - side)
+        return F.pad(small, (left, size - side - left, top, size - side - top), value=0.5)
+
+
+def unaware(model, batch, epsilon):
+    """Attacks the bare model, whatever stands around it."""
+    return honest(model.model, batch, epsilon)

@@ -159,19 +159,59 @@ def test_another_clean_accuracy_under_the_harness_is_caught(model, data):
 
 
 def test_a_model_that_optimises_at_inference_is_flagged(model, data):
-    assert run(planted.Adapting(model), data, inference.OPTIMISES)[inference.OPTIMISES].status == "warn"
+    assert run(planted.Adapting(model), data, inference.OPTIMISES)[inference.OPTIMISES].status == "fail"
+    followed = run(planted.Adapting(model, followed=True), data, inference.OPTIMISES)[inference.OPTIMISES]
+    assert followed.status == "warn" and followed.numbers["cut"] == 0
+    by_scores = run(planted.Adapting(model), data, inference.OPTIMISES, attack="square:queries=9", epsilon=EPSILON)
+    assert by_scores[inference.OPTIMISES].status == "warn"  # who asks for scores sees all of it
 
 
 def test_a_counter_perturbation_in_a_worker_thread_is_caught(model, data):
     """It makes twice as many samples stand, and takes its gradients where the check's own thread does not look."""
     defended = planted.Countering(model)
     found = run(defended, data, inference.OPTIMISES, comparison.TARGETED, verdict.TOGETHER)
-    assert found[inference.OPTIMISES].status == "warn"
+    assert found[inference.OPTIMISES].status == "fail"
     numbers = found[inference.OPTIMISES].numbers
     assert numbers["other_threads"] == 1 and numbers["gradient_calls"] == defended.steps * numbers["passes"]
     plain = run(model, data, comparison.TARGETED)[comparison.TARGETED]
     assert found[comparison.TARGETED].numbers["samples"] == 24 and plain.status == "pass"
     assert worst([check.status for check in found.values()]) == "fail"
+
+
+def test_purification_whose_inner_gradient_is_cut_is_caught_from_the_model_inside(model, data):
+    """No answer changes, so what is made on the bare model fools it; through the purification hardly anything does."""
+    only = (comparison.TRANSFER, inference.OPTIMISES, gradients.PRESENT)
+    found = run(planted.Purifying(model), data, *only)
+    assert found[comparison.TRANSFER].status == "fail"
+    assert found[comparison.TRANSFER].numbers["other"] > 2 * found[comparison.TRANSFER].numbers["fooled"]
+    assert found[inference.OPTIMISES].status == "pass"  # its steps are written out: nobody asks for a gradient
+    assert found[gradients.SLOPE].status != "pass"
+    assert run(planted.Wrapped(model), data, *only)[comparison.TRANSFER].status == "pass"
+
+
+@pytest.mark.parametrize("attack", [None, planted.unaware])
+def test_a_picture_that_the_model_moves_itself_is_caught_whoever_attacks(model, data, attack):
+    """It looks twice as robust, to who attacks the bare model and to who takes the movement for a constant."""
+    defended, options = planted.Returning(model), {} if attack is None else {"epsilon": EPSILON}
+    found = run(defended, data, inference.OPTIMISES, strength.GROWS, attack=attack, **options)
+    assert found[inference.OPTIMISES].status == "fail" and found[inference.OPTIMISES].numbers["cut"] == 8
+    plain = run(model, data, strength.GROWS)[strength.GROWS].numbers
+    fooled = found[strength.GROWS].numbers
+    assert fooled["fooled"][1] / fooled["samples"] < 0.8 * plain["fooled"][1] / plain["samples"]
+
+
+def test_random_resizing_is_caught_also_where_the_picture_itself_decides_how(model, data):
+    only = (inference.RANDOM, gradients.PRESENT, strength.RISES)
+    assert run(planted.Resizing(model), data, *only)[inference.RANDOM].status == "fail"
+    found = run(planted.Resizing(model, fixed=True), data, *only)
+    assert found[inference.RANDOM].status == "pass"  # the same picture is answered alike
+    assert found[gradients.SLOPE].status == "fail" and found[strength.RISES].status == "fail"
+
+
+def test_a_system_around_a_model_is_compared_with_the_model_inside(model, data):
+    bits = System(planted.Wrapped(model), preprocessing=(Quantise(levels=64),))
+    assert run(bits, data, comparison.TRANSFER)[comparison.TRANSFER].status == "pass"
+    assert run(model, data, comparison.TRANSFER)[comparison.TRANSFER].status == "skipped"
 
 
 def test_gradients_taken_by_another_name_are_counted(model):

@@ -45,6 +45,11 @@ class FakeArrays(SimpleNamespace):
         """Twelve classes, of which a scene holds its own."""
         return self.classes[scene_rows][:, None] == np.arange(12)[None, :]
 
+    def short_truth(self, scene_rows):
+        """The classes, and three texts: true of every second scene, of all, of none."""
+        more = [scene_rows % 2 == 0, scene_rows >= 0, scene_rows < 0]
+        return np.concatenate([self.class_targets(scene_rows), np.stack(more, axis=1)], axis=1)
+
 
 def arrays(scenes: int = 24, seed: int = 0, items: int = 16) -> FakeArrays:
     rng = np.random.default_rng(seed)
@@ -74,5 +79,6 @@ def arrays(scenes: int = 24, seed: int = 0, items: int = 16) -> FakeArrays:
         classes=rng.integers(0, 12, scenes),
         false_ids=random_ids(rng, (scenes, 3), 48, 5, 20),
         class_ids=random_ids(rng, (12,), 8, 4, 6),
+        short_ids=random_ids(np.random.default_rng((seed, 1)), (15,), 10, 4, 8),
         question_things=np.where(family[..., None] == 4, rng.integers(0, 4, (scenes, 5, 2)), -1).astype(np.int8),
     )

@@ -23,7 +23,7 @@ spec = importlib.util.spec_from_file_location("training_helpers", Path(__file__)
 helpers = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(helpers)
 
-SMALL = {"batch": 8, "precision": "fp32", "warmup_steps": 1, "vision_share": 0.0, "ema": 0.0}
+SMALL = {"batch": 8, "precision": "fp32", "warmup_steps": 1, "vision_share": 0.0, "projector_share": 0.0, "ema": 0.0}
 TRAINABLE = [name for name, r in RECIPES.items() if not r.replay]  # those need the model whose schedule they follow
 
 
@@ -151,12 +151,14 @@ class Stop:
         raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("name", ["cmai", "ssl-adversarial", "mbat", "cmai-2"])
+@pytest.mark.parametrize("name", ["cmai", "ssl-adversarial", "mbat", "leaf", "proeat", "cmai-2"])
 def test_a_stopped_training_ends_where_an_undisturbed_one_does(tmp_path, name):
     changes = {"inner.start": "previous"} if name == "mbat" else {}
+    if name == "proeat":
+        changes = {"projector_share": 0.4}
     if name.startswith("cmai"):
         changes = {"controller.after": 0, "controller.every": 2, "controller.pairs": 4}
-    recipe = get_recipe(name, **SMALL, **changes)
+    recipe = get_recipe(name, **{**SMALL, **changes})
     options = RunOptions(pairs=5 * recipe.batch, validate_every=0)
 
     def run(folder, cancel=None):
@@ -272,7 +274,7 @@ def test_defences_of_the_comparison_have_equal_terms():
     for recipe in compared:
         assert recipe.pairs == PAIRS and recipe.batch == 128 and recipe.inner.epsilon == pytest.approx(2 / 255)
         assert recipe.inner.steps == 2
-        assert recipe.adversarial_share == 0.5
+        assert recipe.adversarial_share == (1.0 if recipe.balance else 0.5)  # with a balance, each is clean beside it
         if recipe.controller is not None:
             assert recipe.controller.epsilon.high <= recipe.inner.epsilon
 

@@ -26,6 +26,7 @@ from cmai_core.data.tabletop.question_things import stored_question_things
 from cmai_core.data.tabletop.questions import questions
 from cmai_core.data.tabletop.sampling import scene_rng
 from cmai_core.data.tabletop.scene import MAX_OBJECTS
+from cmai_core.data.tabletop.short_texts import short_text_ids, short_text_truth
 from cmai_core.data.tabletop.statements import CODE_LENGTH, encode_pattern, encode_scenes, truth_of_codes
 from cmai_core.data.text import question_with_answer, statement_with_truth
 from cmai_core.errors import DataError
@@ -69,7 +70,7 @@ class TrainingArrays:
         nlvr_left, nlvr_right: int32 M, scenes; nlvr_ids: uint16 M×48; nlvr_answer_at: int16 M; nlvr_truth: bool M.
         false_ids: uint16 N×6×48, each caption with one fact changed so that it is false of its scene (zeros where there
             is no such change); false_codes: the same as logic. None unless asked for.
-        class_ids: int64 C×L, the zero-shot classes' prompts.
+        class_ids: int64 C×L, the zero-shot classes' prompts. short_ids: int64 S×L, these and short statements.
         question_things: int8 N×12×2, the objects that a question names alone, in its order (−1: none). None unless
             asked for.
     """
@@ -91,6 +92,7 @@ class TrainingArrays:
     false_ids: np.ndarray | None = None
     false_codes: np.ndarray | None = None
     class_ids: np.ndarray | None = None
+    short_ids: np.ndarray | None = None
     question_things: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -104,6 +106,10 @@ class TrainingArrays:
     def class_targets(self, scene_rows: np.ndarray) -> np.ndarray:
         """Return bool len(scene_rows)×C: which zero-shot classes the scenes hold."""
         return class_targets(self.objects[scene_rows])
+
+    def short_truth(self, scene_rows: np.ndarray) -> np.ndarray:
+        """Return bool len(scene_rows)×S: which short texts are true of the scenes."""
+        return short_text_truth(self.objects[scene_rows])
 
 
 def training_arrays(
@@ -149,7 +155,7 @@ def training_arrays(
             if report:
                 report(min(len(done) * _CHUNK, scenes), scenes)
     arrays = {name: _opened(folder / f"{name}.npy", shape) for name, (shape, _) in layout.items()}
-    arrays["class_ids"] = class_prompt_ids(tokenizer_file)
+    arrays["class_ids"], arrays["short_ids"] = class_prompt_ids(tokenizer_file), short_text_ids(tokenizer_file)
     if false_captions:
         given = (arrays["caption_ids"], arrays["objects"], arrays["frame"])
         arrays["false_ids"], arrays["false_codes"] = stored_false_captions(folder, tokenizer_file, split, *given)

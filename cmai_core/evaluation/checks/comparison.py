@@ -29,6 +29,7 @@ STANDARD = "a standard attack finds no more"
 TARGETED = "aiming at each of the strongest options finds no more"
 SCORES = "black box is no better than white box"
 TRANSFER = "transfer is no better than white box"
+BARE = "the model without the defence around it"
 FOOLS_ALL = "The attack fools every sample, so no other can fool one more."
 
 # Draws of noise; Carlini et al. recommend thousands, which a self-check cannot afford, but ten show what noise can do.
@@ -123,13 +124,21 @@ def black_box(bench: Bench) -> Check:
 
 
 def transfer(bench: Bench) -> Check:
-    """Check that pictures made on other models fool no sample that the attack does not."""
-    if not bench.surrogates:
-        return skipped(TRANSFER, "No other model was given to make pictures on.")
+    """Check that pictures made on other models fool no sample that the attack does not.
+
+    The model that a defence stands around is one of them: where its own gradients do better than those through the
+    defence, the defence hides them (BPDA: Athalye et al. 2018, arXiv 1802.00420, §4.1, with the defence as identity).
+    """
+    surrogates = dict(bench.surrogates)
+    bare = getattr(bench.model, "model", None)
+    if callable(getattr(bare, "image_features", None)) and bench.white_box:
+        surrogates.setdefault(BARE, bare)
+    if not surrogates:
+        return skipped(TRANSFER, "No other model was given to make pictures on, and no defence stands around this one.")
     if bool(bench.fooled.all()):
         return Check(TRANSFER, "pass", FOOLS_ALL, {})
     checks = []
-    for name, surrogate in bench.surrogates.items():
+    for name, surrogate in surrogates.items():
         objective = TaskObjective(bench.task, dataset=bench.dataset)
         inner = GradientSearch(steps=20, momentum=1.0)
         search = Transfer(surrogate=surrogate, search=inner, objective=objective)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.variable import Variable
@@ -118,37 +118,54 @@ def optimises(bench: Bench) -> Check:
 
     A model that changes its input or itself by gradients when it is asked can hide from an attack that does not follow
     these steps (Croce et al. 2022, arXiv 2202.13711). It is asked about a clean picture and about one between the
-    levels of a file, with gradients switched off and on; it may take its own in any thread.
+    levels of a file, with gradients switched off and on; it may take its own in any thread. Where it drops their graphs
+    while an attack differentiates it, the attack by gradients takes what depends on the picture for a constant.
     """
     pixels = bench.everyone.pixels[:1]
     between = (pixels + 0.3 / 255).clamp(max=1.0)
     with evaluation_mode(bench.model):
         passes = [(picture, grad) for picture in (pixels, between) for grad in (False, True)]
-        found: list[str] = []
+        found: list[Call] = []
+        cut = 0
         for picture, grad in passes:
             with counting_gradients() as calls, torch.set_grad_enabled(grad):
                 bench.model.image_features(picture.detach().requires_grad_(grad))
             found += calls
-    threads = sorted(set(found) - {threading.current_thread().name})
-    numbers = {"gradient_calls": len(found), "passes": len(passes), "other_threads": len(threads)}
-    if found:
-        where = " (in threads of its own)" if threads else ""
-        evidence = (
-            f"{len(passes)} forward passes took gradients {len(found)} times by themselves{where}: the model adapts to "
-            "its input, and attacks through a fixed model may miss it."
+            cut += sum(not call.kept for call in calls) if grad else 0
+    threads = sorted({call.thread for call in found} - {threading.current_thread().name})
+    numbers = {"gradient_calls": len(found), "passes": len(passes), "other_threads": len(threads), "cut": cut}
+    if not found:
+        return Check(OPTIMISES, "pass", "A forward pass takes no gradients by itself, in no thread.", numbers)
+    where = " (in threads of its own)" if threads else ""
+    evidence = (
+        f"{len(passes)} forward passes took gradients {len(found)} times by themselves{where}: the model adapts to its "
+        "input, and attacks through a fixed model may miss it."
+    )
+    by_gradient = bench.white_box and not (bench.count and bench.gradient_free)
+    if cut and by_gradient:
+        evidence += (
+            f" {cut} of them dropped their graph while the model was differentiated: the attack takes the adaptation "
+            "for a constant: differentiate through it (create_graph=True), or attack by scores."
         )
-        return Check(OPTIMISES, "warn", evidence, numbers)
-    return Check(OPTIMISES, "pass", "A forward pass takes no gradients by itself, in no thread.", numbers)
+        return Check(OPTIMISES, "fail", evidence, numbers)
+    return Check(OPTIMISES, "warn", evidence, numbers)
+
+
+class Call(NamedTuple):
+    """One asking of PyTorch's engine for gradients: in which thread, and whether the gradients' own graph is kept."""
+
+    thread: str
+    kept: bool
 
 
 @contextmanager
-def counting_gradients() -> Iterator[list[str]]:
-    """Yield names of the threads that ask PyTorch's engine for gradients while inside, one a call.
+def counting_gradients() -> Iterator[list[Call]]:
+    """Yield who asks PyTorch's engine for gradients while inside.
 
     Whatever asks from Python, `torch.autograd`, `Tensor.backward` or `torch.func`, in whichever thread and by whichever
     name it was imported, looks the engine up at one place. A profiler or a dispatch mode would see one thread alone.
     """
-    calls: list[str] = []
+    calls: list[Call] = []
     engine = Variable._execution_engine
     Variable._execution_engine = _Heard(engine, calls)
     try:
@@ -160,12 +177,13 @@ def counting_gradients() -> Iterator[list[str]]:
 class _Heard:
     """The engine, with its calls noted."""
 
-    def __init__(self, engine: Any, calls: list[str]):
+    def __init__(self, engine: Any, calls: list[Call]):
         self._engine, self._calls = engine, calls
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
     def run_backward(self, *args: Any, **options: Any) -> Any:
-        self._calls.append(threading.current_thread().name)
+        kept = options.get("create_graph", args[3] if len(args) > 3 else False)  # tensors, gradients, retain, create
+        self._calls.append(Call(threading.current_thread().name, bool(kept)))
         return self._engine.run_backward(*args, **options)
