@@ -116,7 +116,7 @@ def test_nothing_of_a_broken_upload_is_kept_but_what_is_said_of_it(monkeypatch):
     monkeypatch.setattr(uploads.st, "session_state", kept)
     file = SimpleNamespace(file_id="1", name="a.png", type="image/png", getvalue=lambda: b"no picture" * 1000)
     for _ in range(2):
-        with pytest.raises(DataError, match=r"a\.png"):
+        with pytest.raises(DataError, match="JPEG"):
             uploads.taken(file)
     ((error,),) = (found.values() for found in kept.values())
     assert error.__traceback__ is None and error.__context__ is None
