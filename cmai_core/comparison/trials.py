@@ -168,15 +168,15 @@ def _trial(
 
 def measured(spec: str, scenes: int = SCENES, device: str | None = None) -> dict[str, Any]:
     """Return the worst case of a stored model on the first validation scenes (`training.validation`)."""
-    from cmai_core.data.tabletop.arrays import training_arrays
     from cmai_core.models import load_model
-    from cmai_core.models.tokenizer import bundled_tokenizer_dir
+    from cmai_core.training.placement import validation_arrays
     from cmai_core.training.trainer import take_apart
     from cmai_core.training.validation import worst_validation
 
-    arrays = training_arrays(bundled_tokenizer_dir() / "tokenizer.json", "validation", scenes)
     parts = take_apart(load_model(spec, device))
-    return worst_validation(parts, arrays, scenes=scenes, epsilons=[epsilon / 255 for epsilon in MEASURED])
+    return worst_validation(
+        parts, validation_arrays(scenes), scenes=scenes, epsilons=[epsilon / 255 for epsilon in MEASURED]
+    )
 
 
 def chosen(figures: Mapping[float, Mapping[str, Any]]) -> float:

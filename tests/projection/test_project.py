@@ -163,7 +163,7 @@ def test_stated_pairs_are_used(groups):
 @pytest.mark.parametrize(
     ("points", "named"),
     [
-        ({}, ""),
+        ({}, None),
         ({"clean": np.ones((3, 4))}, "3 .*UMAP"),
         ({"clean": np.ones((9, 4)), "text": np.ones((9, 5))}, "4.*5"),
         ({"clean": np.ones((9, 1))}, "'clean': 1"),

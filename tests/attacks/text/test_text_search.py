@@ -307,7 +307,7 @@ def test_parts_written_for_images_join_in(tools):
     result = TextAttack(objective=objective, success=Untargeted(task), search=BeamSearch(proposer=Eda()))(model, batch)
     plain = TextAttack(search=BeamSearch(proposer=Eda()))(model, batch)
     assert torch.allclose(result.objective, plain.objective + 2 * plain.clean_objective)
-    with pytest.raises(OptionError, match="S_c"):
+    with pytest.raises(OptionError, match="consistency"):
         TextAttack(objective=-Consistency())
 
 
