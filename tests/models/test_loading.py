@@ -18,6 +18,7 @@ from cmai_core.models.families import bundled
 from cmai_core.models.integrity import record, verify
 from cmai_core.models.save import WEIGHTS_FILE
 from cmai_core.paths import assets_dir
+from cmai_core.training.bundle import SIZE_LIMIT
 
 WEIGHTS = "open_clip_model.safetensors"
 
@@ -80,12 +81,13 @@ def test_every_bundled_model_of_this_checkout_loads():
         model = load_model(card.name, device="cpu")
         assert model.has_decoder and model.domain == "tabletop" and model.defended == card.defended
         sizes = {path.name: path.stat().st_size for path in card.path.iterdir()}
-        assert sizes.pop(WEIGHTS_FILE) <= 4.5e6 and sum(sizes.values()) <= 0.4e6, card.name  # the rest: heads, card
+        assert sizes.pop(WEIGHTS_FILE) <= SIZE_LIMIT and sum(sizes.values()) <= 0.4e6, card.name  # the rest: heads, card
         assert card.verifier == (model.heads is not None)
 
 
 def test_everything_that_is_shipped_stays_small():
-    assert sum(path.stat().st_size for path in assets_dir().rglob("*") if path.is_file()) <= 120e6
+    # The base of the second comparison lies beside the models of the first, which leave when it is done.
+    assert sum(path.stat().st_size for path in assets_dir().rglob("*") if path.is_file()) <= 122e6
 
 
 def test_listing_models_imports_nothing_heavy():
