@@ -81,7 +81,8 @@ def test_every_bundled_model_of_this_checkout_loads():
         model = load_model(card.name, device="cpu")
         assert model.has_decoder and model.domain == "tabletop" and model.defended == card.defended
         sizes = {path.name: path.stat().st_size for path in card.path.iterdir()}
-        assert sizes.pop(WEIGHTS_FILE) <= SIZE_LIMIT and sum(sizes.values()) <= 0.4e6, card.name  # the rest: heads, card
+        # Beside the weights: heads, card, tokenizer.
+        assert sizes.pop(WEIGHTS_FILE) <= SIZE_LIMIT and sum(sizes.values()) <= 0.4e6, card.name
         assert card.verifier == (model.heads is not None)
 
 
