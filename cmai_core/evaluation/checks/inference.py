@@ -144,7 +144,7 @@ def optimises(bench: Bench) -> Check:
     by_gradient = bench.white_box and not (bench.count and bench.gradient_free)
     if cut and by_gradient:
         evidence += (
-            f" {cut} of them dropped their graph while the model was differentiated: the attack takes the adaptation for "
+            f" {cut} of them dropped their graph while the model was differentiated: attacks take the adaptation for "
             "a constant: differentiate through it (create_graph=True), or attack by scores."
         )
         return Check(OPTIMISES, "fail", evidence, numbers)
