@@ -58,7 +58,7 @@ def main() -> None:
     torch.set_num_threads(1)
     vocabulary = bundled_tokenizer_dir() / "tokenizer.json"
     arrays, validation = (
-        training_arrays(vocabulary, split, scenes, false_captions=True)
+        training_arrays(vocabulary, split, scenes, false_captions=True, things=True)
         for split, scenes in (("train", SCENES), ("validation", 500))
     )
     names = list(dict.fromkeys([REFERENCE, *options.recipes]))

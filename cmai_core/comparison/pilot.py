@@ -5,8 +5,7 @@
 
 A model answers retrieval by its cosines alone, and with the k likeliest captions verified. Each way of answering is
 attacked by all of `ROUNDS`, cheap ones first, each on the scenes that still stand, so that the figure is a worst case.
-Whatever takes a scene counts only as a picture of 8 bits. What takes none of those that stand as pixels between the
-levels is told beside it.
+A scene is lost to a picture of 8 bits alone; how many an attack takes only between the levels is told beside it.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ ROUNDS = (
     Round("Square", "square:queries=1000"),
 )
 NOISE = 20
-"""Draws of uniform noise of size ε, a check: they must take far less than any attack."""
+"""Draws of random signs times ε, a check: they must take far less than any attack."""
 
 
 @dataclass(frozen=True)
@@ -167,10 +166,10 @@ class Pilot:
         system, task, out = self.answer(shortlist), self._task(), []
         with evaluation_mode(self.model):
             for rows, batch in self._batches(range(self.terms.scenes)):
-                stands = [True] * len(rows)
+                stands, prepared = [True] * len(rows), task.prepare(system, batch.pairs, self.dataset)
                 for draw in range(draws):
                     pixels = change(batch.pixels, [row * draws + draw for row in rows])
-                    found = self._held(system, task, batch, pixels)
+                    found = _held(system, task, prepared, pixels)
                     stands = [old and new for old, new in zip(stands, found, strict=True)]
                 out += stands
         return out
@@ -199,16 +198,17 @@ class Pilot:
             result = built(target, batch, seed=self.terms.seed, cancel=cancel)
             if cancel is not None:
                 cancel.check()
+            prepared = task.prepare(system, batch.pairs, self.dataset)
             shown = (self.model.preprocess(result.images()), result.pixels)
-            for row, eight, exact in zip(some, *(self._held(system, task, batch, x) for x in shown), strict=True):
+            for row, eight, exact in zip(some, *(_held(system, task, prepared, x) for x in shown), strict=True):
                 marks[row] = RIGHT if eight else WRONG
                 unrounded += eight and not exact
         return {"recipe": attack.recipe, "marks": "".join(marks), "only_unrounded": unrounded}
 
-    @torch.no_grad()
-    def _held(self, system: Any, task: Any, batch: Any, pixels: torch.Tensor) -> list[bool]:
-        prepared = task.prepare(system, batch.pairs, self.dataset)
-        return [bool(said.correct) for said in task.predict(system, system.image_features(pixels), prepared)]
+
+@torch.no_grad()
+def _held(system: Any, task: Any, prepared: Any, pixels: torch.Tensor) -> list[bool]:
+    return [bool(said.correct) for said in task.predict(system, system.image_features(pixels), prepared)]
 
 
 def _marks(right: Sequence[bool]) -> str:
@@ -238,7 +238,17 @@ def table(folder: Path) -> str:
     if not files:
         raise DataError(f"No pilot lies in {folder}.", "Run `cmai compare pilot MODEL`.")
     names = [attack.name for attack in ROUNDS]
-    head = ["model", "ε", "answered by", "scenes", "clean", "noise", *names, "worst case"]
+    head = [
+        "model",
+        "ε",
+        "answered by",
+        "scenes",
+        "clean",
+        "noise",
+        *names,
+        "worst case",
+        "taken only between the levels",
+    ]
     rows = []
     for file in files:
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -250,5 +260,6 @@ def table(folder: Path) -> str:
                 done = entry["rounds"].get(name)
                 asked = done and rights(done["marks"])
                 row.append("–" if done is None else f"{int((~asked).sum())} of {len(asked)}")
-            rows.append([*row, percent(share(held(entry)))])
+            between = sum(done["only_unrounded"] for done in entry["rounds"].values())
+            rows.append([*row, percent(share(held(entry))), str(between)])
     return markdown(head, rows)

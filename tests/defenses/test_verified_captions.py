@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_models import small_coca
+from small_models import small_verifier
 
 from cmai_core.data import load_dataset
 from cmai_core.defenses.system import System
 from cmai_core.defenses.verified import VerifiedAnswers, VerifiedCaptions
 from cmai_core.errors import OptionError
 from cmai_core.models.generation import generate_ids, gumbel
-from cmai_core.models.heads import ConsistencyHeads
 from cmai_core.tasks.captioning import Captioning
 
 COUNT, LENGTH = 3, 6
@@ -19,11 +18,7 @@ COUNT, LENGTH = 3, 6
 
 @pytest.fixture(scope="module")
 def model():
-    made = small_coca()
-    made.heads = ConsistencyHeads(made.head_sizes(8), torch.Generator().manual_seed(4))
-    for module in made.modules():
-        module.eval()
-    return made
+    return small_verifier()
 
 
 @pytest.fixture(scope="module")

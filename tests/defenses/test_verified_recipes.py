@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_models import small_coca
+from small_models import small_coca, small_verifier
 
 from cmai_core.attacks.recipes.registry import RECIPES, get_recipe
 from cmai_core.data import load_dataset
@@ -18,7 +18,6 @@ from cmai_core.evaluation.runs.grid import Grid
 from cmai_core.evaluation.runs.plan import plan
 from cmai_core.evaluation.runs.setting import Setting
 from cmai_core.evaluation.store.address import plain
-from cmai_core.models.heads import ConsistencyHeads
 from cmai_core.tasks import get_task
 from cmai_core.tasks.retrieval import Retrieval
 from cmai_core.tasks.stages import answered, first_stage, known_rule, outside, second_stage
@@ -32,11 +31,7 @@ TASKS = {"retrieval": Retrieval(12), "zero-shot": get_task("zero-shot"), "text-t
 
 @pytest.fixture(scope="module")
 def model():
-    made = small_coca()
-    made.heads = ConsistencyHeads(made.head_sizes(8), torch.Generator().manual_seed(4))
-    for module in made.modules():
-        module.eval()
-    return made
+    return small_verifier()
 
 
 @pytest.fixture(scope="module")

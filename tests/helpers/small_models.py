@@ -84,3 +84,20 @@ def small_clip(
         clip = (CustomTextCLIP if custom_text else CLIP)(16, vision, text)
     set_model_preprocess_cfg(clip, _PREPROCESS | (preprocess or {}))
     return OpenClipModel(clip.eval(), open_clip.get_tokenizer("ViT-B-32"), spec="small-clip")
+
+
+def small_verifier(seed: int = 4, inner: int = 8) -> Any:
+    """Make a CoCa with consistency heads, in evaluation mode.
+
+    Args:
+        seed: of the heads. inner: width of their own space.
+    """
+    import torch
+
+    from cmai_core.models.heads import ConsistencyHeads
+
+    made = small_coca()
+    made.heads = ConsistencyHeads(made.head_sizes(inner), torch.Generator().manual_seed(seed))
+    for module in made.modules():
+        module.eval()
+    return made

@@ -81,14 +81,14 @@ def test_every_bundled_model_of_this_checkout_loads():
         model = load_model(card.name, device="cpu")
         assert model.has_decoder and model.domain == "tabletop" and model.defended == card.defended
         sizes = {path.name: path.stat().st_size for path in card.path.iterdir()}
-        # Beside the weights: heads, card, tokenizer.
-        assert sizes.pop(WEIGHTS_FILE) <= SIZE_LIMIT and sum(sizes.values()) <= 0.4e6, card.name
+        most = SIZE_LIMIT if card.name == "tabletop-2" else 4.5e6
+        assert sizes.pop(WEIGHTS_FILE) <= most and sum(sizes.values()) <= 0.4e6, card.name  # the rest: heads, card
         assert card.verifier == (model.heads is not None)
 
 
 def test_everything_that_is_shipped_stays_small():
     # The base of the second comparison lies beside the models of the first, which leave when it is done.
-    assert sum(path.stat().st_size for path in assets_dir().rglob("*") if path.is_file()) <= 122e6
+    assert sum(path.stat().st_size for path in assets_dir().rglob("*") if path.is_file()) <= 121e6
 
 
 def test_listing_models_imports_nothing_heavy():

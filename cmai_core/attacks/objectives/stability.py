@@ -86,8 +86,8 @@ def margin(scores: torch.Tensor, option: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class AnswerStability(Objective):
-    """The least margin of the answer given, over the search; below 0 the search has changed it.
+class _AroundThePicture(Objective):
+    """What is least over a search around the picture.
 
     Attributes:
         task, prepared, dataset: as in `TaskObjective`; a task with class scores. search: around the picture.
@@ -105,23 +105,14 @@ class AnswerStability(Objective):
     def extra_forwards(self) -> int:
         return self.search.passes
 
-    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
-        prepared = prepare_task(self.task, self.prepared, model, batch, self.dataset, shared)
-        return _BoundStability(self.task, TaskRows(self.task, prepared, len(batch.ids)), self.search)
-
     def select(self, rows: torch.Tensor) -> Objective:
         raise OptionError("The objective is not bound to a batch.", "Call bind(model, batch) first.")
 
     __call__ = select
 
-    def describe(self) -> str:
-        return f"stability:{self.task.name}"
-
 
 @dataclass(frozen=True, eq=False)
-class _BoundStability(Objective):
-    task: Any
-    rows: TaskRows
+class _Bound(Objective):
     search: Neighbourhood
 
     @property
@@ -131,8 +122,26 @@ class _BoundStability(Objective):
     def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
         return self
 
+
+@dataclass(frozen=True)
+class AnswerStability(_AroundThePicture):
+    """The least margin of the answer given, over the search; below 0 the search has changed it."""
+
+    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
+        prepared = prepare_task(self.task, self.prepared, model, batch, self.dataset, shared)
+        return _BoundStability(self.search, self.task, TaskRows(self.task, prepared, len(batch.ids)))
+
+    def describe(self) -> str:
+        return f"stability:{self.task.name}"
+
+
+@dataclass(frozen=True, eq=False)
+class _BoundStability(_Bound):
+    task: Any
+    rows: TaskRows
+
     def select(self, rows: torch.Tensor) -> Objective:
-        return _BoundStability(self.task, self.rows.select(rows), self.search)
+        return _BoundStability(self.search, self.task, self.rows.select(rows))
 
     def scores(self, model: Any, features: Any) -> torch.Tensor:
         return self.rows.apply(lambda f, prepared: self.task.logits(model, f, prepared), features, width=True)
@@ -146,51 +155,28 @@ class _BoundStability(Objective):
 
 
 @dataclass(frozen=True)
-class StableMistake(Objective):
+class StableMistake(_AroundThePicture):
     """The least margin of the likeliest wrong answer, over the search; above 0 it is given, and the search keeps it.
 
-    Attributes: as in `AnswerStability`; `search` as the attacked system has it.
+    Attributes:
+        search: as the attacked system has it.
     """
 
-    task: Any
-    prepared: Any = None
-    dataset: Any = None
-    search: Neighbourhood = field(default_factory=Neighbourhood)
-
-    def __post_init__(self) -> None:
-        check_classes(self.task)
-
-    @property
-    def extra_forwards(self) -> int:
-        return self.search.passes
-
     def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
-        scores = ClassScores.bind(self.task, self.prepared, model, batch, self.dataset, shared)
-        return _BoundMistake(scores, self.search)
-
-    def select(self, rows: torch.Tensor) -> Objective:
-        raise OptionError("The objective is not bound to a batch.", "Call bind(model, batch) first.")
-
-    __call__ = select
+        return _BoundMistake(
+            self.search, ClassScores.bind(self.task, self.prepared, model, batch, self.dataset, shared)
+        )
 
     def describe(self) -> str:
         return f"stable mistake:{self.task.name}"
 
 
 @dataclass(frozen=True, eq=False)
-class _BoundMistake(Objective):
+class _BoundMistake(_Bound):
     scores: ClassScores
-    search: Neighbourhood
-
-    @property
-    def extra_forwards(self) -> int:
-        return self.search.passes
-
-    def bind(self, model: Any, batch: Batch, shared: dict | None = None) -> Objective:
-        return self
 
     def select(self, rows: torch.Tensor) -> Objective:
-        return _BoundMistake(self.scores.select(rows), self.search)
+        return _BoundMistake(self.search, self.scores.select(rows))
 
     def __call__(self, model: Any, pixels: torch.Tensor, features: Any) -> torch.Tensor:
         wrong = self.scores.split(model, features)[2].detach().argmax(dim=1)
