@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_another_site_cannot_frame_the_lab(open_lab, driver):
         def log_message(self, *_: object) -> None:
             pass
 
-    site = HTTPServer(("127.0.0.1", 0), Site)
+    site = ThreadingHTTPServer(("127.0.0.1", 0), Site)  # a browser also opens connections that say nothing
     threading.Thread(target=site.serve_forever, daemon=True).start()
     try:
         lab.browser.get(f"http://127.0.0.1:{site.server_port}/")
