@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from streamlit.navigation.page import StreamlitPage
 
+    from app.page import Page
+
 TRIES = 5
 """How often a visitor who ended up elsewhere is sent on."""
 
@@ -52,6 +54,11 @@ def arrived(page: StreamlitPage) -> None:
         _switch(*going[:2])
     state.put(state.GOING, None)
     state.put(state.SHOWN, (_hash(), reached))
+
+
+def shown() -> Page:
+    """Return the page on show."""
+    return PAGES.find(state.get(state.SHOWN)[1])
 
 
 def hold() -> None:

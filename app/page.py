@@ -40,6 +40,9 @@ class Page:
         title, icon: in the navigation; the icon as Streamlit names it (":material/info:").
         heading, lead: what stands at its top; without a heading the body draws its own.
         body: draws everything below. needs: what it cannot do without.
+        query: what of the page's own state belongs into its address, by name. read_query: takes it from an address that
+            was opened, before anything is drawn; other names and any value may stand there. reads: names that it knows
+            and does not always write.
     """
 
     name: str
@@ -49,6 +52,9 @@ class Page:
     lead: str = ""
     body: Callable[[], None] | None = None
     needs: tuple[Need, ...] = ()
+    query: Callable[[], Mapping[str, str]] | None = None
+    read_query: Callable[[Mapping[str, str]], None] | None = None
+    reads: tuple[str, ...] = ()
 
     def draw(self) -> None:
         """Draw the page, or what it lacks."""

@@ -16,7 +16,7 @@ import streamlit as st
 from cmai_core.data.plain import plain_line
 from cmai_core.lab.benchmark.choices import GridChoice
 from cmai_core.lab.choices import FALSE_POSITIVE_RATE
-from cmai_core.lab.experiment import MAX_CAPTION, Experiment
+from cmai_core.lab.experiment import MAX_CAPTION, ROLES, Experiment
 from cmai_core.tasks import DEFAULT_TASK
 
 OWNER = "owner"
@@ -34,7 +34,12 @@ RESULT = "result"
 NOTICE = "notice"
 """The error that the next run shows, or None."""
 LINK_READ = "link_read"
-"""Whether the permalink has been read."""
+"""Whether the address has been read."""
+VIEW = "view"
+"""How the lab is shown: "", or "projector"."""
+RECENT = "recent"
+"""The experiments of this session whose results were on show, the latest first; at most RECENT_MOST."""
+RECENT_MOST = 20
 LINK = "link"
 """The address's query when a page was last drawn whole."""
 GOING = "going"
@@ -62,10 +67,10 @@ REVIEW_PAGE = "review_page"
 """Widgets: which entries of the review queue are shown."""
 
 # Widgets of the attack form. The values are those of Experiment, so that a permalink sets them directly.
-UNDEFENDED = "undefended"
-DEFENDED = "defended"
-UNDEFENDED_SPEC = "undefended_spec"
-DEFENDED_SPEC = "defended_spec"
+MODELS = {role: role.lower() for role in ROLES}
+"""Role → widget: a name of the list, OTHER_MODEL or NO_MODEL."""
+SPECS = {role: f"{role.lower()}_spec" for role in ROLES}
+"""Role → widget: the specification under OTHER_MODEL."""
 CRAFT_ON = "craft_on"
 NORM = "norm"
 EPSILON = "epsilon"
@@ -88,7 +93,7 @@ SETTINGS = (
     TRUTH,
 )  # fmt: skip
 """Widgets that hold a field of `Experiment`, under the field's name."""
-FORM_KEYS = (UNDEFENDED, DEFENDED, UNDEFENDED_SPEC, DEFENDED_SPEC, CAPTION, *SETTINGS)
+FORM_KEYS = (*MODELS.values(), *SPECS.values(), CAPTION, *SETTINGS)
 
 # Widgets of the dialogs and of the other pages.
 BROWSE_SET = "browse_set"
@@ -136,14 +141,15 @@ _LASTING = (*FORM_KEYS, *BENCH_FORM, BENCH_RUNS, RESULT_TAB, VERDICT_FPR, REVIEW
 OTHER_MODEL = "other"
 """Choice of a model select box: type an OpenCLIP specification."""
 NO_MODEL = "none"
-"""Choice of the defended select box: one model only."""
+"""Choice of a model select box but the first: nobody there."""
 
 
 _FIRST: dict[str, Any] = {
-    PAIR: "", UPLOAD: None, SCENE: "", CAPTION: "", RESULT: None, NOTICE: None, LINK_READ: False, LINK: {}, GOING: None,
+    PAIR: "", UPLOAD: None, SCENE: "", CAPTION: "", RESULT: None, NOTICE: None, LINK_READ: False, VIEW: "", RECENT: [],
+    LINK: {}, GOING: None,
     SHOWN: None, KEPT: {}, ATTACK_JOB: None, VERDICT_JOB: None, VERDICT: None, VERDICT_FPR: FALSE_POSITIVE_RATE,
-    RESULT_TAB: "Answers", SENT: {}, REVIEWER: "", REVIEW_SHOWN: "open", REVIEW_PAGE: 1, UNDEFENDED_SPEC: "",
-    DEFENDED_SPEC: "", BENCH_RUNS: [], BENCH_OPEN: "", **BENCH_FORM,
+    RESULT_TAB: "Answers", SENT: {}, REVIEWER: "", REVIEW_SHOWN: "open", REVIEW_PAGE: 1,
+    **dict.fromkeys(SPECS.values(), ""), BENCH_RUNS: [], BENCH_OPEN: "", **BENCH_FORM,
 }  # fmt: skip
 """First values of all but the models and the settings, which begin as `Experiment` has them."""
 
@@ -152,7 +158,7 @@ def initialise() -> None:
     """Fill in what is not there yet, and keep widgets' values alive across pages. Called in each whole run."""
     experiment = Experiment()
     first = {OWNER: uuid.uuid4().hex} | _FIRST
-    first |= {name: getattr(experiment, name) for name in (UNDEFENDED, DEFENDED, *SETTINGS)}
+    first |= {name: getattr(experiment, name) for name in (*MODELS.values(), *SETTINGS)}
     # Streamlit forgets the widgets that a late request does not know of (see `navigation`): hence the copy.
     first |= st.session_state.get(KEPT, {})
     for name, value in first.items():

@@ -14,7 +14,7 @@ if _ROOT not in sys.path:
 
 import streamlit as st  # noqa: E402
 
-from app import navigation, state, subject  # noqa: E402
+from app import address, navigation, state, subject  # noqa: E402
 from app.components.common.guard import guard  # noqa: E402
 from app.components.common.status_bar import status_bar  # noqa: E402
 from app.components.common.theme import inject_style  # noqa: E402
@@ -30,7 +30,10 @@ page = st.navigation(list(navigation.listed().values()), position="top")
 with guard():
     navigation.arrived(page)
 with guard():
+    address.read(navigation.shown())
+with guard():
     status_bar()
 with guard():
     page.run()
+address.write(navigation.shown())
 state.keep()

@@ -15,12 +15,10 @@ from app.services.models import catalogue, default_model, require_model
 from app.services.showcase import showcase
 from cmai_core.data.registry import COMPOSED
 from cmai_core.errors import OptionError
-from cmai_core.lab.experiment import Experiment
+from cmai_core.lab.experiment import ROLES, Experiment
 
 if TYPE_CHECKING:
     from cmai_core.lab.result import LabResult
-
-_MODEL_KEYS = ((state.UNDEFENDED, state.UNDEFENDED_SPEC, False), (state.DEFENDED, state.DEFENDED_SPEC, True))
 
 
 @dataclass(frozen=True)
@@ -39,9 +37,7 @@ class Subject:
 
 def current() -> Subject:
     """Return the session's subject as it is now, valid or not."""
-    undefended, defended = chosen_specs()
-    models = {"undefended": undefended, "defended": defended}
-    return Subject(state.get(state.PAIR), {role: spec for role, spec in models.items() if spec}, attacked())
+    return Subject(state.get(state.PAIR), chosen_models(), attacked())
 
 
 def attacked() -> LabResult | None:
@@ -64,21 +60,23 @@ def offered_models() -> list[str]:
 def settle_models() -> None:
     """Replace a choice that is not offered (any more) by one that is. Call it before the widgets are drawn."""
     names = offered_models()
-    for key, _, defended in _MODEL_KEYS:
-        other = [state.OTHER_MODEL] if permissions.rules().any else []
-        allowed = [*names, *other, *([state.NO_MODEL] if defended else [])]
-        if state.get(key) not in allowed:
-            first = allowed[0] if allowed and not defended else state.NO_MODEL
-            state.put(key, default_model(defended) or first)
+    other = [state.OTHER_MODEL] if permissions.rules().any else []
+    for role, key in state.MODELS.items():
+        first = role == ROLES[0]
+        allowed = [*names, *other, *([] if first else [state.NO_MODEL])]
+        if state.get(key) in allowed:
+            continue
+        usual = {"A": default_model(False), "B": default_model(True)}.get(role, "") if state.get(key) else ""
+        state.put(key, usual or (allowed[0] if first and allowed else state.NO_MODEL))
 
 
-def chosen_specs() -> tuple[str, str]:
-    """Return the (undefended, defended) specifications as the widgets stand, "" for none."""
-    made = []
-    for key, spec_key, _ in _MODEL_KEYS:
+def chosen_models() -> dict[str, str]:
+    """Return role → specification as the widgets stand, of the roles that have a model."""
+    made = {}
+    for role, key in state.MODELS.items():
         value = state.get(key)
-        made.append({state.OTHER_MODEL: state.get(spec_key).strip(), state.NO_MODEL: ""}.get(value, value))
-    return made[0], made[1]
+        made[role] = {state.OTHER_MODEL: state.get(state.SPECS[role]).strip(), state.NO_MODEL: ""}.get(value, value)
+    return {role: spec for role, spec in made.items() if spec}
 
 
 def requested_models() -> dict[str, str]:
@@ -88,13 +86,11 @@ def requested_models() -> dict[str, str]:
         OptionError: no model is chosen.
         ModelError: a specification is missing or not offered to visitors.
     """
-    undefended, defended = chosen_specs()
-    if not undefended and not defended:
+    chosen = chosen_models()
+    if not chosen:
         raise OptionError("No model is chosen.", "Pick a bundled one or type an OpenCLIP specification.")
-    models = {"undefended": require_model(undefended, "undefended")}
-    if state.get(state.DEFENDED) == state.OTHER_MODEL or defended:
-        models["defended"] = require_model(defended, "defended")
-    return models
+    asked = [r for r in ROLES if r == ROLES[0] or r in chosen or state.get(state.MODELS[r]) == state.OTHER_MODEL]
+    return {role: require_model(chosen.get(role, ""), role) for role in asked}
 
 
 # --- the pair and the experiment --------------------------------------------------------------------------------------
@@ -106,25 +102,21 @@ def choose_pair(pair_id: str, caption: str) -> None:
     state.put_caption(caption)
 
 
-def choose_first_pair() -> None:
-    """Choose the bundled example's pair if none is chosen, without loading a dataset."""
-    if state.get(state.PAIR):
-        return
+def begin() -> None:
+    """Set the form to the bundled example, if no pair is chosen yet; without loading a dataset."""
     bundle = showcase()
-    if bundle is not None:
-        state.put(state.PAIR, bundle.result.experiment.pair)
-        state.put(state.CAPTION, bundle.result.experiment.caption)
+    if bundle is not None and not state.get(state.PAIR):
+        restore(bundle.result.experiment)
 
 
 def described() -> Experiment:
     """Return the experiment as the widgets stand, valid or not."""
-    undefended, defended = chosen_specs()
+    chosen = chosen_models()
     return Experiment(
         pair=state.get(state.PAIR),
         scene=state.get(state.SCENE) if state.get(state.PAIR) == COMPOSED else "",
         caption=state.get(state.CAPTION),
-        undefended=undefended,
-        defended=defended,
+        **{role.lower(): chosen.get(role, "") for role in ROLES},
         **{name: state.get(name) for name in state.SETTINGS},
     )
 
@@ -138,10 +130,7 @@ def requested() -> Experiment:
     """
     if not state.get(state.PAIR):
         raise OptionError("No picture is chosen.", "Browse the examples, upload one or compose a scene.")
-    undefended, defended = chosen_specs()
-    require_model(undefended, "undefended")
-    if state.get(state.DEFENDED) == state.OTHER_MODEL:
-        require_model(defended, "defended")
+    requested_models()
     return described().checked()
 
 
@@ -158,13 +147,13 @@ def restore(experiment: Experiment) -> None:
 
 def _restore_models(experiment: Experiment) -> None:
     names = offered_models()
-    values = (experiment.undefended, experiment.defended)
-    for value, (key, spec_key, _) in zip(values, _MODEL_KEYS, strict=True):
+    for role, key in state.MODELS.items():
+        value = experiment.models.get(role, "")
         if value in names:
             state.put(key, value)
         elif value and permissions.rules().any:
             state.put(key, state.OTHER_MODEL)
-            state.put(spec_key, value)
+            state.put(state.SPECS[role], value)
         elif value:
             state.put(state.NOTICE, permissions.refusal(value))
             state.put(key, "")

@@ -12,12 +12,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cmai_core.data.registry import DATASETS, DEFAULT_DATASET
 from cmai_core.errors import DataError
 from cmai_core.files import atomic, write_text
 from cmai_core.lab.choices import CALIBRATION_PAIRS, FALSE_POSITIVE_RATE
-from cmai_core.lab.experiment import DEFENDED, UNDEFENDED, Experiment
+from cmai_core.lab.experiment import DEFENDED, UNDEFENDED, Experiment, present_role
 from cmai_core.lab.images import decode, encode
 from cmai_core.lab.result import LabResult
 from cmai_core.paths import assets_dir
@@ -85,17 +86,21 @@ def load_showcase(folder: Path | None = None) -> Showcase | None:
             LabResult.from_dict(raw["result"], pictures),
             {
                 r: ScoreHistogram(*(tuple(h[k]) for k in ("edges", "clean", "adversarial")))
-                for r, h in raw["histograms"].items()
+                for r, h in _by_role(raw["histograms"]).items()
             },
-            raw["tau"],
-            raw["origin"],
-            raw["flagged"],
-            raw["flagged_clean"],
+            _by_role(raw["tau"]),
+            _by_role(raw["origin"]),
+            _by_role(raw["flagged"]),
+            _by_role(raw["flagged_clean"]),
             raw["false_positive_rate"],
             raw["pairs"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError("The bundled example cannot be read.", "Make it again: python -m cmai_core.showcase") from error
+
+
+def _by_role(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {present_role(role): value for role, value in values.items()}
 
 
 def save_showcase(bundle: Showcase, folder: Path) -> None:
@@ -150,14 +155,12 @@ def build_showcase(
     names = {card.name for card in bundled_models()}
     if UNDEFENDED not in names:
         return None
-    specs = {"undefended": UNDEFENDED}
+    specs = {"A": UNDEFENDED}
     if DEFENDED in names:
-        specs["defended"] = DEFENDED
+        specs["B"] = DEFENDED
     models = {role: load_model(spec) for role, spec in specs.items()}
     items = load_dataset(info.name, split=info.usual, limit=info.most)
-    base = Experiment(
-        undefended=specs["undefended"], defended=specs.get("defended", ""), craft_on="each", epsilon=4.0, steps=steps
-    )
+    base = Experiment(a=specs["A"], b=specs.get("B", ""), craft_on="each", epsilon=4.0, steps=steps)
     validation = load_dataset(DEFAULT_DATASET, split=info.calibration, limit=calibration_pairs)
     bases = {role: calibration_for(model, info.kind, pairs=lambda: validation) for role, model in models.items()}
     survey = score_distribution(models, items, count=pairs, experiment=base, progress=progress)
@@ -186,16 +189,16 @@ def build_showcase(
 
 def _clarity(survey, k: int) -> float:
     """How plainly pair k shows the difference: S_c lost by the undefended model, kept by the defended one."""
-    value = 2 * survey.clean["undefended"][k] - survey.adversarial["undefended"][k]
-    if "defended" in survey.clean:
-        value += survey.clean["defended"][k] - 2 * (survey.clean["defended"][k] - survey.adversarial["defended"][k])
+    value = 2 * survey.clean["A"][k] - survey.adversarial["A"][k]
+    if "B" in survey.clean:
+        value += survey.clean["B"][k] - 2 * (survey.clean["B"][k] - survey.adversarial["B"][k])
     return value
 
 
 def _answers_told_apart(result: LabResult) -> int:
     """Right answers the undefended model has and loses, minus those the defended one loses."""
-    lost, right = result.predictions["undefended"].broken_tasks()
-    defended = result.predictions.get("defended")
+    lost, right = result.predictions["A"].broken_tasks()
+    defended = result.predictions.get("B")
     return 2 * lost + right - (2 * defended.broken_tasks()[0] if defended else 0)
 
 

@@ -6,8 +6,7 @@ from functools import partial
 
 import streamlit as st
 
-from app import state, subject
-from app.components.attack_lab import flow
+from app import address, flow, state, subject
 from app.components.attack_lab.browse import browse_dialog
 from app.components.attack_lab.form import attack_panel
 from app.components.attack_lab.help import help_dialog
@@ -28,10 +27,6 @@ from cmai_core.lab.result import LabResult
 
 def body() -> None:
     """Draw the form beside the stage."""
-    with guard():
-        flow.read_link()
-    with guard():
-        subject.choose_first_pair()
     running = flow.collect()
     result = state.get(state.RESULT)
     stage, controls = st.columns([1.9, 1], gap="large")
@@ -74,7 +69,7 @@ def _result(result: LabResult) -> None:
     ):  # fmt: skip
         said = "<br>".join(subscript(sentence) for sentence in finding(result))
         show(f'<h1 class="cm-headline">What the attack did</h1><p class="cm-lead">{said}</p>')
-        result_view(result, bases=flow.bases(result), link=flow.link(result))
+        result_view(result, bases=flow.bases(result), link=address.link(found=result.experiment.to_query()))
 
 
 def _first_screen() -> None:
@@ -92,7 +87,7 @@ def _first_screen() -> None:
         empty_hero()
         return
     with result_of(
-        flow.moved_on_from_example(bundle), f"the bundled example, {belongs_to(bundle.result.experiment)}",
+        flow.moved_on(bundle.result), f"the bundled example, {belongs_to(bundle.result.experiment)}",
         key="example", run=flow.start, run_label="Attack the new one",
     ):  # fmt: skip
         hero(bundle)

@@ -11,7 +11,6 @@ from app.components.common.survey import Survey, SurveyForm, survey_words
 from app.components.distributions.result import bundled, result
 from app.needs import MODEL
 from app.page import JobPage
-from app.services.models import experiment_models
 
 if TYPE_CHECKING:
     from cmai_core.lab.distribution import ScoreDistribution
@@ -49,7 +48,7 @@ PAGE = JobPage(
     noun="measurement",
     form=form,
     request=FORM.request,
-    models=lambda wanted: experiment_models(wanted.experiment),
+    models=lambda wanted: wanted.experiment.models,
     work=work,
     view=result,
     empty=bundled,

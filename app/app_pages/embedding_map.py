@@ -12,7 +12,6 @@ from app.components.embedding_map.result import result
 from app.needs import MODEL
 from app.page import JobPage
 from app.services import warm_up
-from app.services.models import experiment_models
 
 if TYPE_CHECKING:
     from cmai_core.lab.embedding import EmbeddingMap
@@ -47,7 +46,7 @@ PAGE = JobPage(
     noun="map",
     form=FORM.draw,
     request=FORM.request,
-    models=lambda wanted: experiment_models(wanted.experiment),
+    models=lambda wanted: wanted.experiment.models,
     work=work,
     view=result,
     empty=empty,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.services.datasets import lab_dataset
 from app.services.jobs import quiet_thread
-from app.services.models import experiment_models, load_models
+from app.services.models import load_models
 from app.services.pairs import lab_pair
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def attack(
         pair = lab_pair(experiment.pair, experiment.caption, upload, experiment.scene)
         kind, bases = kind_of(experiment.pair), {}
         items = lab_dataset(place_of(experiment.pair))
-        models = load_models(experiment_models(experiment), cache, progress)
+        models = load_models(experiment.models, cache, progress)
         for role, model in models.items():
             if experiment.has_detector:
                 bases[role] = thresholds.get(model, kind, progress, cancel)

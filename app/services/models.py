@@ -16,7 +16,7 @@ from app.access import permissions
 from app.services import downloads
 from cmai_core.data.registry import DATASETS, DEFAULT_DATASET, PHOTOGRAPHS
 from cmai_core.errors import CmaiError, ModelError
-from cmai_core.lab.experiment import DEFENDED, UNDEFENDED, Experiment
+from cmai_core.lab.experiment import DEFENDED, UNDEFENDED
 from cmai_core.progress import Progress
 
 if TYPE_CHECKING:
@@ -125,6 +125,12 @@ def catalogue() -> tuple[ModelCard, ...]:
     return tuple(model_cards().values())
 
 
+def is_defended(spec: str) -> bool | None:
+    """Whether a model was trained against attacks, as its card says; None of one that is not bundled."""
+    found = model_cards().get(spec)
+    return None if found is None else found.defended
+
+
 def default_model(defended: bool) -> str:
     """Return the name of the first bundled model of a kind, "" if there is none."""
     preferred = DEFENDED if defended else UNDEFENDED
@@ -159,14 +165,6 @@ def input_size(spec: str) -> tuple[int, int] | None:
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def experiment_models(experiment: Experiment) -> dict[str, str]:
-    """Return role → specification."""
-    models = {"undefended": experiment.undefended}
-    if experiment.defended:
-        models["defended"] = experiment.defended
-    return models
-
-
 def load_models(specs: Mapping[str, str], cache: ModelCache, progress: Callable[[Progress], None]) -> dict[str, Any]:
     """Return role → model; each is named in the progress before it is loaded. Runs in the worker thread."""
     models = {}
@@ -184,5 +182,5 @@ def require_model(spec: str, role: str) -> str:
     """
     spec = spec.strip()
     if not spec:
-        raise ModelError(f"No {role} model is chosen.", "Pick one from the list.")
+        raise ModelError(f"No model {role} is chosen.", "Pick one from the list.")
     return permissions.require(spec)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cmai_core.attacks.objectives.registry import OBJECTIVES
 from cmai_core.errors import OptionError
 from cmai_core.lab.choices import SEARCHES, THREATS, free_step, of_task
-from cmai_core.lab.experiment import Experiment
+from cmai_core.lab.experiment import ROLES, Experiment
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,7 @@ def in_force(e: Experiment) -> dict[str, tuple[str, str]]:
     found = {
         "pair": ("pair", pair_words(e)),
         "sentence": ("sentence", f"“{e.caption}”"),
-        "undefended model": ("model", e.undefended or "none"),
-        "defended model": ("model", e.defended or "none"),
+        **{f"model {role}": ("model", e.models.get(role, "none")) for role in ROLES},
         "crafted on": ("setting", e.craft_on),
         "threat model": ("setting", THREATS.get(e.norm, e.norm)),
         "objective": ("setting", OBJECTIVES[e.objective].word if e.objective in OBJECTIVES else e.objective),
@@ -90,7 +89,7 @@ def pair_words(e: Experiment) -> str:
 def belongs_to(e: Experiment) -> str:
     """Pair, sentence and settings of an experiment in a sentence without a full stop."""
     parts = in_force(e)
-    models = [parts[name][1] for name in ("undefended model", "defended model") if parts[name][1] != "none"]
+    models = list(e.models.values())
     setting = [parts[name][1] for name in ("search", "threat model", "ε") if name in parts]
     setting += [f"{parts[name][1]} {name}" for name in ("steps", "queries") if name in parts]
-    return f"{parts['sentence'][1]} ({pair_words(e)}), {', '.join(setting)}, on {' and '.join(models)}"
+    return f"{parts['sentence'][1]} ({pair_words(e)}), {', '.join(setting)}, on {', '.join(models)}"

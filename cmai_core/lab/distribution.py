@@ -109,7 +109,7 @@ def score_distribution(
             listener = None
             if progress:
                 done, total = first * len(models) + number * len(pairs), count * len(models)
-                listener = _Inner(progress, done, total, len(pairs), f"Scoring pairs, {role} model", clean, attacked)
+                listener = _Inner(progress, done, total, len(pairs), f"Scoring pairs, model {role}", clean, attacked)
             result = _attack_batch(model, pairs, experiment, listener, cancel)
             if result.cancelled:
                 stopped = True

@@ -119,7 +119,7 @@ def embedding_map(
     done = 0
     for role, model in models.items():
         rows = _embed(
-            model, pairs, texts, experiment, _stage(progress, done, total, f"Attacking, {role} model"), cancel
+            model, pairs, texts, experiment, _stage(progress, done, total, f"Attacking, model {role}"), cancel
         )
         done += len(pairs)
         projections = {}
@@ -128,7 +128,7 @@ def embedding_map(
                 cancel.check()
             if progress:
                 words = "the first map takes some seconds longer" if method == "umap" else ""
-                progress(Progress(done, total, f"Projecting by {method.upper()} ({role} model) {words}".strip(), {}))
+                progress(Progress(done, total, f"Projecting by {method.upper()} (model {role}) {words}".strip(), {}))
             points = {kind: rows[kind] for kind in ("clean", "adversarial", "text")}
             projections[method] = project(points, method=method, seed=experiment.seed)
             done += 10

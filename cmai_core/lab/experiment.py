@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -33,7 +33,10 @@ from cmai_core.tasks import DEFAULT_TASK, TASKS
 EPSILON_LADDER = NORMS["linf"].ladder
 """Budgets offered for many pairs, in units of 1/255."""
 TRUTHS = ("kept", "free")
-CRAFT_ON = ("undefended", "defended", "each")
+ROLES = ("A", "B", "C", "D")
+"""The places of the models that are compared. Which of them is defended, its card says."""
+EACH = "each"
+CRAFT_ON = (*ROLES, EACH)
 MAX_STEPS = 200
 MAX_RESTARTS = 10
 MIN_QUERIES, MAX_QUERIES = 10, 10_000
@@ -55,12 +58,16 @@ RANGES = {
 WHOLE = ("steps", "restarts", "queries", "words", "seed")
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,12}")
 _NUMBER = re.compile(r"[+-]?([0-9]{1,18}(\.[0-9]{0,18})?|\.[0-9]{1,18})([eE][+-]?[0-9]{1,3})?")
-_FOREIGN = ("embed", "embed_options")
+_MODELS = tuple(role.lower() for role in ROLES)
+FOREIGN = ("embed", "embed_options")
 """Names in an address that are Streamlit's own."""
 
 
 UNDEFENDED, DEFENDED = "tabletop", "tabletop-cmai"
-"""The bundled models that the lab begins with."""
+"""The bundled models that the lab begins with, as A and B."""
+_EARLIER = {"undefended": "a", "defended": "b"}
+_EARLIER_ROLES = {"undefended": "A", "defended": "B"}
+"""What links and files of the first versions call them."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +78,9 @@ class Experiment:
         pair: where the picture comes from: "tabletop/test/17", "photos/test/coffee", "upload/<sha256>" or "scene".
         scene: the scene as JSON where `pair` is "scene", else "".
         caption: the sentence of the pair, at most MAX_CAPTION characters.
-        undefended, defended: model specifications; `defended` may be "" (one model only).
-        craft_on: which model the perturbation is made on; the other is then shown the same picture ("transferred");
-            "each" makes one for each (white box each).
+        a, b, c, d: specifications of the models in the roles A to D; all but `a` may be "" (nobody there).
+        craft_on: the role of the model that the perturbation is made on; the others are then shown the same picture
+            ("transferred"); "each" makes one for each (white box each).
         norm: the threat model, one of `choices.THREATS`: a norm of the pixels; "text": the picture stays; "joint":
             pixels as in linf, and words.
         epsilon: as in `Budget` (of linf for "joint"). Files and links hold it as people read it, a patch in per cent
@@ -90,9 +97,11 @@ class Experiment:
     pair: str = f"{DEFAULT_DATASET}/{DATASETS[DEFAULT_DATASET].usual}/0"
     scene: str = ""
     caption: str = ""
-    undefended: str = UNDEFENDED
-    defended: str = DEFENDED
-    craft_on: str = "undefended"
+    a: str = UNDEFENDED
+    b: str = DEFENDED
+    c: str = ""
+    d: str = ""
+    craft_on: str = "A"
     norm: str = "linf"
     epsilon: float = usual_epsilon("linf")
     steps: int = 20
@@ -120,7 +129,7 @@ class Experiment:
         Raises:
             OptionError: naming the first value that is not. DataError: the composed scene cannot be read.
         """
-        for name in ("pair", "scene", "caption", "undefended", "defended"):
+        for name in ("pair", "scene", "caption", *_MODELS):
             if not isinstance(getattr(self, name), str):
                 raise OptionError(f"{name} is {_shown(getattr(self, name))}, not text.")
         one_of = {
@@ -157,14 +166,14 @@ class Experiment:
             raise OptionError(
                 f"The sentence has {len(self.caption)} characters.", f"At most {MAX_CAPTION} are accepted."
             )
-        if not self.undefended.strip():
+        if not self.a.strip():
             raise OptionError("No model is chosen.", "Pick a bundled one or type an OpenCLIP specification.")
-        for name in ("pair", "undefended", "defended"):
+        for name in ("pair", *_MODELS):
             value = getattr(self, name)
             if len(value) > MAX_NAME or plain_line(value) != value:
                 raise OptionError(f"{name} is {_shown(value)}.", f"At most {MAX_NAME} visible characters are accepted.")
-        if self.craft_on == "defended" and not self.defended:
-            raise OptionError("The attack is crafted on the defended model, but there is none.", "Choose one.")
+        if self.craft_on != EACH and not self.models.get(self.craft_on):
+            raise OptionError(f"The attack is crafted on model {self.craft_on}, but there is none.", "Choose one.")
         if self.pair == COMPOSED and not self.scene:
             raise OptionError("The composed scene is missing.", "Compose it again.")
         if self.scene:
@@ -230,6 +239,7 @@ class Experiment:
         known = {f.name for f in fields(Experiment)}
         if not isinstance(values, Mapping):
             raise OptionError("An experiment is names with values.", f"Known: {', '.join(sorted(known))}.")
+        values = _present(values)
         unknown = sorted(str(name) for name in set(values) - known)
         if unknown:
             raise OptionError(f"Unknown option {_shown(unknown[0])}.", f"Known: {', '.join(sorted(known))}.")
@@ -257,7 +267,7 @@ class Experiment:
         """
         if "pair" not in query:
             return None
-        default = Experiment()
+        default, query = Experiment(), _present(query)
         values: dict[str, Any] = {}
         for field in fields(Experiment):
             if field.name in query:
@@ -267,10 +277,14 @@ class Experiment:
         return found
 
     @staticmethod
-    def unknown_in(query: Mapping[str, str]) -> tuple[str, ...]:
-        """Names in a link that are no options of an experiment: they are left out, and that must be said."""
-        known = {field.name for field in fields(Experiment)}
-        return tuple(sorted(str(name)[:40] for name in query if name not in known and name not in _FOREIGN))
+    def unknown_in(query: Mapping[str, str], also: Collection[str] = ()) -> tuple[str, ...]:
+        """Return names in a link that are no options of an experiment: they are left out, and that must be said.
+
+        Args:
+            also: further names that the lab knows.
+        """
+        known = {field.name for field in fields(Experiment)} | set(also)
+        return tuple(sorted(str(name)[:40] for name in _present(query) if name not in known and name not in FOREIGN))
 
     @property
     def units(self) -> int:
@@ -290,16 +304,33 @@ class Experiment:
         """Whether the models are attacked with a detector around them."""
         return of_detector(self.objective)
 
+    @property
+    def models(self) -> dict[str, str]:
+        """Role → specification of the models that are there."""
+        found = {role: getattr(self, role.lower()) for role in ROLES}
+        return {role: spec for role, spec in found.items() if spec}
+
     def attacked_models(self) -> tuple[str, ...]:
-        """Roles ("undefended", "defended") on which a perturbation is made."""
-        if self.craft_on == "each":
-            return ("undefended", "defended") if self.defended else ("undefended",)
-        return (self.craft_on,)
+        """Return the roles on whose models a perturbation is made."""
+        return tuple(self.models) if self.craft_on == EACH else (self.craft_on,)
 
 
 def epsilon_range(norm: str) -> tuple[float, float]:
     """Return the least and the largest ε of a threat model, in its own units."""
     return 0.0, {"l0": 1e6, "patch": 1.0}.get(norm, 64.0)
+
+
+def present_role(role: str) -> str:
+    """Return a role as it is called now; those of the first versions had words for names."""
+    return _EARLIER_ROLES.get(role, role)
+
+
+def _present(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a file or link with the names that they have now."""
+    out = {_EARLIER.get(name, name): value for name, value in values.items()}
+    if isinstance(out.get("craft_on"), str):
+        out["craft_on"] = present_role(out["craft_on"])
+    return out
 
 
 def _kept_amount(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -163,12 +163,12 @@ def _explain_role(
     kept = all(c.text == a.text for c, a in answers.values()) if answers else None
     maps, missing, checks, similarity, control, warnings = {}, {}, {}, {}, {}, {}
     for method in methods:
-        tell(f"{method.capitalize()}, {role} model")
+        tell(f"{method.capitalize()}, model {role}")
         try:
             found = _map(method, model, pixels, texts, steps)
         except ModelError as error:
             missing[method] = str(error)
-            tell(f"{method.capitalize()} is not available for the {role} model")
+            tell(f"{method.capitalize()} is not available for model {role}")
             continue
         shift = explanation_moved_but_prediction_did_not(
             found.map[:1], found.map[1:2], [bool(kept)], control=found.map[2:3] if changed else None
@@ -179,9 +179,9 @@ def _explain_role(
             control[method] = float(shift.control[0])
         if shift.warn[0]:
             warnings[method] = shift.messages[0]
-        tell(f"Checking {method}, {role} model")
+        tell(f"Checking {method}, model {role}")
         checks[method] = _faithfulness(model, pixels[:2], texts[:2], found.map[:2], result.experiment.seed, cancel)
-    tell(f"Words, {role} model")
+    tell(f"Words, model {role}")
     words = None
     try:
         words = token_attribution(model, pixels[:2], texts[:2], n_steps=steps)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cmai_core.lab.experiment import Experiment
+from cmai_core.lab.experiment import Experiment, present_role
 from cmai_core.lab.images import perturbation_numbers
 
 
@@ -36,7 +36,7 @@ class Example:
     """One adversarial picture and how it was made.
 
     Attributes:
-        role: the model it was crafted on, "undefended" or "defended".
+        role: of the model it was crafted on (`experiment.ROLES`).
         clean, adversarial: uint8 H×W×3, what the model sees before and after; the attack counts only as rounded here.
         objective_trace, score_trace: per step, the objective the attacker raises and S_c (best restart).
         success: the attacked task's answer is wrong, and accepted where there is a detector; or the pair is accepted or
@@ -168,6 +168,11 @@ class LabResult:
         )
 
     @property
+    def bytes(self) -> int:
+        """Size of its pictures in memory."""
+        return sum(example.clean.nbytes + example.adversarial.nbytes for example in self.examples.values())
+
+    @property
     def attacked(self) -> dict[str, PairPrediction]:
         """The predictions of models that were shown an attack, by role."""
         return {role: prediction for role, prediction in self.predictions.items() if prediction.attacked}
@@ -223,15 +228,17 @@ class LabResult:
         examples = {}
         for role, values in raw["crafts"].items():
             values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "psnr_db"}
+            values["role"] = present_role(values["role"])
             clean, adversarial = pictures[role]
-            examples[role] = Example(clean=clean, adversarial=adversarial, **values)
+            examples[values["role"]] = Example(clean=clean, adversarial=adversarial, **values)
         predictions = {}
         for role, values in raw["readings"].items():
             answers = {
                 task: tuple(Answer(**{**a, "ranking": tuple(tuple(r) for r in a["ranking"])}) for a in both)
                 for task, both in values["answers"].items()
             }
-            predictions[role] = PairPrediction(**{**values, "answers": answers})
+            named = {"role": present_role(role), "picture": present_role(values["picture"])}
+            predictions[named["role"]] = PairPrediction(**{**values, **named, "answers": answers})
         return LabResult(
             Experiment.from_dict(raw["experiment"]),
             examples,

@@ -52,7 +52,7 @@ def run_attack(
     Args:
         pair: the picture; S_c is measured with `experiment.caption`. Where that is false of the pair's scene, the
             tasks go by the pair's own captions.
-        models: role → model, for "undefended" and, where the experiment names one, "defended".
+        models: role → model, for every role that the experiment names one for.
         dataset: where galleries, classes and second pictures come from.
         bases: role → the thresholds of that model, where the attack is on a detector around it
             (`evaluation.calibration.calibration_for`); τ is that at FALSE_POSITIVE_RATE.
@@ -302,7 +302,7 @@ class _Course:
             done = base + round(update.fraction * self._each)
             before = self._shown if self._shown.get("role") == role else {}
             self._shown = before | data  # the last message brings no picture: the one before stays
-            self._progress(Progress(done, self._total, f"Attacking the {role} model{part}", self._shown))
+            self._progress(Progress(done, self._total, f"Attacking model {role}{part}", self._shown))
 
         return tell
 
@@ -311,7 +311,7 @@ class _Course:
         if self._progress is None:
             return
         done = self._done + round(share * PREDICTION_STEPS)
-        stage = f"Asking the {role} model: {task}" if task else f"Measuring S_c on the {role} model"
+        stage = f"Asking model {role}: {task}" if task else f"Measuring S_c on model {role}"
         self._progress(Progress(done, self._total, stage, self._shown | {"count": ""}))
 
     def read(self) -> None:

@@ -149,7 +149,7 @@ def judge_result(
             if cancel is not None:
                 cancel.check()
             if progress is not None:
-                words = f"Verifying the {SIDES[side]} pair on the {role} model"
+                words = f"Verifying the {SIDES[side]} pair on model {role}"
                 progress(Progress(2 * number + side, total, words, {}))
 
         roles[role] = _judge(result, role, models[role], bases[role], pair, dataset, tell)

@@ -63,6 +63,8 @@ def app(tiny_models, monkeypatch, switch):
         at = AppTest.from_file(str(ROOT / "app" / "streamlit_app.py"), default_timeout=240)
         for name, value in (query or {}).items():
             at.query_params[name] = value
+        if values and not query:  # a session that has begun: the form is as it is given, else as an experiment's is
+            values = {"link_read": True, **values}
         for name, value in values.items():
             at.session_state[name] = value
         at.run()
@@ -109,7 +111,7 @@ def result() -> LabResult:
     adversarial = (clean + rng.integers(-4, 5, clean.shape)).astype(np.uint8)
     experiment = Experiment(pair="tabletop/test/0", caption="a red cube <b>& a blue ring</b>")
     example = Example(
-        "undefended", clean, adversarial, (0.1, 0.9), (0.6, -0.2), -0.21, 2, False, True, True, 4.0, 2.5, 3, 2, 0.5
+        "A", clean, adversarial, (0.1, 0.9), (0.6, -0.2), -0.21, 2, False, True, True, 4.0, 2.5, 3, 2, 0.5
     )
     right, wrong = (
         Answer("a red cube", True, 0.9, (("a red cube", 0.9, True), ("x", 0.1, False))),
@@ -117,15 +119,13 @@ def result() -> LabResult:
     )
     answers = {"zero-shot": (right, wrong), "retrieval": (right, right)}
     prediction = {
-        "undefended": PairPrediction(
-            "undefended", "tabletop", "tabletop", "h1", "tabletop", "undefended", 0.612, -0.204, -0.21, -0.1, answers,
+        "A": PairPrediction(
+            "A", "tabletop", "tabletop", "h1", "tabletop", "A", 0.612, -0.204, -0.21, -0.1, answers,
             {"nlvr": "no second picture"},
         ),
-        "defended": PairPrediction(
-            "defended", "tabletop-cmai", "tabletop-cmai", "h2", "tabletop", "undefended", 0.55, 0.5, None, 0.5,
+        "B": PairPrediction(
+            "B", "tabletop-cmai", "tabletop-cmai", "h2", "tabletop", "A", 0.55, 0.5, None, 0.5,
             {"zero-shot": (right, right)},
         ),
     }  # fmt: skip
-    return LabResult(
-        experiment, {"undefended": example}, prediction, 0.7, "cpu", "2025-01-01T00:00:00+00:00", {"python": "3"}
-    )
+    return LabResult(experiment, {"A": example}, prediction, 0.7, "cpu", "2025-01-01T00:00:00+00:00", {"python": "3"})

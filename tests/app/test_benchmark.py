@@ -312,14 +312,14 @@ def test_a_pair_becomes_the_same_attack_in_the_lab():
 
     made, note = experiment_of(row(), 8.0, "a red cube", DEFENDED, OTHERS)
     assert (made.pair, made.recipe, made.steps, made.epsilon, made.seed) == ("tabletop/test/3", "pgd", 10, 8.0, 7)
-    assert (made.undefended, made.defended, made.craft_on, note) == (*OTHERS, "undefended", "")
+    assert (made.a, made.b, made.craft_on, note) == (*OTHERS, "A", "")
     assert Experiment.from_query(made.to_query()) == made
     made, _ = experiment_of(row(source="tabletop-cmai", target="tabletop-cmai"), 2.0, "x", DEFENDED, OTHERS)
-    assert (made.undefended, made.defended, made.craft_on) == (*OTHERS, "defended")
+    assert (made.a, made.b, made.craft_on) == (*OTHERS, "B")
     made, _ = experiment_of(row(target="tabletop-cmai"), 2.0, "x", DEFENDED, OTHERS)
-    assert (made.undefended, made.defended, made.craft_on) == (*OTHERS, "undefended")
+    assert (made.a, made.b, made.craft_on) == (*OTHERS, "A")
     made, _ = experiment_of(row(source="ViT-B-32/random", target="tabletop"), 2.0, "x", DEFENDED, OTHERS)
-    assert (made.undefended, made.defended, made.craft_on) == ("ViT-B-32/random", "tabletop", "undefended")
+    assert (made.a, made.b, made.craft_on) == ("ViT-B-32/random", "tabletop", "A")
 
 
 @pytest.mark.parametrize("slug", OFFERS)

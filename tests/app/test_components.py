@@ -21,8 +21,10 @@ from cmai_core.lab.result import LabResult, SecondPicture
 def test_roles_differ_in_more_than_colour():
     assert ROLES["clean"].colour == "#0072B2" and ROLES["adversarial"].colour == "#D55E00"
     assert ROLES["defended"].colour == "#009E73" and ROLES["undefended"].colour == "#6B7280"
+    kinds = ("clean", "adversarial", "defended", "undefended"), ("clean", "adversarial", "A", "B", "C", "D")
     for attribute in ("colour", "mark", "plotly_symbol", "word"):
-        assert len({getattr(role, attribute) for role in ROLES.values()}) == 4
+        for names in kinds:
+            assert len({getattr(ROLES[name], attribute) for name in names}) == len(names), attribute
 
 
 def test_numbers_have_three_decimals_and_a_true_minus():
@@ -41,30 +43,30 @@ def test_text_is_escaped():
     [(0.3, "Falls below its threshold"), (-0.5, "no alarm"), (0.7, "even when clean"), (None, "No threshold is known")],
 )
 def test_the_verdict_follows_the_threshold(result, tau, words):
-    said = verdict(result.predictions["undefended"], tau)
+    said = verdict(result.predictions["A"], tau)
     assert words in said
     assert "1 of 2 answers that were right are now wrong" in said
 
 
 def test_a_model_that_keeps_its_answers_is_told_so(result):
-    assert "No right answer is lost" in verdict(result.predictions["defended"], None)
-    assert result.predictions["defended"].transferred and not result.predictions["undefended"].transferred
+    assert "No right answer is lost" in verdict(result.predictions["B"], None)
+    assert result.predictions["B"].transferred and not result.predictions["A"].transferred
 
 
 def test_results_survive_json(result):
     document = json.loads(json.dumps(result.to_dict(), allow_nan=False))
-    example = result.examples["undefended"]
-    again = LabResult.from_dict(document, {"undefended": (example.clean, example.adversarial)})
+    example = result.examples["A"]
+    again = LabResult.from_dict(document, {"A": (example.clean, example.adversarial)})
     assert again.predictions == result.predictions
     assert again.experiment == result.experiment
-    assert again.examples["undefended"].score_trace == example.score_trace
+    assert again.examples["A"].score_trace == example.score_trace
     assert np.array_equal(again.first_example.adversarial, example.adversarial)
 
 
 def test_an_unchanged_picture_is_json_too(result):
-    example = result.examples["undefended"]
-    same = replace(result, examples={"undefended": replace(example, adversarial=example.clean)})
-    assert json.loads(json.dumps(same.to_dict(), allow_nan=False))["crafts"]["undefended"]["psnr_db"] is None
+    example = result.examples["A"]
+    same = replace(result, examples={"A": replace(example, adversarial=example.clean)})
+    assert json.loads(json.dumps(same.to_dict(), allow_nan=False))["crafts"]["A"]["psnr_db"] is None
 
 
 def test_the_answers_table_holds_every_answer(result):
@@ -114,11 +116,11 @@ def test_empty_and_constant_curves_can_be_drawn():
 def detected(result: LabResult, objective: str, *, clean: float, adversarial: float, tau: float = 0.3) -> LabResult:
     """The made-up result as one against a detector, the undefended model's S_c as given."""
     prediction = replace(
-        result.predictions["undefended"],
+        result.predictions["A"],
         clean=clean, adversarial=adversarial, tau=tau, false_positive_rate=0.05, calibration_pairs=200,
     )  # fmt: skip
     experiment = replace(result.experiment, objective=objective, task="zero-shot")
-    return replace(result, experiment=experiment, predictions=result.predictions | {"undefended": prediction})
+    return replace(result, experiment=experiment, predictions=result.predictions | {"A": prediction})
 
 
 @pytest.mark.parametrize(
@@ -136,10 +138,10 @@ def detected(result: LabResult, objective: str, *, clean: float, adversarial: fl
 )
 def test_success_against_a_detector_is_wrong_and_accepted(result, objective, clean, adversarial, evaded, words):
     made = detected(result, objective, clean=clean, adversarial=adversarial)
-    assert made.evaded("undefended") is evaded and words in outcome(made, "undefended")
-    assert made.predictions["undefended"].accepted == (clean >= 0.3, adversarial >= 0.3)
-    assert words.split(":")[0] in finding(made)[0] and decisions(made.predictions["undefended"]) in finding(made)[0]
-    assert made.evaded("defended") is None and outcome(made, "defended") == ""  # no threshold, no verdict
+    assert made.evaded("A") is evaded and words in outcome(made, "A")
+    assert made.predictions["A"].accepted == (clean >= 0.3, adversarial >= 0.3)
+    assert words.split(":")[0] in finding(made)[0] and decisions(made.predictions["A"]) in finding(made)[0]
+    assert made.evaded("B") is None and outcome(made, "B") == ""  # no threshold, no verdict
     again = LabResult.from_dict(
         json.loads(json.dumps(made.to_dict())), {r: (c.clean, c.adversarial) for r, c in made.examples.items()}
     )
@@ -149,15 +151,15 @@ def test_success_against_a_detector_is_wrong_and_accepted(result, objective, cle
 def test_a_right_answer_is_no_success(result):
     made = detected(result, "aware", clean=0.6, adversarial=0.5)
     made = replace(made, experiment=replace(made.experiment, task="retrieval"))
-    assert made.evaded("undefended") is False and "still right" in outcome(made, "undefended")
+    assert made.evaded("A") is False and "still right" in outcome(made, "A")
     made = replace(made, experiment=replace(made.experiment, task="vqa"))
-    wrong = made.predictions["undefended"].answers["zero-shot"][1]
+    wrong = made.predictions["A"].answers["zero-shot"][1]
     for clean, evaded, words in ((0.6, None, "even when clean"), (0.2, True, "the attack succeeded")):
         was = detected(result, "aware", clean=clean, adversarial=0.5)
-        prediction = replace(was.predictions["undefended"], answers={"zero-shot": (wrong, wrong)})
-        was = replace(was, predictions={"undefended": prediction})
-        assert was.evaded("undefended") is evaded and words in outcome(was, "undefended")
-    assert made.evaded("undefended") is None and "not asked" in outcome(made, "undefended")
+        prediction = replace(was.predictions["A"], answers={"zero-shot": (wrong, wrong)})
+        was = replace(was, predictions={"A": prediction})
+        assert was.evaded("A") is evaded and words in outcome(was, "A")
+    assert made.evaded("A") is None and "not asked" in outcome(made, "A")
 
 
 def test_the_second_picture_is_kept_by_name(result):

@@ -67,8 +67,8 @@ def test_an_upload_is_known_by_its_pixels():
 
 def test_a_model_must_be_chosen():
     with pytest.raises(ModelError):
-        require_model("  ", "defended")
-    assert require_model(" tabletop ", "undefended") == "tabletop"
+        require_model("  ", "B")
+    assert require_model(" tabletop ", "A") == "tabletop"
 
 
 @pytest.fixture

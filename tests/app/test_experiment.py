@@ -12,7 +12,7 @@ from cmai_core.attacks.objectives.registry import OBJECTIVES
 from cmai_core.data.plain import plain_line
 from cmai_core.errors import CmaiError, OptionError
 from cmai_core.lab.choices import SEARCHES, THREATS, settled
-from cmai_core.lab.experiment import CRAFT_ON, TASKS, TRUTHS, Experiment, parse_pair_id
+from cmai_core.lab.experiment import TASKS, TRUTHS, Experiment, parse_pair_id
 
 
 def combining(e: Experiment) -> Experiment:
@@ -26,9 +26,9 @@ experiments = st.builds(
     Experiment,
     pair=st.sampled_from(["tabletop/test/17", "photos/test/coffee", "upload/" + "a" * 64]),
     caption=st.text(min_size=1, max_size=60).filter(plain_line),
-    undefended=st.sampled_from(["tabletop", "ViT-B-32/random"]),
-    defended=st.sampled_from(["", "tabletop-cmai"]),
-    craft_on=st.sampled_from([c for c in CRAFT_ON if c != "defended"]),
+    a=st.sampled_from(["tabletop", "ViT-B-32/random"]),
+    b=st.sampled_from(["", "tabletop-cmai"]),
+    craft_on=st.sampled_from(["A", "each"]),
     norm=st.sampled_from(list(THREATS)),
     epsilon=st.sampled_from([0.5, 1.0, 3.0, 4.0, 16.0]),
     steps=st.integers(1, 200),
@@ -70,6 +70,22 @@ def test_links_and_files_of_earlier_versions_mean_what_they_meant():
         assert again.to_query()["epsilon"] == per_cent and Experiment.from_query(again.to_query()) == again
 
 
+def test_links_and_files_from_before_models_had_places_mean_what_they_meant():
+    link = {"pair": "tabletop/test/1", "caption": "a", "undefended": "x", "defended": "y", "craft_on": "defended"}
+    old = Experiment.from_query(link)
+    assert old.models == {"A": "x", "B": "y"} and old.attacked_models() == ("B",)
+    assert Experiment.unknown_in(link) == () and Experiment.from_dict(link | {"craft_on": "each"}).craft_on == "each"
+    assert old.to_query() == {"pair": "tabletop/test/1", "caption": "a", "a": "x", "b": "y", "craft_on": "B"}
+
+
+def test_up_to_four_models_have_a_place():
+    many = Experiment(c="tabletop-fare", d="tabletop-mat", craft_on="each").checked()
+    assert list(many.models) == list(many.attacked_models()) == ["A", "B", "C", "D"]
+    assert Experiment.from_query(many.to_query() | {"caption": "a"}).models == many.models
+    with pytest.raises(OptionError):
+        Experiment(craft_on="C", caption="a").checked()
+
+
 def test_a_link_without_a_pair_is_no_experiment():
     assert Experiment.from_query({"epsilon": "4"}) is None
 
@@ -81,8 +97,8 @@ def test_a_link_without_a_pair_is_no_experiment():
         {"recipe": "x"}, {"recipe": "cw"}, {"queries": 9}, {"words": 6}, {"truth": "x"},
         {"norm": "patch", "epsilon": 1.01},
         {"norm": "l3"}, {"objective": "x"}, {"task": "x"}, {"craft_on": "x"}, {"seed": -1}, {"restarts": 11},
-        {"caption": "  "}, {"caption": "a" * 301}, {"undefended": ""}, {"alpha": 0.0, "beta": 0.0},
-        {"craft_on": "defended", "defended": ""}, {"pair": "scene"},
+        {"caption": "  "}, {"caption": "a" * 301}, {"a": ""}, {"alpha": 0.0, "beta": 0.0},
+        {"craft_on": "B", "b": ""}, {"pair": "scene"},
     ],
 )  # fmt: skip
 def test_values_out_of_range_are_refused(change):

@@ -40,7 +40,7 @@ def test_without_a_word_of_the_owner_only_bundled_models_are_loaded(spec, addres
 
     monkeypatch.setattr(st, "get_option", lambda name: address)  # where it listens is no permission
     assert permissions.allowed("tabletop")
-    for ask in (permissions.require, ModelCache().get, lambda s: require_model(s, "undefended")):
+    for ask in (permissions.require, ModelCache().get, lambda s: require_model(s, "A")):
         with pytest.raises(ModelError) as caught:
             ask(spec)
         assert "cmai " not in str(caught.value) and caught.value.hint
@@ -79,7 +79,7 @@ def test_a_folder_is_named_by_its_last_part_wherever_it_is_shown(monkeypatch):
     }  # fmt: skip
     said = (
         ModelCache().get(spec).name,
-        belongs_to(Experiment(defended=spec)),
+        belongs_to(Experiment(b=spec)),
         changed([Difference("model", "defended model", "tabletop", spec)]),
         _title(RunInfo("r", "2026-01-01T00:00", grid, 1, 1)),
     )
@@ -94,26 +94,26 @@ def test_the_bound_of_downloads_is_never_looser_than_said(value, most, monkeypat
 
 
 def test_a_link_with_another_model_says_so_and_takes_one_that_is_offered(strict, texts):
-    at = strict(query={"pair": "tabletop/test/0", "caption": "a red cube", "undefended": "hf-hub:some/model"})
+    at = strict(query={"pair": "tabletop/test/0", "caption": "a red cube", "a": "hf-hub:some/model"})
     assert not at.exception
     assert any("hf-hub:some/model" in e.value for e in at.error)
-    assert at.session_state["undefended"] == "tabletop"
-    assert "other" not in at.selectbox(key="undefended").options
+    assert at.session_state["a"] == "tabletop"
+    assert "other" not in at.selectbox(key="a").options
 
 
 def test_allowed_models_stand_in_the_form(strict, monkeypatch):
     monkeypatch.setenv(permissions.ALLOW, "ViT-B-32/random\nlocal-dir:/srv/secret/mine")
-    at = strict(query={"pair": "tabletop/test/0", "caption": "a red cube", "undefended": "ViT-B-32/random"})
+    at = strict(query={"pair": "tabletop/test/0", "caption": "a red cube", "a": "ViT-B-32/random"})
     assert not at.exception and not at.error
-    assert at.session_state["undefended"] == "ViT-B-32/random"
-    options = at.selectbox(key="undefended").options
+    assert at.session_state["a"] == "ViT-B-32/random"
+    options = at.selectbox(key="a").options
     assert "mine" in options and not any("secret" in option for option in options)
 
 
 def test_a_form_that_was_tampered_with_is_refused(strict):
     """A browser may send any value for a widget, and any key of the session that a form fills."""
-    at = strict(pair="tabletop/test/0", caption="a red cube", undefended="other", undefended_spec="local-dir:/etc")
-    assert at.session_state["undefended"] == "tabletop"
+    at = strict(pair="tabletop/test/0", caption="a red cube", a="other", a_spec="local-dir:/etc")
+    assert at.session_state["a"] == "tabletop"
 
 
 # --- downloads before a job, outside the queue ------------------------------------------------------------------------
@@ -254,7 +254,7 @@ def test_a_slow_hub_holds_up_only_who_asked_for_it(strict, monkeypatch, tmp_path
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     try:
-        at = strict(pair="tabletop/test/0", caption="a red cube", undefended="hf-hub:some/model", defended="none")
+        at = strict(pair="tabletop/test/0", caption="a red cube", a="hf-hub:some/model", b="none")
         at.button(key="start_attack").click().run()
         handle = at.session_state["attack_job"]
         assert isinstance(handle, downloads.JobAfterDownload) and not at.error and not at.exception

@@ -25,8 +25,8 @@ def test_the_attack_lab_opens(app, texts):
     at = app()
     assert not at.exception and not at.error
     assert "Same picture to you" in texts(at)
-    assert at.selectbox(key="undefended").value == "tabletop"
-    assert at.selectbox(key="defended").value == "tabletop-cmai"
+    assert at.selectbox(key="a").value == "tabletop"
+    assert at.selectbox(key="b").value == "tabletop-cmai"
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -56,15 +56,15 @@ def test_an_unknown_model_is_explained(app, texts, finished):
     at = app(
         pair="tabletop/test/3",
         caption="a red cube",
-        undefended="other",
-        undefended_spec="ViT-B-99/none",
-        defended="none",
+        a="other",
+        a_spec="ViT-B-99/none",
+        b="none",
     )
-    at.radio(key="craft_on").set_value("undefended")
+    at.radio(key="craft_on").set_value("A")
     at.button(key="start_attack").click().run()
     finished(at, "attack_job")
     assert any("ViT-B-99" in e.value for e in at.error), texts(at)
-    assert not at.exception and at.session_state["undefended_spec"] == "ViT-B-99/none"
+    assert not at.exception and at.session_state["a_spec"] == "ViT-B-99/none"
 
 
 def test_a_photograph_on_a_tabletop_model_is_met_with_a_warning(app):
@@ -81,14 +81,14 @@ def test_the_truth_of_a_typed_sentence_is_shown(app, texts):
 
 def test_a_link_fills_the_form(app):
     wanted = Experiment(
-        pair="photos/test/coffee", caption="a cup of coffee", defended="", epsilon=8.0, steps=33,
-        objective="consistency", norm="l2", undefended="ViT-B-32/random", seed=5,
+        pair="photos/test/coffee", caption="a cup of coffee", b="", epsilon=8.0, steps=33,
+        objective="consistency", norm="l2", a="ViT-B-32/random", seed=5,
     )  # fmt: skip
     at = app(query=wanted.to_query())
     assert not at.exception
     s = at.session_state
     assert (s["pair"], s["caption"], s["epsilon"], s["steps"]) == (wanted.pair, wanted.caption, 8.0, 33)
-    assert (s["undefended"], s["undefended_spec"], s["defended"]) == ("other", "ViT-B-32/random", "none")
+    assert (s["a"], s["a_spec"], s["b"]) == ("other", "ViT-B-32/random", "none")
     assert (s["norm"], s["objective"], s["seed"]) == ("l2", "consistency", 5)
 
 
@@ -141,7 +141,7 @@ def described_by(at) -> Experiment:
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [("pair", "tabletop/test/4", "pair"), ("caption", "a blue ring", "sentence"), ("epsilon", 2.0, "ε 2/255"),
-     ("seed", 5, "seed 5"), ("defended", "none", "defended model none"), ("craft_on", "each", "crafted on each")],
+     ("seed", 5, "seed 5"), ("b", "none", "model B none"), ("craft_on", "each", "crafted on each")],
 )  # fmt: skip
 def test_a_result_that_the_form_no_longer_describes_is_marked(app, result, texts, key, value, words):
     at = of_result(app(pair="tabletop/test/3", caption="a white cube"), result)
@@ -175,17 +175,17 @@ def test_a_link_marks_the_example_as_being_of_another_pair(app, texts):
 
 def test_the_card_of_a_model_that_was_never_attacked_says_so(app, result, texts):
     first = replace(result.first_example, cancelled=True)
-    example = replace(first, role="defended", adversarial=first.clean, begun=False)
-    prediction = replace(result.predictions["defended"], picture="defended", adversarial=None, answers={})
+    example = replace(first, role="B", adversarial=first.clean, begun=False)
+    prediction = replace(result.predictions["B"], picture="B", adversarial=None, answers={})
     made = replace(
         result,
-        examples={"undefended": first, "defended": example},
-        predictions=result.predictions | {"defended": prediction},
+        examples={"A": first, "B": example},
+        predictions=result.predictions | {"B": prediction},
     )
     at = app(result=made)
     said = texts(at)
     assert not at.exception and not at.error and treatment(prediction, example) in said
-    assert treatment(result.predictions["undefended"], first) in said and "2 steps" in said and "no alarm" not in said
+    assert treatment(result.predictions["A"], first) in said and "2 steps" in said and "no alarm" not in said
 
 
 @pytest.mark.parametrize("fold", ["fold_answers", "fold_course", "fold_run"])
@@ -232,7 +232,7 @@ def test_the_attack_of_the_lab_runs_to_its_end(app, texts, finished):
     finished(at, "attack_job")
     assert not at.error and not at.exception, texts(at)
     made = at.session_state["result"]
-    assert set(made.examples) == {"undefended", "defended"}
+    assert set(made.examples) == {"A", "B"}
     for role, example in made.examples.items():
         assert example.linf <= 4 and example.steps_done == 3
         prediction = made.predictions[role]
@@ -252,7 +252,7 @@ def test_a_place_in_the_queue_is_told(app, finished):
     for name in ("one", "two"):
         presence().sit("", Owner.of(name))
     others = [job_queue().submit(lambda p, c: gate.wait(60), owner=name) for name in ("one", "two")]
-    at = app(pair="tabletop/test/3", caption="a white cube", steps=1, objective="consistency", defended="none")
+    at = app(pair="tabletop/test/3", caption="a white cube", steps=1, objective="consistency", b="none")
     try:
         at.button(key="start_attack").click().run()
         (bar,) = at.get("progress")
@@ -278,7 +278,7 @@ def test_cancelling_keeps_the_best_so_far(app, texts, finished):
     at.button(key="cancel_attack").click().run()
     finished(at, "attack_job")
     made = at.session_state["result"]
-    assert made.examples["undefended"].cancelled and made.examples["undefended"].steps_done < 2000
+    assert made.examples["A"].cancelled and made.examples["A"].steps_done < 2000
     assert "Cancelled" in texts(at)
 
 
@@ -290,7 +290,7 @@ def test_a_distribution_is_measured(app, texts, finished):
     finished(at, "page_distributions_job")
     assert not at.error and not at.exception, texts(at)
     measured = at.session_state["page_distributions_result"]
-    assert len(measured.ids) == 16 and set(measured.clean) == {"undefended", "defended"}
+    assert len(measured.ids) == 16 and set(measured.clean) == {"A", "B"}
     assert "false positives" in texts(at) and len(at.get("plotly_chart")) == 3
     sliders = [s for s in at.slider if s.key.startswith("threshold")]
     assert len(sliders) == 2 and "No threshold is known for this model" in texts(at)  # their cards have none
@@ -376,7 +376,7 @@ def test_an_attack_past_a_detector_is_judged_by_it(app, texts, finished, monkeyp
         below = sum(score < prediction.tau - 1e-6 for score in clean_scores(model, pairs))  # τ is one of the scores
         assert below <= 2 and prediction.calibration_pairs == 40
         assert outcome(made, role) in said.replace("&#x27;", "'")
-    won = made.evaded("undefended")
+    won = made.evaded("A")
     assert won is None or won == made.first_example.success
     assert "calibrated to reject at most 5%" in said and "while S_c ≥ τ" in said
     assert "the second picture, stays clean" in said and made.second.id != "tabletop/test/3"

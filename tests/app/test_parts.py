@@ -66,12 +66,12 @@ def test_an_objective_on_attention_is_not_offered_for_a_model_that_gives_out_non
 
     save_local_dir(small_coca(qk_norm=True), tmp_path / "normed")  # its blocks keep no weights
     spec = f"local-dir:{tmp_path / 'normed'}"
-    at = app(objective="attention", undefended=state.OTHER_MODEL, undefended_spec=spec)
+    at = app(objective="attention", a=state.OTHER_MODEL, a_spec=spec)
     assert at.session_state["objective"] == "attention"  # nobody knows before it has been loaded
     model_cache().get(spec)
     at.run()
     assert button(at, "objective_attention").disabled and at.session_state["objective"] != "attention"
-    at.session_state["undefended"] = "tabletop"
+    at.session_state["a"] = "tabletop"
     at.run()
     assert not button(at, "objective_attention").disabled and not at.exception
 
@@ -127,7 +127,7 @@ def test_changed_words_are_marked():
 
 def test_an_attack_on_words_is_shown_with_its_sentence(app, texts, finished):
     at = app(
-        pair="tabletop/test/3", caption="", norm="text", objective="consistency", recipe="char", defended="none",
+        pair="tabletop/test/3", caption="", norm="text", objective="consistency", recipe="char", b="none",
         words=2, truth="free",
     )  # fmt: skip
     from app.services.pairs import lab_pair
@@ -139,9 +139,9 @@ def test_an_attack_on_words_is_shown_with_its_sentence(app, texts, finished):
     finished(at, "attack_job")
     assert not at.error and not at.exception, texts(at)
     made = at.session_state["result"]
-    example, prediction = made.first_example, made.predictions["undefended"]
+    example, prediction = made.first_example, made.predictions["A"]
     assert np.array_equal(example.clean, example.adversarial) and example.caption != caption and example.queries > 0
     assert prediction.adversarial < prediction.clean and abs(prediction.adversarial - example.score_float) < 1e-4
     assert "cm-changed" in texts(at) and truth_words(caption, example.caption, example.true) in texts(at)
-    again = LabResult.from_dict(made.to_dict(), {"undefended": (example.clean, example.adversarial)})
+    again = LabResult.from_dict(made.to_dict(), {"A": (example.clean, example.adversarial)})
     assert again.first_example.caption == example.caption and again.experiment == made.experiment

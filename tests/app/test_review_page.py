@@ -98,7 +98,7 @@ def test_visitors_see_what_they_have_sent_and_judge_nothing(app, queue, texts, m
     monkeypatch.setenv("CMAI_REVIEW_KEY", "a word for reviewers")
     at = app()
     monkeypatch.delenv("CMAI_OPEN_REVIEW")
-    at.session_state["sent_to_review"] = {("key", "defended", 1): second.id}
+    at.session_state["sent_to_review"] = {("key", "B", 1): second.id}
     switch(at, "review").run()
     said = texts(at)
     assert second.texts[0] in said and first.texts[0] not in said and not at.exception

@@ -14,10 +14,13 @@ ORDER = (
     ("app.state", "app.access"),
     ("app.services",),
     ("app.subject",),
+    ("app.verification_flow",),
+    ("app.flow",),
     ("app.needs",),
     ("app.registry",),
     ("app.navigation",),
     ("app.components.common",),
+    ("app.address",),
     ("app.page", "app.components"),
     ("app.app_pages",),
     ("app.streamlit_app", "app.server"),
@@ -74,7 +77,7 @@ def test_each_page_has_its_parts_in_a_room_of_its_name():
     from app.registry import PAGES
 
     rooms = {path.name for path in (APP / "components").iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert rooms == {*PAGES, "common"}
+    assert rooms == {*PAGES, "common", "frame"}
 
 
 def test_style_sheets_and_scripts_are_files():

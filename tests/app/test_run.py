@@ -27,7 +27,7 @@ def setting(tiny_models):
     items = load_dataset("tabletop", split="test", limit=12)
     models = {
         role: load_model(f"local-dir:{tiny_models / name}")
-        for role, name in (("undefended", "tabletop"), ("defended", "tabletop-cmai"))
+        for role, name in (("A", "tabletop"), ("B", "tabletop-cmai"))
     }
     return items, models
 
@@ -35,21 +35,21 @@ def setting(tiny_models):
 def run(setting, *, tell=None, cancel=None, **options):
     items, models = setting
     experiment = Experiment(pair=items[0].id, caption=items[0].captions[0], **{"steps": 4, **options})
-    models = {role: model for role, model in models.items() if getattr(experiment, role)}
+    models = {role: model for role, model in models.items() if role in experiment.models}
     return run_attack(experiment, items[0], models, dataset=items, progress=tell, cancel=cancel)
 
 
 def test_progress_only_grows_and_the_picture_stays(setting):
     seen = []
-    run(setting, tell=seen.append, restarts=2, defended="")  # one model: captions take time
+    run(setting, tell=seen.append, restarts=2, b="")  # one model: captions take time
     shares = [progress.fraction for progress in seen]
     assert shares == sorted(shares) and shares[0] < 0.2
     last = seen[-1]  # the last task has begun: S_c and every other task are behind it
     assert last.done == last.total - PREDICTION_STEPS + round(PREDICTION_STEPS * len(TASKS) / (len(TASKS) + 1))
     asking = [p for p in seen if p.stage.startswith("Asking")]
-    assert all(task in p.stage and "undefended" in p.stage for p, task in zip(asking, TASKS, strict=True))
+    assert all(task in p.stage and "model A" in p.stage for p, task in zip(asking, TASKS, strict=True))
     assert all(p.data["image"].shape == (128, 128, 3) and p.data["score"] for p in asking)
-    attacking = [p for p in seen if p.stage.startswith("Attacking the undefended model")]
+    attacking = [p for p in seen if p.stage.startswith("Attacking model A")]
     assert attacking and attacking[-1].data["count"] == "8 of 8"
 
 
@@ -57,11 +57,11 @@ def test_cancelled_while_answers_are_read_it_asks_nothing_more(setting):
     token = CancelToken()
 
     def tell(progress):
-        if progress.stage == "Asking the undefended model: retrieval":
+        if progress.stage == "Asking model A: retrieval":
             token.cancel()
 
     result = run(setting, tell=tell, cancel=token)
-    undefended, defended = result.predictions["undefended"], result.predictions["defended"]
+    undefended, defended = result.predictions["A"], result.predictions["B"]
     assert set(undefended.answers) == {"zero-shot", "retrieval"} and not defended.answers
     assert defended.skipped == dict.fromkeys(TASKS, CANCELLED)
     assert all(-1 <= prediction.adversarial <= 1 for prediction in result.predictions.values())
@@ -77,7 +77,7 @@ def test_cancelled_while_attacking_it_keeps_the_picture_and_s_c(setting):
 
     result = run(setting, tell=tell, cancel=token, steps=200, objective="consistency")
     assert result.first_example.cancelled and result.first_example.steps_done <= 2
-    assert not result.predictions["undefended"].answers and result.predictions["undefended"].adversarial < 1
+    assert not result.predictions["A"].answers and result.predictions["A"].adversarial < 1
 
 
 def test_a_detector_needs_a_threshold_for_every_model(setting):
@@ -89,7 +89,7 @@ def test_a_pair_is_rejected_by_the_threshold_of_its_model(setting):
     """The threshold is that of the clean pairs, and success on the attacked model is what its detector decides."""
     items, models = setting
     told = []
-    model = models["undefended"]
+    model = models["A"]
     clean = clean_scores(model, items)
     basis = lab_basis(model, "tabletop", lambda: items, progress=told.append)
     assert basis.calibration.count == 12 and basis.tau() <= min(clean) and basis.rates == (0.01, 0.05)
@@ -98,12 +98,12 @@ def test_a_pair_is_rejected_by_the_threshold_of_its_model(setting):
     known = tuple(dataclasses.replace(at, tau=tau) for at in basis.calibration.thresholds)
     tight = dataclasses.replace(basis, calibration=dataclasses.replace(basis.calibration, thresholds=known))
     experiment = Experiment(
-        pair=items[0].id, caption=items[0].captions[0], objective="reject", steps=5, epsilon=16.0, defended=""
+        pair=items[0].id, caption=items[0].captions[0], objective="reject", steps=5, epsilon=16.0, b=""
     )
-    made = run_attack(experiment, items[0], {"undefended": model}, dataset=items, bases={"undefended": tight})
-    prediction = made.predictions["undefended"]
+    made = run_attack(experiment, items[0], {"A": model}, dataset=items, bases={"A": tight})
+    prediction = made.predictions["A"]
     assert (prediction.tau, prediction.calibration_pairs) == (tau, 12) and prediction.accepted == (True, False)
-    assert made.evaded("undefended") and made.first_example.success
+    assert made.evaded("A") and made.first_example.success
 
 
 def test_calibrating_can_be_cancelled(setting):
@@ -115,7 +115,7 @@ def test_calibrating_can_be_cancelled(setting):
             token.cancel()
 
     with pytest.raises(Cancelled):
-        lab_basis(models["undefended"], "tabletop", lambda: items, progress=tell, cancel=token)
+        lab_basis(models["A"], "tabletop", lambda: items, progress=tell, cancel=token)
 
 
 def test_a_model_whose_turn_never_came_is_not_said_to_be_attacked(setting):
@@ -127,22 +127,22 @@ def test_a_model_whose_turn_never_came_is_not_said_to_be_attacked(setting):
             token.cancel()
 
     result = run(setting, tell=tell, cancel=token, steps=200, craft_on="each", objective="consistency")
-    first, second = result.examples["undefended"], result.examples["defended"]
+    first, second = result.examples["A"], result.examples["B"]
     assert first.begun and first.cancelled and not second.begun and second.success is None
     assert np.array_equal(second.clean, second.adversarial)
-    prediction = result.predictions["defended"]
+    prediction = result.predictions["B"]
     assert (
         not prediction.attacked
         and prediction.adversarial is None
         and prediction.change is None
         and not prediction.answers
     )
-    assert list(result.attacked) == ["undefended"] and result.first_example is first
+    assert list(result.attacked) == ["A"] and result.first_example is first
     assert treatment(prediction, second).startswith("not attacked") and "no alarm" not in verdict(prediction, 0.5)
-    assert "cancelled after" in treatment(result.predictions["undefended"], first)
+    assert "cancelled after" in treatment(result.predictions["A"], first)
     pictures = {role: (example.clean, example.adversarial) for role, example in result.examples.items()}
     again = LabResult.from_dict(json.loads(json.dumps(result.to_dict(), allow_nan=False)), pictures)
-    assert not again.examples["defended"].begun and not again.predictions["defended"].attacked
+    assert not again.examples["B"].begun and not again.predictions["B"].attacked
 
 
 @pytest.mark.parametrize("options", [{"craft_on": "each"}, {}, {"norm": "text", "recipe": "char"}])
@@ -159,9 +159,9 @@ def test_cancelled_before_anything_was_done_nobody_was_attacked(setting, options
 def test_a_sentence_longer_than_the_context_is_said(setting):
     items, models = setting
     long = "a red cube left of a blue sphere and behind a yellow cone " * 5
-    experiment = Experiment(pair=items[0].id, caption=long, steps=1, defended="", objective="consistency")
-    model = models["undefended"]
-    prediction = run_attack(experiment, items[0], {"undefended": model}, dataset=items).predictions["undefended"]
+    experiment = Experiment(pair=items[0].id, caption=long, steps=1, b="", objective="consistency")
+    model = models["A"]
+    prediction = run_attack(experiment, items[0], {"A": model}, dataset=items).predictions["A"]
     found = truncation_of(model, experiment.caption)
     assert (
         found.tokens > found.context and prediction.cut == found.unread == bundled_truncation(experiment.caption).unread

@@ -39,7 +39,7 @@ def test_it_reads_back_as_it_was_made(made):
     for histogram in again.histograms.values():
         assert sum(histogram.clean) == sum(histogram.adversarial) == 8
         assert len(histogram.edges) == len(histogram.clean) + 1
-    assert set(again.result.predictions) == {"undefended", "defended"}
+    assert set(again.result.predictions) == {"A", "B"}
     assert all("validation" in origin for origin in again.origin.values()) and again.pairs == 8
     for role, basis_tau in again.tau.items():
         assert -1 <= basis_tau <= 1 and 0 <= again.flagged_clean[role] <= 1, role
@@ -72,5 +72,5 @@ def test_the_bundled_example_shows_the_bundled_models():
         assert "tabletop" not in names, "tabletop is bundled, but no example: python -m cmai_core.showcase"
         return
     holds_models_and_thresholds(bundle)
-    undefended = bundle.result.predictions["undefended"]
-    assert undefended.adversarial < bundle.tau["undefended"] <= undefended.clean
+    undefended = bundle.result.predictions["A"]
+    assert undefended.adversarial < bundle.tau["A"] <= undefended.clean

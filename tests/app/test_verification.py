@@ -68,7 +68,7 @@ def models(tmp_path_factory, pairs):
 
 @pytest.fixture(scope="module")
 def loaded(models):
-    names = {"undefended": "tabletop", "defended": "tabletop-cmai"}
+    names = {"A": "tabletop", "B": "tabletop-cmai"}
     return {role: load_model(f"local-dir:{models / name}", device="cpu") for role, name in names.items()}
 
 
@@ -132,7 +132,7 @@ def test_verdicts_are_those_of_cmcv(made, attacked, loaded):
             assert found.consistent(side, 0.01) == found.basis.calibration.at(0.01).accepts(verdict.s_c, verdict.log_v)
             assert np.allclose(verdict.parts.patches, expected.parts.patches, atol=1e-6)
         assert found.consistent(0, 0.5) is None and found.tau(0.5) is None
-    undefended, defended = made.roles["undefended"], made.roles["defended"]
+    undefended, defended = made.roles["A"], made.roles["B"]
     assert (undefended.has_heads, undefended.basis.stored) == (False, False)
     assert undefended.basis.calibration.count == 40
     assert (defended.has_heads, defended.basis.stored) == (True, True) and defended.tau_v(0.05) is not None
@@ -144,8 +144,8 @@ def test_verdicts_are_those_of_cmcv(made, attacked, loaded):
 
 def test_a_verdict_is_kept_as_plain_values(made):
     again = json.loads(json.dumps(made.to_dict(), allow_nan=False))
-    assert again["defended"]["adversarial"]["consistent"].keys() == {"0.01", "0.05"}
-    assert again["undefended"]["clean"]["words"] == ["a", "white", "cube"]
+    assert again["B"]["adversarial"]["consistent"].keys() == {"0.01", "0.05"}
+    assert again["A"]["clean"]["words"] == ["a", "white", "cube"]
 
 
 def test_content_alone_makes_the_key(attacked):
@@ -154,14 +154,14 @@ def test_content_alone_makes_the_key(attacked):
     example = attacked.first_example
     other = example.adversarial.copy()
     other[0, 0, 0] ^= 1
-    assert content_key(replace(attacked, examples={"undefended": replace(example, adversarial=other)})) != key
-    assert content_key(replace(attacked, examples={"undefended": replace(example, caption="a black cube")})) != key
+    assert content_key(replace(attacked, examples={"A": replace(example, adversarial=other)})) != key
+    assert content_key(replace(attacked, examples={"A": replace(example, caption="a black cube")})) != key
 
 
 def test_other_weights_and_a_cancellation_are_noticed(attacked, loaded):
     bases = dict.fromkeys(loaded, Basis("tabletop"))
-    with pytest.raises(DataError, match=attacked.predictions["undefended"].name):
-        judge_result(attacked, dict.fromkeys(loaded, loaded["defended"]), bases)
+    with pytest.raises(DataError, match=attacked.predictions["A"].name):
+        judge_result(attacked, dict.fromkeys(loaded, loaded["B"]), bases)
     cancel = CancelToken()
     cancel.cancel()
     with pytest.raises(Cancelled):
@@ -170,10 +170,8 @@ def test_other_weights_and_a_cancellation_are_noticed(attacked, loaded):
 
 def test_the_edited_sentence_is_judged_with_the_attacked_picture(attacked, loaded):
     example = replace(attacked.first_example, caption="a black cube")
-    edited = replace(
-        attacked, examples={"undefended": example}, predictions={"undefended": attacked.predictions["undefended"]}
-    )
-    found = judge_result(edited, loaded, {"undefended": Basis("tabletop")}).roles["undefended"]
+    edited = replace(attacked, examples={"A": example}, predictions={"A": attacked.predictions["A"]})
+    found = judge_result(edited, loaded, {"A": Basis("tabletop")}).roles["A"]
     assert found.texts == ("a white cube", "a black cube")
     assert [verdict.text for verdict in found.verdicts] == list(found.texts)
     assert found.verdicts[0].probability is None and found.rates == () and found.pathway is None
@@ -183,7 +181,7 @@ def test_the_pathway_s_answer_is_that_of_the_averaged_copies(loaded, pairs):
     from cmai_core.seeds import sample_generators
     from cmai_core.tasks import get_task
 
-    model, pair = loaded["undefended"], pairs[3]
+    model, pair = loaded["A"], pairs[3]
     tried = pathway_answer(model, pair, pairs, "zero-shot", pair.image, PAIR["caption"], PAIR["caption"])
     task = get_task("zero-shot")
     with torch.no_grad():
@@ -211,16 +209,16 @@ def test_a_calibration_is_the_card_s_else_the_lab_s_and_photographs_have_none(lo
     assert [kind_of(n) for n in ("scene", "tabletop/test/1", "tabletop/holdout", "photos/test/coffee", "upload/0")] == [
         "tabletop", "tabletop", "tabletop", "photographs", "photographs"
     ]  # fmt: skip
-    assert cache.get(loaded["defended"], "tabletop", *QUIET).stored and not calls
-    first = cache.get(loaded["undefended"], "tabletop", *QUIET)
+    assert cache.get(loaded["B"], "tabletop", *QUIET).stored and not calls
+    first = cache.get(loaded["A"], "tabletop", *QUIET)
     assert not first.stored and first.calibration.dataset == "tabletop/test"
-    assert cache.get(loaded["undefended"], "tabletop", *QUIET) is first and len(calls) == 1
+    assert cache.get(loaded["A"], "tabletop", *QUIET) is first and len(calls) == 1
     for model in loaded.values():
         none = cache.get(model, "photographs", *QUIET)
         assert none.calibration is None and none.tau() is None and "photographs" in none.note
-    monkeypatch.setitem(loaded["defended"].card["cmcv"], "model", "other weights")
-    mended = ThresholdCache().get(loaded["defended"], "tabletop", *QUIET)
-    assert not mended.stored and mended.calibration.model == loaded["defended"].hash
+    monkeypatch.setitem(loaded["B"].card["cmcv"], "model", "other weights")
+    mended = ThresholdCache().get(loaded["B"], "tabletop", *QUIET)
+    assert not mended.stored and mended.calibration.model == loaded["B"].hash
     assert "of other weights" in mended.note and "made anew" in mended.note
 
 
@@ -283,13 +281,13 @@ def test_small_words():
 
 
 def test_the_score_card_says_what_both_scores_decide(made, attacked):
-    prediction = attacked.predictions["defended"]
-    assert card_words(None, prediction) == "" == card_words(made, attacked.predictions["undefended"])
-    found = made.roles["defended"]
+    prediction = attacked.predictions["B"]
+    assert card_words(None, prediction) == "" == card_words(made, attacked.predictions["A"])
+    found = made.roles["B"]
     low, high = (replace(found.verdicts[0], s_c=s, log_v=v) for s, v in ((-1.0, -99.0), (1.0, 0.0)))
 
     def said(*verdicts):
-        roles = {"defended": replace(found, verdicts=verdicts)}
+        roles = {"B": replace(found, verdicts=verdicts)}
         # without a session, Streamlit's state is that of the first run
         return card_words(replace(made, roles=roles), prediction)
 
@@ -336,21 +334,21 @@ def test_a_pair_is_sent_to_review_once(verified, texts, tmp_path):
     at.run()
     at.button(key="send_defended_adversarial").click().run()
     (entry,) = ReviewQueue(tmp_path / "review.sqlite").entries()
-    found = made.roles["defended"]
+    found = made.roles["B"]
     assert (entry.item, entry.model, entry.texts) == (PAIR["pair"], found.name, ("a white cube",))
     assert (entry.score, entry.tau) == (found.verdicts[1].s_c, found.tau(0.05))
     assert (entry.picture == found.pictures[1]).all()
-    assert all(part in entry.reason for part in ("PGD", "L∞", "undefended", "5%", "V_verify"))
-    at.button(key="send_undefended_clean").click().run()
+    assert all(part in entry.reason for part in ("PGD", "L∞", "model A", "5%", "V_verify"))
+    at.button(key="send_A_clean").click().run()
     assert ReviewQueue(tmp_path / "review.sqlite").counts()["open"] == 2
 
 
 def test_a_queue_that_cannot_be_used_is_explained(verified, texts, tmp_path):
     at = verified()
     (tmp_path / "review.sqlite").write_text("not a database, but long enough to be read as the header of one" * 4)
-    at.button(key="send_undefended_clean").click().run()
+    at.button(key="send_A_clean").click().run()
     assert any("cannot be used" in e.value for e in at.error) and not at.exception
-    assert not at.button(key="send_undefended_clean").disabled
+    assert not at.button(key="send_A_clean").disabled
     (tmp_path / "review.sqlite").unlink()
 
 
@@ -359,14 +357,14 @@ def test_models_that_are_not_bundled_are_verified_on_request(lab, models, finish
 
     asked = st.get_option
     monkeypatch.setattr(st, "get_option", lambda name: "localhost" if name == "server.address" else asked(name))
-    own = {"undefended": "other", "undefended_spec": f"local-dir:{models / 'tabletop'}", "defended": "none"}
+    own = {"a": "other", "a_spec": f"local-dir:{models / 'tabletop'}", "b": "none"}
     at = lab(**PAIR, result_tabs="Verification", **own)
     at.button(key="start_attack").click().run()
     finished(at, "attack_job")
     assert at.session_state["verdict_job"] is None and "done on request" in texts(at)
     at.button(key="start_verdict").click().run()
     finished(at, "verdict_job")
-    assert not at.error and set(shown(at).roles) == {"undefended"}, texts(at)
+    assert not at.error and set(shown(at).roles) == {"A"}, texts(at)
 
 
 def test_photographs_get_scores_without_a_verdict(verified, texts):

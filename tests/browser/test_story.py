@@ -75,13 +75,13 @@ def tell(lab, collection: str, query: str, shared: Path) -> None:
     set_search(lab, 4)
     lab.attack(PATIENCE)
     lab.no_error()
-    clean, adversarial = lab.scores()["undefended"]
+    clean, adversarial = lab.scores()["A"]
     assert adversarial < clean
     path, words = photograph(shared)
     lab.upload(path, words)
     lab.attack(PATIENCE)
     lab.no_error()
-    clean, adversarial = lab.scores()["undefended"]
+    clean, adversarial = lab.scores()["A"]
     assert adversarial < clean
     lab.wait_for_text(words)
 
@@ -90,7 +90,7 @@ def send_to_review(lab) -> None:
     """Verifies the pair on show, hands it to a person, and is that person; a new browser finds the verdict."""
     lab.tab("Verification")
     lab.wait_for_text("Scores without a verdict", PATIENCE)  # of a photograph
-    lab.press("send_undefended_adversarial")
+    lab.press("send_A_adversarial")
     lab.wait_for_text("In the review queue", PATIENCE)
     lab.follow("Review")
     lab.wait_for_text("Attacked pair")
@@ -113,18 +113,18 @@ def test_the_story_on_the_bundled_models(open_lab):
     said = lab.text()
     assert "only ever seen Tabletop" in said and "ViT-B-32/laion2b_s34b_b79k" in said
     if any(card.defended for card in bundled_models()):
-        assert "shown the transfer" in said and set(lab.scores()) == {"undefended", "defended"}
+        assert "shown the transfer" in said and set(lab.scores()) == {"A", "B"}
     send_to_review(lab)
 
 
 def test_the_story_on_a_real_vit_b_32(open_lab):
     lab = open_lab()
     lab.open()
-    if not lab.all(".st-key-undefended_spec input"):
-        lab.select("undefended", "OpenCLIP model …")
-    lab.type("undefended_spec", "ViT-B-32/random")
+    if not lab.all(".st-key-a_spec input"):
+        lab.select("a", "OpenCLIP model …")
+    lab.type("a_spec", "ViT-B-32/random")
     if "none" not in lab.text(".st-key-defended"):
-        lab.select("defended", "none")
+        lab.select("b", "none")
     lab.segment("objective", "S_c")
     tell(lab, "Photographs", "cat", SHARED)
-    assert set(lab.scores()) == {"undefended"} and "only ever seen Tabletop" not in lab.text()
+    assert set(lab.scores()) == {"A"} and "only ever seen Tabletop" not in lab.text()

@@ -23,9 +23,9 @@ BAD = {
              "a" * 5000, "tabletop/test/" + "9" * 300, "javascript:alert(1)", "tabletop//3", "scene",
              "TABLETOP/test/1"],
     "caption": ["", "   ", "\u200b\u202e\u2066", "x" * (MAX_CAPTION + 1), "y" * 50_000, "\x00\x01\x1b", "\u3164\u3164"],
-    "undefended": ["", " ", "\u202e", "m" * 400, "tabletop\n", "tab\x00letop"],
-    "defended": ["d" * 400, "\x07", "tabletop-cmai\u200b"],
-    "craft_on": ["", "both", "EACH", "undefended "],
+    "a": ["", " ", "\u202e", "m" * 400, "tabletop\n", "tab\x00letop"],
+    "b": ["d" * 400, "\x07", "tabletop-cmai\u200b"],
+    "craft_on": ["", "both", "EACH", "A "],
     "norm": ["", "l3", "linf\x00", "L2", "[]", "None"],
     "objective": ["", "x", "own combination", "both "],
     "task": ["", "vqa2", "__class__"],
@@ -155,6 +155,9 @@ def test_the_page_keeps_a_budget_off_the_ladder(opened):
     assert at.select_slider(key="epsilon").value == 3.0
     at.run()
     assert at.session_state["epsilon"] == 3.0
+    at.button(key="cancel_attack").click().run()  # what a link describes is run at once
+    at.session_state["attack_job"] = None
+    at.run()
     at.number_input(key="steps").set_value(500)
     at.button(key="start_attack").click().run()
     assert at.session_state["steps"] == 500 and any("500" in error.value for error in at.error)

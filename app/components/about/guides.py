@@ -53,9 +53,9 @@ from cmai_core.lab.run import run_attack
 
 photos = load_dataset("photos")
 model = load_model("ViT-B-32/laion2b_s34b_b79k")
-experiment = Experiment(pair=photos[1].id, caption=photos[1].captions[0], defended="", objective="consistency")
-result = run_attack(experiment, photos[1], {"undefended": model}, dataset=photos)
-print(result.predictions["undefended"].clean, result.predictions["undefended"].adversarial)""",
+experiment = Experiment(pair=photos[1].id, caption=photos[1].captions[0], b="", objective="consistency")
+result = run_attack(experiment, photos[1], {"A": model}, dataset=photos)
+print(result.predictions["A"].clean, result.predictions["A"].adversarial)""",
         language="python",
     )
 

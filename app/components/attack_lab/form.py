@@ -11,8 +11,9 @@ from app.components.attack_lab.parts import needs_task, parts_panel
 from app.components.common.fields import number_field
 from app.components.common.theme import show
 from app.components.common.words import TASK_WORDS
+from app.subject import chosen_models
 from cmai_core.lab.choices import SEARCHES, free_step
-from cmai_core.lab.experiment import CRAFT_ON
+from cmai_core.lab.experiment import EACH
 from cmai_core.tasks import TASKS
 
 
@@ -24,11 +25,11 @@ def attack_panel() -> None:
         st.selectbox("Attacked task", list(TASKS), key=state.TASK, format_func=TASK_WORDS.get)
     st.radio(
         "Craft on",
-        CRAFT_ON,
+        [*chosen_models(), EACH],
         key=state.CRAFT_ON,
         horizontal=True,
-        format_func={"undefended": "undefended", "defended": "defended", "each": "each (white box each)"}.get,
-        help="The other model is shown the same picture, and its result is labelled as transferred.",
+        format_func=lambda place: "each (white box each)" if place == EACH else place,
+        help="The other models are shown the same picture, and their results are labelled as transferred.",
     )
     with st.expander("Search settings"):
         _search_settings()

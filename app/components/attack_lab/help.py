@@ -17,9 +17,9 @@ it.
 **● clean → ◆ adversarial.** The attack changes every pixel by at most ε and looks for the change that hurts most. ε
 is counted in steps of 1/255, the smallest step an 8-bit picture knows: at 4/255 almost nobody sees it.
 
-**▲ undefended, ■ defended.** Two models look at the same picture. The one the attack was crafted on faces a
-*white-box* attack; for the other it is *transferred*, which is easier to withstand. Craft on each to compare like
-with like.
+**▲ A, ■ B.** Two models, or up to four, look at the same picture; a badge says which of them are defended. The one the
+attack was crafted on faces a *white-box* attack; for the others it is *transferred*, which is easier to withstand.
+Craft on each to compare like with like.
 
 **τ, the threshold**, is set so that 5 in 100 clean pairs lie below it. A pair below it is flagged: picture and
 sentence no longer agree. A pair can fool a model and stay above τ; then there is no alarm.

@@ -32,7 +32,7 @@ def hero(bundle: Showcase) -> None:
     with left:
         before_after(example.clean, example.adversarial, key="hero_slider", alt=result.experiment.caption)
         show(f'<p class="cm-quote">{escape(result.experiment.caption)}</p>')
-        more = " The defended model faces a picture crafted on itself." if len(result.examples) > 1 else ""
+        more = " Each model faces a picture crafted on itself." if len(result.examples) > 1 else ""
         st.caption(f"A bundled example, chosen because it is clear. {example_note(result, example)}{more}")
     with right:
         for role, prediction in result.predictions.items():

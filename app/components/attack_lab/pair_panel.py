@@ -13,7 +13,7 @@ from app.components.common.guard import guard, plain
 from app.components.common.theme import show
 from app.services.caption_limits import limit_note
 from app.services.pairs import chosen_thumbnail, truth_note
-from app.subject import chosen_specs
+from app.subject import chosen_models
 from cmai_core.data.plain import plain_line
 from cmai_core.errors import CmaiError
 from cmai_core.lab.experiment import MAX_CAPTION
@@ -65,7 +65,7 @@ def _caption() -> None:
         if note:
             truth_line(*note)
     with guard():
-        cut = limit_note(chosen_specs(), caption)
+        cut = limit_note(tuple(chosen_models().values()), caption)
         if cut:
             st.caption(f":material/content_cut: {plain(cut)}")
 

@@ -42,7 +42,7 @@ def parts() -> tuple[str, str, str]:
 def _lacking() -> tuple[str, ...]:
     """Return what objectives need and a model under attack does not have, as far as it is in memory."""
     wanted = described()
-    specs = (getattr(wanted, role) for role in wanted.attacked_models())
+    specs = (wanted.models.get(role, "") for role in wanted.attacked_models())
     return () if all(gives_attention(spec) for spec in specs) else ("attention",)
 
 

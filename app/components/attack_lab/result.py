@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import state
-from app.components.attack_lab import verification_flow
+from app import state, verification_flow
 from app.components.attack_lab.detector import outcome
 from app.components.attack_lab.result_tabs import answers, course, files, perturbation, survival
 from app.components.attack_lab.result_words import example_note

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app.components.attack_lab import verification_flow
+from app import verification_flow
 from app.components.attack_lab.answers import answers_table, answers_view
 from app.components.attack_lab.detector import aim
 from app.components.common.chart import chart
@@ -109,7 +109,7 @@ def survival(result: LabResult) -> None:
         if example.success is None:
             continue
         word = "holds" if example.success else "fails" if example.success_float else "did not succeed, rounded or not"
-        lines.append(f"On the {role} model the attack on “{aim(result.experiment)}” {word} after the 8-bit round trip.")
+        lines.append(f"On model {role} the attack on “{aim(result.experiment)}” {word} after the 8-bit round trip.")
     st.caption(
         " ".join([*lines, "All answers and scores on this page are those of the picture as a PNG file would hold it."])
     )

@@ -35,7 +35,7 @@ def example_note(result: LabResult, example: Example) -> str:
         said.append(f"{example.steps_done} steps of {e.step_size:g}/255")
     else:
         said.append(f"{example.steps_done} step{'' if example.steps_done == 1 else 's'}")
-    return f"Crafted on the {example.role} model: {', '.join(said)}, {objective}."
+    return f"Crafted on model {example.role}: {', '.join(said)}, {objective}."
 
 
 def finding(result: LabResult) -> list[str]:

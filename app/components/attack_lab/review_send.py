@@ -60,7 +60,7 @@ def reason(result: LabResult, found: RoleVerdict, role: str, side: int, fpr: flo
     origin = "clean pair"
     if side:
         e, example = result.experiment, result.example_for(role)
-        origin = f"attacked pair ({SEARCHES[e.recipe].word}, {THREATS[e.norm]}, crafted on the {example.role} model)"
+        origin = f"attacked pair ({SEARCHES[e.recipe].word}, {THREATS[e.norm]}, crafted on model {example.role})"
     if known is None:
         said = "scores without a verdict"
     else:

@@ -76,13 +76,13 @@ def _live(handle: Job, noun: str) -> None:
 
 
 def _picture_and_curves(data: Mapping[str, Any]) -> None:
-    role = data.get("role", "undefended")
+    role = data.get("role", "A")
     left, right = st.columns([1, 1], gap="medium")
     with left:
         if data.get("image") is not None:
             st.image(
                 data["image"],
-                caption=f"current picture, crafted on the {role} model",
+                caption=f"current picture, crafted on model {role}",
                 output_format="PNG",
                 width="stretch",
                 alt="The adversarial picture as it is now",

@@ -1,4 +1,4 @@
-"""The choice of the two models, as a panel and as a line with a popover."""
+"""The choice of the models, as a panel and as a line with a popover."""
 
 from __future__ import annotations
 
@@ -7,21 +7,25 @@ import streamlit as st
 from app import state
 from app.access import permissions
 from app.components.common.guard import plain
-from app.components.common.theme import ROLES, escape, label, show
-from app.services.models import catalogue, domain_of
-from app.subject import chosen_specs
+from app.components.common.theme import ROLES as LOOKS
+from app.components.common.theme import badge, escape, label
+from app.services.models import catalogue, domain_of, is_defended
+from app.subject import chosen_models, offered_models
 from cmai_core.data.registry import PHOTOGRAPHS, kind_of, kind_title
+from cmai_core.lab.experiment import ROLES
 
 
 def model_panel() -> None:
-    """Draw both selections, and a warning if the picture is of a kind that a model has never seen."""
-    show('<div class="cm-step">2 · Models</div>')
-    one, two = st.columns(2)
-    with one:
-        _model_widget("undefended", state.UNDEFENDED, state.UNDEFENDED_SPEC, False)
-    with two:
-        _model_widget("defended", state.DEFENDED, state.DEFENDED_SPEC, True)
-    specs = [domain_of(s) for s in chosen_specs() if s]
+    """Draw the models' selections, and a warning if the picture is of a kind that a model has never seen."""
+    shown = [role for role in ROLES if role in ROLES[:2] or _taken(role)]
+    for place, role in zip(st.columns(2) * 2, shown, strict=False):
+        with place:
+            _model_widget(role)
+    row = st.container(horizontal=True, gap="small")
+    if len(shown) < len(ROLES):
+        row.button("Add a model", key="add_model", icon=":material/add:", on_click=_add)
+    row.button("Swap A and B", key="swap_models", icon=":material/swap_horiz:", on_click=swap)
+    specs = [domain_of(spec) for spec in chosen_models().values()]
     pair = state.get(state.PAIR)
     foreign = {domain for domain in specs if pair and domain not in (kind_of(pair), PHOTOGRAPHS)}
     if foreign:
@@ -32,17 +36,42 @@ def model_panel() -> None:
         )
 
 
-def _model_widget(role: str, key: str, spec_key: str, defended: bool) -> None:
-    options = [e.name for e in sorted(catalogue(), key=lambda e: (e.defended != defended, e.name))]
+def swap() -> None:
+    """Let A and B change places, if there are both."""
+    (one, other), (typed, also_typed) = ([names[r] for r in ROLES[:2]] for names in (state.MODELS, state.SPECS))
+    if state.get(other) == state.NO_MODEL:
+        return
+    for first, second in ((one, other), (typed, also_typed)):
+        before = state.get(first)
+        state.put(first, state.get(second))
+        state.put(second, before)
+
+
+def _taken(role: str) -> bool:
+    return state.get(state.MODELS[role]) != state.NO_MODEL
+
+
+def _add() -> None:
+    """Put a model that is not compared yet into the first free place."""
+    free = next((role for role in ROLES if not _taken(role)), None)
+    chosen = set(chosen_models().values())
+    names = [name for name in offered_models() if name not in chosen]
+    if free and names:
+        state.put(state.MODELS[free], names[0])
+
+
+def _model_widget(role: str) -> None:
+    key, first = state.MODELS[role], role == ROLES[0]
+    options = [e.name for e in sorted(catalogue(), key=lambda e: (e.defended == first, e.name))]
     now = permissions.rules()
     options += [spec for spec in now.allow if spec not in options]
     if now.any:
         options.append(state.OTHER_MODEL)
-    if defended or not options:
+    if not first or not options:
         options.append(state.NO_MODEL)
     words = {state.OTHER_MODEL: "OpenCLIP model …", state.NO_MODEL: "none"}
     st.selectbox(
-        f"{ROLES[role].mark} {role.capitalize()} model",
+        f"{LOOKS[role].mark} Model {role}",
         options,
         key=key,
         format_func=lambda n: words.get(n, permissions.display_name(n)),
@@ -50,7 +79,7 @@ def _model_widget(role: str, key: str, spec_key: str, defended: bool) -> None:
     if state.get(key) == state.OTHER_MODEL:
         st.text_input(
             "OpenCLIP specification",
-            key=spec_key,
+            key=state.SPECS[role],
             max_chars=200,
             placeholder="ViT-B-32/laion2b_s34b_b79k",
             help="As open_clip names it: `ViT-B-32/laion2b_s34b_b79k`, `hf-hub:…`, `local-dir:…`; "
@@ -68,16 +97,14 @@ def _for_photographs() -> str:
 
 def models_line() -> None:
     """Draw the names of the chosen models, and a popover that changes them."""
-    undefended, defended = chosen_specs()
     row = st.container(horizontal=True, vertical_alignment="center", gap="small")
     with row:
-        names = [f"{label('undefended')}: <b>{_name(undefended)}</b>"]
-        if defended:
-            names.append(f"{label('defended')}: <b>{_name(defended)}</b>")
+        names = [model_words(role, spec) for role, spec in chosen_models().items()] or ["No model is chosen."]
         st.html(f'<div class="cm">{" &nbsp; ".join(names)}</div>', width="content")
         with st.popover("Change models", icon=":material/swap_horiz:"):
             model_panel()
 
 
-def _name(spec: str) -> str:
-    return escape(permissions.display_name(spec) or "none chosen")
+def model_words(role: str, spec: str) -> str:
+    """Return a role, its model and whether that is defended, as HTML."""
+    return f"{label(role)} <b>{escape(permissions.display_name(spec))}</b> {badge(is_defended(spec))}"

@@ -61,7 +61,7 @@ def changed(differences: Sequence[Difference]) -> str:
 
 def belongs_to(e: Experiment) -> str:
     """Return what a result belongs to, as visitors read it: a sentence without a full stop."""
-    names = {role: permissions.display_name(getattr(e, role)) for role in ("undefended", "defended")}
+    names = {role.lower(): permissions.display_name(spec) for role, spec in e.models.items()}
     return core.belongs_to(replace(e, **names))
 
 

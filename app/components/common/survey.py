@@ -16,7 +16,7 @@ from cmai_core.attacks.specs import LENGTHS
 from cmai_core.budget import Budget
 from cmai_core.errors import CmaiError, OptionError
 from cmai_core.lab.belonging import Difference, differences
-from cmai_core.lab.experiment import EPSILON_LADDER, Experiment
+from cmai_core.lab.experiment import EPSILON_LADDER, ROLES, Experiment
 from cmai_core.lab.places import surveyed_places
 
 SETS = surveyed_places()
@@ -92,8 +92,7 @@ class SurveyForm:
         experiment = Experiment(
             pair=f"{split}/0",
             caption="the pair's first caption",
-            undefended=models["undefended"],
-            defended=models.get("defended", ""),
+            **{role.lower(): models.get(role, "") for role in ROLES},
             craft_on="each",
             norm=self._value("norm") if self.norms else "linf",
             epsilon=epsilon,
@@ -125,6 +124,6 @@ class SurveyForm:
 def survey_words(made: Any) -> str:
     """Return what a result on many pairs belongs to, as a sentence without a full stop."""
     e = made.experiment
-    names = " and ".join(permissions.display_name(spec) for spec in (e.undefended, e.defended) if spec)
+    names = " and ".join(permissions.display_name(spec) for spec in e.models.values())
     split = SETS.get(e.pair.removesuffix("/0"), e.pair)
     return f"{made.asked} pairs of {split}, {NORM_WORDS[e.norm]}, ε = {e.budget.words}, {e.steps} steps, on {names}"

@@ -37,6 +37,10 @@ ROLES = {
     "adversarial": Role("adversarial", "#D55E00", "◆", "6 4", "dash", "diamond"),
     "defended": Role("defended", "#009E73", "■", "2 3", "dot", "square"),
     "undefended": Role("undefended", "#6B7280", "▲", "", "solid", "triangle-up"),
+    "A": Role("A", "#785EF0", "▲", "", "solid", "triangle-up"),
+    "B": Role("B", "#009E73", "■", "2 3", "dot", "square"),
+    "C": Role("C", "#B8467E", "★", "8 3", "longdash", "star"),
+    "D": Role("D", "#8A6A00", "✚", "8 3 2 3", "dashdot", "cross"),
 }
 
 
@@ -63,6 +67,14 @@ def mark(role: str) -> str:
 def label(role: str, text: str | None = None) -> str:
     """Return mark and word of a role."""
     return f"{mark(role)}{escape(text or ROLES[role].word)}"
+
+
+def badge(defended: bool | None) -> str:
+    """Return whether a model is defended, as a badge; "" where nobody knows."""
+    if defended is None:
+        return ""
+    role = "defended" if defended else "undefended"
+    return f'<span class="cm-tag cm-badge cm-badge-{role}">{ROLES[role].word}</span>'
 
 
 def number(value: float | None) -> str:

@@ -89,8 +89,7 @@ def _range(measured: ScoreDistribution) -> tuple[float, float]:
 def _threshold(measured: ScoreDistribution, role: str, low: float, high: float) -> float:
     """Draw the slider of a model's τ, which starts at the model's own threshold if that is known."""
     e = measured.experiment
-    spec = e.undefended if role == "undefended" else e.defended
-    basis = basis_of(spec, measured.hashes[role], kind_of(e.pair))
+    basis = basis_of(e.models[role], measured.hashes[role], kind_of(e.pair))
     known = basis.tau()
     low, high = float(round(low, 3) - 0.001), float(round(high, 3) + 0.001)
     start = (low + high) / 2 if known is None else known

@@ -26,7 +26,7 @@ def experiment_of(
     Args:
         row: with item, source, target, task, recipe, seed. epsilon: that the figure is read at (1/255), NaN or None.
         caption: the pair's sentence. defended: bundled model → whether it is a defended one.
-        others: (undefended, defended) models of the lab, for the side that the row does not name; "" for none.
+        others: the models A and B of the lab, for the place that the row does not name; "" for none.
 
     Returns:
         The experiment, and a note where it is not quite the same attack ("" where it is).
@@ -96,5 +96,5 @@ def _roles(source: str, target: str, defended: Mapping[str, bool], others: tuple
     elif not second:
         second = others[1] if others[1] != source else ""
     if not first:  # a lone model stands in the first place, whatever it is
-        return {"undefended": source, "defended": "", "craft_on": "undefended"}
-    return {"undefended": first, "defended": second, "craft_on": "undefended" if first == source else "defended"}
+        return {"a": source, "b": "", "craft_on": "A"}
+    return {"a": first, "b": second, "craft_on": "A" if first == source else "B"}
