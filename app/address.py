@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from app.page import Page
+    from cmai_core.lab.result import LabResult
 
 VIEW = "view"
 PROJECTOR = "projector"
@@ -75,3 +76,10 @@ def link(page: Page | None = None, found: Mapping[str, str] | None = None) -> st
         root = root.removesuffix(f"/{name}")
     place = "" if page.name == next(iter(PAGES)) else f"/{page.name}"
     return f"{root}{place}?{urlencode(query(page) if found is None else dict(found))}"
+
+
+def link_of(result: LabResult) -> str:
+    """Return the address that brings back a result."""
+    with guard():
+        return link(found=result.experiment.to_query())
+    return ""

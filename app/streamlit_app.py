@@ -18,6 +18,7 @@ from app import address, navigation, state, subject  # noqa: E402
 from app.components.common.guard import guard  # noqa: E402
 from app.components.common.status_bar import status_bar  # noqa: E402
 from app.components.common.theme import inject_style  # noqa: E402
+from app.components.frame.subject_bar import subject_bar  # noqa: E402
 from app.services import presence  # noqa: E402
 
 st.set_page_config(page_title="CMAI lab", page_icon="🛡️", layout="wide")
@@ -31,8 +32,10 @@ with guard():
     navigation.arrived(page)
 with guard():
     address.read(navigation.shown())
-with guard():
+with guard(), st.container(key="status"):
     status_bar()
+with guard():
+    subject_bar()
 with guard():
     page.run()
 address.write(navigation.shown())

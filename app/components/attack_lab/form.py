@@ -7,9 +7,8 @@ from typing import Any
 import streamlit as st
 
 from app import state
-from app.components.attack_lab.parts import needs_task, parts_panel
+from app.components.attack_lab.parts import needs_task
 from app.components.common.fields import number_field
-from app.components.common.theme import show
 from app.components.common.words import TASK_WORDS
 from app.subject import chosen_models
 from cmai_core.lab.choices import SEARCHES, free_step
@@ -17,10 +16,8 @@ from cmai_core.lab.experiment import EACH
 from cmai_core.tasks import TASKS
 
 
-def attack_panel() -> None:
-    """Draw threat model, objective, search, budget and settings."""
-    show('<div class="cm-step">3 · Attack</div>')
-    parts_panel()
+def who_is_attacked() -> None:
+    """Draw the task that is attacked, where there is one, and the model that the attack is crafted on."""
     if needs_task():
         st.selectbox("Attacked task", list(TASKS), key=state.TASK, format_func=TASK_WORDS.get)
     st.radio(
@@ -31,11 +28,9 @@ def attack_panel() -> None:
         format_func=lambda place: "each (white box each)" if place == EACH else place,
         help="The other models are shown the same picture, and their results are labelled as transferred.",
     )
-    with st.expander("Search settings"):
-        _search_settings()
 
 
-def _search_settings() -> None:
+def search_fields() -> None:
     """Draw the numbers of the chosen search, two in a row."""
     search = SEARCHES[state.get(state.RECIPE)]
     fields: list[tuple[str, str, dict[str, Any]]] = []

@@ -127,11 +127,9 @@ def _shown_searches(threat: str) -> dict[str, str]:
     return {slug: search.word for slug, search in SEARCHES.items() if search.modality == kind}
 
 
-def parts_panel() -> None:
-    """Draw recipe, threat model, objective, search and budget."""
-    replaced = settle_parts()
-    threat, objective, _ = parts()
-    task, preset, pair = state.get(state.TASK), state.get(state.PRESET), state.get(state.PAIR)
+def recipe_field() -> None:
+    """Draw the choice of a named attack."""
+    preset, pair = state.get(state.PRESET), state.get(state.PAIR)
     offered = [slug for slug, p in PRESETS.items() if not why_not(*parts_of(p), DEFAULT_TASK, pair)]
     st.selectbox(
         "Recipe",
@@ -139,8 +137,14 @@ def parts_panel() -> None:
         key=state.PRESET,
         format_func=lambda slug: PRESETS[slug].word if slug in PRESETS else "own combination",
         on_change=_take_preset,
-        help="A named attack from a paper: it fills the three choosers below and the usual numbers.",
+        help="A named attack from a paper: it fills threat model, objective and search, and the usual numbers.",
     )
+
+
+def choosers() -> None:
+    """Draw the choice of threat model, objective and search."""
+    threat, objective, _ = parts()
+    task, pair = state.get(state.TASK), state.get(state.PAIR)
     _chooser("Threat model", state.NORM, THREATS, {}, THREAT_NOTES)
     lacking = _lacking()
     no_objective = {slug: why_not_objective(threat, slug, task, pair, lacking) for slug in OBJECTIVES}
@@ -149,12 +153,9 @@ def parts_panel() -> None:
     _chooser("Objective, what the attacker raises", state.OBJECTIVE, words, no_objective, notes)
     no_search = {slug: why_not_search(threat, objective, slug, task) for slug in SEARCHES}
     _chooser("Search", state.RECIPE, _shown_searches(threat), no_search, {})
-    if replaced:
-        st.caption(f"Changed to what combines: {replaced}")
-    with st.popover("What does not combine, and why", key="why_not"):
+    with st.expander("What does not combine, and why", key="why_not"):
         _reasons({OBJECTIVES[k].word: v for k, v in no_objective.items()})
         _reasons({SEARCHES[k].word: v for k, v in no_search.items()})
-    _budget(threat)
 
 
 def _reasons(reasons: Mapping[str, str]) -> None:
@@ -162,7 +163,9 @@ def _reasons(reasons: Mapping[str, str]) -> None:
     show(f'<ul class="cm-small">{rows}</ul>')
 
 
-def _budget(threat: str) -> None:
+def budget_field() -> None:
+    """Draw how much may change."""
+    threat = state.get(state.NORM)
     budget = budget_of(threat, state.get(state.EPSILON))
     if budget is not None:
         st.select_slider(

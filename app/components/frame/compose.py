@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app import state
-from app.components.attack_lab.truth_line import truth_line
 from app.components.common.guard import guard
 from app.components.common.theme import escape, show
+from app.components.frame.truth_line import truth_line
 from app.services.pairs import composed, composer, preview_url
 from app.subject import choose_pair
 from cmai_core.data.plain import plain_line

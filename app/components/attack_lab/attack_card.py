@@ -1,0 +1,37 @@
+"""The attack in a few fields, Start, and everything else behind one button."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app import flow, state
+from app.components.attack_lab.form import search_fields, who_is_attacked
+from app.components.attack_lab.parts import budget_field, choosers, recipe_field, settle_parts
+from app.components.common.guard import guard
+from app.components.common.live import cancel_button
+
+
+def attack_card(running: bool) -> None:
+    """Draw recipe and budget, all settings, and the button that starts or cancels."""
+    replaced = settle_parts()
+    with guard():
+        recipe_field()
+        budget_field()
+        who_is_attacked()
+    if replaced:
+        st.caption(f"Changed to what combines: {replaced}")
+    settings = st.popover(
+        "All settings", icon=":material/tune:", key=state.SETTINGS_OPEN, on_change="rerun", width="stretch"
+    )
+    if settings.open:
+        with settings, guard():
+            choosers()
+            search_fields()
+    with st.container(key="start_bar"):
+        if running:
+            cancel_button(state.ATTACK_JOB, "cancel_attack")
+        else:
+            st.button(
+                "Start the attack", type="primary", key="start_attack", icon=":material/play_arrow:", width="stretch",
+                on_click=flow.start,
+            )  # fmt: skip

@@ -1,0 +1,63 @@
+"""The subject bar, the same on every page: the pair, the models, and the experiments before."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app import flow, state
+from app.access import permissions
+from app.components.common.guard import guard
+from app.components.common.model_choice import model_panel
+from app.components.common.theme import badge, escape, label
+from app.components.frame.keys import keys
+from app.components.frame.pair import caption_field, pair_panel, picture
+from app.components.frame.recent import recent_panel
+from app.components.frame.share import share_panel
+from app.services.models import is_defended
+from app.subject import chosen_models
+
+
+def subject_bar() -> None:
+    """Draw what all pages are about, and the ways to another subject."""
+    with (
+        st.container(key="subject_bar", border=True),
+        st.container(horizontal=True, vertical_alignment="center", gap="small", key="subject_row"),
+    ):
+        with guard():
+            _pair()
+        with guard():
+            _models()
+        with guard():
+            _history()
+    keys()
+
+
+def _pair() -> None:
+    picture()
+    with st.container(width="stretch", key="subject_sentence", gap=None):
+        caption_field()
+    with st.popover("Pair", icon=":material/photo_library:", key="open_pair", help="Another pair"):
+        pair_panel()
+
+
+def _models() -> None:
+    names = [
+        f'<span class="cm-model">{label(role)} <b>{escape(permissions.display_name(spec))}</b> '
+        f"{badge(is_defended(spec))}</span>"
+        for role, spec in chosen_models().items()
+    ]
+    st.html(f'<div class="cm cm-models-line">{"".join(names) or "No model is chosen."}</div>', width="content")
+    with st.popover("Models", icon=":material/swap_horiz:", key="open_models", help="Other models, up to four"):
+        model_panel()
+
+
+def _history() -> None:
+    kept = state.get(state.RECENT)
+    with st.popover("Recent", icon=":material/history:", key="open_recent", disabled=not kept):
+        recent_panel()
+    st.button(
+        "Undo", key="undo", icon=":material/undo:", on_click=flow.undo, disabled=len(kept) < 2,
+        help="Back to the experiment before",
+    )  # fmt: skip
+    with st.popover("Share", icon=":material/share:", key="open_share"):
+        share_panel()
