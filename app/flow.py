@@ -50,7 +50,7 @@ def open_experiment(experiment: Experiment, *, run: bool = True) -> None:
     found = kept_result(wanted)
     if found is not None:
         show_result(found)
-    elif run:
+    elif run and state.get(state.NOTICE) is None:  # what could not be restored is not run as something else
         start()
 
 

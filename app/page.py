@@ -18,10 +18,9 @@ import streamlit as st
 from app import navigation, state, subject
 from app.components.common.guard import guard, show_notice
 from app.components.common.live import cancel_button, live_job
-from app.components.common.model_choice import models_line
 from app.components.common.stale import result_of
 from app.components.common.theme import heading
-from app.needs import MODEL, Need, unmet
+from app.needs import Need, unmet
 from app.registry import PAGES
 from app.services.jobs import collect_job, quiet_thread, submit_job
 from app.services.models import load_models, model_cache
@@ -120,9 +119,6 @@ class JobPage(Page):
         self._head()
         running = collect_job(self.job_key, self.result_key)
         lacking = unmet(self.needs, subject.current())
-        if MODEL in self.needs:
-            with guard():
-                models_line()
         with st.container(border=True, key=f"card_{self.name}_form"):
             with guard():
                 self.form() if lacking is None else show_unmet(*lacking)

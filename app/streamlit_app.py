@@ -24,7 +24,7 @@ from app.services import presence  # noqa: E402
 st.set_page_config(page_title="CMAI lab", page_icon="🛡️", layout="wide")
 state.initialise()
 presence.arrive()
-inject_style()
+inject_style(large=bool(state.get(state.VIEW)))
 with guard():
     subject.settle_models()
 page = st.navigation(list(navigation.listed().values()), position="top")

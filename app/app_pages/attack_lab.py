@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import streamlit as st
 
 from app import flow, state, subject
-from app.components.attack_lab.attack_card import attack_card
+from app.components.attack_lab.attack_card import attack_fields, start_button
 from app.components.attack_lab.first_words import first_words, lead
 from app.components.attack_lab.result import details, first_fold
 from app.components.common.guard import guard, show_notice
@@ -24,9 +25,7 @@ def body() -> None:
     running = flow.collect()
     result, bundle = state.get(state.RESULT), showcase()
     shown = result if result is not None else None if bundle is None else bundle.result
-    card, rest = st.columns([1, 3.4], gap="small")
-    with card, st.container(border=True, key="card_attack"):
-        attack_card(running)
+    rest = _for_projector(running) if state.get(state.VIEW) else _beside(running)
     with rest:
         show_notice()
         with guard():
@@ -36,6 +35,25 @@ def body() -> None:
                 _result(shown, example=bundle is not None and shown is bundle.result)
             else:
                 first_words(empty=True)
+
+
+def _beside(running: bool) -> Any:
+    """Draw the attack on the left; returns where the rest is drawn."""
+    card, rest = st.columns([1, 3.4], gap="small")
+    with card, st.container(border=True, key="card_attack"):
+        attack_fields()
+        start_button(running)
+    return rest
+
+
+def _for_projector(running: bool) -> Any:
+    """Draw the attack as a line, so that the stage has all of the window; returns where the rest is drawn."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        with st.popover("Attack", icon=":material/tune:", key="open_attack"):
+            attack_fields()
+        with st.container(width="content"):
+            start_button(running)
+    return st.container()
 
 
 def _result(result: LabResult, example: bool) -> None:

@@ -79,7 +79,7 @@ def test_links_and_files_from_before_models_had_places_mean_what_they_meant():
 
 
 def test_up_to_four_models_have_a_place():
-    many = Experiment(c="tabletop-fare", d="tabletop-mat", craft_on="each").checked()
+    many = Experiment(caption="a", c="tabletop-fare", d="tabletop-mat", craft_on="each").checked()
     assert list(many.models) == list(many.attacked_models()) == ["A", "B", "C", "D"]
     assert Experiment.from_query(many.to_query() | {"caption": "a"}).models == many.models
     with pytest.raises(OptionError):

@@ -28,9 +28,11 @@ def test_the_way_ends_where_it_leads(app):
 
 def test_the_query_goes_along(app):
     at = app("review")
-    at.session_state["going"] = ("attack_lab", {"epsilon": "4.0"}, 5)
+    query = {"pair": "tabletop/test/3", "caption": "a white cube", "epsilon": "2", "steps": "3"}
+    at.session_state["going"], at.session_state["link_read"] = ("attack_lab", query, 5), False
     at.run()
-    assert shown(at) == "attack_lab" and at.session_state["link"] == {"epsilon": "4.0"}
+    assert shown(at) == "attack_lab" and at.session_state["link"] == query
+    assert at.session_state["epsilon"] == 2.0
 
 
 @pytest.mark.parametrize("query", ({}, {"epsilon": "4.0"}))
@@ -53,7 +55,7 @@ def test_the_status_bar_of_another_page_leads_back_to_the_one_on_show(app, monke
 def test_widgets_that_a_late_request_has_dropped_are_restored(app, monkeypatch):
     from app import state
 
-    at = app(epsilon=2.0)
+    at = app(epsilon=2.0, pair="tabletop/test/3", caption="a white cube")
     kept = at.session_state["kept"]
     assert kept["epsilon"] == 2.0 and kept["caption"]
     values = {"kept": kept}

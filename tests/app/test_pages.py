@@ -167,10 +167,33 @@ def test_the_settings_of_a_result_come_back_exactly(app, result, texts):
     assert "stale_attack" not in keys(at) and described_by(at) == experiment and not at.exception
 
 
-def test_a_link_marks_the_example_as_being_of_another_pair(app, texts):
-    at = app(query=Experiment(pair="tabletop/test/7", caption="a white cube").to_query())
-    assert "stale_example" in keys(at) or not showcase()
+def test_the_example_is_marked_when_another_pair_is_chosen(app, texts):
+    at = app(pair="tabletop/test/7", caption="a white cube")
+    assert "stale_attack" in keys(at) or not showcase()
     assert not at.exception
+
+
+def test_a_link_brings_its_result_back_without_running_it_again(app, finished):
+    wanted = Experiment(
+        pair="tabletop/test/3", caption="a white cube", steps=2, objective="consistency", b="", epsilon=1.5
+    )
+    at = finished(app(query=wanted.to_query()), "attack_job")
+    made = at.session_state["result"]
+    assert made.experiment == wanted and at.session_state["recent"] == [wanted]
+    assert dict(at.query_params) == {name: [value] for name, value in wanted.to_query().items()}
+    again = app(query=wanted.to_query())
+    assert again.session_state["result"] is made and again.session_state["attack_job"] is None
+
+
+def test_undo_brings_back_the_experiment_before(app, finished):
+    at = app(pair="tabletop/test/3", caption="a white cube", steps=1, objective="consistency", b="none")
+    for seed in (3, 4):
+        at.session_state["seed"] = seed
+        finished(at.button(key="start_attack").click().run(), "attack_job")
+    assert [one.seed for one in at.session_state["recent"]] == [4, 3]
+    at.button(key="undo").click().run()
+    assert at.session_state["seed"] == 3 and at.session_state["result"].experiment.seed == 3
+    assert not at.exception and at.session_state["attack_job"] is None  # it was kept
 
 
 def test_the_card_of_a_model_that_was_never_attacked_says_so(app, result, texts):

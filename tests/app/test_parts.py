@@ -23,7 +23,7 @@ def button(at, key):
 
 
 def test_the_default_is_mbat_s_pgd(app):
-    at = app()
+    at = app(pair="tabletop/test/3", caption="a white cube")
     assert parts(at) == ("linf", "both", "pgd")
     assert at.selectbox(key="preset").value == "mbat-pgd"
     assert at.session_state["steps"] == 20 and at.session_state["step_size"] == 1.0

@@ -328,11 +328,11 @@ def test_an_attack_is_followed_by_its_verification(verified, texts):
 def test_a_pair_is_sent_to_review_once(verified, texts, tmp_path):
     at = verified(objective="consistency")
     made = shown(at)
-    at.button(key="send_defended_adversarial").click().run()
-    assert not at.error and at.button(key="send_defended_adversarial").disabled
+    at.button(key="send_B_adversarial").click().run()
+    assert not at.error and at.button(key="send_B_adversarial").disabled
     at.session_state["sent_to_review"] = {}  # another session, or a second click that was on its way
     at.run()
-    at.button(key="send_defended_adversarial").click().run()
+    at.button(key="send_B_adversarial").click().run()
     (entry,) = ReviewQueue(tmp_path / "review.sqlite").entries()
     found = made.roles["B"]
     assert (entry.item, entry.model, entry.texts) == (PAIR["pair"], found.name, ("a white cube",))

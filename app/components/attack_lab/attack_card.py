@@ -11,8 +11,8 @@ from app.components.common.guard import guard
 from app.components.common.live import cancel_button
 
 
-def attack_card(running: bool) -> None:
-    """Draw recipe and budget, all settings, and the button that starts or cancels."""
+def attack_fields() -> None:
+    """Draw recipe and budget, and all settings behind one button."""
     replaced = settle_parts()
     with guard():
         recipe_field()
@@ -27,6 +27,10 @@ def attack_card(running: bool) -> None:
         with settings, guard():
             choosers()
             search_fields()
+
+
+def start_button(running: bool) -> None:
+    """Draw the button that starts or cancels."""
     with st.container(key="start_bar"):
         if running:
             cancel_button(state.ATTACK_JOB, "cancel_attack")

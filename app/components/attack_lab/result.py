@@ -37,7 +37,7 @@ def first_fold(result: LabResult, bases: dict[str, Basis]) -> None:
         bases: role → the model's thresholds for pairs of this kind.
     """
     made, fpr = verification_flow.current(result), shown_rate(bases)
-    left, right = st.columns([1.25, 1], gap="small")
+    left, right = (st.container(), st.container()) if state.get(state.VIEW) else st.columns([1.25, 1], gap="small")
     with left:
         example = result.examples[shown_role(result)]
         _cancelled(result)

@@ -7,9 +7,9 @@ import streamlit as st
 from app import flow, state
 from app.access import permissions
 from app.components.common.guard import guard
-from app.components.common.model_choice import model_panel
 from app.components.common.theme import badge, escape, label
 from app.components.frame.keys import keys
+from app.components.frame.model_choice import model_panel
 from app.components.frame.pair import caption_field, pair_panel, picture
 from app.components.frame.recent import recent_panel
 from app.components.frame.share import share_panel

@@ -8,8 +8,7 @@ from app import state
 from app.access import permissions
 from app.components.common.guard import plain
 from app.components.common.theme import ROLES as LOOKS
-from app.components.common.theme import badge, escape, label
-from app.services.models import catalogue, domain_of, is_defended
+from app.services.models import catalogue, domain_of
 from app.subject import chosen_models, offered_models
 from cmai_core.data.registry import PHOTOGRAPHS, kind_of, kind_title
 from cmai_core.lab.experiment import ROLES
@@ -93,18 +92,3 @@ def _for_photographs() -> str:
     if now.any:
         return " For photographs choose “OpenCLIP model …”, for example `ViT-B-32/laion2b_s34b_b79k`."
     return " For photographs choose one that is not bundled." if now.allow else ""
-
-
-def models_line() -> None:
-    """Draw the names of the chosen models, and a popover that changes them."""
-    row = st.container(horizontal=True, vertical_alignment="center", gap="small")
-    with row:
-        names = [model_words(role, spec) for role, spec in chosen_models().items()] or ["No model is chosen."]
-        st.html(f'<div class="cm">{" &nbsp; ".join(names)}</div>', width="content")
-        with st.popover("Change models", icon=":material/swap_horiz:"):
-            model_panel()
-
-
-def model_words(role: str, spec: str) -> str:
-    """Return a role, its model and whether that is defended, as HTML."""
-    return f"{label(role)} <b>{escape(permissions.display_name(spec))}</b> {badge(is_defended(spec))}"
