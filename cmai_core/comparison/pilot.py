@@ -4,25 +4,22 @@
     cmai compare pilot tabletop-tecoa --shortlists 5 30 --scenes 200
 
 A model answers retrieval by its cosines alone, and with the k likeliest captions verified. Each way of answering is
-attacked by all of `ROUNDS`, cheap ones first, each on the scenes that still stand, so that the figure is a worst case.
-A scene is lost to a picture of 8 bits alone; how many an attack takes only between the levels is told beside it.
+attacked by all of `ROUNDS` (`comparison.cascade`), so that the figure is a worst case.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from cmai_core.comparison.cascade import Cascade, Round, held, marks_of, standing
 from cmai_core.comparison.tables import markdown, percent
-from cmai_core.comparison.verdicts import RIGHT, UNASKED, WRONG, rights, share
+from cmai_core.comparison.verdicts import rights, share
 from cmai_core.errors import CmaiError, DataError
 from cmai_core.files import write_json
-from cmai_core.progress import CancelToken, Progress, ProgressCallback
+from cmai_core.progress import CancelToken, ProgressCallback
 
 if TYPE_CHECKING:
     from cmai_core.tasks.verified import VerifiedAnswers
@@ -31,22 +28,6 @@ COSINE = 0
 """The shortlist's length that stands for answering by cosines alone."""
 SHORTLISTS = (COSINE, 5, 10, 30)
 _TASK = "retrieval"
-_SIZE = 25
-
-
-@dataclass(frozen=True)
-class Round:
-    """One attack on those scenes that stand.
-
-    Attributes:
-        name: in tables. recipe: as a grid writes it. bare: made on the model without verification (transfer).
-        verified: whether it attacks a system that verifies only.
-    """
-
-    name: str
-    recipe: str
-    bare: bool = False
-    verified: bool = False
 
 
 ROUNDS = (
@@ -124,15 +105,17 @@ class Pilot:
             Cancelled: the rounds before are kept.
         """
         entry = self.found["shortlists"].setdefault(str(shortlist), {"rounds": {}})
+        cascade = self._cascade(shortlist)
         if "clean" not in entry:
-            right = self._right(shortlist, lambda pixels, rows: pixels)
-            noisy = self._right(shortlist, self._noise, NOISE)
-            entry |= {"clean": _marks(right), "noise": _marks([a and b for a, b in zip(right, noisy, strict=True)])}
+            right, noisy = cascade.right(), cascade.right(cascade.noise, NOISE)
+            both = [a and b for a, b in zip(right, noisy, strict=True)]
+            entry |= {"clean": marks_of(right), "noise": marks_of(both)}
             self._keep()
         for attack in ROUNDS:
             if attack.name in entry["rounds"] or (attack.verified and shortlist == COSINE):
                 continue
-            entry["rounds"][attack.name] = self._round(attack, shortlist, standing(entry), progress, cancel)
+            tools = {"progress": progress, "cancel": cancel, "said": f"k={shortlist}, "}
+            entry["rounds"][attack.name] = cascade.attacked(attack, standing(entry), **tools)
             self._keep()
         return entry
 
@@ -140,92 +123,12 @@ class Pilot:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, self.found)
 
-    def _task(self) -> Any:
+    def _cascade(self, shortlist: int) -> Cascade:
         from cmai_core.tasks.retrieval import Retrieval
 
-        return Retrieval(max(self.terms.gallery, self.terms.scenes))
-
-    def _batches(self, rows: Sequence[int]) -> Any:
-        from cmai_core.evaluation.runs.predictor import make_batch
-
-        for start in range(0, len(rows), _SIZE):
-            some = list(rows[start : start + _SIZE])
-            yield some, make_batch(self.model, [self.dataset[k] for k in some], 1)
-
-    def _noise(self, pixels: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
-        generators = [torch.Generator().manual_seed(1_000_003 * self.terms.seed + row + 1) for row in rows]
-        drawn = torch.stack([torch.rand(pixels.shape[1:], generator=g) for g in generators]) * 2 - 1
-        moved = pixels.cpu() + self.terms.epsilon / 255 * drawn.sign()
-        return (moved.clamp(0, 1) * 255).round().div(255).to(pixels)
-
-    @torch.no_grad()
-    def _right(self, shortlist: int, change: Callable[..., torch.Tensor], draws: int = 1) -> list[bool]:
-        """Say which scenes are answered rightly, after every one of some changes of their pixels."""
-        from cmai_core.models.evaluation_mode import evaluation_mode
-
-        system, task, out = self.answer(shortlist), self._task(), []
-        with evaluation_mode(self.model):
-            for rows, batch in self._batches(range(self.terms.scenes)):
-                stands, prepared = [True] * len(rows), task.prepare(system, batch.pairs, self.dataset)
-                for draw in range(draws):
-                    pixels = change(batch.pixels, [row * draws + draw for row in rows])
-                    found = _held(system, task, prepared, pixels)
-                    stands = [old and new for old, new in zip(stands, found, strict=True)]
-                out += stands
-        return out
-
-    def _round(
-        self,
-        attack: Round,
-        shortlist: int,
-        rows: Sequence[int],
-        progress: ProgressCallback | None,
-        cancel: CancelToken | None,
-    ) -> dict[str, Any]:
-        """Attack the scenes that stand: marks of all scenes, and how many fell to the picture before rounding alone."""
-        from cmai_core.evaluation.runs.grid import Grid
-
-        system, task = self.answer(shortlist), self._task()
-        target = self.model if attack.bare else system
-        grid = Grid(models=[self.model.name], recipes=[attack.recipe], epsilons=[self.terms.epsilon])
-        values = 3 * self.model.image_size**2
-        built = grid.experiment(grid.entries[0], self.terms.epsilon, task=_TASK).build(task, self.dataset, values)
-        marks, unrounded = [UNASKED] * self.terms.scenes, 0
-        for done, (some, batch) in enumerate(self._batches(rows)):
-            if progress is not None:
-                taken = marks.count(WRONG)
-                progress(Progress(done * _SIZE, len(rows), f"k={shortlist}, {attack.name}: {taken} taken"))
-            result = built(target, batch, seed=self.terms.seed, cancel=cancel)
-            if cancel is not None:
-                cancel.check()
-            prepared = task.prepare(system, batch.pairs, self.dataset)
-            shown = (self.model.preprocess(result.images()), result.pixels)
-            for row, eight, exact in zip(some, *(_held(system, task, prepared, x) for x in shown), strict=True):
-                marks[row] = RIGHT if eight else WRONG
-                unrounded += eight and not exact
-        return {"recipe": attack.recipe, "marks": "".join(marks), "only_unrounded": unrounded}
-
-
-@torch.no_grad()
-def _held(system: Any, task: Any, prepared: Any, pixels: torch.Tensor) -> list[bool]:
-    return [bool(said.correct) for said in task.predict(system, system.image_features(pixels), prepared)]
-
-
-def _marks(right: Sequence[bool]) -> str:
-    return "".join(RIGHT if r else WRONG for r in right)
-
-
-def held(entry: dict[str, Any]) -> str:
-    """Return the marks of the worst case over the rounds so far."""
-    marks = list(entry["clean"])
-    for attack in entry["rounds"].values():
-        marks = [WRONG if new == WRONG else old for old, new in zip(marks, attack["marks"], strict=True)]
-    return "".join(marks)
-
-
-def standing(entry: dict[str, Any]) -> list[int]:
-    """Return the scenes that are right so far."""
-    return [k for k, mark in enumerate(held(entry)) if mark == RIGHT]
+        task = Retrieval(max(self.terms.gallery, self.terms.scenes))
+        asked = (self.terms.scenes, self.terms.epsilon, self.terms.seed)
+        return Cascade(self.model, self.answer(shortlist), task, self.dataset, *asked)
 
 
 def table(folder: Path) -> str:

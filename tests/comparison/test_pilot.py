@@ -5,7 +5,8 @@ import json
 import pytest
 
 from cmai_core.comparison import pilot
-from cmai_core.comparison.pilot import COSINE, Pilot, Round, Terms, held, standing, table
+from cmai_core.comparison.cascade import Cascade, Round, held, standing
+from cmai_core.comparison.pilot import COSINE, Pilot, Terms, table
 from cmai_core.comparison.verdicts import RIGHT, UNASKED
 from cmai_core.data import load_dataset
 from cmai_core.errors import CmaiError, DataError
@@ -48,7 +49,7 @@ def test_each_round_asks_those_that_stand_and_is_kept(few, tmp_path, model, scen
     assert all(entry["clean"][k] == RIGHT for k in before)
 
     again = Pilot(path, model, scenes, TERMS)
-    monkeypatch.setattr(Pilot, "_round", None)  # nothing is left to run
+    monkeypatch.setattr(Cascade, "attacked", None)  # nothing is left to run
     assert again.measure(5) == json.loads(path.read_text())["shortlists"]["5"]
     with pytest.raises(CmaiError, match=r"one\.json"):
         Pilot(path, model, scenes, Terms(scenes=7, gallery=40))
