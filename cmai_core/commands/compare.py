@@ -169,12 +169,9 @@ def seeds(
 def trials(
     recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="training recipes")],
     folder: Annotated[Path, typer.Option(help="trainings and figures")] = Path("runs") / "trials",
-    base: Annotated[str | None, typer.Option(help="model that all start from (default: each recipe's own)")] = None,
-    pairs: Annotated[
-        int | None, typer.Option(help="of the whole schedule, of which a trial sees a tenth (default: the recipe's)")
-    ] = None,
+    base: Annotated[str, typer.Option(help="model that all start from")] = "tabletop-2",
     epsilons: Annotated[
-        list[float] | None, typer.Option(metavar="E...", help="that are tried, in units of 1/255 (default: 2 3 4 6)")
+        list[float] | None, typer.Option(metavar="E...", help="that are tried, in units of 1/255 (default: 3 4.5 6)")
     ] = None,
     scenes: Annotated[int, typer.Option(help="validation scenes measured on")] = 300,
     training_scenes: Annotated[int | None, typer.Option(help="use only the first so many training scenes")] = None,
@@ -188,7 +185,7 @@ def trials(
     from cmai_core.comparison.trials import EPSILONS, Terms, run_trials, table
 
     tried = tuple(epsilons or EPSILONS)
-    terms = Terms(base, pairs, tried, seed=seed, scenes=scenes, training_scenes=training_scenes)
+    terms = Terms(base, epsilons=tried, seed=seed, scenes=scenes, training_scenes=training_scenes)
 
     def tell(name: str, figures: dict[str, Any]) -> None:
         worst = ", ".join(f"{100 * value:.1f}" for value in figures["worst"])
@@ -197,6 +194,30 @@ def trials(
     with resumable(GOES_ON), interruptible() as cancel, progress_bar(quiet, form=SHARE_AND_WORDS) as show:
         out = run_trials(recipes, folder, terms, device=device, progress=show, cancel=cancel, report=tell)
     print(table(out))
+
+
+@compare.command("train")
+def train(
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="training recipes")],
+    folder: Annotated[Path, typer.Option(help="gets a folder a recipe")] = Path("runs") / "second",
+    trials: Annotated[Path, typer.Option(help="folder of the trials that chose ε")] = Path("runs") / "trials",
+    base: Annotated[str, typer.Option(help="model that all start from")] = "tabletop-2",
+    replay: Annotated[str, typer.Option(help="model whose schedule is followed, of recipes that replay one")] = "",
+    seed: Annotated[int, typer.Option(help="of the trainings")] = 0,
+    device: Device = None,
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train recipes for the second comparison, with the ε that their trials chose; goes on where it stopped."""
+    use_threads(threads)
+    from cmai_core.comparison.second import chosen_epsilons, train_second
+
+    changes = {"replay": replay} if replay else {}
+    with resumable(GOES_ON), interruptible() as cancel, progress_bar(quiet, form=SHARE_AND_WORDS) as show:
+        options = {"base": base, "seed": seed, "device": device, "progress": show, "cancel": cancel}
+        made = train_second(recipes, folder, chosen_epsilons(trials), changes=changes, **options)
+    for place in made:
+        print(place)
 
 
 @compare.command("cards")

@@ -1,8 +1,9 @@
 """Validation trials: which ε each recipe is trained with is chosen by short trainings, as many for one as for another.
 
-    cmai compare trials tecoa hard-negative-mat leaf proeat --base tabletop-2 --pairs 400000
+    cmai compare trials tecoa hard-negative-mat leaf proeat
 
-trains every recipe with every ε for a tenth of the pairs, measures each on validation scenes, and chooses (`RULE`).
+trains every recipe with every ε for a tenth of the pairs, under the terms of the second comparison (`second`), measures
+each on validation scenes, and chooses (`RULE`).
 Nothing here opens the test split.
 """
 
@@ -10,10 +11,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cmai_core.comparison.second import BASE, PAIRS, TRIALS, second_recipe
 from cmai_core.comparison.tables import markdown
 from cmai_core.errors import DataError, OptionError
 from cmai_core.files import check_folder, explained, write_json
@@ -21,21 +23,18 @@ from cmai_core.progress import CancelToken, ProgressCallback
 from cmai_core.training.recipes import get_recipe
 from cmai_core.training.settings import Recipe, terms
 
-EPSILONS = (2.0, 3.0, 4.0, 6.0)
+EPSILONS = (3.0, 4.5, 6.0)
 """In units of 1/255."""
 MEASURED = (2.0, 4.0)
 """Radii of the validation attacks, in units of 1/255."""
 SHARE = 0.1
 """Of the schedule, that a trial takes."""
-STEP = 0.75
-"""Step size of the inner attack as a share of ε, as the recipes have it at 2/255."""
 SCENES = 300
 RULE = (
     "The ε with the highest mean of the worst cases at 2/255 and 4/255 on the validation scenes; of equals, the "
     "smallest. Test scenes are not looked at."
 )
 RESULT = "trial.json"
-SUMMARY = "trials.json"
 FORMAT = "cmai-trials/1"
 
 
@@ -44,14 +43,14 @@ class Terms:
     """What all trials share.
 
     Attributes:
-        base: spec of the model that every trial starts from; None: each recipe's own start.
-        pairs: length of the whole schedule; None: each recipe's own. A trial sees a tenth.
+        base: spec of the model that every trial starts from.
+        pairs: length of the whole schedule. A trial sees a tenth.
         epsilons: that are tried, in units of 1/255. seed: of the trainings.
         scenes: validation scenes measured on. training_scenes: use only the first so many scenes; None: all.
     """
 
-    base: str | None = None
-    pairs: int | None = None
+    base: str = BASE
+    pairs: int = PAIRS
     epsilons: tuple[float, ...] = EPSILONS
     seed: int = 0
     scenes: int = SCENES
@@ -60,27 +59,6 @@ class Terms:
     def __post_init__(self) -> None:
         if not self.epsilons or min(self.epsilons) <= 0 or len(set(self.epsilons)) < len(self.epsilons):
             raise OptionError(f"epsilons={self.epsilons} cannot be tried.", "Give different numbers above 0.")
-
-
-def trial_recipe(name: str, epsilon: float) -> Recipe:
-    """Return a recipe with another ε (units of 1/255), its step size in proportion.
-
-    Where ARM steers ε, it may go up to this one, and starts there.
-
-    Raises:
-        OptionError: an unknown recipe, or one that perturbs no pictures.
-    """
-    recipe = get_recipe(name)
-    if recipe.inner is None or not recipe.start:
-        raise OptionError(f"The recipe {name} has no ε to try.", "Give recipes that fine-tune on perturbed pictures.")
-    radius = epsilon / 255
-    recipe = replace(recipe, inner=replace(recipe.inner, epsilon=radius, step_size=STEP * radius))
-    arm = recipe.controller
-    if arm is not None:
-        arm = replace(arm, epsilon=replace(arm.epsilon, low=min(arm.epsilon.low, radius), high=radius))
-        start = None if arm.start is None else replace(arm.start, epsilon=radius)
-        recipe = replace(recipe, controller=replace(arm, start=start))
-    return recipe
 
 
 def run_trials(
@@ -104,7 +82,9 @@ def run_trials(
     """
     if len(set(names)) < len(names) or not names:
         raise OptionError(f"Recipes: {', '.join(names) or 'none'}.", "Give one or more, each once.")
-    rows = {name: {epsilon: trial_recipe(name, epsilon) for epsilon in given.epsilons} for name in names}
+    if missing := [name for name in names if get_recipe(name).inner is None]:
+        raise OptionError(f"The recipe {missing[0]} has no ε to try.", "Give recipes that perturb pictures.")
+    rows = {name: {epsilon: second_recipe(name, epsilon) for epsilon in given.epsilons} for name in names}
     check_folder(folder)
     found: dict[str, dict[float, dict[str, Any]]] = {}
     for name, recipes in rows.items():
@@ -115,7 +95,7 @@ def run_trials(
             if report is not None:
                 report(place.name, figures)
     out = summary(found, given)
-    write_json(folder / SUMMARY, out)
+    write_json(folder / TRIALS, out)
     return out
 
 
@@ -131,10 +111,10 @@ def _trial(
     from cmai_core.training.runs import run
     from cmai_core.training.trainer import RunOptions
 
-    pairs = max(recipe.batch, round(SHARE * (given.pairs or recipe.pairs)))
+    pairs = max(recipe.batch, round(SHARE * given.pairs))
     identity = {
         "recipe": terms(recipe.to_dict()),
-        "base": given.base or recipe.start,
+        "base": given.base,
         "pairs": pairs,
         "seed": given.seed,
         "scenes": given.scenes,

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from cmai_core import cli
-from cmai_core.comparison.trials import EPSILONS, RULE, SUMMARY, Terms, chosen, run_trials, summary, table, trial_recipe
+from cmai_core.comparison.second import PAIRS, TRIALS, chosen_epsilons, second_recipe, train_second
+from cmai_core.comparison.trials import RULE, Terms, chosen, run_trials, summary, table
 from cmai_core.errors import CmaiError, DataError, OptionError
 from cmai_core.training.recipes import RECIPES, get_recipe
 
@@ -28,7 +29,7 @@ def test_trials_are_trained_measured_kept_and_not_made_twice(tmp_path, private_c
     monkeypatch.setitem(RECIPES._parts, "fare", replace(RECIPES["fare"], batch=8))
     out = run_trials(["fare"], tmp_path, Terms(**SMALL), device="cpu")
     assert set(opened) == {"train", "validation"}
-    assert json.loads((tmp_path / SUMMARY).read_text()) == out and out["rule"] == RULE
+    assert json.loads((tmp_path / TRIALS).read_text()) == out and out["rule"] == RULE
     trials = out["recipes"]["fare"]["trials"]
     assert list(trials) == ["2", "6"] and all(len(figures["worst"]) == 2 for figures in trials.values())
     assert out["recipes"]["fare"]["chosen"] in (2.0, 6.0) and "`fare`" in table(out)
@@ -54,13 +55,40 @@ def test_the_rule_takes_the_highest_mean_and_of_equals_the_smallest():
     assert "| `mat` | **3** | 70.0 | 60.0 | 30.0 |" in table(out) and "| `mat` | 2 |" in table(out)
 
 
-def test_the_step_goes_with_the_radius_and_arm_may_rise_to_it():
-    assert EPSILONS == (2.0, 3.0, 4.0, 6.0)
-    assert trial_recipe("tecoa", 2.0).inner == get_recipe("tecoa").inner
-    larger = trial_recipe("tecoa", 6.0).inner
-    assert larger.epsilon == 6 / 255 and larger.step_size == pytest.approx(4.5 / 255)
-    steered = trial_recipe("cmai", 4.0).controller
+def test_all_recipes_have_the_terms_of_the_second_comparison():
+    for name in ("tecoa", "hard-negative-mat", "leaf", "mbat-2", "cmai-2"):
+        recipe = second_recipe(name, 4.5)
+        assert (recipe.start, recipe.architecture, recipe.pairs) == ("tabletop-2", "tabletop-2", PAIRS)
+        inner = recipe.inner
+        assert inner.epsilon == inner.step_size == 4.5 / 255 and (inner.steps, inner.start) == (1, "noise")
+        assert inner.losses == get_recipe(name).inner.losses  # what is the recipe's own stays
+    steered = second_recipe("cmai", 4.0).controller
     assert steered.epsilon.high == steered.start.epsilon == 4 / 255
+    assert second_recipe("continued", None).inner is None
+    for name, epsilon in (("continued", 3.0), ("tecoa", None), ("base", 3.0)):
+        with pytest.raises(OptionError):
+            second_recipe(name, epsilon)
+
+
+def test_the_schedule_is_trained_with_the_chosen_radius(tmp_path, monkeypatch):
+    from cmai_core.training import runs
+
+    (tmp_path / TRIALS).write_text(json.dumps(summary({"mat": {3.0: figures(0.7, 0.6, 0.3)}}, Terms(epsilons=(3.0,)))))
+    assert chosen_epsilons(tmp_path) == {"mat": 3.0}
+    asked = []
+
+    def run(recipe, **options):
+        asked.append((recipe, options))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        train_second(["mat"], tmp_path / "out", {"mat": 3.0}, seed=1)
+    recipe, options = asked[0]
+    assert recipe == second_recipe("mat", 3.0) and options["out_dir"] == tmp_path / "out" / "mat-1"
+    assert options["seed"] == 1 and options["options"].pairs == PAIRS
+    with pytest.raises(DataError):
+        chosen_epsilons(tmp_path / "none")
 
 
 @pytest.mark.parametrize("names", [["base"], ["continued"], ["tecoa", "tecoa"], [], ["no such"]])
