@@ -5,7 +5,8 @@
 
 All start from `BASE`, see `PAIRS` pairs, and perturb by one step of ε from noise within ±2ε (N-FGSM: de Jorge et al.
 2022, arXiv 2202.01181), which on validation scenes was worth as much as two steps of projected ascent and a fourth
-faster.
+faster. Recipes that learn from captions have class prompts as further positives, which gains accuracy in zero-shot and
+loses none in retrieval.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from cmai_core.training.recipes import PAIRS_2, get_recipe
 from cmai_core.training.settings import Recipe
 
 BASE, PAIRS = "tabletop-2", PAIRS_2
+PROMPTS = 0.5
+"""Weight of class prompts and short statements as further positives, of all recipes that learn from captions."""
 TRIALS = "trials.json"
 
 
@@ -42,6 +45,8 @@ def second_recipe(name: str, epsilon: float | None) -> Recipe:
     if (recipe.inner is None) != (epsilon is None):
         raise OptionError(f"The recipe {name} and ε {epsilon} do not go together.", "Give ε to those that perturb.")
     recipe = replace(recipe, start=BASE, architecture=BASE, pairs=PAIRS)
+    if recipe.weights.contrastive:
+        recipe = replace(recipe, weights=replace(recipe.weights, prompts=PROMPTS))
     if epsilon is None:
         return recipe
     radius = epsilon / 255

@@ -61,6 +61,7 @@ def test_all_recipes_have_the_terms_of_the_second_comparison():
         assert (recipe.start, recipe.architecture, recipe.pairs) == ("tabletop-2", "tabletop-2", PAIRS)
         inner = recipe.inner
         assert inner.epsilon == inner.step_size == 4.5 / 255 and (inner.steps, inner.start) == (1, "noise")
+        assert recipe.weights.prompts == (0.5 if recipe.weights.contrastive else 0.0)
         assert inner.losses == get_recipe(name).inner.losses  # what is the recipe's own stays
     steered = second_recipe("cmai", 4.0).controller
     assert steered.epsilon.high == steered.start.epsilon == 4 / 255
