@@ -10,6 +10,7 @@ import streamlit as st
 
 from app.services import presence
 from app.services.showcase import showcase
+from cmai_core.lab.estimate import CostBook
 
 if TYPE_CHECKING:
     from cmai_core.lab.experiment import Experiment
@@ -65,9 +66,20 @@ def _store() -> ResultStore:
     return ResultStore()
 
 
+@st.cache_resource(show_spinner=False)
+def _costs() -> CostBook:
+    return CostBook()
+
+
 def keep_result(result: LabResult) -> None:
-    """Keep a finished result."""
+    """Keep a finished result, and what it took."""
     _store().put(result, presence.owner().visitor)
+    _costs().note(result)
+
+
+def expected_seconds(experiment: Experiment) -> float | None:
+    """Return about how long an attack will take, None where nobody knows yet."""
+    return _costs().seconds(experiment)
 
 
 def kept_result(experiment: Experiment) -> LabResult | None:

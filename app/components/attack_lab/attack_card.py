@@ -9,6 +9,8 @@ from app.components.attack_lab.form import search_fields, who_is_attacked
 from app.components.attack_lab.parts import budget_field, choosers, recipe_field, settle_parts
 from app.components.common.guard import guard
 from app.components.common.live import cancel_button
+from app.services.results import expected_seconds
+from app.subject import described
 
 
 def attack_fields() -> None:
@@ -39,3 +41,6 @@ def start_button(running: bool) -> None:
                 "Start the attack", type="primary", key="start_attack", icon=":material/play_arrow:", width="stretch",
                 on_click=flow.start,
             )  # fmt: skip
+            seconds = expected_seconds(described())
+            if seconds is not None:
+                st.caption(f"about {seconds:.0f} s" if seconds >= 1 else "less than a second")
