@@ -222,7 +222,7 @@ def _built(jobs: list[tuple], workers: int) -> Iterator[int]:
     Raises:
         DataError: a process was ended from outside.
     """
-    if workers == 1:
+    if workers == 1 or len(jobs) == 1:  # one chunk gains nothing by a process of its own
         for job in jobs:
             yield _build_chunk(*job)
         return
