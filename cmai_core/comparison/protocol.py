@@ -13,6 +13,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from cmai_core.comparison.cascade import Round
 from cmai_core.templates import render_markdown
 from cmai_core.training.recipes import PAIRS, RECIPES
 from cmai_core.training.settings import terms
@@ -151,6 +152,43 @@ class Aimed:
     shift: float = 0.5
 
 
+_KNOWING = (
+    Round("model's own score", f"pgd:steps=20,objective=margin,{HALF}", bare=True),
+    Round("V alone", f"verifier-pgd:steps=20,{HALF}", verified=True),
+    Round("both stages", f"verified-pgd:steps=20,{HALF}", verified=True),
+    Round("shortlist, then V", f"shortlist-verifier:steps=20,{HALF}", verified=True),
+    Round("APGD on the margin", f"apgd:steps=50,objective=margin,{HALF}"),
+    Round("APGD-T", f"apgd-t:steps=25,{HALF}"),
+    Round("Square", "square:queries=200"),
+)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Models inside verified answering, under attacks that know of it, one after another on the scenes that stand.
+
+    Attributes:
+        tasks: asked of, as far as verification answers them better on clean validation pairs. epsilons: in units of
+            1/255.
+        rounds: the attacks.
+        full, few: first test scenes of retrieval, of the models named in `entire` and of the others. others: of the
+            other tasks.
+        entire: recipes of CMAI, its ablations and the best rivals on validation.
+        fitted: validation pairs that the rules are fitted on, half of them, and tried on.
+        noise: draws of random signs, a check that they take far less than any attack.
+    """
+
+    tasks: tuple[str, ...] = ("retrieval", "zero-shot")
+    epsilons: tuple[float, ...] = (2.0, 4.0)
+    rounds: tuple[Round, ...] = _KNOWING
+    full: int = 300
+    few: int = 150
+    others: int = 200
+    entire: tuple[str, ...] = ()
+    fitted: int = 800
+    noise: int = 10
+
+
 @dataclass(frozen=True)
 class Instruments:
     """What the measuring itself uses.
@@ -182,6 +220,7 @@ class Protocol:
             and those written in `training.recipes`.
         clean: test scenes of the clean figures; written: how many of them are captioned.
         parts: attacks in grids. joint: pictures and words. aimed: targeted and adaptive attacks.
+        answered: the models inside verified answering; None: they are not asked.
         instruments: what measuring itself uses.
         gallery: captions that are retrieved from.
         thresholds: clean validation pairs on which τ is set; rates: the false-positive rates.
@@ -201,6 +240,7 @@ class Protocol:
     parts: tuple[Part, ...] = _PARTS
     joint: Joint = Joint()
     aimed: Aimed = Aimed()
+    answered: Answered | None = None
     instruments: Instruments = Instruments()
     gallery: int = 1000
     thresholds: int = 1000
@@ -220,7 +260,10 @@ class Protocol:
         rows = {name: terms(RECIPES[name].to_dict()) for name in (*self.recipes, "base", "base-b")}
         words = ("summary", "source", "model_name")
         rows = {name: {k: v for k, v in row.items() if k not in words} for name, row in rows.items()}
-        return {**asdict(self), "settings": rows}
+        plain = asdict(self)
+        if self.answered is None:  # as protocols were before there was such a part
+            del plain["answered"]
+        return {**plain, "settings": rows}
 
     @property
     def hash(self) -> str:
