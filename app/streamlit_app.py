@@ -14,7 +14,7 @@ if _ROOT not in sys.path:
 
 import streamlit as st  # noqa: E402
 
-from app import address, navigation, state, subject  # noqa: E402
+from app import address, flow, navigation, state, subject  # noqa: E402
 from app.components.common.guard import guard  # noqa: E402
 from app.components.common.status_bar import status_bar  # noqa: E402
 from app.components.common.theme import inject_style  # noqa: E402
@@ -32,6 +32,8 @@ with guard():
     navigation.arrived(page)
 with guard():
     address.read(navigation.shown())
+with guard():
+    flow.collect()
 with guard(), st.container(key="status"):
     status_bar()
 with guard():

@@ -118,7 +118,7 @@ def tour(lab: Lab, camera: Camera, defended: str, benchmark_alone: bool) -> None
     if defended:
         lab.select("defended", "OpenCLIP model …")
         lab.type("defended_spec", defended)
-    run_job(lab, "attack", "What the attack did")
+    run_job(lab, "attack", "Crafted on model")
     camera.shoot("attack-lab")
     camera.shoot("attack-lab-narrow", NARROW)
     verification(lab)

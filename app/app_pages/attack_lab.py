@@ -22,7 +22,7 @@ from cmai_core.lab.result import LabResult
 
 def body() -> None:
     """Draw the attack beside the stage and the models; below them the details."""
-    running = flow.collect()
+    running = state.get(state.ATTACK_JOB) is not None
     result, bundle = state.get(state.RESULT), showcase()
     shown = result if result is not None else None if bundle is None else bundle.result
     rest = _for_projector(running) if state.get(state.VIEW) else _beside(running)

@@ -79,7 +79,7 @@ def dialog(app):
     def opened(name: str) -> AppTest:
         script = f"""
 from app import state
-from app.components.attack_lab import {name}
+from app.components.frame import {name}
 state.initialise()
 {name}.{name}_body()
 """
@@ -132,7 +132,7 @@ def test_composing(dialog, app, texts):
     assert chosen["pair"] == "scene" and '"green"' in chosen["scene"]
     at = app(**chosen)
     assert "composed here" in texts(at) and "True of this scene" in texts(at)
-    at.text_area(key="caption").set_value("there is a purple ring").run()
+    at.text_input(key="caption").set_value("there is a purple ring").run()
     assert "Not true of this scene" in texts(at)
 
 

@@ -30,7 +30,7 @@ def test_the_default_is_mbat_s_pgd(app):
 
 
 def test_a_preset_fills_the_three_parts(app):
-    at = app()
+    at = app(all_settings=True)
     for slug in ("cw", "square", "synonym", "jsma", "apgd-dlr", "adaptive", "detector-pgd", "reject-true"):
         at.selectbox(key="preset").set_value(slug).run()
         assert not at.exception and not at.error
@@ -45,7 +45,7 @@ def test_a_preset_fills_the_three_parts(app):
 
 
 def test_what_does_not_combine_is_greyed_with_its_reason(app, texts):
-    at = app(norm="l0", objective="margin", task="vqa")
+    at = app(all_settings=True, norm="l0", objective="margin", task="vqa")
     for slug in OBJECTIVES:
         assert not button(at, f"objective_{slug}").disabled
     for slug, search in SEARCHES.items():
@@ -66,7 +66,7 @@ def test_an_objective_on_attention_is_not_offered_for_a_model_that_gives_out_non
 
     save_local_dir(small_coca(qk_norm=True), tmp_path / "normed")  # its blocks keep no weights
     spec = f"local-dir:{tmp_path / 'normed'}"
-    at = app(objective="attention", a=state.OTHER_MODEL, a_spec=spec)
+    at = app(all_settings=True, objective="attention", a=state.OTHER_MODEL, a_spec=spec)
     assert at.session_state["objective"] == "attention"  # nobody knows before it has been loaded
     model_cache().get(spec)
     at.run()
@@ -77,7 +77,7 @@ def test_an_objective_on_attention_is_not_offered_for_a_model_that_gives_out_non
 
 
 def test_another_threat_model_settles_on_what_combines(app, texts):
-    at = app()
+    at = app(all_settings=True)
     button(at, "norm_text").click().run()
     assert not at.exception and not at.error
     assert why_not(*parts(at), at.session_state["task"]) == "" and parts(at)[:2] == ("text", "consistency")

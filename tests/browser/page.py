@@ -93,6 +93,18 @@ class Lab:
         found[0].click()
         return True
 
+    def unfold(self, key: str, inside: str) -> None:
+        """Opens the popover of this key, unless what lies inside (CSS) is on show."""
+        if not any(e.is_displayed() for e in self.all(inside)):
+            self.press(key)
+            self.wait_for(inside)
+            settled(self.browser)
+
+    def fold(self) -> None:
+        """Closes whatever popover is open."""
+        self.browser.find_element(By.TAG_NAME, "body").send_keys(Keys.ESCAPE)
+        settled(self.browser)
+
     def press_close(self) -> None:
         """Closes the dialog."""
         self.until(lambda: self._click('[role=dialog] button[aria-label="Close"]'), what="the dialog's cross")
@@ -180,6 +192,7 @@ class Lab:
 
     def pick(self, collection: str, query: str) -> str:
         """Picks the first picture that a search in the browser of examples finds; returns its caption."""
+        self.unfold("open_pair", ".st-key-open_browse button")
         self.press("open_browse")
         self.wait_for("[role=dialog]")
         settled(self.browser)
@@ -203,6 +216,7 @@ class Lab:
 
     def upload(self, path: Path, caption: str) -> None:
         """Uploads a picture with its sentence."""
+        self.unfold("open_pair", ".st-key-open_upload button")
         self.press("open_upload")
         self.wait_for("[role=dialog]")
         settled(self.browser)
@@ -218,7 +232,7 @@ class Lab:
         self.wait_for(".st-key-cancel_attack button", seconds)
         self.until(lambda: self.all(".st-key-start_attack button"), seconds, "the attack to end")
         settled(self.browser)
-        self.wait_for_text("What the attack did")
+        self.wait_for(".cm-finding")
 
     def scores(self) -> dict[str, tuple[float, float]]:
         """Role → (S_c clean, S_c adversarial) as the cards print them, even while a verdict is being put on them."""
@@ -230,8 +244,8 @@ class Lab:
 
     def _scores(self) -> dict[str, tuple[float, float]]:
         found = {}
-        for card in self.all(".cm-card[aria-label^='S_c of the']"):
-            role = card.get_attribute("aria-label").split()[3]
-            values = [e.text for e in card.find_elements(By.CSS_SELECTOR, ".value")]
+        for card in self.all(".cm-model-card"):
+            role = card.get_attribute("aria-label").split()[1]
+            values = [e.text for e in card.find_elements(By.CSS_SELECTOR, ".cm-score b")]
             found[role] = tuple(float(v.replace("−", "-")) for v in values[:2])
         return found

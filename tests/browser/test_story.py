@@ -58,10 +58,10 @@ def cancel_soon(lab) -> None:
 
 
 def set_search(lab, steps: int, restarts: int = 1) -> None:
-    if not any(e.is_displayed() for e in lab.all(".st-key-steps input")):
-        lab.until(lambda: lab._click(".st-key-card_controls [data-testid=stExpander] summary"))
+    lab.unfold("all_settings", ".st-key-steps input")
     lab.type("steps", str(steps))
     lab.type("restarts", str(restarts))
+    lab.fold()
 
 
 def tell(lab, collection: str, query: str, shared: Path) -> None:
@@ -83,7 +83,7 @@ def tell(lab, collection: str, query: str, shared: Path) -> None:
     lab.no_error()
     clean, adversarial = lab.scores()["A"]
     assert adversarial < clean
-    lab.wait_for_text(words)
+    lab.until(lambda: lab.all(".st-key-caption input")[0].get_attribute("value") == words, what="its sentence")
 
 
 def send_to_review(lab) -> None:
@@ -120,11 +120,13 @@ def test_the_story_on_the_bundled_models(open_lab):
 def test_the_story_on_a_real_vit_b_32(open_lab):
     lab = open_lab()
     lab.open()
-    if not lab.all(".st-key-a_spec input"):
-        lab.select("a", "OpenCLIP model …")
+    lab.unfold("open_models", ".st-key-a")
+    lab.select("a", "OpenCLIP model …")
     lab.type("a_spec", "ViT-B-32/random")
-    if "none" not in lab.text(".st-key-defended"):
-        lab.select("b", "none")
+    lab.select("b", "none")
+    lab.fold()
+    lab.unfold("all_settings", ".st-key-objective")
     lab.segment("objective", "S_c")
+    lab.fold()
     tell(lab, "Photographs", "cat", SHARED)
     assert set(lab.scores()) == {"A"} and "only ever seen Tabletop" not in lab.text()

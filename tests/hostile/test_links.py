@@ -158,6 +158,8 @@ def test_the_page_keeps_a_budget_off_the_ladder(opened):
     at.button(key="cancel_attack").click().run()  # what a link describes is run at once
     at.session_state["attack_job"] = None
     at.run()
+    at.session_state["all_settings"] = True
+    at.run()
     at.number_input(key="steps").set_value(500)
     at.button(key="start_attack").click().run()
     assert at.session_state["steps"] == 500 and any("500" in error.value for error in at.error)

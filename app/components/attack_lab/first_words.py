@@ -5,8 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from app.components.attack_lab.result_words import finding
+from app.components.common.help import help_dialog
 from app.components.common.theme import show
-from app.components.frame.help import help_dialog
 from cmai_core.lab.result import LabResult
 
 HEADLINE = "Same picture to you, different meaning to the model"
