@@ -55,7 +55,7 @@ def query(page: Page) -> dict[str, str]:
         found |= page.query()
     if state.get(state.VIEW):
         found[VIEW] = state.get(state.VIEW)
-    return {name: value for name, value in found.items() if value}
+    return found
 
 
 def write(page: Page) -> None:

@@ -192,7 +192,7 @@ class Lab:
 
     def pick(self, collection: str, query: str) -> str:
         """Picks the first picture that a search in the browser of examples finds; returns its caption."""
-        self.unfold("open_pair", ".st-key-open_browse button")
+        self.unfold("pair_menu", ".st-key-open_browse button")
         self.press("open_browse")
         self.wait_for("[role=dialog]")
         settled(self.browser)
@@ -216,7 +216,7 @@ class Lab:
 
     def upload(self, path: Path, caption: str) -> None:
         """Uploads a picture with its sentence."""
-        self.unfold("open_pair", ".st-key-open_upload button")
+        self.unfold("pair_menu", ".st-key-open_upload button")
         self.press("open_upload")
         self.wait_for("[role=dialog]")
         settled(self.browser)

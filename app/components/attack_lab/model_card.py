@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.components.attack_lab.answers import sign
+from app.components.attack_lab.detector import detector_line
 from app.components.attack_lab.score_card import answers_lost, treatment, unread, verdict
 from app.components.common.theme import badge, escape, label, mark, number, show, signed
 from app.services.models import is_defended
@@ -26,7 +27,7 @@ def model_card(
     """Draw the card of one model; arguments as of `score_card.score_card`."""
     plain = tau is not None and prediction.attacked and not outcome  # the chip says the rest
     said = answers_lost(prediction) if plain else outcome or verdict(prediction, tau, unknown)
-    notes = "".join(f'<p class="cm-small cm-muted cm-note">{escape(t)}</p>' for t in (besides, unread(prediction)) if t)
+    notes = "".join(f'<p class="cm-small cm-muted cm-note">{escape(t)}</p>' for t in _notes(prediction, besides) if t)
     rest = "".join(_row(prediction, task) for task in TASKS if task != SEEN and task in prediction.answers)
     show(
         f"""<div class="cm-card cm-model-card" role="group" aria-label="Model {escape(prediction.role)}">
@@ -40,6 +41,10 @@ def model_card(
           <span class="cm-muted">τ {number(tau)}</span>{_chip(prediction, tau)}</div>
         <p class="cm-small cm-note">{escape(said)}</p>{notes}{rest}</div>"""
     )
+
+
+def _notes(prediction: PairPrediction, besides: str) -> tuple[str, ...]:
+    return besides, "" if prediction.tau is None else detector_line(prediction), unread(prediction)
 
 
 def _chip(prediction: PairPrediction, tau: float | None) -> str:

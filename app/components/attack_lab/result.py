@@ -18,8 +18,10 @@ from app.components.attack_lab.score_card import score_card
 from app.components.attack_lab.stage import stage
 from app.components.attack_lab.verification import await_verdict, verdict_tab
 from app.components.attack_lab.verification_words import card_words, shown_rate
+from app.components.common.caption_diff import caption_diff, truth_words
 from app.components.common.fields import one_of
 from app.components.common.guard import guard
+from app.components.common.theme import escape, show
 from app.services.showcase import showcase
 from cmai_core.lab.result import Example, LabResult, PairPrediction
 
@@ -45,6 +47,8 @@ def first_fold(result: LabResult, bases: dict[str, Basis]) -> None:
             stage(result, example, key="stage")
         else:
             st.image(example.clean, caption="● clean", output_format="PNG", width="stretch", alt="The clean picture")
+        if example.caption:
+            _edited(result.experiment.caption, example)
         _whose(result)
         st.caption(f"{example_note(result, example)} {example.note}".strip())
     with right:
@@ -72,6 +76,15 @@ def _cancelled(result: LabResult) -> None:
         st.info("Cancelled before anything was done: no picture was made.", icon="⏹️")
     elif any(example.cancelled for example in result.examples.values()):
         st.info("Cancelled: this is the best picture found until then.", icon="⏹️")
+
+
+def _edited(caption: str, example: Example) -> None:
+    """Draw what became of the sentence."""
+    words = truth_words(caption, example.caption, example.true)
+    show(
+        f'<p class="cm-quote">{caption_diff(caption, example.caption)}</p>'
+        f'<p class="cm-small cm-muted">{escape(words)}</p>'
+    )
 
 
 def _whose(result: LabResult) -> None:

@@ -36,7 +36,7 @@ def _pair() -> None:
     picture()
     with st.container(width="stretch", key="subject_sentence", gap=None):
         caption_field()
-    with st.popover("Pair", icon=":material/photo_library:", key="open_pair", help="Another pair"):
+    with st.popover("Pair", icon=":material/photo_library:", key="pair_menu", help="Another pair"):
         pair_panel()
 
 
