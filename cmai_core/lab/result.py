@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -134,6 +135,66 @@ class PairPrediction:
         return sum(a.correct is False for _, a in judged), len(judged)
 
 
+@dataclass(frozen=True)
+class CourseReading:
+    """What one model makes of every kept step of an attack; both empty where it was cancelled before.
+
+    Attributes:
+        scores: S_c of each step's picture and sentence. answers: task → its answer at each step, without ranking.
+    """
+
+    scores: tuple[float, ...] = ()
+    answers: Mapping[str, tuple[Answer, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """The steps of one attack that were kept: the clean pair first, and last the pair that the attack handed back.
+
+    Attributes:
+        steps: the number of each in what the search counts, rising from 0.
+        packed: each picture minus the clean one, modulo 256, deflated (`lab.course`); () where they were not kept.
+        sentences: the sentence at each step; () where it stayed as it was.
+        readings: role of a model → what it makes of them.
+    """
+
+    steps: tuple[int, ...]
+    packed: tuple[bytes, ...] = ()
+    sentences: tuple[str, ...] = ()
+    readings: Mapping[str, CourseReading] = field(default_factory=dict)
+
+    def frame(self, place: int, clean: np.ndarray) -> np.ndarray:
+        """Return the picture at a place of `steps`: uint8 H×W×3; `clean`: the picture that the attack began with."""
+        change = np.frombuffer(zlib.decompress(self.packed[place]), np.uint8)
+        return clean + change.reshape(clean.shape)  # uint8 wraps around
+
+    @property
+    def bytes(self) -> int:
+        """Size of its pictures in memory."""
+        return sum(map(len, self.packed))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the pictures, as JSON values."""
+        readings = {role: asdict(reading) for role, reading in self.readings.items()}
+        return {"steps": list(self.steps), "sentences": list(self.sentences), "readings": readings}
+
+    @staticmethod
+    def from_dict(raw: Mapping[str, Any], packed: Sequence[bytes] = ()) -> Course:
+        """Inverse of `to_dict`; `packed`: the pictures, where they were kept beside it."""
+        readings = {
+            role: CourseReading(
+                tuple(reading["scores"]),
+                {task: tuple(map(_answer, said)) for task, said in reading["answers"].items()},
+            )
+            for role, reading in raw["readings"].items()
+        }
+        return Course(tuple(raw["steps"]), tuple(packed), tuple(raw["sentences"]), readings)
+
+
+def _answer(raw: Mapping[str, Any]) -> Answer:
+    return Answer(**{**raw, "ranking": tuple(tuple(row) for row in raw["ranking"])})
+
+
 @dataclass(frozen=True, eq=False)
 class SecondPicture:
     """The other picture of the statement about two: which one, and whether it stands on the left. It is never attacked.
@@ -149,7 +210,10 @@ class SecondPicture:
 
 @dataclass(frozen=True)
 class LabResult:
-    """An experiment and everything it showed. Maps are keyed by role; `second`: where a task asked about two."""
+    """An experiment and everything it showed. Maps are keyed by role; `second`: where a task asked about two.
+
+    `courses`: how each example came about, by the role it was crafted on.
+    """
 
     experiment: Experiment
     examples: Mapping[str, Example]
@@ -159,6 +223,7 @@ class LabResult:
     created: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     second: SecondPicture | None = None
+    courses: Mapping[str, Course] = field(default_factory=dict)
 
     @property
     def first_example(self) -> Example:
@@ -170,7 +235,8 @@ class LabResult:
     @property
     def bytes(self) -> int:
         """Size of its pictures in memory."""
-        return sum(example.clean.nbytes + example.adversarial.nbytes for example in self.examples.values())
+        whole = sum(example.clean.nbytes + example.adversarial.nbytes for example in self.examples.values())
+        return whole + sum(course.bytes for course in self.courses.values())
 
     @property
     def attacked(self) -> dict[str, PairPrediction]:
@@ -203,6 +269,10 @@ class LabResult:
         """Return the pictures the model in this role was shown."""
         return self.examples[self.predictions[role].picture]
 
+    def frame(self, role: str, place: int) -> np.ndarray:
+        """Return the picture of the attack crafted on a role at a place of its course: uint8 H×W×3."""
+        return self.courses[role].frame(place, self.examples[role].clean)
+
     def to_dict(self) -> dict[str, Any]:
         """Everything but the pixels, as JSON values; the pictures' measured sizes are included."""
         examples = {}
@@ -220,11 +290,20 @@ class LabResult:
             "created": self.created,
             "versions": dict(self.versions),
             "second": None if self.second is None else {"id": self.second.id, "left": self.second.left},
+            "courses": {role: course.to_dict() for role, course in self.courses.items()},
         }
 
     @staticmethod
-    def from_dict(raw: Mapping[str, Any], pictures: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> LabResult:
-        """Inverse of `to_dict`; `pictures`: role → (clean, adversarial). The second picture's pixels are not kept."""
+    def from_dict(
+        raw: Mapping[str, Any],
+        pictures: Mapping[str, tuple[np.ndarray, np.ndarray]],
+        packed: Mapping[str, Sequence[bytes]] | None = None,
+    ) -> LabResult:
+        """Inverse of `to_dict`, also for what earlier versions wrote. The second picture's pixels are not kept.
+
+        Args:
+            pictures: role → (clean, adversarial). packed: role → pictures of its course (`Course.packed`), where kept.
+        """
         examples = {}
         for role, values in raw["crafts"].items():
             values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "psnr_db"}
@@ -233,10 +312,7 @@ class LabResult:
             examples[values["role"]] = Example(clean=clean, adversarial=adversarial, **values)
         predictions = {}
         for role, values in raw["readings"].items():
-            answers = {
-                task: tuple(Answer(**{**a, "ranking": tuple(tuple(r) for r in a["ranking"])}) for a in both)
-                for task, both in values["answers"].items()
-            }
+            answers = {task: tuple(map(_answer, both)) for task, both in values["answers"].items()}
             named = {"role": present_role(role), "picture": present_role(values["picture"])}
             predictions[named["role"]] = PairPrediction(**{**values, **named, "answers": answers})
         return LabResult(
@@ -248,6 +324,10 @@ class LabResult:
             raw["created"],
             raw["versions"],
             SecondPicture(None, **raw["second"]) if raw.get("second") else None,
+            {
+                role: Course.from_dict(course, (packed or {}).get(role, ()))
+                for role, course in raw.get("courses", {}).items()
+            },
         )
 
 

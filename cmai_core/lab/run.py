@@ -15,11 +15,12 @@ from cmai_core.errors import OptionError
 from cmai_core.evaluation.runs.attacked import attack_batch
 from cmai_core.evaluation.runs.predictor import Encoded, ScoredPrediction, encode, predict_images, predict_pairs
 from cmai_core.lab.choices import FALSE_POSITIVE_RATE, SEARCHES
+from cmai_core.lab.course import CourseRecorder, read_course
 from cmai_core.lab.experiment import Experiment
 from cmai_core.lab.images import perturbation_numbers, round_trip
 from cmai_core.lab.judgement import judge
 from cmai_core.lab.pair_in_context import PairAmong
-from cmai_core.lab.result import Answer, Example, LabResult, PairPrediction, SecondPicture
+from cmai_core.lab.result import Answer, Course, CourseReading, Example, LabResult, PairPrediction, SecondPicture
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 from cmai_core.tasks import TASKS, get_task
 from cmai_core.versions import library_versions
@@ -34,6 +35,8 @@ PREDICTION_STEPS = 20
 """What one model's answers count for in the progress, in attack steps: about as long on the bundled models."""
 LEAST_UNITS = 4
 """What an attack counts for at least in the progress: one step, too, takes a while."""
+COURSE_STEPS = 10
+"""What one model's reading of the kept steps counts for, likewise."""
 CANCELLED = "it was cancelled before this was asked."
 
 
@@ -57,7 +60,8 @@ def run_attack(
         bases: role → the thresholds of that model, where the attack is on a detector around it
             (`evaluation.calibration.calibration_for`); τ is that at FALSE_POSITIVE_RATE.
         progress: told with `role`, `steps`, `objective` and `score` (traces so far), `image` (uint8) and `count` (words
-            for how far the present stage is); while answers are read, picture and traces stay those of the attack.
+            for how far the present stage is); of attacks on words also `sentence` (the best so far, or the one at this
+            step) and `trying` (a few of the edited sentences that are being scored); while answers are read, picture and traces stay those of the attack.
         cancel: looked at before every step and before every task is asked; what was found until then is returned.
 
     Raises:
@@ -72,15 +76,19 @@ def run_attack(
         raise OptionError("There is no threshold for every model.", "Calibrate each on clean pairs.")
     pair = with_sentence(pair, experiment.caption)
     setting = Setting(pair, PairAmong(pair, dataset))
-    course = _Course(progress, experiment, len(models))
-    examples = {
-        role: _craft(experiment, setting, role, models[role], taus.get(role), course, cancel)
-        for role in experiment.attacked_models()
-    }
-    predictions = {}
+    report = _Report(progress, experiment, len(models))
+    examples, courses = {}, {}
+    for role in experiment.attacked_models():
+        examples[role], courses[role] = _craft(experiment, setting, role, models[role], taus.get(role), report, cancel)
+    predictions, readings = {}, {}
     for role, model in models.items():
         picture = role if role in examples else next(iter(examples))
-        prediction = _read(setting, experiment.caption, role, model, picture, examples[picture], course, cancel)
+        example = examples[picture]
+        report.reading(role)
+        if example.begun:
+            course, caption = courses[picture], experiment.caption
+            readings[role] = picture, read_course(course, example.clean, caption, setting, model, cancel)
+        prediction = _read(setting, experiment.caption, role, model, picture, example, report, cancel)
         predictions[role] = _with_detector(prediction, bases.get(role))
     return LabResult(
         experiment,
@@ -91,7 +99,20 @@ def run_attack(
         datetime.now(UTC).isoformat(timespec="seconds"),
         library_versions(),
         _second(setting, {task for prediction in predictions.values() for task in prediction.answers}),
+        _with_readings({role: course for role, course in courses.items() if examples[role].begun}, readings),
     )
+
+
+def _with_readings(
+    courses: Mapping[str, Course], readings: Mapping[str, tuple[str, CourseReading]]
+) -> dict[str, Course]:
+    """Put to each course what the models that were shown it make of its steps (role → whose course, reading)."""
+    return {
+        picture: dataclasses.replace(
+            course, readings={r: read for r, (own, read) in readings.items() if own == picture}
+        )
+        for picture, course in courses.items()
+    }
 
 
 def _second(setting: Setting, answered: set[str]) -> SecondPicture | None:
@@ -162,27 +183,35 @@ def _craft(
     role: str,
     model: VisionLanguageModel,
     tau: float | None,
-    course: _Course,
+    report: _Report,
     cancel: CancelToken | None,
-) -> Example:
+) -> tuple[Example, Course]:
     pixels = clean_pixels(model, [setting.pair.image])
     if cancel is not None and cancel.cancelled:
-        return Example(**_pictures(role, pixels, _to_picture(pixels)), cancelled=True, begun=False)
+        return Example(**_pictures(role, pixels, _to_picture(pixels)), cancelled=True, begun=False), Course((0,))
     batch = Batch((setting.pair.id,), pixels, (experiment.caption,), (0,), (setting.pair,))
-    listener = course.attacking(role)
+    recorder = CourseRecorder(_to_picture(pixels), experiment.caption, _to_picture, report.attacking(role))
     task = setting.task(experiment.task, model) if experiment.task_of_attack else None
     spec = experiment.spec(_is_true(experiment.caption, setting.pair))
     attack = spec.build(task, setting.dataset, value_count=pixels[0].numel())
     attacked = model if tau is None else _guarded(model, tau)
-    result, examples = attack_batch(attack, attacked, batch, seed=experiment.seed, progress=listener, cancel=cancel)
+    result, examples = attack_batch(
+        attack, attacked, batch, seed=experiment.seed, progress=recorder, cancel=cancel, progress_interval=0.0
+    )
     shown = _pictures(role, pixels, examples.images[0])
     if experiment.edits_words:
-        return _example_of_words(experiment, shown, result)
-    judged = task is not None or experiment.has_detector
+        example = _example_of_words(experiment, shown, result)
+    else:
+        example = _example_of_pixels(shown, result, judged=task is not None or experiment.has_detector)
+    return example, recorder.course(example.adversarial, example.caption or experiment.caption, example.steps_done)
+
+
+def _example_of_pixels(shown: dict[str, Any], result: Any, *, judged: bool) -> Example:
+    """Make the example of an attack on the picture. `judged`: whether it had a success to reach."""
     return _begun(
         Example(
             **shown,
-            **_course_of(result),
+            **_traces_of(result),
             success=bool(result.success_8bit[0]) if judged else None,
             success_float=bool(result.success[0]) if judged else None,
             forwards=int(result.forwards[0]),
@@ -225,7 +254,7 @@ def _example_of_words(experiment: Experiment, shown: dict[str, Any], result: Any
     return _begun(
         Example(
             **shown,
-            **_course_of(result),
+            **_traces_of(result),
             forwards=int(result.forwards[0]) if joint else 0,
             backwards=int(result.backwards_image[0] if joint else result.backwards[0]),
             queries=int(result.queries[0]),
@@ -248,7 +277,7 @@ def _pictures(role: str, before: torch.Tensor, adversarial: np.ndarray) -> dict[
     }
 
 
-def _course_of(result: Any) -> dict[str, Any]:
+def _traces_of(result: Any) -> dict[str, Any]:
     return {
         "objective_trace": _trace(result.objective_trace),
         "score_trace": _trace(result.consistency_trace),
@@ -272,7 +301,7 @@ def _trace(values: torch.Tensor | None) -> tuple[float, ...]:
     return tuple(round(float(v), 6) for v in values[:, 0].tolist() if v == v)
 
 
-class _Course:
+class _Report:
     """How far the whole run is, as plain data for drawing: every attack, then every model's answers."""
 
     def __init__(self, progress: ProgressCallback | None, experiment: Experiment, models: int):
@@ -280,7 +309,8 @@ class _Course:
         self._progress = progress
         self._steps = getattr(experiment, counts) if counts else 1
         self._each = max(experiment.units, LEAST_UNITS)
-        self._total = self._each * len(experiment.attacked_models()) + PREDICTION_STEPS * models
+        self._total = self._each * len(experiment.attacked_models())
+        self._total += (COURSE_STEPS + PREDICTION_STEPS) * models
         self._done = 0  # of parts that are finished
         self._shown: dict[str, Any] = {}
 
@@ -294,6 +324,8 @@ class _Course:
             data: dict[str, Any] = {"role": role, "steps": self._steps, "count": f"{update.done} of {update.total}"}
             if "pixels" in update.data:
                 data["image"] = _to_picture(update.data["pixels"][:1])
+            if "texts" in update.data:
+                data |= {"sentence": update.data["texts"][0], "trying": update.data.get("trying", ())}
             if "objective" in update.data:
                 data["objective"] = _trace(update.data["objective"])
                 data["score"] = _trace(update.data["consistency"])
@@ -306,17 +338,23 @@ class _Course:
 
         return tell
 
+    def reading(self, role: str) -> None:
+        """Say that a model reads the kept steps now."""
+        self._say(self._done, f"Reading the steps on model {role}")
+        self._done += COURSE_STEPS
+
     def predicting(self, role: str, task: str, share: float) -> None:
         """Says which task a model is asked now ("": S_c is measured), and which share of its part is finished."""
-        if self._progress is None:
-            return
-        done = self._done + round(share * PREDICTION_STEPS)
         stage = f"Asking model {role}: {task}" if task else f"Measuring S_c on model {role}"
-        self._progress(Progress(done, self._total, stage, self._shown | {"count": ""}))
+        self._say(self._done + round(share * PREDICTION_STEPS), stage)
 
     def read(self) -> None:
         """Count a model's part as finished."""
         self._done += PREDICTION_STEPS
+
+    def _say(self, done: int, stage: str) -> None:
+        if self._progress is not None:
+            self._progress(Progress(done, self._total, stage, self._shown | {"count": ""}))
 
 
 def _read(
@@ -326,7 +364,7 @@ def _read(
     model: VisionLanguageModel,
     picture: str,
     example: Example,
-    course: _Course,
+    report: _Report,
     cancel: CancelToken | None,
 ) -> PairPrediction:
     """S_c and answers of a model on the clean and the adversarial 8-bit picture it is shown.
@@ -342,7 +380,7 @@ def _read(
 
     after = setting if example.caption in ("", caption) else setting.saying(example.caption)
     with torch.no_grad():
-        course.predicting(role, "", 0.0)
+        report.predicting(role, "", 0.0)
         shown = [example.clean]
         if example.begun:
             shown += [example.adversarial, round_trip(example.adversarial, "JPEG", 90)]
@@ -356,7 +394,7 @@ def _read(
             if cancel is not None and cancel.cancelled:
                 skipped[name] = CANCELLED
                 continue
-            course.predicting(role, name, (number + 1) / (len(TASKS) + 1))
+            report.predicting(role, name, (number + 1) / (len(TASKS) + 1))
             try:
                 if after is setting:
                     found = setting.asked(name, model, seen.rows(0, min(2, len(shown))))
@@ -366,7 +404,7 @@ def _read(
                 skipped[name] = str(error)
                 continue
             answers[name] = tuple(answer_of(prediction.prediction) for prediction in found)
-        course.read()
+        report.read()
     return PairPrediction(
         role=role,
         spec=model.spec,

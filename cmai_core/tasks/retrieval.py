@@ -130,13 +130,23 @@ class Retrieval(ChoiceTask):
         )
 
     def _embeddings(self, model: VisionLanguageModel, texts: tuple[str, ...]) -> Tensor:
-        """Encode the gallery with a model: once for its batches, until the gallery or the model's weights change."""
+        """Encode the gallery with a model: each caption once for its batches, until the model's weights change.
+
+        Of a gallery that differs in a few captions from the one before, these alone are encoded.
+        """
         version = getattr(model, "weights_version", None)
         if version is None:  # not a model that tells when its weights change
             return model.encode_text(list(texts))
         kept = self._encoded.get(model)
-        if kept is None or kept[:2] != (version, texts) or kept[2].device != model.device:
-            kept = self._encoded[model] = (version, texts, model.encode_text(list(texts)))
+        if kept is None or kept[0] != version or kept[2].device != model.device or not set(texts) & set(kept[1]):
+            kept = (version, texts, model.encode_text(list(texts)))
+        elif kept[1] != texts:
+            known = set(kept[1])
+            new = [text for text in texts if text not in known]
+            place = {text: k for k, text in enumerate((*kept[1], *new))}
+            table = torch.cat([kept[2], model.encode_text(new)]) if new else kept[2]
+            kept = (version, texts, table[[place[text] for text in texts]])
+        self._encoded[model] = kept
         return kept[2]
 
     def statement(self, prepared: RetrievalChoices, row: int, option: int) -> str:

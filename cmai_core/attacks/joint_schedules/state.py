@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -112,7 +112,7 @@ class JointState:
         scores = evaluator.score(start, range(len(start)), images, pixels=pixels)
         names = evaluator.pairs.ids
         problem = TextProblem(self.text_region, names, evaluator, images, pixels, start, scores, self.memory)
-        outcome = search.run(problem, seed=self.seed, watch=_Silent(self.watch))
+        outcome = search.run(problem, seed=self.seed, watch=_Inner(self, pixels))
         self.queries += outcome.queries
         self.backwards += outcome.backwards
         self.cancelled = self.cancelled or outcome.cancelled
@@ -156,16 +156,28 @@ class JointState:
         return pixels
 
 
-class _Silent(Watch):
-    """A watch that cancels with another and reports nothing: for a search within a step of a schedule."""
+class _Inner(Watch):
+    """The watch of a text search within an attack: its messages show its sentences at the attack's own progress."""
 
-    def __init__(self, watch: Watch):
+    def __init__(self, state: JointState, pixels: torch.Tensor):
         super().__init__(None, None)
-        self._watch = watch
+        self._state, self._pixels = state, pixels
 
     @property
     def cancelled(self) -> bool:
-        return self._watch.cancelled
+        return self._state.watch.cancelled
+
+    def report(
+        self, done: int, total: int, stage: str, data: Callable[[], Mapping[str, Any]], *, force: bool = False
+    ) -> None:
+        state = self._state
+
+        def shown() -> dict:
+            inner = data()
+            words = {"texts": inner["texts"], "trying": inner["trying"]}
+            return state.data() | {"pixels": self._pixels} | words
+
+        state.watch.report(state.done, state.total, stage, shown)
 
 
 def finite(gradient: torch.Tensor) -> torch.Tensor:

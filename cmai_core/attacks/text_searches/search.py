@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -127,15 +128,30 @@ class TextOutcome:
         self.objective_trace.append(self.value)
         self.consistency_trace.append(self.consistency)
 
-    def data(self) -> dict:
-        """Return what progress messages hold."""
+    def data(self, trying: Sequence[str] = ()) -> dict:
+        """Return what progress messages hold; `trying`: texts of the first pair that are about to be scored."""
         return {
             "step": self.steps_done,
             "restart": 0,
             "objective": torch.stack(self.objective_trace),
             "consistency": torch.stack(self.consistency_trace),
             "texts": tuple(self.texts),
+            "trying": spread(trying),
         }
+
+
+SHOWN = 8
+"""Candidates that a message shows of those that are scored together."""
+
+
+def spread(texts: Sequence[str], most: int = SHOWN) -> tuple[str, ...]:
+    """Return at most so many texts, evenly chosen."""
+    return tuple(texts[k * len(texts) // most] for k in range(most)) if len(texts) > most else tuple(texts)
+
+
+def first_pair(texts: Sequence[str], rows: Sequence[int]) -> list[str]:
+    """Return the texts of the first pair; text k is of pair `rows[k]`."""
+    return [text for text, row in zip(texts, rows, strict=True) if row == 0]
 
 
 def by_pair(rows: Sequence[int]) -> dict[int, list[int]]:
@@ -220,6 +236,7 @@ class BeamSearch:
                 outcome.cancelled = True
                 break
             texts, rows = self._candidates(problem, beams, values, randoms)
+            watch.report(number, rounds, "searching texts", partial(outcome.data, first_pair(texts, rows)))
             scores = problem.score(texts, rows)
             outcome.queries += torch.bincount(torch.tensor(rows, dtype=torch.int64), minlength=len(outcome.texts))
             beams = self._keep(outcome, beams, values, texts, rows, scores)
@@ -366,6 +383,7 @@ class ImportanceSearch:
                 texts += chosen
                 rows += [row] * len(chosen)
             if texts:
+                watch.report(number, longest, "replacing words", partial(outcome.data, first_pair(texts, rows)))
                 scores = problem.score(texts, rows)
                 outcome.queries += torch.bincount(torch.tensor(rows), minlength=len(outcome.texts))
                 self._take(outcome, region, waiting, texts, rows, scores)

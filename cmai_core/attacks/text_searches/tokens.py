@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
-from cmai_core.attacks.text_searches.search import TextOutcome, TextProblem
+from cmai_core.attacks.text_searches.search import TextOutcome, TextProblem, first_pair
 from cmai_core.attacks.text_searches.simplex import project_entropy, project_simplex
 from cmai_core.attacks.text_searches.token_words import align, token_words
 from cmai_core.attacks.threats.text import TextRegion
@@ -105,6 +106,7 @@ class HotFlip:
                 for text in self._allowed(region, row, current[k], gains[k], places[k], vocabulary):
                     texts.append(text)
                     rows.append(row)
+            watch.report(done, rounds, "flipping words", partial(outcome.data, first_pair(texts, rows)))
             scores = problem.score(texts, rows)
             if rows:
                 outcome.queries += torch.bincount(torch.tensor(rows), minlength=len(outcome.texts))
@@ -248,10 +250,10 @@ class RelaxedPGD:
                 x = project_simplex(x + self.step_size * rate, space.support)
                 share = 1 - (1 - self.entropy) * (step + 1) / self.steps
                 x = torch.where(space.moving, project_entropy(x, share * space.most, space.support), x)
-                space.discretise(x, self.candidates, outcome, live)
+                tried = partial(outcome.data, space.discretise(x, self.candidates, outcome, live))
                 outcome.end_round()
                 done = restart * self.steps + step + 1
-                watch.report(done, total, "relaxing tokens", outcome.data, force=done == total)
+                watch.report(done, total, "relaxing tokens", tried, force=done == total)
         return outcome
 
 
@@ -328,8 +330,8 @@ class _Space:
         largest = gradient.abs().amax(dim=(1, 2), keepdim=True)
         return gradient / largest.clamp(min=torch.finfo(gradient.dtype).tiny)
 
-    def discretise(self, x: torch.Tensor, most: int, outcome: TextOutcome, live: list[int]) -> None:
-        """Score the likeliest discrete texts of each relaxed one, within its budget."""
+    def discretise(self, x: torch.Tensor, most: int, outcome: TextOutcome, live: list[int]) -> list[str]:
+        """Score the likeliest discrete texts of each relaxed one, within its budget; return the first pair's."""
         region, texts, rows = self.problem.region, [], []
         for k, row in enumerate(self.rows):
             if row not in live:
@@ -356,6 +358,7 @@ class _Space:
             scores = self.problem.score(texts, rows)
             outcome.queries += torch.bincount(torch.tensor(rows), minlength=len(outcome.texts))
             outcome.offer_best(texts, rows, scores)
+        return first_pair(texts, rows)
 
     def _seen(self, row: int) -> set[str]:
         known = self.__dict__.setdefault("_known", {})

@@ -54,17 +54,20 @@ def attack_batch(
     minimum_norm: bool = False,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
+    progress_interval: float = 0.05,
 ) -> tuple[Any, Examples]:
     """Attack a batch.
 
     Args:
         attack: an `Attack`, `TextAttack` or `JointAttack`. batch: of pixels rounded to 8 bits.
         minimum_norm: take the nearest examples of a minimum-norm search, whatever ε.
+        progress_interval: least seconds between two messages.
 
     Returns:
         its result, and the examples rounded to 8 bits: what a picture file can hold.
     """
-    result = attack(model, batch, seed=seed, progress=progress, cancel=cancel)
+    told = {"progress": progress, "progress_interval": progress_interval}
+    result = attack(model, batch, seed=seed, cancel=cancel, **told)
     modality = modality_of(attack)
     if modality == "text":
         return result, Examples(pictures(batch.pixels), tuple(result.texts))

@@ -52,10 +52,16 @@ class Encoded:
 
     def rows(self, first: int, end: int) -> Encoded:
         """Return some of the pictures."""
+        return self.picked(range(first, end))
+
+    def picked(self, places: Sequence[int]) -> Encoded:
+        """Return the pictures at some places, each as often as its place is named."""
+        import torch
+
         from cmai_core.models.features import take_rows
 
-        rows = self.pixels.new_tensor(range(first, end)).long()
-        return Encoded(self.pixels[first:end], take_rows(self.features, rows))
+        rows = torch.tensor(list(places), dtype=torch.int64, device=self.pixels.device)
+        return Encoded(self.pixels[rows], take_rows(self.features, rows))
 
 
 def encode(model: Any, images: Any) -> Encoded:
