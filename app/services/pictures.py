@@ -10,7 +10,7 @@ from cmai_core.lab.images import data_url, thumbnail
 if TYPE_CHECKING:
     import numpy as np
 
-CACHED = 128
+CACHED = 512
 MOST_BYTES = 3 * 256 * 256
 """Largest picture that is cached: those of the models' size are, whole photographs are not."""
 

@@ -9,7 +9,7 @@ import streamlit as st
 
 from app.components.common.chart import chart
 from app.components.common.svg import line_chart
-from app.components.common.theme import number
+from app.components.common.theme import escape, number, show
 from app.components.common.words import eta_words
 from app.services.jobs import cancel_job, job_snapshot
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from cmai_core.jobs import Job
 
 REFRESH_SECONDS = 0.4
+TRIED = 3
+"""Sentences that are being tried, shown at once."""
 QUEUE_SECONDS = 2.0
 """Between two looks at a place in the queue that is not the next: dozens may be waiting, and little changes."""
 
@@ -57,7 +59,7 @@ def _live(handle: Job, noun: str) -> None:
     """Draw a job's progress; the page is run again when it has ended.
 
     The job may send with its progress: `objective` and `score` (traces of the sample shown), `steps`, `image` (uint8),
-    `role`, `count` (words; without it, units finished of units in all).
+    `role`, `sentence` and `trying` (of attacks on words), `count` (words; without it, units finished of units in all).
     """
     snapshot = job_snapshot(handle)
     if snapshot is None or snapshot.finished:
@@ -71,8 +73,17 @@ def _live(handle: Job, noun: str) -> None:
     count = data.get("count", f"{progress.done} of {progress.total}" if progress and progress.total else "")
     count = f" · {count}" if count else ""
     st.progress(progress.fraction if progress else 0.0, text=f"{stage}{count}{eta_words(snapshot.eta)}")
+    if data.get("sentence"):
+        _sentence(data)
     if len(data.get("score", ())) or data.get("image") is not None:
         _picture_and_curves(data)
+
+
+def _sentence(data: Mapping[str, Any]) -> None:
+    """Draw the sentence as it is now, and some of those that are being tried."""
+    tried = "".join(f"<div>{escape(text)}</div>" for text in list(data.get("trying", ()))[:TRIED])
+    more = f'<div class="cm-small cm-muted">tried now:{tried}</div>' if tried else ""
+    show(f'<p class="cm-quote">{escape(data["sentence"])}</p>{more}')
 
 
 def _picture_and_curves(data: Mapping[str, Any]) -> None:
