@@ -25,7 +25,7 @@ def _one(one: Exhibit, key: str) -> None:
         show(f"<p>{subscript(one.text)}</p>")
     elif isinstance(one, Table):
         show(f'<div class="cm-h">{subscript(one.title)}</div>')
-        st.dataframe(list(one.rows), hide_index=True, key=key)
+        st.dataframe(list(one.rows), hide_index=True, key=key, placeholder="–")
     elif isinstance(one, Bars):
         bars(one, key)
     elif isinstance(one, Curves):

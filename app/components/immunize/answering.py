@@ -56,7 +56,7 @@ def form() -> None:
                 help=f"Between {low:g} and {high:g}; empty: the rule of the model's card, else the usual one.",
             )  # fmt: skip
         else:
-            number_field(place, label, f"answering_{name}", low=low, high=high, persist_state="session")
+            number_field(place, label, f"answering_{name}", name, low=low, high=high, persist_state="session")
     st.caption(f"The pair is the one chosen in the attack lab: “{state.get(state.CAPTION)}”".replace("$", "\\$"))
 
 

@@ -27,9 +27,9 @@ def controller_view() -> None:
     _step(log, place)
     upper, lower = st.columns(2, gap="large")
     with upper:
-        st.plotly_chart(_yardstick(log), key="arm_yardstick", config=CONFIG, alt=_found(log))
+        st.plotly_chart(_yardstick(log, place), key="arm_yardstick", config=CONFIG, alt=_found(log))
     with lower:
-        st.plotly_chart(_levels(log), key="arm_levels", config=CONFIG, alt=_moves(log))
+        st.plotly_chart(_levels(log, place), key="arm_levels", config=CONFIG, alt=_moves(log))
     fold_table("As a table", lambda: _rows(log), key="arm_table")
     st.caption(
         "The yardstick is S_c of fixed validation pairs under a fixed attack. Measured under the current ε instead, "
@@ -65,7 +65,7 @@ def _moves(log: ArmLog) -> str:
     return f"{len(moved)} moves, the last at step {moved[-1].step}: β ends at {last.beta:g}"
 
 
-def _yardstick(log: ArmLog) -> Figure:
+def _yardstick(log: ArmLog, place: int) -> Figure:
     import plotly.graph_objects as go
 
     figure, steps = base_figure(_found(log), "training step", "S_c", 320), [s.step for s in log.steps]
@@ -80,11 +80,14 @@ def _yardstick(log: ArmLog) -> Figure:
         go.Scatter(x=steps, y=[s.mean for s in log.steps], name="moving average", line={"color": own.colour})
     )
     figure.add_hrect(y0=log.tau, y1=log.tau + log.hysteresis, opacity=0.15, line_width=0, fillcolor="gray")
-    figure.add_hline(y=log.tau, line_dash="dash", annotation_text="τ_c, hysteresis above")
+    figure.add_hline(
+        y=log.tau, line_dash="dash", annotation_text="τ_c, hysteresis above", annotation_position="bottom right"
+    )
+    figure.add_vline(x=steps[place], line_dash="dot", line_color="gray")
     return figure
 
 
-def _levels(log: ArmLog) -> Figure:
+def _levels(log: ArmLog, place: int) -> Figure:
     import plotly.graph_objects as go
 
     figure, steps = base_figure(_moves(log), "training step", "β, ε · 255, λ", 320), [s.step for s in log.steps]
@@ -96,6 +99,7 @@ def _levels(log: ArmLog) -> Figure:
         look = ROLES[role]
         line = {"color": look.colour, "dash": look.plotly_dash, "shape": "hv", "width": 3}
         figure.add_trace(go.Scatter(x=steps, y=values, name=name, line=line, mode="lines"))
+    figure.add_vline(x=steps[place], line_dash="dot", line_color="gray")
     return figure
 
 

@@ -52,7 +52,7 @@ def form() -> None:
     for place, (name, label) in zip(places[1:], _FIELDS.items(), strict=True):
         low, high = RANGES[name]
         st.session_state.setdefault(f"inner_{name}", getattr(usual, name))
-        number_field(place, label, f"inner_{name}", low=low, high=high, persist_state="session")
+        number_field(place, label, f"inner_{name}", name, low=low, high=high, persist_state="session")
     st.caption("The batch is eight pairs of Tabletop's validation split; the loop is the one that training runs.")
 
 

@@ -10,7 +10,7 @@ from app import state
 from app.components.common.exhibits import bars
 from app.components.common.theme import escape, show
 from app.components.lessons import progress
-from app.services.classes import class_book, without_paths
+from app.services.classes import class_book, count_answer, without_paths
 from cmai_core.errors import CmaiError
 from cmai_core.lab.exhibits import Bar, Bars
 from cmai_core.lab.lessons.lesson import Lesson, Question
@@ -35,8 +35,7 @@ def gather(lesson: Lesson, place: int, question: Question, answer: str) -> None:
     elif mine in counted:
         st.caption("Counted.")
     else:
-        with without_paths():
-            kept = class_book().add(word, lesson.name, place, question.group(answer))
+        kept = count_answer(word, lesson.name, place, question.group(answer))
         counted.add(mine)
         st.caption("Counted." if kept else "This class has as many answers as are counted.")
 
