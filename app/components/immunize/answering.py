@@ -46,7 +46,7 @@ def form() -> None:
     places, roles = st.columns([1.3, 1, 1, 1, 1]), list(subject.chosen_models())
     if "answering_role" not in st.session_state:
         st.session_state["answering_role"] = roles[-1]
-    places[0].selectbox("Model", roles, key="answering_role", format_func=_named, persist_state="session")
+    places[0].selectbox("Model", roles, key="answering_role", format_func=_named().get, persist_state="session")
     for place, (name, label) in zip(places[1:], _FIELDS.items(), strict=True):
         low, high = RANGES[name]
         st.session_state.setdefault(f"answering_{name}", _USUAL[name])
@@ -60,8 +60,9 @@ def form() -> None:
     st.caption(f"The pair is the one chosen in the attack lab: “{state.get(state.CAPTION)}”".replace("$", "\\$"))
 
 
-def _named(role: str) -> str:
-    return f"{role} · {permissions.display_name(subject.chosen_models().get(role, ''))}"
+def _named() -> dict[str, str]:
+    """Return role → its words in the list."""
+    return {role: f"{role} · {permissions.display_name(spec)}" for role, spec in subject.chosen_models().items()}
 
 
 def request() -> Request:

@@ -48,7 +48,7 @@ def form() -> None:
     """Draw α, β, ε and steps, and which model."""
     usual, places = Asked(), st.columns([1.3, 1, 1, 1, 1])
     roles = list(subject.chosen_models())
-    places[0].selectbox("Model", roles, key="inner_role", format_func=_named, persist_state="session")
+    places[0].selectbox("Model", roles, key="inner_role", format_func=_named().get, persist_state="session")
     for place, (name, label) in zip(places[1:], _FIELDS.items(), strict=True):
         low, high = RANGES[name]
         st.session_state.setdefault(f"inner_{name}", getattr(usual, name))
@@ -56,8 +56,9 @@ def form() -> None:
     st.caption("The batch is eight pairs of Tabletop's validation split; the loop is the one that training runs.")
 
 
-def _named(role: str) -> str:
-    return f"{role} · {permissions.display_name(subject.chosen_models().get(role, ''))}"
+def _named() -> dict[str, str]:
+    """Return role → its words in the list."""
+    return {role: f"{role} · {permissions.display_name(spec)}" for role, spec in subject.chosen_models().items()}
 
 
 def request() -> Request:

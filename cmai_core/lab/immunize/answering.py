@@ -124,7 +124,7 @@ def answer_step_by_step(
     from cmai_core.models.scoring import has_heads
 
     if not has_heads(model):
-        raise OptionError(f"{model.name} has no consistency heads to verify with.", "Choose a model that has them.")
+        raise OptionError("This model has no consistency heads to verify with.", "Choose a model that has them.")
     rule, calibrated = rule_for(model, asked)
     among, sides = PairAmong(pair, dataset), []
     system = System(model, answering=rule)
