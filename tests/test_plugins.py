@@ -22,6 +22,7 @@ ENTRY_POINTS = {
     "cmai.probes": {"patience": "other.checks:patient"},
     "cmai.recipes": {"gentle": "other.training:RECIPE"},
     "cmai.pages": {"hello": "other.pages:PAGE"},
+    "cmai.lessons": {"halves": "other.lessons:LESSON"},
     "cmai.datasets": {"swatches": "other.datasets:SWATCHES"},
     "cmai.tasks": {"best-class": "other.tasks:BEST"},
     "cmai.metrics": {"confidence": "other.tasks:CONFIDENCE"},
@@ -31,7 +32,7 @@ ENTRY_POINTS = {
     "cmai.norms": {"grey": "other.norms:GREY"},
 }
 USES = (
-    *("commands", "models", "checks", "training", "pages", "datasets", "tasks"),
+    *("commands", "models", "checks", "training", "pages", "lessons", "datasets", "tasks"),
     *("attacks", "text_attacks", "objectives", "norms", "figures"),
 )
 SCRIPT = """

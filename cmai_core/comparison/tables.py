@@ -418,7 +418,7 @@ def validation_table(names: Sequence[str]) -> str:
     return markdown(["model", *(title for _, title in shown)], rows)
 
 
-_STEPS = (
+STEPS = (
     ("tecoa", "pgd-at", "images attacked through retrieval alone instead of the mixture of tasks"),
     ("mbat-beta0", "pgd-at", "one word of the caption attacked besides"),
     ("mbat", "mbat-beta0", "−β·S_c in the inner problem, S_c being the cosine (no heads yet)"),
@@ -437,7 +437,7 @@ _STEPS = (
 def steps_table(results: Results, part: str, task: str, epsilons: Sequence[float]) -> str:
     """Tabulate what each step from recipe to recipe changes, as paired differences of one training each."""
     rows = []
-    for one, other, what in _STEPS:
+    for one, other, what in STEPS:
         own, rival = (results.get(RECIPES[name].model_name) for name in (one, other))
         found = [[r.verdict(part, e, task) if r else None for r in (own, rival)] for e in epsilons]
         if all(a is not None and b is not None for a, b in found):

@@ -11,6 +11,8 @@ PAGES = {
     "/distributions": "Where would a threshold",
     "/embedding_map": "How far does an attack carry",
     "/attention": "Where do the models look",
+    "/immunize": "How does the cure work",
+    "/lessons": "Predict first",
     "/benchmark": "How robust are the models",
     "/review": "Which flagged pairs are attacks",
     "/about": "Models, data and how to bring your own",

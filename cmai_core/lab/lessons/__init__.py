@@ -1,0 +1,1 @@
+"""Lessons: each a file of data and small functions, drawn by the lab's page; nothing here knows of Streamlit."""
