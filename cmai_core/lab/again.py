@@ -24,11 +24,12 @@ SCORES = ("clean", "adversarial", "float_score", "jpeg_score")
 SCORE_WORDS = dict(
     zip(SCORES, ("S_c clean", "S_c attacked", "S_c before rounding", "S_c after JPEG"), strict=True)
 )  # fmt: skip
-TOLERANCES = {"score": 0.02, "linf": 1.0, "l2": 0.1}
+TOLERANCES = {"score": 0.005, "linf": 1.0, "l2": 0.01}
 """How far a number may be where machine or versions are others: S_c, and sizes in units of 1/255.
 
-Another processor rounds otherwise, and a step by a gradient's sign carries that on. On the same machine with the same
-versions numbers are equal, or different.
+Another processor rounds otherwise, and a step by a gradient's sign carries that on: with other instructions S_c of
+eight experiments lay up to 0.0006 off, none of their largest changes did. On the same machine with the same versions
+numbers are equal, or different.
 """
 
 

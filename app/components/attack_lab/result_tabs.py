@@ -10,6 +10,7 @@ from app.components.attack_lab.detector import aim
 from app.components.common.chart import chart
 from app.components.common.experiment_files import experiment_download
 from app.components.common.fold import fold_table
+from app.components.common.report_download import result_report
 from app.components.common.svg import line_chart
 from app.components.common.theme import label, number, show
 from cmai_core.lab.images import encode, perturbation_gain, perturbation_numbers, perturbation_view
@@ -112,8 +113,10 @@ def survival(result: LabResult) -> None:
 
 def files(result: LabResult, example: Example, link: str) -> None:
     """Draw the downloads and the link."""
-    one, two, three = st.columns(3)
-    experiment_download(one, result, verification_flow.current(result))
+    one, two, three, four = st.columns(4)
+    verdict = verification_flow.current(result)
+    experiment_download(one, result, verdict)
+    result_report(four, result, verdict)
     two.download_button(
         "Adversarial picture (PNG)",
         encode(example.adversarial),

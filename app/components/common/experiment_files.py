@@ -67,7 +67,7 @@ def comparison_view(rows: Sequence[Compared]) -> None:
     )  # fmt: skip
     st.caption(
         "On the same machine with the same versions numbers are equal to the last digit. Other processors round "
-        "otherwise: there S_c within 0.02 and sizes within 1/255 count as close."
+        "otherwise: there S_c within 0.005 and sizes within 1/255 count as close."
     )
 
 
