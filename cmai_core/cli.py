@@ -31,6 +31,7 @@ COMMANDS: Registry[Any] = Registry(
         "evaluate-clean": "cmai_core.commands.evaluate_clean:evaluate_clean",
         "measure": "cmai_core.commands.measure:measure",
         "check": "cmai_core.commands.check:check",
+        "report": "cmai_core.commands.report:report",
         "cmcv": "cmai_core.commands.cmcv:cmcv",
         "answering": "cmai_core.commands.answering:answering",
         "detector": "cmai_core.commands.detector:detector",

@@ -73,6 +73,7 @@ def test_help_is_quick_and_names_every_command():
         "evaluate-clean",
         "measure",
         "check",
+        "report",
         "cmcv",
         "answering",
         "detector",

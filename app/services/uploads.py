@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from cmai_core.errors import CmaiError, DataError
 from cmai_core.lab.images import data_url, encode, sha256, thumbnail
+
+if TYPE_CHECKING:
+    import numpy as np
 
 DECODED_AT_ONCE = 2
 PATIENCE = 60.0
@@ -44,10 +47,17 @@ def take_upload(data: bytes) -> Upload:
     Raises:
         DataError: for anything that is not a proper picture.
     """
-    from cmai_core.data.apart import decode_apart, shrunk
+    from cmai_core.data.apart import decode_apart
 
-    with _turn():
+    with turn():
         image = decode_apart(data)
+    return upload_of(image)
+
+
+def upload_of(image: np.ndarray) -> Upload:
+    """Return a picture (uint8 H×W×3, decoded) as the lab keeps a visitor's own."""
+    from cmai_core.data.apart import shrunk
+
     view, small = (data_url(picture, "WEBP", 85) for picture in (shrunk(image, 360), thumbnail(image, 192)))
     return Upload(sha256(image.tobytes()), encode(image), image.shape[1], image.shape[0], view, small)
 
@@ -61,10 +71,19 @@ def taken(file: Any) -> Upload:
     Raises:
         DataError: as from `take_upload`, in each run the same.
     """
-    kept: dict[str, Upload | CmaiError] = st.session_state.setdefault(_TAKEN, {})
+    return taken_once(file, take_upload)
+
+
+def taken_once(file: Any, read: Callable[[bytes], Any]) -> Any:
+    """Return what `read` makes of an uploaded file, in the first run that sees it; the session keeps the last few.
+
+    Raises:
+        CmaiError: as from `read`, in each run the same.
+    """
+    kept: dict[str, Any] = st.session_state.setdefault(_TAKEN, {})
     if file.file_id not in kept:
         try:
-            found: Upload | CmaiError = take_upload(file.getvalue())
+            found: Any = read(file.getvalue())
         except CmaiError as error:  # kept without its traceback, whose frames hold the file
             found = type(error)(error.message, error.hint)
         kept[file.file_id] = found
@@ -83,7 +102,12 @@ def _turns() -> threading.BoundedSemaphore:
 
 
 @contextmanager
-def _turn() -> Iterator[None]:
+def turn() -> Iterator[None]:
+    """Hold one of the few places in which strangers' files are decoded.
+
+    Raises:
+        DataError: there was none for a minute.
+    """
     turns = _turns()
     if not turns.acquire(timeout=PATIENCE):
         raise DataError("Many pictures are being read at the moment.", "Try again in a minute.")

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
-
 import streamlit as st
 
 from app import verification_flow
 from app.components.attack_lab.answers import answers_table, answers_view
 from app.components.attack_lab.detector import aim
 from app.components.common.chart import chart
+from app.components.common.experiment_files import experiment_download
 from app.components.common.fold import fold_table
+from app.components.common.report_download import result_report
 from app.components.common.svg import line_chart
 from app.components.common.theme import label, number, show
 from cmai_core.lab.images import encode, perturbation_gain, perturbation_numbers, perturbation_view
 from cmai_core.lab.result import Example, LabResult
-
-if TYPE_CHECKING:
-    pass
 
 
 def answers(result: LabResult) -> None:
@@ -117,21 +113,10 @@ def survival(result: LabResult) -> None:
 
 def files(result: LabResult, example: Example, link: str) -> None:
     """Draw the downloads and the link."""
-    document = result.to_dict()
-    made = verification_flow.current(result)
-    if made is not None:
-        document["cmcv"] = made.to_dict()
-    one, two, three = st.columns(3)
-    one.download_button(
-        "Experiment (JSON)",
-        json.dumps(document, indent=1, ensure_ascii=False),
-        "cmai-experiment.json",
-        "application/json",
-        icon=":material/data_object:",
-        on_click="ignore",
-        width="stretch",
-        help="Seed, budgets, model hashes, library versions, traces and answers: enough to replay it exactly.",
-    )
+    one, two, three, four = st.columns(4)
+    verdict = verification_flow.current(result)
+    experiment_download(one, result, verdict)
+    result_report(four, result, verdict)
     two.download_button(
         "Adversarial picture (PNG)",
         encode(example.adversarial),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from app.components.common.report_download import runs_report
 from app.components.common.theme import number
 
 if TYPE_CHECKING:
@@ -35,5 +36,6 @@ def export_view(made: Results) -> None:
         "Every prediction (CSV)", lambda: as_bytes(made.frame, "csv"), f"{name}-predictions.csv", "text/csv",
         key="bench_export_predictions", icon=":material/download:", on_click="ignore",
     )  # fmt: skip
+    runs_report(row, made)
     st.dataframe(table, hide_index=True, height=300, placeholder="–")
     st.caption(f"{len(table)} rows from {len(made.frame)} predictions. {number(None)} stands for what is not known.")

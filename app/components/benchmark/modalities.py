@@ -9,7 +9,6 @@ import streamlit as st
 from app.components.benchmark.opening import open_cell, open_point
 from app.components.benchmark.plots import score_figure
 from app.components.benchmark.words import MODALITY_WORDS, figure_id, percent
-from app.components.benchmark.worst_case import hardest
 from app.components.common.plots import CONFIG
 from app.components.common.words import TASK_WORDS
 from cmai_core.lab.benchmark.choices import recipe_words
@@ -64,7 +63,9 @@ def modality_view(made: Results, look: Any) -> None:
 
 def _side_id(made: Results, side: Any) -> str:
     """Return the id of the figure behind a row of `sides`: that modality's worst case, or its one attack."""
-    found = hardest(made)
+    from cmai_core.lab.benchmark.results import hardest
+
+    found = hardest(made.figures)
     found = found[(found["target"] == side["target"]) & (found["task"] == side["task"])]
     found = found[(found["modality"] == side["modality"]) & (found["epsilon"] == side["epsilon"])]
     return figure_id(found.iloc[0]) if len(found) else ""

@@ -11,25 +11,16 @@ from app.components.benchmark.words import MODALITY_WORDS, figure_id, model_word
 from app.components.common.words import TASK_WORDS
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from cmai_core.lab.benchmark.results import Results
-
-
-def hardest(made: Results) -> pd.DataFrame:
-    """Return, for each model, task, modality and budget, the worst case, or the one attack there is."""
-    own = made.figures[made.figures["own"] & (made.figures["kind"] != "clean") & made.figures["robust"].notna()]
-    own = own.assign(rank=(own["kind"] == "worst").map({True: 0, False: 1}))
-    own = own.sort_values(["rank", "robust"], kind="stable")
-    keys = ["target", "dataset", "split", "task", "modality", "norm", "epsilon", "budget"]
-    return own.drop_duplicates(keys).sort_values(["target", "task", "modality", "norm", "epsilon"])
 
 
 def worst_view(made: Results) -> None:
     """Draw one row a model and task, one column a budget."""
     import pandas as pd
 
-    found = hardest(made)
+    from cmai_core.lab.benchmark.results import hardest
+
+    found = hardest(made.figures)
     clean = made.figures[made.figures["kind"] == "clean"]
     if not len(clean):
         return

@@ -5,6 +5,7 @@ A chosen grid becomes the values of an `evaluation.grid.Grid`; the same grid is 
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -219,12 +220,19 @@ class GridChoice:
 def command(values: Mapping[str, Any]) -> str:
     """Return the same grid for a terminal."""
     words = ["cmai evaluate"]
-    for name in ("models", "tasks", "recipes", "epsilons", "seeds"):
-        words.append(f"--{name} " + " ".join(_plain(value) for value in values[name]))
-    words += [f"--dataset {values['dataset']}", f"--split {values['split']}", f"--limit {values['limit']}"]
+    for name in ("models", "sources", "tasks", "recipes", "epsilons", "seeds"):
+        if values.get(name) or name == "recipes":
+            words.append(" ".join([f"--{name}", *(_plain(value) for value in values[name])]))
+    words += [f"--dataset {_plain(values['dataset'])}", f"--split {_plain(values['split'])}"]
+    words += [f"--limit {'all' if values['limit'] is None else values['limit']}"]
+    for name in ("captions", "gallery"):
+        if values.get(name) not in (None, 1):
+            words.append(f"--{name} {values[name]}")
     words += [f"--batch-size {values['batch_size']}", f"--validation {values['validation']}"]
     words += ["--cascade"] if values["cascade"] else []
     words += [] if values["transfer"] else ["--no-transfer"]
+    for recipe, given in (values.get("options") or {}).items():
+        words += [f"--option {shlex.quote(f'{recipe}:{name}={json.dumps(value)}')}" for name, value in given.items()]
     return " \\\n  ".join(words)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,8 +62,11 @@ class Results:
         return list(dict.fromkeys(self.figures["target"]))
 
 
-def results(folder: str | Path, runs: Sequence[str]) -> Results:
+def results(folder: str | Path, runs: Sequence[str], items: Collection[str] = ()) -> Results:
     """Read runs from a store and count them.
+
+    Args:
+        items: ids of the pairs that are counted; (): all. The validation pairs that thresholds are set on stay.
 
     Raises:
         StoreError: the store or a run cannot be read. DataError: there is nothing to count yet, or nothing in common.
@@ -75,6 +78,8 @@ def results(folder: str | Path, runs: Sequence[str]) -> Results:
         plans = [plan_of(store, run) for run in runs]
         frames = [read(store, plan) for plan in plans]
     frame, note = merged(frames, plans)
+    if items:
+        frame, note = _only(frame, items)
     outcomes = Outcomes.of(frame, frame.attrs["epsilons"])
     left_out = dict.fromkeys(
         (cell.source, cell.task, cell.recipe, cell.skipped) for plan in plans for cell in plan.cells if cell.skipped
@@ -94,6 +99,16 @@ def results(folder: str | Path, runs: Sequence[str]) -> Results:
         tuple(left_out),
         note,
     )
+
+
+def _only(frame: pd.DataFrame, items: Collection[str]) -> tuple[pd.DataFrame, str]:
+    """Return the rows of some items, and how many they are."""
+    kept = frame[(frame["split"] == VALIDATION) | frame["item"].isin(list(items))].reset_index(drop=True)
+    kept.attrs.update(frame.attrs)
+    count = kept.loc[kept["split"] != VALIDATION, "item"].nunique()
+    if not count:
+        raise DataError("None of these pairs is in the runs.", "Name pairs that were measured.")
+    return kept, f"A slice: {count} of {frame.loc[frame['split'] != VALIDATION, 'item'].nunique()} pairs."
 
 
 def merged(frames: Sequence[pd.DataFrame], plans: Sequence[Plan]) -> tuple[pd.DataFrame, str]:
@@ -208,6 +223,19 @@ def _take(into: dict[tuple, dict[str, Any]], table: pd.DataFrame, kind: str, nam
         for extra in ("recipes", "contenders"):
             if extra in row:
                 held[extra] = row[extra]
+
+
+def hardest(table: pd.DataFrame) -> pd.DataFrame:
+    """Return, for each model, task, modality and budget, the worst case, or the one attack there is.
+
+    Args:
+        table: `Results.figures`.
+    """
+    own = table[table["own"] & (table["kind"] != "clean") & table["robust"].notna()]
+    own = own.assign(rank=(own["kind"] == "worst").map({True: 0, False: 1}))
+    own = own.sort_values(["rank", "robust"], kind="stable")
+    keys = ["target", "dataset", "split", "task", "modality", "norm", "epsilon", "budget"]
+    return own.drop_duplicates(keys).sort_values(["target", "task", "modality", "norm", "epsilon"])
 
 
 def budget(norm: Any, epsilon: float | None) -> str:
