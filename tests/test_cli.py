@@ -82,6 +82,7 @@ def test_help_is_quick_and_names_every_command():
         "bundle",
         "compare",
         "reference",
+        "trace",
         "placement",
         "masked-lm",
     ):
