@@ -41,6 +41,7 @@ COMMANDS: Registry[Any] = Registry(
         "bundle": "cmai_core.commands.bundle:bundle",
         "compare": "cmai_core.commands.compare:compare",
         "reference": "cmai_core.commands.reference:reference",
+        "trace": "cmai_core.commands.trace:trace",
         "placement": "cmai_core.commands.placement:placement",
         "masked-lm": "cmai_core.commands.masked_lm:masked_lm",
     },

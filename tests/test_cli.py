@@ -83,6 +83,7 @@ def test_help_is_quick_and_names_every_command():
         "bundle",
         "compare",
         "reference",
+        "trace",
         "placement",
         "masked-lm",
     ):

@@ -109,6 +109,14 @@ class GroundTruth(ABC):
         """Return the things in a scene, each as its attributes with their values."""
         return ()
 
+    def named(self, text: str, scene: Scene) -> tuple[int, ...]:
+        """Return which things of a scene (indices of `things`) a text that is true of it is about; none if unknown."""
+        return ()
+
+    def patches(self, scene: Scene, grid: tuple[int, int]) -> np.ndarray | None:
+        """Return which thing fills most of each patch: int h×w, −1 where none does; None where nobody knows."""
+        return None
+
 
 def ground_truth_of(pairs: Sequence[Pair]) -> GroundTruth | None:
     """Return the ground truth that all pairs share; None without pairs, or where one of them has none or another."""

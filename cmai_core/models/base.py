@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from cmai_core.errors import ModelError
@@ -20,6 +21,7 @@ from cmai_core.models.consistency import Consistency
 from cmai_core.models.heads import ConsistencyHeads
 from cmai_core.models.preprocess import Preprocessing
 from cmai_core.models.protocol import Capabilities
+from cmai_core.models.streams import Stream, no_stream
 from cmai_core.models.towers import TextParts, TrainableTowers, VisionParts, no_image_attention, no_text_attention
 
 Self = TypeVar("Self", bound="BaseModel")
@@ -62,6 +64,8 @@ class BaseModel(Consistency):
             reads_distributions=self.reads_distributions,
             image_attention=_works(self.image_attention),
             text_attention=_works(self.text_attention),
+            image_stream=self._streams[0],
+            text_stream=self._streams[1],
             trainable=_works(self.trainable),
         )
 
@@ -98,6 +102,29 @@ class BaseModel(Consistency):
             f"{self.name} has no multimodal decoder, so there is no attention from words to image.",
             "Choose a CoCa model, such as tabletop.",
         )
+
+    # Patching
+
+    @property
+    def _streams(self) -> tuple[bool, bool]:
+        """Whether `image_stream` and `text_stream` work, without a pass."""
+        return False, False
+
+    def image_stream(self, pixels: torch.Tensor) -> Stream:
+        """Return the image tower's residual stream of pixels N×3×S×S in [0, 1], to be read and patched.
+
+        Raises:
+            ModelError: it is no transformer whose layers are known here.
+        """
+        raise no_stream("image tower", self.image_tower, self.name)
+
+    def text_stream(self, texts: Sequence[str] | torch.Tensor) -> Stream:
+        """Return the text tower's residual stream of strings or ids, to be read and patched.
+
+        Raises:
+            ModelError: it is no transformer whose layers are known here.
+        """
+        raise no_stream("text tower", self._network, self.name)
 
     # Weights
 

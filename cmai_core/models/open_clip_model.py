@@ -20,6 +20,7 @@ from cmai_core.models.base import BaseModel
 from cmai_core.models.features import ImageFeatures, TextFeatures
 from cmai_core.models.patches import embed_patches
 from cmai_core.models.preprocess import Preprocessing
+from cmai_core.models.streams import Stream, image_stream, is_plain, text_stream
 from cmai_core.models.towers import (
     TextParts,
     TrainableTowers,
@@ -222,6 +223,14 @@ class OpenClipModel(BaseModel):
         """Return name → cross-attention of the decoder (text tokens over image tokens)."""
         return decoder_parts(self.clip.text_decoder) if self.has_decoder else super().decoder_attention()
 
+    def image_stream(self, pixels: torch.Tensor) -> Stream:
+        """Return the image tower's residual stream; see `streams.image_stream`."""
+        return image_stream(self.image_tower, self.normalise(pixels), self.name)
+
+    def text_stream(self, texts: Sequence[str] | torch.Tensor) -> Stream:
+        """Return the text tower's residual stream; see `streams.text_stream`."""
+        return text_stream(self.clip, self._as_ids(texts, None), self.token_ids()[0], self.name)
+
     def trainable(self) -> TrainableTowers:
         """Return the modules that a training changes.
 
@@ -232,6 +241,11 @@ class OpenClipModel(BaseModel):
             return super().trainable()
         clip, (mean, std) = self.clip, (values.to(self.device) for values in self._mean_and_std)
         return TrainableTowers(clip, clip.visual, clip.text, clip.text_decoder, clip.logit_scale, mean, std)
+
+    @property
+    def _streams(self) -> tuple[bool, bool]:
+        tower = text_tower.text_parts(self.clip)
+        return self._own_vit() and is_plain(self.image_tower), tower is not None and is_plain(tower)
 
     @property
     def _embeddings(self) -> int | None:

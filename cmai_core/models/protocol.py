@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from cmai_core.models.features import ImageFeatures, TextFeatures, VerifiedWords
     from cmai_core.models.heads import ConsistencyHeads, TextStates
+    from cmai_core.models.streams import Stream
     from cmai_core.models.towers import TextParts, TrainableTowers, VisionParts
 
     Texts = Sequence[str] | torch.Tensor
@@ -35,6 +36,7 @@ class Capabilities:
         verifies: it has consistency heads, so that V_verify exists (`Verifier`).
         reads_distributions: texts may be distributions over tokens, so that gradients reach the words.
         image_attention, text_attention: the attention of its towers can be recorded (`Recordable`).
+        image_stream, text_stream: the states inside its towers can be read and replaced (`Patchable`).
         trainable: the trainings here know its towers.
     """
 
@@ -43,6 +45,8 @@ class Capabilities:
     reads_distributions: bool = False
     image_attention: bool = False
     text_attention: bool = False
+    image_stream: bool = False
+    text_stream: bool = False
     trainable: bool = False
 
 
@@ -300,6 +304,18 @@ class Recordable(Protocol):
         ...
 
 
+class Patchable(Protocol):
+    """Towers whose passes can be begun anywhere and changed on the way (`models/streams.py`)."""
+
+    def image_stream(self, pixels: torch.Tensor) -> Stream:
+        """Return the image tower's residual stream of pixels N×3×S×S in [0, 1]."""
+        ...
+
+    def text_stream(self, texts: Texts) -> Stream:
+        """Return the text tower's residual stream of strings or ids."""
+        ...
+
+
 class Modular(Protocol):
     """Weights that can be read, replaced and trained."""
 
@@ -330,6 +346,6 @@ class Modular(Protocol):
 
 
 class VisionLanguageModel(
-    Encoder, Described, Sized, Tokenizing, ConsistencyScorer, Verifier, Captioner, Recordable, Modular, Protocol
+    Encoder, Described, Sized, Tokenizing, ConsistencyScorer, Verifier, Captioner, Recordable, Patchable, Modular, Protocol
 ):
     """Everything that a model may be asked."""

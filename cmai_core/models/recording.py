@@ -116,6 +116,23 @@ def explicit_attention(
     """
     if not module.batch_first:
         query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+    mixed, weights = mixed_values(module, query, key, value, attn_mask, key_padding_mask)
+    out = module.out_proj(mixed.flatten(2))
+    return (out if module.batch_first else out.transpose(0, 1)), weights
+
+
+def mixed_values(
+    module: nn.MultiheadAttention,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    key_padding_mask: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute what each head reads, before the output projection: N×queries×heads×depth, and the weights.
+
+    Args: as for `explicit_attention`, but always batch first.
+    """
     count, heads, depth = len(query), module.num_heads, module.head_dim
     if module._qkv_same_embed_dim:
         projections = module.in_proj_weight.chunk(3)
@@ -134,8 +151,7 @@ def explicit_attention(
         logits = _masked(logits, key_padding_mask[:, None, None, :])
     weights = logits.softmax(dim=-1)
     mixed = F.dropout(weights, module.dropout, module.training) @ v
-    out = module.out_proj(mixed.transpose(1, 2).reshape(count, query.shape[1], heads * depth))
-    return (out if module.batch_first else out.transpose(0, 1)), weights
+    return mixed.transpose(1, 2), weights
 
 
 def _masked(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -118,6 +118,18 @@ def forward_coca(
         ids: T×L, which say where padding is. x: token embeddings T×L×W.
         states: False: the last layer is computed for the class token alone, and the states are None.
     """
+    tokens, mask = coca_inputs(tower, ids, x)
+    if not states and _plain_blocks(tower.transformer):
+        return _project(tower, tower.ln_final(_class_token(tower.transformer, tokens, mask))), None
+    pooled, found = coca_outputs(tower, tower.transformer(tokens, attn_mask=mask))
+    return pooled, found if states else None
+
+
+def coca_inputs(tower: Any, ids: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what the layers of a tower with a class token begin with: tokens T×(L'+1)×W, the class token last; mask.
+
+    Args: as for `forward_coca`.
+    """
     full = tower.context_length
     length = min(full, trimmed_length(ids, tower.pad_id) + 1)
     ids, x = _fit(ids, x, length, tower)
@@ -135,10 +147,12 @@ def forward_coca(
     cls = (tower.cls_emb + positions[full]).expand(count, 1, -1)
     tokens = torch.cat([x + positions[:length], cls], dim=1)
     mask = _additive(allowed, tower.heads, x.dtype)
-    if not states and _plain_blocks(tower.transformer):
-        return _project(tower, tower.ln_final(_class_token(tower.transformer, tokens, mask))), None
-    out = tower.transformer(tokens, attn_mask=mask)
-    return _project(tower, tower.ln_final(out[:, -1])), out[:, :length] if states else None
+    return tokens, mask
+
+
+def coca_outputs(tower: Any, out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (pooled T×D, states T×L'×W) of what the last layer gave, T×(L'+1)×W."""
+    return _project(tower, tower.ln_final(out[:, -1])), out[:, :-1]
 
 
 def _plain_blocks(transformer: Any) -> bool:
@@ -171,8 +185,17 @@ def forward_plain(
     `pad`: the token that the tokenizer pads with, where it is another than the tower masks (SigLIP's); a tower that
     looks at padding sees it.
     """
-    from open_clip.transformer import text_global_pool
+    start, mask, ids = plain_inputs(tower, ids, x, pad)
+    return plain_outputs(tower, tower.transformer(start, attn_mask=mask), ids)
 
+
+def plain_inputs(
+    tower: Any, ids: torch.Tensor, x: torch.Tensor, pad: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """Return what the layers of a tower without a class token begin with: T×L'×W, the mask, and the ids T×L'.
+
+    Args: as for `forward_plain`.
+    """
     causal = tower.attn_mask is not None
     trims = causal and tower.pool_type in ("argmax", "eos", "first")
     length = trimmed_length(ids, tower.pad_id) if trims else tower.context_length
@@ -181,9 +204,16 @@ def forward_plain(
     if tower.use_pad_mask:
         allowed = (ids != tower.pad_id).unsqueeze(1).expand(-1, length, -1)
         mask = _additive(allowed, tower.heads, x.dtype)
-    out = tower.ln_final(tower.transformer(x + tower.positional_embedding[:length], attn_mask=mask))
-    pooled = text_global_pool(out, ids, pool_type=tower.pool_type, eos_token_id=tower.eos_id)
-    return _project(tower, pooled), out
+    return x + tower.positional_embedding[:length], mask, ids
+
+
+def plain_outputs(tower: Any, out: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (pooled T×D, states T×L'×W after the final norm) of what the last layer gave, and the ids T×L'."""
+    from open_clip.transformer import text_global_pool
+
+    states = tower.ln_final(out)
+    pooled = text_global_pool(states, ids, pool_type=tower.pool_type, eos_token_id=tower.eos_id)
+    return _project(tower, pooled), states
 
 
 def forward_states(tower: Any, ids: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

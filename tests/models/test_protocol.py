@@ -96,6 +96,8 @@ def test_capabilities_say_what_works(model):
         "reads_distributions": lambda: model.encode_text(torch.full((1, 3, model.vocabulary_size), 0.1)),
         "image_attention": model.image_attention,
         "text_attention": model.text_attention,
+        "image_stream": lambda: model.image_stream(torch.full((1, 3, size, size), 0.5, device=model.device)),
+        "text_stream": lambda: model.text_stream([text]),
         "trainable": model.trainable,
     }
     assert set(asked) == set(vars(able))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from zlib import crc32
 
@@ -133,6 +134,28 @@ class TabletopTruth(GroundTruth):
     def things(self, scene: Scene) -> tuple[Mapping[str, str], ...]:
         """Return each object's attributes."""
         return tuple({name: getattr(item, name) for name in ATTRIBUTES} for item in scene.objects)
+
+
+    def named(self, text: str, scene: Scene) -> tuple[int, ...]:
+        """Return the objects without which the text is no longer true, else those of which alone it is true."""
+        if self.holds(text, scene) is not True:
+            return ()
+        count = range(len(scene.objects))
+        without = [replace(scene, objects=tuple(o for k, o in enumerate(scene.objects) if k != n)) for n in count]
+        needed = tuple(n for n in count if self.holds(text, without[n]) is not True)
+        alone = (n for n in count if self.holds(text, replace(scene, objects=(scene.objects[n],))))
+        return needed or tuple(alone)
+
+    def patches(self, scene: Scene, grid: tuple[int, int]) -> np.ndarray | None:
+        """Draw the scene's masks; an object has a patch that it covers to at least 35 %, as in training."""
+        from cmai_core.data.tabletop.arrays import IMAGE_SIZE, NO_OBJECT, patch_labels
+        from cmai_core.data.tabletop.render import render_with_masks
+
+        if grid[0] != grid[1] or IMAGE_SIZE % grid[0]:
+            return None
+        _, masks = render_with_masks([scene], IMAGE_SIZE, threads=1)
+        shown = patch_labels(masks, IMAGE_SIZE // grid[0])[0].astype(int)
+        return np.where(shown == NO_OBJECT, -1, shown)
 
 
 TRUTH = TabletopTruth()
