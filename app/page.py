@@ -87,6 +87,7 @@ class JobPage(Page):
         view: draws a result. empty: draws what stands there before the first one.
         said: what a result belongs to, as a sentence without a full stop.
         moved_on: how the form has moved on from a result; empty if it has not.
+        folded: where given, models and form are folded away under these words: the page begins with a result.
         warm_up: starts to load what the work will need, once the page stands there.
     """
 
@@ -101,6 +102,7 @@ class JobPage(Page):
     empty: Callable[[], None]
     said: Callable[[Any], str]
     moved_on: Callable[[Any], Sequence[Difference]]
+    folded: str = ""
     warm_up: Callable[[], None] | None = None
 
     @property
@@ -120,10 +122,11 @@ class JobPage(Page):
         self._head()
         running = collect_job(self.job_key, self.result_key)
         lacking = unmet(self.needs, subject.current())
-        if MODEL in self.needs:
-            with guard():
-                models_line()
-        with st.container(border=True, key=f"card_{self.name}_form"):
+        if not self.folded:
+            self._models()
+        with self._frame(unfolded=running or lacking is not None):
+            if self.folded:
+                self._models()
             with guard():
                 self.form() if lacking is None else show_unmet(*lacking)
             self._button(running, usable=lacking is None)
@@ -132,6 +135,18 @@ class JobPage(Page):
             self._result(running)
         if self.warm_up is not None:
             self.warm_up()
+
+    def _models(self) -> None:
+        if MODEL in self.needs:
+            with guard():
+                models_line()
+
+    def _frame(self, unfolded: bool) -> Any:
+        """Return what the form stands in."""
+        key = f"card_{self.name}_form"
+        if self.folded:
+            return st.expander(self.folded, expanded=unfolded, icon=":material/tune:", key=key)
+        return st.container(border=True, key=key)
 
     def start(self) -> None:
         """Validate the form and queue the work; an error is shown in the next run, and nothing is lost."""

@@ -85,8 +85,16 @@ def modality_gap(part: ModelRun, level: int, chosen: np.ndarray) -> Mapping[str,
     }
 
 
-def moved(part: ModelRun, level: int) -> np.ndarray:
-    """Return how far the attack moved each picture: cosine distance, N values."""
+def mean_moved(part: ModelRun, level: int, chosen: np.ndarray) -> float:
+    """Return how far the attack moved the chosen pictures (bool N): their mean cosine distance; NaN of none."""
     from cmai_core.projection.drift import cosine_distances
 
-    return cosine_distances(part.clean.image, part.attacked[level].image)
+    if not chosen.any():
+        return float("nan")
+    return float(cosine_distances(part.clean.image[chosen], part.attacked[level].image[chosen]).mean())
+
+
+def beyond_control(part: ModelRun, layout: str, level: int) -> np.ndarray:
+    """Return whether each picture moved farther in a layout than 95 % of the drift control's copies: bool N."""
+    start, end = (part.maps[layout][group].astype(np.float32) for group in (CLEAN, attacked_group(level)))
+    return np.linalg.norm(end - start, axis=1) > float(str(part.notes[layout]["control"]))

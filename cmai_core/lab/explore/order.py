@@ -39,8 +39,10 @@ def smallest_epsilon(part: ModelRun, epsilons: tuple[float, ...]) -> np.ndarray:
     return found
 
 
-def alike(run: ExploreRun, role: str, row: int, by: str = PICTURE) -> np.ndarray:
-    """Return cosines of a pair's clean picture, or its text, with those of all pairs, as the model embeds them: N.
+def alike(run: ExploreRun, role: str, row: int, by: str, chosen: np.ndarray) -> np.ndarray:
+    """Return the chosen pairs (bool N), the one most like a given pair first: int M.
+
+    Alike is what has a high cosine as the model embeds the clean pictures, or the texts.
 
     Raises:
         OptionError: neither picture nor text.
@@ -49,7 +51,8 @@ def alike(run: ExploreRun, role: str, row: int, by: str = PICTURE) -> np.ndarray
         raise OptionError(f"Alike by {by[:20]!r}.", f"Choose from {', '.join(BY)}.")
     part = run.part(role)
     vectors = (part.clean.image if by == PICTURE else part.text).astype(np.float32)
-    return vectors @ vectors[row]
+    rows = np.flatnonzero(chosen)
+    return rows[np.argsort(-(vectors[rows] @ vectors[row]), kind="stable")]
 
 
 def _lost(run: ExploreRun, role: str, level: int) -> np.ndarray:

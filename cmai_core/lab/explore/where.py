@@ -132,8 +132,10 @@ def _packed(rows: Iterable[int], count: int) -> str:
 def _unpacked(text: str, count: int) -> frozenset[int] | None:
     try:
         data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        bits = zlib.decompressobj().decompress(data, count // 8 + 1)
+        bits = zlib.decompressobj().decompress(data, count // 8 + 2)
     except (binascii.Error, ValueError, zlib.error):
+        return None
+    if len(bits) != -(-count // 8):
         return None
     found = np.unpackbits(np.frombuffer(bits, np.uint8))[:count]
     return frozenset(np.flatnonzero(found).tolist())
