@@ -86,6 +86,7 @@ class JobPage(Page):
         view: draws a result. empty: draws what stands there before the first one.
         said: what a result belongs to, as a sentence without a full stop.
         moved_on: how the form has moved on from a result; empty if it has not.
+        folded: where given, the form is folded away under these words: the page begins with a result.
         warm_up: starts to load what the work will need, once the page stands there.
     """
 
@@ -100,6 +101,7 @@ class JobPage(Page):
     empty: Callable[[], None]
     said: Callable[[Any], str]
     moved_on: Callable[[Any], Sequence[Difference]]
+    folded: str = ""
     warm_up: Callable[[], None] | None = None
 
     @property
@@ -119,7 +121,7 @@ class JobPage(Page):
         self._head()
         running = collect_job(self.job_key, self.result_key)
         lacking = unmet(self.needs, subject.current())
-        with st.container(border=True, key=f"card_{self.name}_form"):
+        with self._frame(unfolded=running or lacking is not None):
             with guard():
                 self.form() if lacking is None else show_unmet(*lacking)
             self._button(running, usable=lacking is None)
@@ -128,6 +130,13 @@ class JobPage(Page):
             self._result(running)
         if self.warm_up is not None:
             self.warm_up()
+
+    def _frame(self, unfolded: bool) -> Any:
+        """Return what the form stands in."""
+        key = f"card_{self.name}_form"
+        if self.folded:
+            return st.expander(self.folded, expanded=unfolded, icon=":material/tune:", key=key)
+        return st.container(border=True, key=key)
 
     def start(self) -> None:
         """Validate the form and queue the work; an error is shown in the next run, and nothing is lost."""

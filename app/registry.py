@@ -32,8 +32,7 @@ PAGES: Registry[Page] = Registry(
     "cmai.pages",
     {
         "attack_lab": "app.app_pages.attack_lab:PAGE",
-        "distributions": "app.app_pages.distributions:PAGE",
-        "embedding_map": "app.app_pages.embedding_map:PAGE",
+        "explore": "app.app_pages.explore:PAGE",
         "attention": "app.app_pages.attention:PAGE",
         "immunize": "app.app_pages.immunize:PAGE",
         "benchmark": "app.app_pages.benchmark:PAGE",

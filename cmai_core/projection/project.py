@@ -30,6 +30,7 @@ def project(
     control_distance: float | None = None,
     n_neighbors: int = 15,
     min_dist: float = 0.1,
+    dimensions: int = 2,
 ) -> Projection:
     """Project all groups in one batch.
 
@@ -48,6 +49,7 @@ def project(
             to the nearest other point of the group, at most 0.01.
         n_neighbors: UMAP's neighbourhood; lowered to the number of points minus 1 where there are fewer.
         min_dist: UMAP's smallest distance between points of the plane, in [0, 1].
+        dimensions: 2 for a plane, 3 for a space.
 
     Raises:
         DataError: no points, shapes that do not fit, rows that are zero or not finite, too few or too many points.
@@ -65,16 +67,19 @@ def project(
     name = control_group if control_group is not None else next(iter(groups))
     if name not in groups:
         raise OptionError(f"Unknown group {name!r} for the drift control.", f"Groups: {', '.join(groups)}.")
+    if dimensions not in (2, 3):
+        raise OptionError(f"A map of {dimensions} dimensions.", "A map has 2 or 3.")
     rows, copies, distance = _control(groups[name], control_distance, np.random.default_rng(seed))
 
     together = np.concatenate(list(groups.values()))
-    explained, settings = None, {}
+    explained: tuple[float, ...] | None = None
+    settings: dict[str, Any] = {}
     if method == "pca":
-        plane, control, explained = _pca(together, copies)
+        plane, control, explained = _pca(together, copies, dimensions)
     else:
         neighbours = min(n_neighbors, len(together) + len(copies) - 1)
         settings = {"n_neighbors": neighbours, "min_dist": float(min_dist), "metric": "cosine"}
-        plane, control = _umap(together, copies, settings, seed)
+        plane, control = _umap(together, copies, settings, seed, dimensions)
     ends = np.cumsum([len(rows_) for rows_ in groups.values()])
     placed = {key: plane[end - len(groups[key]) : end] for key, end in zip(groups, ends, strict=True)}
     drift = DriftControl(name, rows, distance, control, _distances(placed[name][rows], control))
@@ -83,10 +88,13 @@ def project(
     return Projection(method, int(seed), placed, drift, displacements, explained, trust, settings)
 
 
-def _umap(x: np.ndarray, extra: np.ndarray, settings: Mapping[str, Any], seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _umap(
+    x: np.ndarray, extra: np.ndarray, settings: Mapping[str, Any], seed: int, dimensions: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Return coordinates of `x` and of `extra` in one layout."""
     batch = np.concatenate([x, extra])
-    layout = fit_umap(batch, n_neighbors=settings["n_neighbors"], min_dist=settings["min_dist"], seed=seed)
+    chosen = {"n_neighbors": settings["n_neighbors"], "min_dist": settings["min_dist"]}
+    layout = fit_umap(batch, **chosen, seed=seed, dimensions=dimensions)
     return layout[: len(x)], layout[len(x) :]
 
 
@@ -158,25 +166,22 @@ def _control(
     return chosen, noisy_copies(rows[chosen], distance, rng), float(distance)
 
 
-def _pca(x: np.ndarray, extra: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
-    """Project `x` and `extra` on the first two principal axes of `x`; return both and the shares of variance.
+def _pca(x: np.ndarray, extra: np.ndarray, dimensions: int) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
+    """Project `x` and `extra` on the first principal axes of `x`; return both and the shares of variance.
 
     The sign of an axis is fixed by its largest coefficient, so that the picture does not flip between machines.
     """
     mean = x.mean(axis=0)
     _, singular, axes = np.linalg.svd(x - mean, full_matrices=False)
-    if len(axes) < 2:
-        axes, singular = np.vstack([axes, np.zeros((1, x.shape[1]))]), np.append(singular, 0.0)
-    axes = axes[:2]
-    signs = np.sign(axes[np.arange(2), np.abs(axes).argmax(axis=1)])
+    if (lacking := dimensions - len(axes)) > 0:
+        axes = np.vstack([axes, np.zeros((lacking, x.shape[1]))])
+        singular = np.append(singular, np.zeros(lacking))
+    axes = axes[:dimensions]
+    signs = np.sign(axes[np.arange(dimensions), np.abs(axes).argmax(axis=1)])
     axes = axes * np.where(signs == 0, 1.0, signs)[:, None]
     total = float(np.square(singular).sum())
-    shares = tuple(float(s**2 / total) if total > 0 else 0.0 for s in singular[:2])
-    return (
-        ((x - mean) @ axes.T).astype(np.float32),
-        ((extra - mean) @ axes.T).astype(np.float32),
-        (shares[0], shares[1]),
-    )
+    shares = tuple(float(s**2 / total) if total > 0 else 0.0 for s in singular[:dimensions])
+    return ((x - mean) @ axes.T).astype(np.float32), ((extra - mean) @ axes.T).astype(np.float32), shares
 
 
 def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ class DriftControl:
         group: the group whose points were copied.
         rows: M row numbers in that group.
         cosine_distance: between each point and its copy, in the full space; the same for all by construction.
-        points: M×2, the copies in the plane.
+        points: M×k, the copies in the plane (k = 2) or the space (k = 3).
         displacement: M distances in the plane between each point and its copy.
     """
 
@@ -54,10 +54,11 @@ class Projection:
     Attributes:
         method: "umap" or "pca".
         seed: of the layout and of the drift control.
-        points: group → float32 N×2. The unit of the axes means nothing for UMAP; for PCA it is that of the space.
+        points: group → float32 N×k, k = 2 or 3. The unit of the axes means nothing for UMAP; for PCA it is that of the
+            space.
         control: the drift control.
         displacements: (group, group) → `Displacement` of the pairs of groups that correspond row by row.
-        explained_variance: PCA: shares of the variance along the two axes; None for UMAP, which has no such number.
+        explained_variance: PCA: shares of the variance along the axes; None for UMAP, which has no such number.
         trustworthiness: in [0, 1], how many neighbours in the plane are neighbours in the full space (Venna and Kaski
             2001); about 0.5 is what a random layout gets. None where there are too few points for it.
         settings: method-specific settings used (n_neighbors, min_dist, …).
@@ -68,6 +69,6 @@ class Projection:
     points: Mapping[str, np.ndarray]
     control: DriftControl
     displacements: Mapping[tuple[str, str], Displacement]
-    explained_variance: tuple[float, float] | None = None
+    explained_variance: tuple[float, ...] | None = None
     trustworthiness: float | None = None
     settings: Mapping[str, float | int | str] = field(default_factory=dict)

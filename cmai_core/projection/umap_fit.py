@@ -13,10 +13,10 @@ _LOCK = threading.Lock()
 _WARM = threading.Event()
 
 
-def fit_umap(x: np.ndarray, *, n_neighbors: int, min_dist: float, seed: int) -> np.ndarray:
-    """Return float32 N×2 layout of the rows of `x` (N×D, N ≥ 4) under the cosine metric, the same for the same seed.
+def fit_umap(x: np.ndarray, *, n_neighbors: int, min_dist: float, seed: int, dimensions: int = 2) -> np.ndarray:
+    """Return float32 N×k layout of the rows of `x` (N×D, N ≥ 4) under the cosine metric, the same for the same seed.
 
-    It starts from the first two principal components, which keeps the large structure (Kobak and Linderman 2021) and
+    It starts from the first principal components, which keeps the large structure (Kobak and Linderman 2021) and
     needs no eigenvectors of a graph that may fall apart. The global random state is left as found.
     """
     if not 0 <= seed < 2**32:
@@ -25,7 +25,7 @@ def fit_umap(x: np.ndarray, *, n_neighbors: int, min_dist: float, seed: int) -> 
         import umap
 
         reducer = umap.UMAP(
-            n_components=2,
+            n_components=dimensions,
             n_neighbors=n_neighbors,
             min_dist=min_dist,
             metric="cosine",

@@ -48,7 +48,7 @@ def use() -> object:
 
 
 def _shown_in_the_lab() -> bool:
-    from app.components.common.survey import SETS
+    from app.components.explore.form import SETS
     from app.services.datasets import search_captions
     from cmai_core.lab.benchmark.choices import GridChoice
     from cmai_core.lab.experiment import Experiment
