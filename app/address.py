@@ -52,7 +52,7 @@ def query(page: Page) -> dict[str, str]:
     """Return what the address holds for a page, as the session stands."""
     found = subject.described().to_query()
     if page.query is not None:
-        found |= page.query()
+        found |= {name: value for name, value in page.query().items() if value}
     if state.get(state.VIEW):
         found[VIEW] = state.get(state.VIEW)
     return found
