@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from app import state, subject, verification_flow
 from app.services.attacks import attack
+from app.services.experiment_files import take_picture
 from app.services.jobs import cancel_job, collect_job, submit_job
 from app.services.models import model_cache
 from app.services.results import keep_result, kept_result
@@ -17,6 +18,7 @@ from cmai_core.lab.result import LabResult
 
 if TYPE_CHECKING:
     from cmai_core.defenses.basis import Basis
+    from cmai_core.lab.experiment_file import ExperimentFile
 
 
 def start() -> None:
@@ -52,6 +54,14 @@ def open_experiment(experiment: Experiment, *, run: bool = True) -> None:
         show_result(found)
     elif run and state.get(state.NOTICE) is None:  # what could not be restored is not run as something else
         start()
+
+
+def run_file(found: ExperimentFile) -> None:
+    """Run the experiment of a file again, to be held against it. Call it before the widgets are drawn."""
+    take_picture(found)
+    subject.restore(found.experiment)
+    state.put(state.RECORDED, found)
+    start()
 
 
 def remember(experiment: Experiment) -> None:

@@ -43,6 +43,12 @@ def go(page: str, query: Mapping[str, Any] | None = None) -> None:
     _switch(page, given)
 
 
+def head_for(page: str) -> None:
+    """Have the next run switch to a page, unless it is on show. For callbacks, which cannot switch themselves."""
+    if state.get(state.SHOWN)[1] != page:
+        state.put(state.GOING, (page, None, TRIES))
+
+
 def arrived(page: StreamlitPage) -> None:
     """Note the page that `st.navigation` returned, or switch to the one that the visitor was going to.
 

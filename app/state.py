@@ -40,6 +40,8 @@ VIEW = "view"
 RECENT = "recent"
 """The experiments of this session whose results were on show, the latest first; at most RECENT_MOST."""
 RECENT_MOST = 20
+RECORDED = "recorded"
+"""The `ExperimentFile` that was opened last, whose numbers its result is held against; None if none was."""
 LINK = "link"
 """The address's query when a page was last drawn whole."""
 GOING = "going"
@@ -147,7 +149,8 @@ NO_MODEL = "none"
 
 
 _FIRST: dict[str, Any] = {
-    PAIR: "", UPLOAD: None, SCENE: "", CAPTION: "", RESULT: None, NOTICE: None, LINK_READ: False, VIEW: "", RECENT: [],
+    PAIR: "", UPLOAD: None, SCENE: "", CAPTION: "", RESULT: None, NOTICE: None, LINK_READ: False, VIEW: "",
+    RECENT: [], RECORDED: None,
     LINK: {}, GOING: None,
     SHOWN: None, KEPT: {}, ATTACK_JOB: None, VERDICT_JOB: None, VERDICT: None, VERDICT_FPR: FALSE_POSITIVE_RATE,
     RESULT_TAB: "Answers", SENT: {}, REVIEWER: "", REVIEW_SHOWN: "open", REVIEW_PAGE: 1,

@@ -11,12 +11,14 @@ from app import flow, state, subject
 from app.components.attack_lab.attack_card import attack_fields, start_button
 from app.components.attack_lab.first_words import first_words, lead
 from app.components.attack_lab.result import details, first_fold
+from app.components.common.experiment_files import comparison_view
 from app.components.common.guard import guard, show_notice
 from app.components.common.live import live_job
 from app.components.common.stale import belongs_to, result_of
 from app.components.common.theme import show, subscript
 from app.page import Page
 from app.services.showcase import showcase
+from cmai_core.lab.again import compare_with_file
 from cmai_core.lab.result import LabResult
 
 
@@ -68,6 +70,10 @@ def _result(result: LabResult, example: bool) -> None:
         else:
             show(f'<p class="cm-finding">{"<br>".join(subscript(sentence) for sentence in lead(result))}</p>')
         first_fold(result, flow.bases(result))
+        recorded = state.get(state.RECORDED)
+        if recorded is not None and recorded.experiment == result.experiment:
+            with st.expander("Against the file", expanded=True, icon=":material/compare_arrows:", key="against_file"):
+                comparison_view(compare_with_file(recorded, result))
         details(result, flow.bases(result))
 
 

@@ -30,5 +30,4 @@ def words(experiment: Experiment) -> str:
 
 def _open(experiment: Experiment) -> None:
     flow.open_experiment(experiment)
-    if state.get(state.SHOWN)[1] != next(iter(navigation.PAGES)):
-        state.put(state.GOING, (next(iter(navigation.PAGES)), None, navigation.TRIES))
+    navigation.head_for(next(iter(navigation.PAGES)))
