@@ -41,10 +41,20 @@ def in_force(e: Experiment) -> dict[str, tuple[str, str]]:
         found["ε"] = ("setting", epsilon_words(e))
     if e.edits_words:
         found |= {"words": ("setting", f"{e.words}"), "truth": ("setting", e.truth)}
+    if e.target:
+        found["make it see"] = ("setting", f"“{e.target}”")
+        del found["objective"]
+        return found | _length_of(e)
     if of_task(e.objective):
         found["task"] = ("setting", e.task)
     if e.objective == "both":
         found |= {"α": ("setting", f"{e.alpha:g}"), "β": ("setting", f"{e.beta:g}")}
+    return found | _length_of(e)
+
+
+def _length_of(e: Experiment) -> dict[str, tuple[str, str]]:
+    """Return how long the search goes on, as far as it is a person's to choose."""
+    search, found = SEARCHES.get(e.recipe), {}
     if search and search.counts:
         found[search.counts] = ("setting", f"{getattr(e, search.counts)}")
     if search and search.restarts:

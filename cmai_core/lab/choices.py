@@ -13,7 +13,7 @@ from cmai_core.attacks.specs import LENGTHS, Recipe
 from cmai_core.budget import NORMS, Budget
 from cmai_core.data.registry import DATASETS, kind_of
 from cmai_core.paths import assets_dir
-from cmai_core.tasks import TASKS
+from cmai_core.tasks import DEFAULT_TASK, TASKS
 
 _BESIDES = {
     "text": ("words", "The picture stays; at most so many words of the sentence change."),
@@ -27,6 +27,8 @@ SEARCHES: dict[str, Recipe] = {slug: recipe for slug, recipe in RECIPES.items() 
 """Every search that the lab shows, by the recipe that it is; other recipes are one of these with another objective."""
 
 
+AIMED = "margin"
+"""The objective whose rules an attack with a target follows: it, too, compares class scores."""
 FALSE_POSITIVE_RATE = 0.05
 """Share of clean pairs that a detector in the lab may flag; τ is calibrated to it."""
 CALIBRATION_PAIRS = 200
@@ -158,8 +160,33 @@ def _wrong_threat(search: Recipe, threat: str) -> str:
     return f"{search.name} goes with {fits}, not with {THREATS[threat]}."
 
 
-def why_not(threat: str, objective: str, search: str, task: str, pair: str = "", lacking: Collection[str] = ()) -> str:
-    """Say why the three parts do not combine on a task (and a pair), in a sentence; "" where they do."""
+def why_not_target(threat: str, objective: str, search: str) -> str:
+    """Say why an attack cannot be aimed at a target, which takes the place of its objective; "" where it can."""
+    if threat in _BESIDES:
+        return "Where words change, the lab raises −S_c: a target goes with attacks on pixels alone."
+    if of_detector(objective):
+        return "A target takes the place of the objective, and this one is about a detector: choose another."
+    if SEARCHES[search].own_objective:
+        return f"{SEARCHES[search].name} brings an objective of its own: choose another search for a target."
+    return why_not_search(threat, AIMED, search, DEFAULT_TASK)
+
+
+def why_not(
+    threat: str,
+    objective: str,
+    search: str,
+    task: str,
+    pair: str = "",
+    lacking: Collection[str] = (),
+    target: str = "",
+) -> str:
+    """Say why the three parts do not combine on a task (and a pair), in a sentence; "" where they do.
+
+    Args:
+        target: what the model shall see; it takes the place of objective and task.
+    """
+    if target:
+        return why_not_target(threat, objective, search)
     return why_not_objective(threat, objective, task, pair, lacking) or why_not_search(threat, objective, search, task)
 
 

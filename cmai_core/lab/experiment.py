@@ -92,6 +92,8 @@ class Experiment:
         words: most words of the sentence that may change. truth: "kept": the edited sentence stays true of the scene
             (of pictures without one, and of sentences that are not true to begin with: close in the attacked model's
             embedding); "free": anything goes.
+        target: what the model shall see, at most MAX_CAPTION characters (`lab.target`): it takes the place of objective
+            and task; "": no target.
     """
 
     pair: str = f"{DEFAULT_DATASET}/{DATASETS[DEFAULT_DATASET].usual}/0"
@@ -116,11 +118,14 @@ class Experiment:
     queries: int = 1000
     words: int = 1
     truth: str = "kept"
+    target: str = ""
 
     def __post_init__(self) -> None:
         # Whichever way a sentence comes in (a field, a link, a file), it becomes one line of visible text here.
-        if isinstance(self.caption, str) and len(self.caption) <= 20 * MAX_CAPTION:
-            object.__setattr__(self, "caption", plain_line(self.caption))
+        for name in ("caption", "target"):
+            text = getattr(self, name)
+            if isinstance(text, str) and len(text) <= 20 * MAX_CAPTION:
+                object.__setattr__(self, name, plain_line(text))
         object.__setattr__(self, "objective", present_name(self.objective))
 
     def checked(self) -> Experiment:
@@ -129,7 +134,7 @@ class Experiment:
         Raises:
             OptionError: naming the first value that is not. DataError: the composed scene cannot be read.
         """
-        for name in ("pair", "scene", "caption", *_MODELS):
+        for name in ("pair", "scene", "caption", "target", *_MODELS):
             if not isinstance(getattr(self, name), str):
                 raise OptionError(f"{name} is {_shown(getattr(self, name))}, not text.")
         one_of = {
@@ -155,10 +160,10 @@ class Experiment:
         search = SEARCHES[self.recipe]
         if search.counts == "steps" and self.steps < search.least:
             raise OptionError(f"steps is {self.steps}.", f"{search.name} takes between {search.least} and {MAX_STEPS}.")
-        reason = why_not(self.norm, self.objective, self.recipe, self.task, self.pair)
+        reason = why_not(self.norm, self.objective, self.recipe, self.task, self.pair, target=self.target)
         if reason:
             raise OptionError("These three parts do not combine.", reason)
-        if self.objective == "both" and self.alpha == 0 and self.beta == 0:
+        if self.objective == "both" and not self.target and self.alpha == 0 and self.beta == 0:
             raise OptionError("alpha and beta are both 0.", "At least one part of the objective needs a weight.")
         if not self.caption.strip():
             raise OptionError("The sentence is empty.", "Type what the picture shows.")
@@ -166,6 +171,8 @@ class Experiment:
             raise OptionError(
                 f"The sentence has {len(self.caption)} characters.", f"At most {MAX_CAPTION} are accepted."
             )
+        if len(self.target) > MAX_CAPTION:
+            raise OptionError(f"The target has {len(self.target)} characters.", f"At most {MAX_CAPTION} are accepted.")
         if not self.a.strip():
             raise OptionError("No model is chosen.", "Pick a bundled one or type an OpenCLIP specification.")
         for name in ("pair", *_MODELS):
@@ -192,14 +199,15 @@ class Experiment:
 
     @property
     def task_of_attack(self) -> str:
-        """The task that the attack is about; "" where its objective needs none."""
-        return self.task if not self.edits_words and of_task(self.objective) else ""
+        """The task that the attack is about; "" where its objective needs none, or a target says which."""
+        return self.task if not self.edits_words and not self.target and of_task(self.objective) else ""
 
-    def spec(self, true_of_scene: bool = False) -> AttackSpec:
+    def spec(self, true_of_scene: bool = False, target: int | None = None) -> AttackSpec:
         """Return the attack that is asked for.
 
         Args:
             true_of_scene: whether the sentence is known to be true of the picture's scene (of attacks on words).
+            target: the place of the target among the options of its task, where there is one.
         """
         search = SEARCHES[self.recipe]
         options: dict[str, Any] = {search.counts: getattr(self, search.counts)} if search.counts else {}
@@ -210,12 +218,15 @@ class Experiment:
             options |= {"words": self.words, "truth": truth}
         if self.norm == "joint":
             options["step_size"] = None  # 2.5·ε/steps: the published length at the published ε and steps
+        judged = target is not None or OBJECTIVES[self.objective].judged
         if "stop_on_success" in search.options:
             # Queries are what black-box attacks are judged by; the others show how far they get.
-            options["stop_on_success"] = search.counts == "queries" and OBJECTIVES[self.objective].judged
+            options["stop_on_success"] = search.counts == "queries" and judged
+        if target is not None:
+            options["target"] = target
         return AttackSpec(
             recipe=self.recipe,
-            objective=None if self.edits_words or search.own_objective else self.objective,
+            objective=None if self.edits_words or search.own_objective or target is not None else self.objective,
             alpha=self.alpha,
             beta=self.beta,
             budget=self.budget,

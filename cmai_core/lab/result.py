@@ -11,6 +11,7 @@ import numpy as np
 
 from cmai_core.lab.experiment import Experiment, present_role
 from cmai_core.lab.images import perturbation_numbers
+from cmai_core.lab.target import Target, TargetReading
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class PairPrediction:
         tau: threshold of the detector around the model, None where the attack knew of none. false_positive_rate: what
             it is calibrated to, on calibration_pairs clean pairs; calibration: where it comes from, in words.
         cut: the end of the sentence that the model never reads, as it is longer than its context; "" where all is read.
+        target: how near it is to what it was to see; None without a target, or where its task does not apply.
     """
 
     role: str
@@ -108,6 +110,7 @@ class PairPrediction:
     calibration_pairs: int = 0
     calibration: str = ""
     cut: str = ""
+    target: TargetReading | None = None
 
     @property
     def accepted(self) -> tuple[bool, bool] | None:
@@ -212,7 +215,7 @@ class SecondPicture:
 class LabResult:
     """An experiment and everything it showed. Maps are keyed by role; `second`: where a task asked about two.
 
-    `courses`: how each example came about, by the role it was crafted on.
+    `courses`: how each example came about, by the role it was crafted on. `target`: what the experiment's is read as.
     """
 
     experiment: Experiment
@@ -224,6 +227,7 @@ class LabResult:
     versions: Mapping[str, str] = field(default_factory=dict)
     second: SecondPicture | None = None
     courses: Mapping[str, Course] = field(default_factory=dict)
+    target: Target | None = None
 
     @property
     def first_example(self) -> Example:
@@ -291,6 +295,7 @@ class LabResult:
             "versions": dict(self.versions),
             "second": None if self.second is None else {"id": self.second.id, "left": self.second.left},
             "courses": {role: course.to_dict() for role, course in self.courses.items()},
+            "target": None if self.target is None else asdict(self.target),
         }
 
     @staticmethod
@@ -314,6 +319,7 @@ class LabResult:
         for role, values in raw["readings"].items():
             answers = {task: tuple(map(_answer, both)) for task, both in values["answers"].items()}
             named = {"role": present_role(role), "picture": present_role(values["picture"])}
+            named["target"] = TargetReading.from_dict(values["target"]) if values.get("target") else None
             predictions[named["role"]] = PairPrediction(**{**values, **named, "answers": answers})
         return LabResult(
             Experiment.from_dict(raw["experiment"]),
@@ -328,6 +334,7 @@ class LabResult:
                 role: Course.from_dict(course, (packed or {}).get(role, ()))
                 for role, course in raw.get("courses", {}).items()
             },
+            Target.from_dict(raw["target"]) if raw.get("target") else None,
         )
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from cmai_core.lab.images import perturbation_numbers, round_trip
 from cmai_core.lab.judgement import judge
 from cmai_core.lab.pair_in_context import PairAmong
 from cmai_core.lab.result import Answer, Course, CourseReading, Example, LabResult, PairPrediction, SecondPicture
+from cmai_core.lab.target import Target, TargetReading, near_target, place_of, possible_target
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 from cmai_core.tasks import TASKS, get_task
 from cmai_core.versions import library_versions
@@ -61,7 +63,8 @@ def run_attack(
             (`evaluation.calibration.calibration_for`); τ is that at FALSE_POSITIVE_RATE.
         progress: told with `role`, `steps`, `objective` and `score` (traces so far), `image` (uint8) and `count` (words
             for how far the present stage is); of attacks on words also `sentence` (the best so far, or the one at this
-            step) and `trying` (a few of the edited sentences that are being scored); while answers are read, picture and traces stay those of the attack.
+            step) and `trying` (a few of the edited sentences that are being scored); while answers are read,
+            picture and traces stay those of the attack.
         cancel: looked at before every step and before every task is asked; what was found until then is returned.
 
     Raises:
@@ -75,7 +78,8 @@ def run_attack(
     if experiment.has_detector and any(taus.get(role) is None for role in models):
         raise OptionError("There is no threshold for every model.", "Calibrate each on clean pairs.")
     pair = with_sentence(pair, experiment.caption)
-    setting = Setting(pair, PairAmong(pair, dataset))
+    among = PairAmong(pair, dataset)
+    setting = Setting(pair, among, possible_target(experiment.target, pair, among) if experiment.target else None)
     report = _Report(progress, experiment, len(models))
     examples, courses = {}, {}
     for role in experiment.attacked_models():
@@ -100,6 +104,7 @@ def run_attack(
         library_versions(),
         _second(setting, {task for prediction in predictions.values() for task in prediction.answers}),
         _with_readings({role: course for role, course in courses.items() if examples[role].begun}, readings),
+        setting.target,
     )
 
 
@@ -135,16 +140,20 @@ def with_sentence(pair: Pair, caption: str) -> Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """The pair among its kind: tasks are prepared on it, with the dataset's classes and gallery."""
+    """The pair among its kind: tasks are prepared on it, with the dataset's classes and gallery.
+
+    `target`: what a model shall see; its task offers it among the answers.
+    """
 
     pair: Pair
     dataset: PairDataset
+    target: Target | None = None
 
     def saying(self, caption: str) -> Setting:
         """Return the same pair with another sentence instead of its first one."""
         rest = self.pair.captions[1:]
         pair = dataclasses.replace(self.pair, captions=(caption, *(c for c in rest if c != caption)))
-        return Setting(pair, PairAmong(pair, self.dataset.dataset))
+        return Setting(pair, PairAmong(pair, self.dataset.dataset), self.target)
 
     def asked(self, name: str, model: VisionLanguageModel, seen: Encoded) -> list[ScoredPrediction]:
         """Ask a task about pictures of this one pair.
@@ -162,10 +171,15 @@ class Setting:
         Raises:
             OptionError: it does not apply; the message says why.
         """
-        task = get_task(name)
+        task = self.target_task if self.target is not None and self.target.task == name else get_task(name)
         if reason := task.applies_to(self.dataset, model):
             raise OptionError(reason)
         return task
+
+    @cached_property
+    def target_task(self) -> Any:
+        """The task of the target, which stands among its answers; None without a target."""
+        return None if self.target is None else get_task(self.target.task).with_option(self.target.option)
 
 
 def clean_pixels(model: VisionLanguageModel, images: Sequence[np.ndarray]) -> torch.Tensor:
@@ -191,8 +205,11 @@ def _craft(
         return Example(**_pictures(role, pixels, _to_picture(pixels)), cancelled=True, begun=False), Course((0,))
     batch = Batch((setting.pair.id,), pixels, (experiment.caption,), (0,), (setting.pair,))
     recorder = CourseRecorder(_to_picture(pixels), experiment.caption, _to_picture, report.attacking(role))
-    task = setting.task(experiment.task, model) if experiment.task_of_attack else None
-    spec = experiment.spec(_is_true(experiment.caption, setting.pair))
+    aimed = setting.target
+    name = aimed.task if aimed else experiment.task_of_attack
+    task = setting.task(name, model) if name else None
+    place = place_of(aimed, task, model, setting.pair, setting.dataset) if aimed else None
+    spec = experiment.spec(_is_true(experiment.caption, setting.pair), place)
     attack = spec.build(task, setting.dataset, value_count=pixels[0].numel())
     attacked = model if tau is None else _guarded(model, tau)
     result, examples = attack_batch(
@@ -404,6 +421,9 @@ def _read(
                 skipped[name] = str(error)
                 continue
             answers[name] = tuple(answer_of(prediction.prediction) for prediction in found)
+        near = None
+        if setting.target is not None and example.begun:
+            near = _near(setting, model, seen.rows(0, 2))
         report.read()
     return PairPrediction(
         role=role,
@@ -419,7 +439,17 @@ def _read(
         answers=answers,
         skipped=skipped,
         cut=unread_of(model, caption),
+        target=near,
     )
+
+
+def _near(setting: Setting, model: VisionLanguageModel, seen: Encoded) -> TargetReading | None:
+    """Say how near a model is to the target on the clean and the attacked picture; None where it is not asked that."""
+    try:
+        task = setting.task(setting.target.task, model)
+    except OptionError:
+        return None
+    return near_target(setting.target, task, model, setting.pair, setting.dataset, seen.features)
 
 
 def answer_of(prediction: Any) -> Answer:

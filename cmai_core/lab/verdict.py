@@ -116,7 +116,8 @@ def asked_task(result: LabResult, role: str) -> str:
     "": none.
     """
     answers = result.predictions[role].answers
-    return result.experiment.task if result.experiment.task in answers else next(iter(answers), "")
+    task = result.experiment.task if result.target is None else result.target.task
+    return task if task in answers else next(iter(answers), "")
 
 
 def judge_result(

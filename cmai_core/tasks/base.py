@@ -48,6 +48,20 @@ class Prediction:
     detail: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Option:
+    """An answer that a text names.
+
+    Attributes:
+        text: as the task writes it. true: whether it is right for the pair; None where nobody can say. asked: the
+            question that it answers, "" where nothing is asked.
+    """
+
+    text: str
+    true: bool | None
+    asked: str = ""
+
+
 class Task(ABC):
     """One thing a vision-language model can be asked to do.
 
@@ -56,12 +70,15 @@ class Task(ABC):
         text_field: which of a pair's texts an attack on words edits: its "caption", its "question", or its caption as
             the "query" that is searched with.
         metrics: names of the metrics of its answers (`metrics.METRICS`) that it reports besides figures of its own.
+        option_word: what one of its answers is, with its article. open_options: whether any text can be one.
     """
 
     name: str
     needs_decoder = False
     text_field = "caption"
     metrics: tuple[str, ...] = ("accuracy",)
+    option_word = "an answer"
+    open_options = False
 
     def applies_to(self, dataset: PairDataset, model: VisionLanguageModel) -> str:
         """Return "" if the task can be asked, else why not, in a sentence."""
@@ -106,6 +123,14 @@ class Task(ABC):
     def second_picture(self, pair: Pair, dataset: PairDataset) -> SecondPicture | None:
         """Return the other picture of the question about a pair; None where the question is about one picture."""
         return None
+
+    def option_of(self, text: str, pair: Pair, dataset: PairDataset) -> Option | None:
+        """Return the answer about a pair that a text names; None where it names none."""
+        return None
+
+    def with_option(self, option: str) -> Task:
+        """Return the task as it is asked with one more answer to choose from; itself where its answers are given."""
+        return self
 
     def measurement(self, setting: MeasurementSetting) -> Measurement:
         """Return what asks the task about a dataset's pairs and counts the answers (`tasks.evaluate`)."""

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from cmai_core.data.pair import item_captions
-from cmai_core.data.truth import true_texts
+from cmai_core.data.truth import holds, true_texts
 from cmai_core.errors import OptionError
 from cmai_core.models.features import join_features
 from cmai_core.models.scoring import statement_states
-from cmai_core.tasks.base import Choices, ChoiceTask, rule_for
+from cmai_core.tasks.base import Choices, ChoiceTask, Option, rule_for
 from cmai_core.tasks.consistency import AnswerTexts, option_texts
 from cmai_core.tasks.measuring import Measurement, MeasurementSetting, entry, metric_figures, without_image
 from cmai_core.tasks.metrics import Records, bootstrap_interval, recall_at
@@ -52,6 +52,8 @@ class Retrieval(ChoiceTask):
     name = "retrieval"
     verifiable = True
     text_field = "query"
+    option_word = "a caption"
+    open_options = True
     metrics = ()
 
     def __init__(self, gallery: int = GALLERY):
@@ -98,6 +100,14 @@ class Retrieval(ChoiceTask):
     def _read(self, dataset: PairDataset) -> tuple[str, ...]:
         count = min(self.gallery, len(dataset))
         return tuple(dict.fromkeys(item_captions(dataset, k)[0] for k in range(count)))
+
+    def option_of(self, text: str, pair: Pair, dataset: PairDataset) -> Option | None:
+        """Return any text as a caption."""
+        return Option(text, True if text in pair.captions else holds(text, pair))
+
+    def with_option(self, option: str) -> Retrieval:
+        """Return the task with one more caption in the gallery."""
+        return _Offering(self, option)
 
     @torch.no_grad()
     def prepare(
@@ -156,6 +166,17 @@ class Retrieval(ChoiceTask):
     def scores(self, model: VisionLanguageModel, features: ImageFeatures, prepared: RetrievalChoices) -> Tensor:
         """Return the cosines with the gallery, at the model's scale."""
         return model.logit_scale * features.embedding @ prepared.embeddings.T
+
+
+class _Offering(Retrieval):
+    """Retrieval among another one's gallery and one more caption; what that has encoded serves here, too."""
+
+    def __init__(self, of: Retrieval, option: str):
+        super().__init__(of.gallery)
+        self._of, self._option, self._encoded = of, option, of._encoded
+
+    def captions(self, dataset: PairDataset) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self._of.captions(dataset), self._option)))
 
 
 class RetrievalMeasurement(Measurement):

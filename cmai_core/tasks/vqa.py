@@ -20,7 +20,7 @@ from torch import Tensor
 from cmai_core.data.text import question_prompt, question_with_answer
 from cmai_core.data.truth import ground_truth_of
 from cmai_core.errors import OptionError
-from cmai_core.tasks.base import Choices, ChoiceTask
+from cmai_core.tasks.base import Choices, ChoiceTask, Option
 from cmai_core.tasks.consistency import AnswerTexts, row_texts
 from cmai_core.tasks.measuring import Measurement, MeasurementSetting, entry, metric_figures, without_image
 from cmai_core.tasks.metrics import Records, bootstrap_interval, normalise_answer, vqa_accuracy
@@ -63,6 +63,7 @@ class Vqa(ChoiceTask):
     verifiable = True
     needs_decoder = True
     text_field = "question"
+    option_word = "an answer to the question"
     metrics = ()
 
     def __init__(self, answers: Sequence[str] | None = None):
@@ -98,6 +99,19 @@ class Vqa(ChoiceTask):
     ) -> VqaChoices:
         """Prepare one question a pair. A question without accepted answers has no known truth."""
         return self.prepare_questions(model, pairs, [self.question(pair) for pair in pairs])
+
+    def option_of(self, text: str, pair: Pair, dataset: PairDataset) -> Option | None:
+        """Return the answer to the pair's question that a text is; None also for one of another kind (red)."""
+        if not pair.questions:
+            return None
+        question, answer = self.question(pair), normalise_answer(text)
+        options = self.options([pair], [question])
+        found = next((option for option in options if normalise_answer(option) == answer), None)
+        truth = ground_truth_of([pair])
+        if found is None or (truth is not None and truth.statement(question.text, found) is None):
+            return None
+        right = {normalise_answer(accepted) for accepted in question.answers}
+        return Option(found, answer in right if right else None, question.text)
 
     @torch.no_grad()
     def prepare_questions(

@@ -13,7 +13,7 @@ from torch import Tensor
 from cmai_core.data.registry import DATASETS, DatasetInfo
 from cmai_core.data.truth import true_texts
 from cmai_core.errors import OptionError
-from cmai_core.tasks.base import Choices, ChoiceTask
+from cmai_core.tasks.base import Choices, ChoiceTask, Option
 from cmai_core.tasks.consistency import AnswerTexts, option_texts
 
 if TYPE_CHECKING:
@@ -40,11 +40,17 @@ def _with_article(name: str) -> str:
     return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
+def _bare(text: str) -> str:
+    """Return a text as people compare them: without case, outer marks and doubled spaces."""
+    return " ".join(text.casefold().split()).strip(" .!?,;:\"'“”")
+
+
 class ZeroShot(ChoiceTask):
     """The nearest class: right when the scene holds one, or without ground truth, when it is the pair's label."""
 
     name = "zero-shot"
     verifiable = True
+    option_word = "a class"
 
     def _missing(self, dataset: PairDataset) -> str:
         return "" if len(dataset.classes) > 1 else f"{dataset.name} has no classes to choose from."
@@ -58,6 +64,16 @@ class ZeroShot(ChoiceTask):
     ) -> AnswerTexts:
         """Return the classes' prompts."""
         return option_texts(model, prepared, prepared.prompts, prepared.embeddings, encode=encode)
+
+    def option_of(self, text: str, pair: Pair, dataset: PairDataset) -> Option | None:
+        """Return the class that a text names: by its name, with or without an article, or by its prompt."""
+        said = _bare(text)
+        for name in dataset.classes:
+            if said in (_bare(name), _bare(_with_article(name)), _bare(prompt(name, dataset.name))):
+                truth = true_texts([_with_article(name)], pair)
+                known = None if pair.label is None else name == pair.label
+                return Option(name, known if truth is None else bool(truth[0]))
+        return None
 
     @torch.no_grad()
     def prepare(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from cmai_core.lab.sentence_diff import GONE, NEW, SAME, Span, sentence_diff
@@ -32,5 +34,5 @@ def test_the_spans_are_both_sentences(before, after):
     spans = sentence_diff(before, after)
     assert "".join(span.text for span in spans if span.kind != NEW) == before
     assert "".join(span.text for span in spans if span.kind != GONE) == after
-    assert all(a.kind != b.kind for a, b in zip(spans, spans[1:], strict=False))
+    assert all(a.kind != b.kind for a, b in pairwise(spans))
     assert sentence_diff("same", "same") == (Span(SAME, "same"),)
