@@ -90,11 +90,12 @@ RECIPE = "recipe"
 QUERIES = "queries"
 WORDS = "words"
 TRUTH = "truth"
+TARGET = "target"
 PRESET = "preset"
 """The recipe that the three parts make up; it follows from them and is set anew in every run."""
 SETTINGS = (
     CRAFT_ON, NORM, EPSILON, STEPS, STEP_SIZE, RESTARTS, SEED, OBJECTIVE, TASK, ALPHA, BETA, RECIPE, QUERIES, WORDS,
-    TRUTH,
+    TRUTH, TARGET,
 )  # fmt: skip
 """Widgets that hold a field of `Experiment`, under the field's name."""
 FORM_KEYS = (*MODELS.values(), *SPECS.values(), CAPTION, *SETTINGS)

@@ -7,6 +7,7 @@ import streamlit as st
 from app import flow, state
 from app.components.attack_lab.form import search_fields, who_is_attacked
 from app.components.attack_lab.parts import budget_field, choosers, recipe_field, settle_parts
+from app.components.attack_lab.target import target_field
 from app.components.common.guard import guard
 from app.components.common.live import cancel_button
 from app.services.results import expected_seconds
@@ -19,6 +20,7 @@ def attack_fields() -> None:
     with guard():
         recipe_field()
         budget_field()
+        target_field()
         who_is_attacked()
     if replaced:
         st.caption(f"Changed to what combines: {replaced}")

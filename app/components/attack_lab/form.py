@@ -18,7 +18,7 @@ from cmai_core.tasks import TASKS
 
 def who_is_attacked() -> None:
     """Draw the task that is attacked, where there is one, and the model that the attack is crafted on."""
-    if needs_task():
+    if needs_task() and not state.get(state.TARGET):  # a target says itself which task it belongs to
         st.selectbox("Attacked task", list(TASKS), key=state.TASK, format_func=TASK_WORDS.get)
     st.radio(
         "Craft on",

@@ -34,7 +34,7 @@ def model_card(
         <div class="cm-row"><span class="cm-h grow">{label(prediction.role)}
           <span style="font-weight:400">{escape(prediction.name)}</span> {badge(is_defended(prediction.spec))}</span>
           <span class="cm-small cm-muted">{treatment(prediction, example)}</span></div>
-        {_sees(prediction)}
+        {_sees(prediction)}{_near(prediction)}
         <div class="cm-row cm-score" title="{escape(origin or unknown)}"><span>S<sub>c</sub>
           <b>{number(prediction.clean)}</b> → <b>{number(prediction.adversarial)}</b></span>
           <span class="cm-muted">Δ {signed(prediction.change)}</span>
@@ -65,6 +65,18 @@ def _sees(prediction: PairPrediction) -> str:
     shown = [("clean", clean), ("adversarial", attacked)] if prediction.attacked else [("clean", clean)]
     bars = "".join(_bar(role, answer) for role, answer in shown)
     return f'<div class="cm-sees">{_word(clean, False)} {arrow}</div><div class="cm-bars">{bars}</div>'
+
+
+def _near(prediction: PairPrediction) -> str:
+    """Return whether the target of the attack is reached, and by how much."""
+    if prediction.target is None:
+        return ""
+    (before, after), (_, reached) = prediction.target.margin, prediction.target.reached
+    word = "✗ target reached" if reached else "✓ target not reached"
+    return (
+        f'<div class="cm-row cm-small"><b>{word}</b><span class="cm-muted" title="The target’s score minus the best '
+        f'other’s, in nats">lead {signed(before)} → {signed(after)}</span></div>'
+    )
 
 
 def _word(answer: Answer, changed: bool) -> str:
