@@ -171,8 +171,8 @@ class JobAfterDownload:
         done = self._progress.fraction
         left = elapsed * (1 - done) / done if self._state == RUNNING and done > 0.02 else None
         return JobSnapshot(
-            self.id, self.owner.tab, self.label, self._state, 0, self._progress, elapsed, left, self._error.message,
-            self._error.hint,
+            self.id, self.owner.tab, self.label, self._state, 0, self._progress, elapsed, left,
+            message=self._error.message, hint=self._error.hint,
         )  # fmt: skip
 
     def cancel(self) -> None:

@@ -61,6 +61,8 @@ class JobSnapshot:
         progress: the last message of the work, None before the first.
         elapsed: seconds it has run (so far).
         eta: seconds it is expected still to run, None while that cannot be told.
+        wait: seconds it is expected still to wait for its turn, by what jobs of these labels took; None where one of
+            those before it is of a kind that never finished here. 0 when it runs or has finished.
         message: why it failed or was stopped, or "" ; hint: what to do about it.
         has_result: whether `Job.result()` gives something (also the best so far of a cancelled job).
     """
@@ -73,6 +75,7 @@ class JobSnapshot:
     progress: Progress | None = None
     elapsed: float = 0.0
     eta: float | None = None
+    wait: float | None = 0.0
     message: str = ""
     hint: str = ""
     has_result: bool = False

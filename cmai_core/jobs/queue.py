@@ -34,6 +34,8 @@ _log = logging.getLogger(__name__)
 _TICK = 0.25
 _REMEMBERED = 4096
 """Visitors and addresses whose last turn is known."""
+_TOOK, _LABELS = 16, 64
+"""How many durations of a label are remembered, and of how many labels."""
 
 
 class JobQueue:
@@ -80,6 +82,7 @@ class JobQueue:
         self._running: Job | None = None
         self._calls: deque[tuple[Future, Callable[[], Any]]] = deque()
         self._results: OrderedDict[str, Any] = OrderedDict()
+        self._took: dict[str, deque[float]] = {}
         self._turn = 0
         self._turns: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._closed = False
@@ -138,9 +141,12 @@ class JobQueue:
 
     def _snapshot(self, job: Job, order: list[Job]) -> JobSnapshot:
         with self._lock:
-            position = 0
+            position, wait = 0, 0.0
             if job._state == QUEUED and job in order:
-                position = order.index(job) + (self._running is not None)
+                place = order.index(job)
+                position = place + (self._running is not None)
+                before = [self._left(other) for other in [*([self._running] if self._running else []), *order[:place]]]
+                wait = None if None in before else sum(before)
             return JobSnapshot(
                 job.id,
                 job.owner.tab,
@@ -150,10 +156,18 @@ class JobQueue:
                 job._progress,
                 job._elapsed(),
                 job._eta(),
+                wait,
                 job._message,
                 job._hint,
                 job.id in self._results,
             )
+
+    def _left(self, job: Job) -> float | None:
+        """Return the seconds that a job is expected still to take; None where none of its kind has finished yet."""
+        if (eta := job._eta()) is not None:
+            return eta
+        took = sorted(self._took.get(job.label, ()))
+        return max(0.0, took[len(took) // 2] - job._elapsed()) if took else None
 
     def jobs(self, tab: str | None = None) -> list[JobSnapshot]:
         """Return the running and the waiting jobs, in order (of one page, where given)."""
@@ -334,6 +348,10 @@ class JobQueue:
     def _finish(self, job: Job, state: str, message: str = "", hint: str = "") -> None:
         job._state, job._message, job._hint = state, message, hint
         job._ended = time.monotonic()
+        if state == DONE:
+            self._took.setdefault(job.label, deque(maxlen=_TOOK)).append(job._elapsed())
+            while len(self._took) > _LABELS:
+                del self._took[next(iter(self._took))]
         job._work = None
         if job._progress is not None:  # what it points to (images, traces) may go
             job._progress = Progress(job._progress.done, job._progress.total, job._progress.stage)

@@ -79,6 +79,25 @@ def test_jobs_run_one_at_a_time_in_order_with_positions(queue):
     assert order == ["a", "b", "c"] and queue.jobs() == []
 
 
+def test_who_waits_is_told_for_how_long_once_a_job_of_the_kind_has_finished(queue):
+    gate = threading.Event()
+    queue.submit(Steps(1, gate=gate), owner="a", label="kind")
+    second = queue.submit(Steps(1), owner="b", label="kind")
+    assert second.snapshot().wait is None  # nobody knows yet
+    time.sleep(0.2)
+    gate.set()
+    assert second.wait(5).wait == 0.0
+    gate.clear()
+    queue.submit(Steps(1, gate=gate), owner="a", label="kind")
+    waiting = [queue.submit(Steps(1), owner=name, label="kind") for name in "cd"]
+    one, two = (job.snapshot().wait for job in waiting)
+    assert 0.0 <= one <= two <= 1.0
+    other = queue.submit(Steps(1), owner="e", label="another")
+    last = queue.submit(Steps(1), owner="f", label="kind")
+    assert other.snapshot().wait is not None and last.snapshot().wait is None
+    gate.set()
+
+
 def test_snapshots_do_not_change(queue):
     work = Steps()
     job = queue.submit(work)

@@ -14,7 +14,7 @@ from app.components.common.words import eta_words
 from app.services.jobs import cancel_job, job_snapshot
 
 if TYPE_CHECKING:
-    from cmai_core.jobs import Job
+    from cmai_core.jobs import Job, JobSnapshot
 
 REFRESH_SECONDS = 0.4
 TRIED = 3
@@ -41,9 +41,14 @@ def live_job(handle: Job, noun: str = "attack") -> None:
     (_far_back if far else _live)(handle, noun)
 
 
-def _place(position: int) -> None:
-    ahead = f"{position} before you" if position else "next"
-    st.progress(0.0, text=f"Waiting in the queue: {ahead}")
+def _place(snapshot: JobSnapshot) -> None:
+    st.progress(0.0, text=f"Waiting in the queue: {place_words(snapshot)}")
+
+
+def place_words(snapshot: JobSnapshot) -> str:
+    """Return how many are before a waiting job, and how long that is expected to take where anybody knows."""
+    ahead = f"{snapshot.position} before you" if snapshot.position else "next"
+    return ahead if not snapshot.wait else f"{ahead}, about {max(1.0, snapshot.wait):.0f} s"
 
 
 @st.fragment(run_every=QUEUE_SECONDS)
@@ -51,7 +56,7 @@ def _far_back(handle: Job, noun: str) -> None:
     snapshot = job_snapshot(handle)
     if snapshot is None or snapshot.position <= 1:
         st.rerun()
-    _place(snapshot.position)
+    _place(snapshot)
 
 
 @st.fragment(run_every=REFRESH_SECONDS)
@@ -65,7 +70,7 @@ def _live(handle: Job, noun: str) -> None:
     if snapshot is None or snapshot.finished:
         st.rerun()
     if snapshot.state == "queued":
-        _place(snapshot.position)
+        _place(snapshot)
         return
     progress = snapshot.progress
     data = progress.data if progress else {}

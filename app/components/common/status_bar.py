@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import navigation
+from app import navigation, state
 from app.access import permissions
+from app.components.common.live import place_words
 from app.components.common.theme import escape, show
 from app.services import warm_up
-from app.services.jobs import job_queue
+from app.services.jobs import job_queue, job_snapshot
 from app.services.models import gpu_is_visible, model_cache
 
 
@@ -18,8 +19,10 @@ def status_bar() -> None:
     navigation.hold()
     warm_up.models()
     device = "GPU" if gpu_is_visible() else "CPU"
-    waiting = job_queue().pending
+    mine, waiting = job_snapshot(state.get(state.ATTACK_JOB)), job_queue().pending
     queue = "queue empty" if waiting == 0 else f"{waiting} in the queue"
+    if mine is not None and mine.state == "queued":
+        queue = f"your attack: {place_words(mine)}"
     show(
         f'<div class="cm-status" role="status"><span>⚙ {device}</span><span>◌ {escape(_models())}</span><span>≡ '
         f"{queue}</span></div>"
