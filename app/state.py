@@ -54,6 +54,9 @@ KEPT = "kept"
 ATTACK_JOB = "attack_job"
 VERDICT_JOB = "verdict_job"
 """Handles of this session's running or just finished jobs, or None (a handle is small; results lie in the queue)."""
+SMALLEST_JOB = "smallest_job"
+SMALLEST = "smallest"
+"""The search for the smallest ε: its job, and the `SmallestEpsilon` found last, or None."""
 VERDICT = "verdict"
 """The LabVerdict made last, or None; it is shown while the result on show has its content."""
 VERDICT_FPR = "verdict_fpr"
@@ -151,7 +154,7 @@ NO_MODEL = "none"
 
 _FIRST: dict[str, Any] = {
     PAIR: "", UPLOAD: None, SCENE: "", CAPTION: "", RESULT: None, NOTICE: None, LINK_READ: False, VIEW: "",
-    RECENT: [], RECORDED: None,
+    RECENT: [], RECORDED: None, SMALLEST_JOB: None, SMALLEST: None,
     LINK: {}, GOING: None,
     SHOWN: None, KEPT: {}, ATTACK_JOB: None, VERDICT_JOB: None, VERDICT: None, VERDICT_FPR: FALSE_POSITIVE_RATE,
     RESULT_TAB: "Answers", SENT: {}, REVIEWER: "", REVIEW_SHOWN: "open", REVIEW_PAGE: 1,

@@ -41,3 +41,15 @@ def attack(
             else:
                 thresholds.note(model, kind)
         return run_attack(experiment, pair, models, dataset=items, bases=bases, progress=progress, cancel=cancel)
+
+
+def smallest(experiment: Experiment, upload: Upload | None, cache: ModelCache, progress: Any, cancel: Any) -> Any:
+    """Find the smallest ε that breaks each model's answer; runs in the worker thread."""
+    from cmai_core.lab.places import place_of
+    from cmai_core.lab.smallest import smallest_epsilon
+
+    with quiet_thread():
+        pair = lab_pair(experiment.pair, experiment.caption, upload, experiment.scene)
+        items = lab_dataset(place_of(experiment.pair))
+        models = load_models(experiment.models, cache, progress)
+        return smallest_epsilon(experiment, pair, models, items, progress, cancel)

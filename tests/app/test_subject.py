@@ -61,3 +61,16 @@ def test_the_projector_s_view_stands_in_the_address(app):
     at = app(query={**PAIR, "view": "projector", "steps": "1", "b": ""})
     assert at.session_state["view"] == "projector" and at.query_params["view"] == "projector"
     assert not at.exception
+
+
+def test_the_smallest_radius_is_found_for_each_model(app, finished, texts):
+    at = app(**PAIR, steps=1, task="zero-shot", objective="task", recipe="fgsm", result_tabs="How little is enough?")
+    assert at.button(key="start_smallest") and not at.exception
+    finished(at.button(key="start_smallest").click().run(), "smallest_job")
+    found = at.session_state["smallest"]
+    assert set(found.models) == {"A", "B"} and not at.error and not at.exception, texts(at)
+    for limit in found.models.values():
+        assert limit.already or limit.holds or limit.breaking
+        assert limit.name in texts(at)
+    at.session_state["norm"] = "text"
+    assert at.run().button(key="start_smallest").disabled and not at.exception
