@@ -2,8 +2,8 @@
 
     python docs/make_screenshots.py            # into docs/screenshots; needs Chromium, chromedriver and the models
 
-It starts a lab of its own, over an empty evaluation store and review queue, and makes one attack, one verification, one
-explanation, one distribution, one map and one benchmark in it; both pairs of one model go to review.
+It starts a lab of its own, over an empty evaluation store and review queue, and makes one attack, one verification and
+one benchmark in it; both pairs of one model go to review. The other pages show what is bundled.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from page import Lab  # noqa: E402
 
 from app.components.common.theme import ROLES  # noqa: E402
 
-WIDE, NARROW, TALL = 1440, 420, 900
+WIDE, NARROW, TALL = 1440, 400, 900
 MAX_BYTES = 400_000
 PATIENCE = 1200.0
 
@@ -88,10 +88,10 @@ def verification(lab: Lab) -> None:
 
 
 def send_to_review(lab: Lab) -> None:
-    """Hands the undefended model's pairs to a person; the queue keeps each once (also from the other theme's tour)."""
+    """Hands model A's pairs to a person; the queue keeps each once (also from the other theme's tour)."""
     for side in ("clean", "adversarial"):
-        lab.press(f"send_undefended_{side}")
-        lab.until(lambda side=side: "In the review queue" in lab.text(f".st-key-send_undefended_{side}"), PATIENCE)
+        lab.press(f"send_A_{side}")
+        lab.until(lambda side=side: "In the review queue" in lab.text(f".st-key-send_A_{side}"), PATIENCE)
 
 
 def benchmark(lab: Lab) -> None:
@@ -106,7 +106,7 @@ def benchmark(lab: Lab) -> None:
     lab.no_error()
 
 
-def tour(lab: Lab, camera: Camera, defended: str, benchmark_alone: bool) -> None:
+def tour(lab: Lab, camera: Camera, benchmark_alone: bool) -> None:
     """All pages with something on them, or the benchmark's."""
     lab.open()
     if benchmark_alone:
@@ -115,24 +115,16 @@ def tour(lab: Lab, camera: Camera, defended: str, benchmark_alone: bool) -> None
         camera.shoot("benchmark")
         return
     camera.shoot("first-screen")
-    if defended:
-        lab.select("defended", "OpenCLIP model …")
-        lab.type("defended_spec", defended)
     run_job(lab, "attack", "Crafted on model")
     camera.shoot("attack-lab")
     camera.shoot("attack-lab-narrow", NARROW)
     verification(lab)
     camera.shoot("verification")
     send_to_review(lab)
-    follow(lab, "Attention & attribution")
-    run_job(lab, "attention", "Words: what each adds")
-    camera.shoot("attention")
-    follow(lab, "Distributions")
-    run_job(lab, "distributions", "area under the ROC")
-    camera.shoot("distributions")
-    follow(lab, "Embedding map")
-    run_job(lab, "embedding_map", "Drift control")
-    camera.shoot("embedding-map")
+    for page in ("Explore", "Explain", "Immunize", "Lessons"):
+        follow(lab, page)
+        lab.no_error()
+        camera.shoot(page.lower())
     follow(lab, "Benchmark")
     benchmark(lab)
     camera.shoot("benchmark")
@@ -147,7 +139,6 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--out", type=Path, default=ROOT / "docs" / "screenshots", help="default: docs/screenshots")
     options.add_argument("--theme", choices=("light", "dark", "both"), default="both")
-    options.add_argument("--defended", default="", help="an OpenCLIP name instead of the bundled one")
     options.add_argument("--benchmark-alone", action="store_true", help="this page and no other")
     chosen = options.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
@@ -159,7 +150,7 @@ def main() -> None:
         for theme in ("light", "dark") if chosen.theme == "both" else (chosen.theme,):
             with chromium(WIDE, TALL, theme == "dark") as browser:
                 lab = Lab(browser, address)
-                tour(lab, Camera(lab, chosen.out, theme), chosen.defended, chosen.benchmark_alone)
+                tour(lab, Camera(lab, chosen.out, theme), chosen.benchmark_alone)
 
 
 if __name__ == "__main__":
