@@ -97,6 +97,10 @@ class GroundTruth(ABC):
         """Return how well each caption states its scene's facts: F1 in [0, 1], one value a caption."""
         return None
 
+    def facts(self, text: str) -> tuple[str, ...] | None:
+        """Return what a text states, one fact a sentence in one fixed wording that can be judged; None: unreadable."""
+        return None
+
     def share_true(self, text: str) -> float | None:
         """Return the share of all scenes of this kind of which a text is true; None where it cannot be read."""
         return None

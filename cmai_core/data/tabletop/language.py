@@ -126,6 +126,24 @@ def noun_phrase(thing: Thing, rng: np.random.Generator, many: bool = False) -> s
     return " ".join([*words, plural(noun) if many else noun])
 
 
+def plain_facts(statement: Statement) -> tuple[str, ...]:
+    """Return each thing of a pattern, each relation and the total, in the plainest words; () for other statements."""
+    if not isinstance(statement, Pattern):
+        return ()
+    pattern = statement.canonical()
+    order = ("size", "material", "colour")
+    names = []
+    for thing in pattern.things:
+        adjectives = [words_for(value)[0] for value in (getattr(thing, name) for name in order) if value]
+        names.append(_article(" ".join([*adjectives, words_for(thing.shape)[0]])))
+    related = [f"{names[i]} {relation} {names[j]}" for i, relation, j in pattern.relations]
+    noun = words_for("")[0]
+    total = [] if pattern.total is None else [f"there are exactly {NUMBERS[pattern.total]} {plural(noun)}"]
+    if pattern.total == 1:
+        total = [f"there is exactly {NUMBERS[1]} {noun}"]
+    return tuple(dict.fromkeys([*names, *related, *total]))
+
+
 def realise(statement: Statement | TwoImage, rng: np.random.Generator) -> str:
     """One wording of a statement, drawn with `rng`; `parse` reads those about one image back.
 

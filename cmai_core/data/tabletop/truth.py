@@ -120,6 +120,13 @@ class TabletopTruth(GroundTruth):
 
         return fact_f1(captions, scenes)
 
+    def facts(self, text: str) -> tuple[str, ...] | None:
+        """Return the things that a description names, then how they stand, in plain words; other statements as one."""
+        from cmai_core.data.tabletop.language import plain_facts
+
+        statement = _read(text)
+        return None if statement is None else plain_facts(statement) or (text,)
+
     def share_true(self, text: str) -> float | None:
         """Return the share of the reference bank's scenes of which a description is true."""
         from cmai_core.data.tabletop.captions import truth_rate
