@@ -22,7 +22,7 @@ from cmai_core.lab.belonging import Difference
 from cmai_core.lab.exhibits import Picture, Pictures
 from cmai_core.lab.images import perturbation_gain, perturbation_view
 from cmai_core.lab.immunize.bundle import bundled
-from cmai_core.lab.immunize.inner_loop import RANGES, Asked
+from cmai_core.lab.immunize.inner_loop import BATCH, RANGES, Asked
 
 if TYPE_CHECKING:
     from cmai_core.lab.immunize.inner_loop import InnerLoop
@@ -53,7 +53,7 @@ def form() -> None:
         low, high = RANGES[name]
         st.session_state.setdefault(f"inner_{name}", getattr(usual, name))
         number_field(place, label, f"inner_{name}", name, low=low, high=high, persist_state="session")
-    st.caption("The batch is eight pairs of Tabletop's validation split; the loop is the one that training runs.")
+    st.caption(f"The batch is {BATCH} pairs of Tabletop's validation split; the loop is the one that training runs.")
 
 
 def _named() -> dict[str, str]:

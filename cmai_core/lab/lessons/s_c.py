@@ -117,7 +117,7 @@ def _rates(setting: Setting, answer: str) -> tuple[Exhibit, ...]:
     for role in bundle.flagged:
         for side, shares in (("clean", bundle.flagged_clean), ("adversarial", bundle.flagged)):
             bars.append(Bar(f"{role}, {side}", shares[role], f"{shares[role]:.1%}", side))
-    title = "A threshold catches an attacker who does not know of it; lesson 6 asks about one who does"
+    title = "A threshold catches an attacker who does not know of it; the lesson on detection asks about one who does"
     return (Bars(title, bars),)
 
 
