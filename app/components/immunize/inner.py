@@ -61,6 +61,24 @@ def _named() -> dict[str, str]:
     return {role: f"{role} · {permissions.display_name(spec)}" for role, spec in subject.chosen_models().items()}
 
 
+def query() -> str:
+    """Return the form's numbers for the address, "" where they are the usual ones."""
+    values = [st.session_state.get(f"inner_{name}", getattr(Asked(), name)) for name in _FIELDS]
+    usual = [getattr(Asked(), name) for name in _FIELDS]
+    return "" if values == usual else ",".join("" if value is None else f"{value:g}" for value in values)
+
+
+def read_query(text: str) -> None:
+    """Set the form to the numbers of an address; what is out of range or no number changes nothing."""
+    try:
+        values = dict(zip(_FIELDS, [float(v) if v else None for v in text[:80].split(",")], strict=True))
+        asked = Asked(**{**values, "steps": int(values["steps"])})
+    except (ValueError, TypeError, OverflowError, CmaiError):
+        return
+    for name in _FIELDS:
+        st.session_state[f"inner_{name}"] = getattr(asked, name)
+
+
 def request() -> Request:
     """Return what the form asks for, validated.
 
