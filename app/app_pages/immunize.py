@@ -13,6 +13,7 @@ from app.components.immunize.arm import controller_view
 from app.components.immunize.published import comparison_view, policies_view
 from app.needs import MODEL
 from app.page import JobPage, Page
+from app.services import warm_up
 
 PART = "immunize_part"
 PARTS = {
@@ -67,6 +68,7 @@ def body() -> None:
     st.segmented_control(
         "Part", list(PARTS), key=PART, format_func=PARTS.get, required=True, label_visibility="collapsed"
     )
+    warm_up.results()
     part = state.get(PART)
     if part in ("inner", "answering"):
         (INNER if part == "inner" else ANSWERING).draw()
@@ -77,14 +79,19 @@ def body() -> None:
 
 
 def query() -> dict[str, str]:
-    """Return the part on show."""
-    return {"part": st.session_state.get(PART, "")}
+    """Return the part on show, and the numbers of its form where they are not the usual ones."""
+    part = st.session_state.get(PART, "")
+    terms = {"inner": inner.query, "answering": answering.query}.get(part)
+    return {"part": part, "terms": "" if terms is None else terms()}
 
 
 def read_query(found: Mapping[str, str]) -> None:
-    """Take the part from an address; what is none is left out."""
-    if found.get("part") in PARTS:
-        state.put(PART, found["part"])
+    """Take part and numbers from an address; what is none is left out."""
+    part = found.get("part")
+    if part in PARTS:
+        state.put(PART, part)
+    if found.get("terms") and part in ("inner", "answering"):
+        (inner if part == "inner" else answering).read_query(found["terms"])
 
 
 PAGE = Page(

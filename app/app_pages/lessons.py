@@ -9,6 +9,7 @@ from app.components.lessons.lesson import lesson_view
 from app.components.lessons.overview import overview
 from app.components.lessons.teach import for_teachers
 from app.page import Page
+from app.services import warm_up
 
 
 def body() -> None:
@@ -26,6 +27,7 @@ def body() -> None:
             overview()
         else:
             lesson_view(*found)
+    warm_up.results()
     with guard():
         for_teachers(None if found is None else found[0])
 

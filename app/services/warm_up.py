@@ -88,3 +88,16 @@ def projection() -> None:
 
     if _wanted():
         _background().begin("projection", work)
+
+
+def results() -> None:
+    """Read the published results, for which torch is imported; called by the pages that show them."""
+
+    def work() -> None:
+        from cmai_core.lab.published import published
+
+        time.sleep(PATIENCE)  # after the first paint
+        published()
+
+    if _wanted():
+        _background().begin("results", work)

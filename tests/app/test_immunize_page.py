@@ -40,6 +40,23 @@ def test_numbers_out_of_range_are_refused_and_nothing_runs(app):
     assert at.session_state["page_immunize_answering_job"] is None and at.error
 
 
+def test_the_form_s_numbers_stand_in_the_address(app):
+    at = app("immunize")
+    at.number_input(key="inner_beta").set_value(2.5).run()
+    assert at.query_params["terms"] in ("1,2.5,2,10", ["1,2.5,2,10"])
+    for terms, beta in (
+        ("1,0.5,4,3", 0.5),
+        ("1,99,4,3", 0.5),
+        ("nan,nan,nan,nan", 0.5),
+        ("1,1,1", 0.5),
+        ("1,,2,3", 0.5),
+    ):
+        at.query_params["part"], at.query_params["terms"] = "inner", terms
+        at.session_state["link_read"] = False
+        at.run()
+        assert at.session_state["inner_beta"] == beta and not at.exception
+
+
 @pytest.mark.slow
 def test_the_loop_runs_in_the_queue_and_is_dimmed_when_the_form_moves_on(app, finished, texts, monkeypatch):
     import importlib.util

@@ -102,7 +102,7 @@ def test_a_class_is_counted_only_of_those_who_switch_it_on_and_once(lessons, dat
     counts = ClassBook().counts("spring-2", "words", 0, groups)
     assert sum(counts) == 1 and counts[question.right] == 1 and (data / "classes.sqlite").is_file()
     at.run()
-    assert "1 answers" in texts(at) and "Counted." in texts(at)
+    assert "1 counted" in texts(at) and "Counted." in texts(at)
 
 
 def test_a_broken_file_of_counts_names_no_file(lessons, data, texts):

@@ -65,6 +65,24 @@ def _named() -> dict[str, str]:
     return {role: f"{role} · {permissions.display_name(spec)}" for role, spec in subject.chosen_models().items()}
 
 
+def query() -> str:
+    """Return the form's numbers for the address, "" where they are the usual ones."""
+    values = [st.session_state.get(f"answering_{name}", _USUAL[name]) for name in _FIELDS]
+    usual = [_USUAL[name] for name in _FIELDS]
+    return "" if values == usual else ",".join("" if value is None else f"{value:g}" for value in values)
+
+
+def read_query(text: str) -> None:
+    """Set the form to the numbers of an address; what is out of range or no number changes nothing."""
+    try:
+        values = dict(zip(_FIELDS, [float(v) if v else None for v in text[:80].split(",")], strict=True))
+        asked = Asked(**{n: int(v) if v is not None and n in ("steps", "shortlist") else v for n, v in values.items()})
+    except (ValueError, TypeError, OverflowError, CmaiError):
+        return
+    for name in _FIELDS:
+        st.session_state[f"answering_{name}"] = getattr(asked, name)
+
+
 def request() -> Request:
     """Return what the form asks for, validated.
 

@@ -54,7 +54,7 @@ def _step(log: ArmLog, place: int) -> None:
 
 def _found(log: ArmLog) -> str:
     below = sum(s.mean < log.tau for s in log.steps)
-    return f"The average lies below τ_c at {below} of {len(log.steps)} measurements"
+    return f"Average below τ_c: {below} of {len(log.steps)} times"
 
 
 def _moves(log: ArmLog) -> str:
@@ -81,7 +81,11 @@ def _yardstick(log: ArmLog, place: int) -> Figure:
     )
     figure.add_hrect(y0=log.tau, y1=log.tau + log.hysteresis, opacity=0.15, line_width=0, fillcolor="gray")
     figure.add_hline(
-        y=log.tau, line_dash="dash", annotation_text="τ_c, hysteresis above", annotation_position="bottom right"
+        y=log.tau,
+        line_dash="dash",
+        line_color="gray",
+        annotation_text="τ_c, hysteresis above",
+        annotation_position="bottom right",
     )
     figure.add_vline(x=steps[place], line_dash="dot", line_color="gray")
     return figure

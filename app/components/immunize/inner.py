@@ -22,7 +22,7 @@ from cmai_core.lab.belonging import Difference
 from cmai_core.lab.exhibits import Picture, Pictures
 from cmai_core.lab.images import perturbation_gain, perturbation_view
 from cmai_core.lab.immunize.bundle import bundled
-from cmai_core.lab.immunize.inner_loop import RANGES, Asked
+from cmai_core.lab.immunize.inner_loop import BATCH, RANGES, Asked
 
 if TYPE_CHECKING:
     from cmai_core.lab.immunize.inner_loop import InnerLoop
@@ -53,12 +53,30 @@ def form() -> None:
         low, high = RANGES[name]
         st.session_state.setdefault(f"inner_{name}", getattr(usual, name))
         number_field(place, label, f"inner_{name}", name, low=low, high=high, persist_state="session")
-    st.caption("The batch is eight pairs of Tabletop's validation split; the loop is the one that training runs.")
+    st.caption(f"The batch is {BATCH} pairs of Tabletop's validation split; the loop is the one that training runs.")
 
 
 def _named() -> dict[str, str]:
     """Return role → its words in the list."""
     return {role: f"{role} · {permissions.display_name(spec)}" for role, spec in subject.chosen_models().items()}
+
+
+def query() -> str:
+    """Return the form's numbers for the address, "" where they are the usual ones."""
+    values = [st.session_state.get(f"inner_{name}", getattr(Asked(), name)) for name in _FIELDS]
+    usual = [getattr(Asked(), name) for name in _FIELDS]
+    return "" if values == usual else ",".join("" if value is None else f"{value:g}" for value in values)
+
+
+def read_query(text: str) -> None:
+    """Set the form to the numbers of an address; what is out of range or no number changes nothing."""
+    try:
+        values = dict(zip(_FIELDS, [float(v) if v else None for v in text[:80].split(",")], strict=True))
+        asked = Asked(**{**values, "steps": int(values["steps"])})
+    except (ValueError, TypeError, OverflowError, CmaiError):
+        return
+    for name in _FIELDS:
+        st.session_state[f"inner_{name}"] = getattr(asked, name)
 
 
 def request() -> Request:

@@ -64,7 +64,7 @@ def policies_view() -> None:
         draw([clean], "immunize_kept")
     draw([times], "immunize_times")
     st.caption(
-        "Against an attacker who does not know of the policies; lesson 6 and the results ask about one who does."
+        "Against an attacker who does not know of the policies; the lesson on detection asks about one who does."
     )
     row = st.container(horizontal=True, gap="small")
     if row.button("To the review queue", key="immunize_review", icon=":material/rate_review:"):

@@ -47,8 +47,8 @@ def gathered(lesson: Lesson, place: int, question: Question) -> None:
         counts_view(word, lesson, place, question)
 
 
-def counts_view(word: str, lesson: Lesson, place: int, question: Question) -> None:
-    """Draw a class's counts at a step."""
+def counts_view(word: str, lesson: Lesson, place: int, question: Question, key: str = "own") -> None:
+    """Draw a class's counts at a step; `key` tells two views of the same counts apart."""
     groups = question.groups()
     try:
         with without_paths():
@@ -59,7 +59,7 @@ def counts_view(word: str, lesson: Lesson, place: int, question: Question) -> No
         return
     total = sum(counts)
     if not total:
-        show(f'<p class="cm-small cm-muted">Nobody of the class “{escape(word)}” has been counted here yet.</p>')
+        show(f'<p class="cm-small cm-muted">Step {place + 1}: nobody of “{escape(word)}” has been counted yet.</p>')
         return
     drawn = [Bar(g, c / total, f"{c} of {total}", "clean") for g, c in zip(groups, counts, strict=True)]
-    bars(Bars(f"The class “{word}”: {total} answers", drawn), f"lesson_counts_{lesson.name}_{place}")
+    bars(Bars(f"Step {place + 1}, the class “{word}”: {total} counted", drawn), f"lesson_counts_{key}_{place}")

@@ -10,7 +10,7 @@ from app.components.common.guard import guard
 from app.components.common.theme import ROLES, escape, show, subscript
 from app.components.lessons import progress
 from app.components.lessons.gathered import gather, gathered
-from app.components.lessons.question import ask
+from app.components.lessons.question import ask, shown_with
 from cmai_core.lab.lessons.lesson import Lesson, Mark
 from cmai_core.lab.lessons.registry import LESSONS
 
@@ -22,7 +22,8 @@ def lesson_view(lesson: Lesson, place: int) -> None:
     """
     _head(lesson, place)
     step, given = lesson.steps[place], progress.given(lesson.name, place)
-    before = step.before(progress.setting(lesson, place))
+    before = shown_with(lesson, place) if given is None else ()
+    before = before or step.before(progress.setting(lesson, place))
     first, second = st.columns([1.35, 1] if before else [1, 1.35], gap="large")
     with second if before else first, st.container(border=True, key="card_lesson_question"):
         setting = _question(lesson, place)

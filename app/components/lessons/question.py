@@ -5,9 +5,9 @@ from __future__ import annotations
 import streamlit as st
 
 from app import state
-from app.components.common.exhibits import pictures
 from app.components.common.theme import escape, show
-from app.components.lessons.progress import commit
+from app.components.lessons.progress import commit, setting
+from cmai_core.lab.exhibits import Exhibit
 from cmai_core.lab.lessons.lesson import Choice, Lesson, Number, Question, Trials
 
 SO_FAR = "lessons_trials"
@@ -52,16 +52,26 @@ def _number(lesson: Lesson, place: int, question: Number) -> None:
 
 
 def _trial(lesson: Lesson, place: int, question: Trials) -> None:
-    state.ensure(SO_FAR, ("", 0, ""))
-    owner = state.get(SO_FAR)
-    said = owner[2] if owner[:2] == (lesson.name, place) else ""
-    number = min(len(said), len(question.trials) - 1)
-    show(f'<div class="cm-small cm-muted">Trial {number + 1} of {len(question.trials)}</div>')
-    pictures(question.trials[number].pictures)
+    said = _so_far(lesson, place)
+    show(f'<div class="cm-small cm-muted">Trial {len(said) + 1} of {len(question.trials)}</div>')
     row = st.container(horizontal=True, gap="small")
     for k, word in enumerate(("The left one", "The right one")):
         row.button(word, key=f"lesson_trial_{k}", on_click=_pointed, args=(lesson, place, question, said + str(k)))
     show(f'<div class="cm-small">{escape("●" * len(said) + "○" * (len(question.trials) - len(said)))}</div>')
+
+
+def shown_with(lesson: Lesson, place: int) -> tuple[Exhibit, ...]:
+    """Return the pictures of the trial on show, where the step is a blind test; else nothing."""
+    question = lesson.steps[place].ask(setting(lesson, place))
+    if not isinstance(question, Trials):
+        return ()
+    return (question.trials[min(len(_so_far(lesson, place)), len(question.trials) - 1)].pictures,)
+
+
+def _so_far(lesson: Lesson, place: int) -> str:
+    state.ensure(SO_FAR, ("", 0, ""))
+    name, step, said = state.get(SO_FAR)
+    return said if (name, step) == (lesson.name, place) else ""
 
 
 def _pointed(lesson: Lesson, place: int, question: Trials, said: str) -> None:

@@ -48,8 +48,7 @@ def _class(lesson: Lesson | None) -> None:
     if lesson is not None:
         st.button("Look again", key="lessons_refresh", icon=":material/refresh:")
         for place, step in enumerate(lesson.steps):
-            show(f'<div class="cm-step">Step {place + 1} · {subscript(step.title)}</div>')
-            counts_view(word, lesson, place, step.ask(step.start()))
+            counts_view(word, lesson, place, step.ask(step.start()), key="teach")
 
 
 def _notes(lesson: Lesson | None) -> None:

@@ -124,7 +124,7 @@ LESSON = Lesson(
     12,
     (
         Step("What a budget is", "Look for the difference.", _levels, _pair, _made_visible),
-        Step("Blind", "Point at the attacked picture, twelve times.", _blind, after=_scores),
+        Step("Blind", "Point at the attacked picture in every trial.", _blind, after=_scores),
         Step("When does the model fall?", "You have seen the pictures.", _falls, _pair, _by_epsilon),
         Step("And the defended one?", "Guess a number.", _still, after=_both),
     ),

@@ -45,7 +45,11 @@ def _table(title: str, pixels: np.ndarray) -> Table:
 
 def _model(setting: Setting) -> tuple[Exhibit, ...]:
     start = score(PIXELS)
-    words = f"The model adds weight × value over its pixels and {BIAS:g}. Above 0 it says “cat”, else “no cat”."
+    words = (
+        f"The model adds weight × value over its pixels and {BIAS:g}. Above 0 it says “cat”, else “no cat”.".replace(
+            "-", "−"
+        )
+    )
     return (Words(words), _table(f"The score is {start:.2f}: “cat”", PIXELS))
 
 
@@ -57,7 +61,7 @@ def _moved(setting: Setting, answer: str) -> tuple[Exhibit, ...]:
 
 def _direction(setting: Setting) -> Choice:
     right = 0 if fgsm(PIXELS, 0.1)[1] > PIXELS[1] else 1
-    because = f"Its weight is {WEIGHTS[1]:g}: against the sign of the weight the score falls."
+    because = f"Its weight is {WEIGHTS[1]:g}".replace("-", "−") + ": against the sign of the weight the score falls."
     return Choice("The attacker wants “no cat”. Which way goes pixel 2?", ("up", "down", "it stays"), right, because)
 
 

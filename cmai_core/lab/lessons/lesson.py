@@ -102,7 +102,8 @@ class Number:
         """
         off = self._read(answer) - self.right
         close = abs(off) <= self.tolerance + 1e-9
-        far = f"{self.said(abs(off))} {'too high' if off > 0 else 'too low'}"
+        apart = self.said(abs(off)).replace("%", "points")
+        far = f"{apart} {'too high' if off > 0 else 'too low'}"
         verdict = "Right" if close else f"Not quite: {far}"
         return Mark(close, f"{verdict}. It is {self.solution}. {self.because}")
 

@@ -7,7 +7,7 @@ and the gradient of the cross entropy exactly 0 (Carlini and Wagner 2017, arXiv 
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -89,6 +89,7 @@ def _undefended(setting: Setting) -> Number:
     return Number(prompt, 0, 100, 1, 100 * found["value"], 12, f"{found['hits']} of {found['total']}.", "%")
 
 
+@lru_cache(maxsize=64)
 def _rows(epsilon: float) -> dict[str, dict[str, float]]:
     return {
         "clean": right(world()[0]),

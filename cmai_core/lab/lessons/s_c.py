@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from cmai_core.errors import DataError
 from cmai_core.lab.exhibits import Bar, Bars, Curves, Exhibit, Picture, Pictures, Table, Words
-from cmai_core.lab.lessons.bundle import SceneShown, lesson_data
+from cmai_core.lab.lessons.bundle import Said, SceneShown, lesson_data
 from cmai_core.lab.lessons.lesson import Choice, Knob, Lesson, Number, Setting, Step
 from cmai_core.showcase import Showcase, load_showcase
 
@@ -16,10 +17,16 @@ def _scene() -> SceneShown:
     return lesson_data().scenes[_WHICH]
 
 
+def _said() -> tuple[Said, ...]:
+    """Return the scene's sentences, the true one not first."""
+    first, *others = _scene().said
+    return (others[0], first, *others[1:])
+
+
 def _bundle() -> Showcase:
     bundle = load_showcase()
     if bundle is None:
-        raise LookupError("no bundled example")
+        raise DataError("The bundled example is not here.", "Make it: python -m cmai_core.showcase")
     return bundle
 
 
@@ -41,7 +48,7 @@ def _picture(setting: Setting) -> tuple[Exhibit, ...]:
 
 
 def _best(setting: Setting) -> Choice:
-    said = _scene().said
+    said = _said()
     right = max(range(len(said)), key=lambda k: said[k].s_c["A"])
     because = f"The highest S_c is {said[right].s_c['A']:.3f}, and this sentence is {_true(said[right].true)}."
     return Choice("Which sentence has the highest S_c with this picture?", [s.text for s in said], right, because)
@@ -52,7 +59,7 @@ def _true(is_true: bool) -> str:
 
 
 def _sentences(setting: Setting, answer: str) -> tuple[Exhibit, ...]:
-    said = _scene().said
+    said = _said()
     bars = [Bar(f"{s.text} ({'true' if s.true else 'false'})", s.s_c["A"], f"{s.s_c['A']:.3f}", "A") for s in said]
     gap = max(s.s_c["A"] for s in said) - min(s.s_c["A"] for s in said)
     return (Bars(f"From best to worst, S_c falls by {gap:.2f}", bars, -0.2, 1.0),)
@@ -117,7 +124,7 @@ def _rates(setting: Setting, answer: str) -> tuple[Exhibit, ...]:
     for role in bundle.flagged:
         for side, shares in (("clean", bundle.flagged_clean), ("adversarial", bundle.flagged)):
             bars.append(Bar(f"{role}, {side}", shares[role], f"{shares[role]:.1%}", side))
-    title = "A threshold catches an attacker who does not know of it; lesson 6 asks about one who does"
+    title = "A threshold catches an attacker who does not know of it; the lesson on detection asks about one who does"
     return (Bars(title, bars),)
 
 
