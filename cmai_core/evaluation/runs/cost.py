@@ -86,8 +86,7 @@ def cost(grid: Grid | Setting, store: Store | None, **given: Any) -> Cost:
         stored = set() if store is None else set(store.attacked(cell.craft)) & set(asked.items)
         missing = 0 if cell.craft in crafted else len(asked.items) - len(stored)
         crafted.add(cell.craft)
-        units = {"recipe": cell.slug, "task": cell.task, "units": cell.units}
-        work = Timing(ATTACK, cell.source_hash, **units, side=sides[cell.source])
+        work = Timing(ATTACK, cell.source_hash, cell.slug, cell.task, cell.units, sides[cell.source])
         seconds = pace.seconds(work, missing)
         for target in asked.targets(cell):
             reader = asked.readers[target, cell.task]
