@@ -254,10 +254,12 @@ def running_lab(root: Path = ROOT, journal: Path | None = None, **environment: s
         environment: variables besides the present ones.
     """
     start = ["-m", "streamlit"] if journal is None else [str(ROOT / "benchmarks/watched_lab.py"), str(journal)]
+    server = root / "app" / "server.py"  # with the gate, as it is served; older checkouts have none
+    script = server if server.is_file() else root / "app" / "streamlit_app.py"
 
     def command(port: int) -> list[str]:
         return [
-            sys.executable, *start, "run", str(root / "app" / "streamlit_app.py"),
+            sys.executable, *start, "run", str(script),
             "--server.port", str(port), "--server.address", "127.0.0.1", "--server.headless", "true",
         ]  # fmt: skip
 

@@ -3,9 +3,10 @@
     python benchmarks/soak.py [--visitors 20] [--seconds 300] [--root FOLDER]
 
 Starts a lab of its own on the loopback address. Each visitor is one browser (a cookie of its own) that opens a page
-and then does, seeded, what people do: look around, change pages, press things, attack with few steps or many and wait,
-cancel, or close the tab at any moment, also with an attack under way, and come back after a while.
-CMAI_SOAK_VISITORS and CMAI_SOAK_SECONDS set the defaults. The exit status is 1 where there were errors.
+(often by a link, some of which are nonsense) and then does, seeded, what people do: look around, change pages, press
+things, attack with few steps or many and wait, cancel, begin a benchmark and stop it, or close the tab at any moment,
+also with an attack under way, and come back after a while. CMAI_SOAK_VISITORS and CMAI_SOAK_SECONDS set the defaults.
+The exit status is 1 where there were errors, where jobs stayed behind, or where memory grew by more than MOST_GROWN.
 
 Printed are errors (shown to a visitor, or a traceback in the server's log), reruns that were not answered within a
 minute, the rerun's waiting time, an attack's time from its start to its result, jobs that went on after their tab was
@@ -37,6 +38,14 @@ PATIENCE = 60.0
 LATE = 10.0
 ALLOWED = 6.0
 """Seconds for which a job may go on after its tab was closed: a broken connection comes back within that time."""
+MOST_GROWN = 700.0
+"""Megabytes that the server may grow by once its models are loaded: caches that fill up to their bounds."""
+LINKS = (
+    "pair=tabletop/test/{n}&caption=a+small+cube&steps={steps}", "pair=tabletop/test/{n}&caption=a+ring&recipe=fgsm",
+    "pair=tabletop/test/{n}&caption=%3Cscript%3Ealert(1)%3C/script%3E&steps={steps}", "pair=../../etc/passwd",
+    "pair=tabletop/test/{n}&caption=%00%E2%80%AE&steps=1e9", "pair=scene&scene=%5B%5B&caption=x", "steps={steps}&x=y",
+)  # fmt: skip
+"""Addresses that visitors come by; `Experiment.from_query` takes the first ones and refuses the others in words."""
 _WAITING = re.compile(r"≡ (\d+) in the queue")
 
 
@@ -53,6 +62,13 @@ class Tally:
     cancelled: int = 0
     left: int = 0
     opened: int = 0
+    benchmarks: int = 0
+    behind: int = 0
+    grown: float = 0.0
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.errors or self.unanswered or self.behind or self.grown > MOST_GROWN)
 
 
 class Visitor:
@@ -71,7 +87,7 @@ class Visitor:
 
     async def visit(self) -> None:
         """One tab, from its opening to its closing."""
-        tab = Tab(self.address, self.cookie)
+        tab = Tab(self.address, self.cookie, query=self.link() if self.random.random() < 0.4 else "")
         self.tally.opened += 1
         try:
             await self.counted(tab.open(PATIENCE))
@@ -89,9 +105,16 @@ class Visitor:
             await tab.close()
             self.tally.errors += tab.errors
 
+    def link(self) -> str:
+        """An address that somebody was given."""
+        return self.random.choice(LINKS).format(n=self.random.randrange(1000), steps=self.random.choice((2, 10, 40)))
+
     async def act(self, tab: Tab) -> bool:
         """One thing; whether the tab stays open."""
-        what = self.random.choices(("look", "page", "press", "attack"), (3, 2, 3, 4))[0]
+        what = self.random.choices(("look", "page", "press", "attack", "benchmark"), (3, 2, 3, 4, 1))[0]
+        if what == "benchmark":
+            await self.benchmark(tab)
+            return True
         if what == "page":
             await self.counted(tab.go(self.random.choice(PAGES), PATIENCE))
             return True
@@ -106,6 +129,17 @@ class Visitor:
         elif "start_attack" in tab.widgets:
             return await self.attack(tab)
         return True
+
+    async def benchmark(self, tab: Tab) -> None:
+        """A first grid, begun where none runs, and stopped before long; elsewhere a look at how it goes."""
+        await self.counted(tab.go("benchmark", PATIENCE))
+        if "preset_quick" not in tab.widgets:
+            return
+        await self.counted(tab.click("preset_quick", PATIENCE))
+        self.tally.benchmarks += "cancel_bench" in tab.widgets
+        await self.pause(2, 10)
+        if "cancel_bench" in tab.widgets:
+            await self.counted(tab.click("cancel_bench", PATIENCE))
 
     async def attack(self, tab: Tab) -> bool:
         """An attack that is waited for, cancelled, or left alone by closing the tab."""
@@ -179,6 +213,7 @@ async def run(address: str, pid: int, log: Path, journal: Path, visitors: int, s
     await asyncio.gather(*(Visitor(address, k, seed, tally, end).live() for k in range(visitors)))
     length, used = time.monotonic() - begun, cpu(pid) - used
     late, at_end = await drained(address, 30)
+    tally.behind, tally.grown = at_end, memory(pid) - before
     said = log.read_text(errors="replace")
     tracebacks = said.count("Traceback (most recent call last)")
     jobs = jobs_done(journal)[warm:]
@@ -207,7 +242,8 @@ async def run(address: str, pid: int, log: Path, journal: Path, visitors: int, s
     )
     print(f"left behind               {late} jobs {LATE:g} s after the last tab was closed, {at_end} at the end")
     print(f"processor                 {used:.0f} s, {100 * used / length:.0f} % of a core")
-    print(f"memory                    {before:.0f} MB before, {memory(pid):.0f} MB after")
+    print(f"benchmarks                {tally.benchmarks} begun")
+    print(f"memory                    {before:.0f} MB before, {before + tally.grown:.0f} MB after")
     return tally
 
 
@@ -222,7 +258,7 @@ def main() -> int:
         journal = Path(folder) / "jobs"
         with running_lab(chosen.root, journal) as (address, pid, log):
             tally = asyncio.run(run(address, pid, log, journal, chosen.visitors, chosen.seconds, chosen.seed))
-    return 1 if tally.errors or tally.unanswered else 0
+    return int(tally.failed)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def body() -> None:
             run.live(service)
         elif runs is not None and not runs:
             teach()
-            preset_cards(lambda wanted: run.start(service, wanted))
+            preset_cards(lambda wanted: run.start(service, wanted), service.rate())
     with guard():
         _new_grid(service, runs)
     if runs:

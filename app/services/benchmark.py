@@ -18,7 +18,7 @@ from app.services.jobs import job_queue
 from app.services.models import ModelCache, input_size, model_cache
 from cmai_core.errors import OptionError
 from cmai_core.evaluation.store.store import default_folder
-from cmai_core.lab.benchmark.runs import LiveCell, RunInfo, existing, known_runs, live_cells, signature
+from cmai_core.lab.benchmark.runs import LiveCell, RunInfo, existing, known_runs, live_cells, pace_of, signature
 from cmai_core.lab.benchmark.sweep import Sweep, SweepState
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class BenchmarkService:
         self.counted = BackgroundCache()
         self.sweep: Sweep | None = None
         self._lock = threading.Lock()
+        self._rate: tuple[tuple | None, float] = (None, 0.0)
 
     @property
     def state(self) -> SweepState | None:
@@ -97,6 +98,17 @@ class BenchmarkService:
             return results(folder, runs)
 
         return self.counted.get(("results", *runs, signature(folder)), work)
+
+    def rate(self) -> float:
+        """Return the seconds of one pass as far as they are known, for estimates without any model.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        now = signature(self.folder)
+        if self._rate[0] != now:
+            self._rate = now, pace_of(self.folder)
+        return self._rate[1]
 
     def cost(self, values: Mapping[str, Any]) -> Future[Cost]:
         """Return the future cost of a grid."""

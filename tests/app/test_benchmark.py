@@ -123,7 +123,7 @@ def test_presets_are_grids_and_a_command_says_the_same():
         grid = Grid.from_dict(chosen.checked().values())
         words = shlex.split(command(chosen.values()).replace("\\\n", " "))[1:]
         assert grid_of(parse(words)[1]).to_dict() == grid.to_dict()
-        assert 0 < chosen.seconds < 1200
+        assert 0 < chosen.seconds() < 1800 and chosen.seconds(1.0) == pytest.approx(chosen.seconds(0.5) * 2)
     assert duration(None) == "" and duration(8) == "about 8 s" and duration(200) == "about 3 min"
 
 
@@ -247,6 +247,45 @@ def test_every_figure_counts_the_pairs_behind_it(stored):
         assert row["kind"] == "clean" or np.isfinite(row["sc"])
     assert {("clean", "clean"), ("attack", "image"), ("attack", "text"), ("attack", "joint")} <= kinds
     assert {check.status for check in made.checks} <= {"pass", "warn", "fail", "skipped"} and made.note == ""
+
+
+def test_a_row_of_every_table_is_found_among_the_figures(stored):
+    """Numbers open the pairs behind them: transfer and exported tables write the same figure in their own ways."""
+    from app.components.benchmark.modalities import _side_id
+    from app.components.benchmark.words import figure_id
+    from cmai_core.lab.benchmark.results import hardest, results
+
+    folder, runs = stored
+    for names in (runs[:1], runs):
+        made = results(folder, names)
+        known = [figure_id(row) for row in made.figures.to_dict("records")]
+        assert len(set(known)) == len(known)
+        transfer = made.transfer[(made.transfer["task"] != "") & made.transfer["total"].notna()]
+        summary = made.summary[made.summary["metric"].isin(["acc_clean", "acc_robust", "asr"])]
+        for table in (transfer, summary, hardest(made.figures)):
+            assert len(table) and {figure_id(row) for row in table.to_dict("records")} <= set(known)
+        sides = made.sides[(made.sides["source"] == made.sides["target"]) & made.sides["modality"].isin(["image"])]
+        assert all(_side_id(made, row) in known for row in sides.to_dict("records"))
+
+
+def test_the_smallest_epsilon_of_each_pair_agrees_with_the_figures(stored):
+    from cmai_core.lab.benchmark.results import hardest, results
+    from cmai_core.lab.benchmark.smallest import median_smallest, smallest_curve, smallest_epsilons
+
+    folder, runs = stored
+    made, checked = results(folder, runs[:1]), 0
+    worst = hardest(made.figures)
+    worst = worst[worst["modality"] == "image"]
+    assert worst["norm"].nunique() == 2  # an attack at a fixed ε, and a search for the nearest picture
+    for row in worst.to_dict("records"):
+        needed = smallest_epsilons(made.frame, row["target"], row["task"], "image", row["norm"])
+        curve = smallest_curve(needed, float(worst["epsilon"].max()))
+        assert curve["value"].is_monotonic_decreasing and (curve["low"] <= curve["value"]).all()
+        assert curve["hits"].iloc[0] == row["clean_hits"] and curve["total"].eq(8).all()
+        assert curve.loc[curve["epsilon"] <= row["epsilon"], "hits"].iloc[-1] == row["robust_hits"]
+        assert not median_smallest(needed)[0] <= 0
+        checked += 1
+    assert checked
 
 
 def test_runs_are_compared_on_the_pairs_they_share(stored):

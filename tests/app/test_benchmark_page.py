@@ -116,7 +116,13 @@ def test_a_grid_runs_and_its_numbers_open_their_pairs(bench, texts):
         at.session_state["bench_tabs"] = name
         at.run()
         assert not at.exception and not at.error, (name, texts(at))
-    assert {b.label for b in at.get("download_button")} >= {"CSV", "JSON", "LaTeX"}
+    assert {b.label for b in at.get("download_button")} >= {"CSV", "JSON", "LaTeX", "Report (HTML)"}
+    at.session_state["bench_tabs"] = "Accuracy against ε"
+    at.run()
+    at.selectbox(key="bench_curve_attack").select_index(len(at.selectbox(key="bench_curve_attack").options) - 1).run()
+    assert not at.exception and not at.error and len(frame(at, "bench_curve_table")) >= 4
+    at.session_state["bench_tabs"] = "Export"
+    at.run()
     at.selectbox(key="bench_figures").select("picture-sizes").run()
     assert not at.exception and not at.error and "ssim" in str(at.dataframe[-1].value["metric"].tolist())
 

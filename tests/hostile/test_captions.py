@@ -17,7 +17,7 @@ from cmai_core.errors import CmaiError, CmaiWarning
 from cmai_core.models import new_model, save_local_dir
 from cmai_core.models.truncation import truncated_captions, warn_truncated
 
-NUMBER = 400
+NUMBER = 1000
 PIECES = (
     *(
         "a cat",

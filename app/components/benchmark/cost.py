@@ -35,11 +35,13 @@ def cost_line(service: BenchmarkService, wanted: GridChoice) -> bool:
         return False
     cells = f"**{wanted.cells} cell{'s' if wanted.cells != 1 else ''} × {wanted.count} pairs**"
     if service.busy:
-        st.markdown(f"{cells} · {duration(wanted.seconds)} from nothing")
+        st.markdown(f"{cells} · {duration(wanted.seconds(service.rate()))} from nothing")
     else:
         future = service.cost(values)
         if not future.done():
-            st.markdown(f"{cells} · {duration(wanted.seconds)} from nothing · looking up what is stored …")
+            st.markdown(
+                f"{cells} · {duration(wanted.seconds(service.rate()))} from nothing · looking up what is stored …"
+            )
             await_result(future)
         elif error := future.exception():
             if not isinstance(error, CmaiError):

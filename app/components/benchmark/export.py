@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from app.components.benchmark.opening import open_cell
+from app.components.benchmark.words import figure_id
 from app.components.common.report_download import runs_report
 from app.components.common.theme import number
 
@@ -37,5 +39,18 @@ def export_view(made: Results) -> None:
         key="bench_export_predictions", icon=":material/download:", on_click="ignore",
     )  # fmt: skip
     runs_report(row, made)
-    st.dataframe(table, hide_index=True, height=300, placeholder="–")
+    known = {figure_id(line) for line in made.figures.to_dict("records")}
+    ids = [[key if (key := _key(line)) in known else ""] for line in table.to_dict("records")]
+    st.dataframe(
+        table, hide_index=True, height=300, placeholder="–", key="bench_export_table",
+        selection_mode=["single-row", "single-cell"], on_select=lambda: open_cell("bench_export_table", ids, []),
+    )  # fmt: skip
     st.caption(f"{len(table)} rows from {len(made.frame)} predictions. {number(None)} stands for what is not known.")
+
+
+def _key(line: dict) -> str:
+    """Return the figure of a row of an exported table; "" where its table does not name one."""
+    try:
+        return figure_id(line)
+    except KeyError:
+        return ""

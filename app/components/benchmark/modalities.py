@@ -67,5 +67,8 @@ def _side_id(made: Results, side: Any) -> str:
 
     found = hardest(made.figures)
     found = found[(found["target"] == side["target"]) & (found["task"] == side["task"])]
-    found = found[(found["modality"] == side["modality"]) & (found["epsilon"] == side["epsilon"])]
+    same = (found["epsilon"] == side["epsilon"]) | (found["epsilon"].isna() & (side["epsilon"] != side["epsilon"]))
+    its = found[(found["modality"] == side["modality"]) & same]
+    # words have no ε of their own, and stand beside pictures at each
+    found = its if len(its) else found[(found["modality"] == side["modality"]) & found["epsilon"].isna()]
     return figure_id(found.iloc[0]) if len(found) else ""

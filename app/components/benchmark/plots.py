@@ -36,10 +36,13 @@ def looks(models: Sequence[str], defended: Mapping[str, bool]) -> dict[str, dict
     return found
 
 
-def curve_figure(lines: Mapping[str, DataFrame], look: Mapping[str, Mapping[str, str]], *, title: str) -> Figure:
+def curve_figure(
+    lines: Mapping[str, DataFrame], look: Mapping[str, Mapping[str, str]], *, title: str, steps: bool = False
+) -> Figure:
     """Return robust accuracy against ε, one line a model, with the 95 % interval as bars.
 
     Args:
+        steps: whether lines keep their height up to the next point, which then is no place of its own.
         lines: model → points with epsilon, value, low, high, hits, total and `id` (of the figure behind each).
     """
     figure = base_figure(title, "ε in 1/255", "right after the attack", height=420)
@@ -47,9 +50,11 @@ def curve_figure(lines: Mapping[str, DataFrame], look: Mapping[str, Mapping[str,
         its = look[model]
         figure.add_scatter(
             x=points["epsilon"], y=points["value"], mode="lines+markers", name=model,
-            line={"color": its["colour"], "width": 2.5, "dash": its["dash"]},
-            marker={"symbol": its["symbol"], "size": 11, "color": its["colour"]},
-            error_y={
+            line={
+                "color": its["colour"], "width": 2.5, "dash": its["dash"], "shape": "hv" if steps else "linear",
+            },
+            marker={"symbol": its["symbol"], "size": 6 if steps else 11, "color": its["colour"]},
+            error_y=None if steps else {
                 "type": "data", "symmetric": False, "thickness": 1.4, "width": 5,
                 "array": (points["high"] - points["value"]).tolist(),
                 "arrayminus": (points["value"] - points["low"]).tolist(),

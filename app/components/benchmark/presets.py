@@ -33,17 +33,18 @@ def bundled_tau(spec: str, kind: str) -> float:
     return round(bundled_basis(spec, kind).tau() or 0.0, 4)
 
 
-def preset_cards(start) -> None:
+def preset_cards(start, rate: float) -> None:
     """Draw one card a preset, with a button that starts it and one that only fills the form.
 
     Args:
-        start: called with the `GridChoice`.
+        start: called with the `GridChoice`. rate: seconds of a pass, for the estimates.
     """
     made = presets()
     for preset, column in zip(made, st.columns(len(made)), strict=True):
         with column, st.container(border=True, key=f"card_preset_{preset.slug}", height="stretch"):
             wanted = of_preset(preset)
-            size = f"{wanted.cells} cells × {wanted.count} pairs, {duration(wanted.seconds)}"
+            most = "at most " if wanted.cascade else ""
+            size = f"{wanted.cells} cells × {wanted.count} pairs, {most}{duration(wanted.seconds(rate))}"
             names = " · ".join(offer.word for offer in wanted.offers)
             show(
                 f'<div class="cm-h">{escape(preset.title)}</div><div class="cm-small">{escape(preset.words)}</div>'

@@ -20,10 +20,18 @@ MODALITY_WORDS = {"clean": "clean", "image": "picture", "text": "words", "joint"
 
 
 def figure_id(row: Any) -> str:
-    """Return a name of a row of `Results.figures` that stays the same while the store grows."""
+    """Return a name of a row of `Results.figures` that stays the same while the store grows, in every table."""
     from cmai_core.evaluation.figures.outcomes import CELL
 
-    return "|".join(str(row[name]) for name in CELL)
+    # How much the attacker knows follows from the rest, and not every table says it in the same words.
+    return "|".join(_same(row[name]) for name in CELL if name != "knowledge")
+
+
+def _same(value: Any) -> str:
+    """Return a value as every table writes it: 2 and 2.0 are one number, and what is missing is nothing."""
+    if value is None or value != value:
+        return ""
+    return f"{value:.9g}" if isinstance(value, (int, float)) or hasattr(value, "dtype") else str(value)
 
 
 def percent(value: Any, low: Any = None, high: Any = None) -> str:

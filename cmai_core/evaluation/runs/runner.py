@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from cmai_core.errors import Cancelled, CmaiError, StoreError
 from cmai_core.evaluation.runs.attacked import Examples, attack_batch, predict
 from cmai_core.evaluation.runs.cascade import Stage, asked, stages
 from cmai_core.evaluation.runs.grid import Grid
+from cmai_core.evaluation.runs.pace import ATTACK, CLEAN, READ, SHOW, Timing, attack_passes
 from cmai_core.evaluation.runs.plan import Cell, Plan, plan
 from cmai_core.evaluation.runs.records import example_rows, prediction_rows, restored
 from cmai_core.evaluation.runs.setting import Items, Setting
@@ -102,10 +104,11 @@ class _Runner:
                     model = self.setting.models[spec]
                     batch = items.batch(model, missing)
                     modality = "image" if task else "text"
-                    rows = self._read(model, task, items, batch, Examples.clean(batch), modality)[0]
-                    self.store.put_clean(reader, prediction_rows(rows, batch, missing, modality))
+                    with self._timed(CLEAN, spec, len(missing), task=task):
+                        rows = self._read(model, task, items, batch, Examples.clean(batch), modality)[0]
+                        self.store.put_clean(reader, prediction_rows(rows, batch, missing, modality))
                     self.report.clean += len(missing)
-                self.meter.add(float(len(keys)), len(missing), f"clean: {task or 'consistency'} on {spec}")
+                self.meter.add(READ * len(keys), READ * len(missing), f"clean: {task or 'consistency'} on {spec}")
 
     # Attacked
 
@@ -125,8 +128,10 @@ class _Runner:
             fresh: dict[Item, Examples] = {}
             if missing:
                 attack = attack or self._attack(cell)
+                known = {"recipe": cell.slug, "task": cell.task, "units": cell.units}
                 try:
-                    fresh = self._craft(cell, attack, missing, number, name)
+                    with self._timed(ATTACK, cell.source, len(missing), **known):
+                        fresh = self._craft(cell, attack, missing, number, name)
                 except StoreError:
                     raise
                 except CmaiError as error:
@@ -134,7 +139,8 @@ class _Runner:
                     self.meter.skip(cell, len(keys))
                     return
             self._show(cell, keys, missing, fresh)
-            self.meter.add(cell.units * len(keys), cell.units * len(missing), name, cell=name, cells=number)
+            weight = self.meter.weight(cell)
+            self.meter.add(weight * len(keys), weight * len(missing), name, cell=name, cells=number)
 
     def _attack(self, cell: Cell) -> Any:
         entry = next(entry for entry in self.plan.grid.entries if entry.label == cell.recipe)
@@ -183,17 +189,27 @@ class _Runner:
             if not unseen:
                 continue
             self.cancel.check()
-            batch = items.batch(source, unseen)
-            if unseen == missing:
-                examples = fresh
-            else:
-                files = self.store.attacked(cell.craft)
-                stored = self.store.examples(cell.craft, {key: files[key] for key in unseen})
-                examples = restored(stored, unseen, batch, cell.modality)
-            model = self.setting.models[spec]
-            shown = self._read(model, cell.task, items, batch, replace(examples, floats=None), cell.modality)[0]
-            self.store.put_predictions(cell.craft, reader, prediction_rows(shown, batch, unseen, cell.modality))
+            with self._timed(SHOW, spec, len(unseen), task=cell.task):
+                batch = items.batch(source, unseen)
+                if unseen == missing:
+                    examples = fresh
+                else:
+                    files = self.store.attacked(cell.craft)
+                    stored = self.store.examples(cell.craft, {key: files[key] for key in unseen})
+                    examples = restored(stored, unseen, batch, cell.modality)
+                model = self.setting.models[spec]
+                shown = self._read(model, cell.task, items, batch, replace(examples, floats=None), cell.modality)[0]
+                self.store.put_predictions(cell.craft, reader, prediction_rows(shown, batch, unseen, cell.modality))
             self.report.shown += len(unseen)
+
+    @contextmanager
+    def _timed(self, kind: str, spec: str, items: int, **known: Any) -> Iterator[None]:
+        """Note how long a batch takes that is finished, for the estimates of later grids."""
+        start = time.perf_counter()
+        yield
+        side, seconds = int(self.setting.models[spec].image_size), time.perf_counter() - start
+        timing = Timing(kind, self.setting.hash(spec), **known, side=side, items=items, seconds=seconds)
+        self.store.put_timing(timing)
 
     def _read(
         self, model: Any, task: str, items: Items, batch: Any, examples: Examples, modality: str
@@ -225,7 +241,12 @@ class _Meter:
         self._done = self._computed = 0.0
         count = len(plan.items)
         clean = len(plan.readers) * count + len(plan.validation_readers) * len(plan.validation)
-        self._total = clean + sum(stage.cell.units * count for stage in stages(plan))
+        self._plan = plan
+        self._total = READ * clean + sum(self.weight(stage.cell) * count for stage in stages(plan))
+
+    def weight(self, cell: Cell) -> float:
+        """Passes that an item of a cell costs: its attack, and its reading by the other models."""
+        return attack_passes(cell.units) + READ * (len(self._plan.targets(cell)) - 1)
 
     def add(self, units: float, computed: float, stage: str, **data: Any) -> None:
         """Work that is done, and how much of it was not in the store already."""
@@ -235,13 +256,13 @@ class _Meter:
 
     def skip(self, cell: Cell, items: int) -> None:
         """Work that need not be done."""
-        self._total -= cell.units * items
+        self._total -= self.weight(cell) * items
 
     def during(self, cell: Cell, items: int, name: str, number: str) -> ProgressCallback | None:
         """Return the listener for the attack on one batch."""
         if self._progress is None:
             return None
-        weight = cell.units * items
+        weight = self.weight(cell) * items
 
         def tell(update: Progress) -> None:
             self._tell(weight * update.fraction, name, {"cell": name, "cells": number})

@@ -2,7 +2,8 @@
 
 A batch's file is written first, whole or not at all; then its rows appear in one transaction. So whatever kills the
 writer, nothing half-written can be read, and at most the running batch is lost. One process writes at a time; any
-number read meanwhile. Rows are only ever added; a store that cannot be used is left as it is.
+number read meanwhile. Rows are only ever added, but for how long work took; a store that cannot be used is left as it
+is.
 
 Format 2 has log V_verify beside S_c. A store of format 1 is read as it is, the new columns being unknown; who writes to
 it adds them first.
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from cmai_core.errors import EmptyStoreError, StoreError
+from cmai_core.evaluation.runs.pace import ATTACK, Timing
 from cmai_core.evaluation.store.address import digest
 from cmai_core.paths import data_dir
 
@@ -42,6 +44,14 @@ PREDICTION_COLUMNS = (
 CLEAN_COLUMNS = (
     "reader", "item", "version", "text_index", "correct", "answer", "consistency", "answer_consistency", *SINCE_2,
 )  # fmt: skip
+
+TIMING_COLUMNS = ("kind", "model", "recipe", "task", "units", "side")
+FORGET = 0.9
+"""What earlier batches count for when another has been timed."""
+_TIMINGS = (
+    f"CREATE TABLE IF NOT EXISTS timings ({', '.join(TIMING_COLUMNS)}, items REAL NOT NULL, seconds REAL NOT NULL, "
+    f"PRIMARY KEY ({', '.join(TIMING_COLUMNS)})) WITHOUT ROWID"
+)
 
 _SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -102,6 +112,7 @@ class Store:
                     db.executescript(f"BEGIN; {_SCHEMA} INSERT INTO meta VALUES ('format', '{FORMAT}'); COMMIT;")
                 else:
                     _bring_up_to_date(db)
+                db.execute(_TIMINGS)
         except BaseException:
             lock.close()
             raise
@@ -240,6 +251,29 @@ class Store:
         row = (craft, *(values[name] for name in names), json.dumps(values["data"]))
         with self.transaction() as db:
             db.execute("INSERT OR IGNORE INTO crafts VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def put_timing(self, timing: Timing) -> None:
+        """Add how long a batch took; earlier ones fade."""
+        row = [getattr(timing, name) for name in (*TIMING_COLUMNS, "items", "seconds")]
+        with self.transaction() as db:
+            db.execute(
+                f"INSERT INTO timings VALUES ({', '.join('?' * len(row))}) ON CONFLICT DO UPDATE SET "
+                f"items = {FORGET} * items + excluded.items, seconds = {FORGET} * seconds + excluded.seconds",
+                row,
+            )
+
+    def timings(self) -> list[Timing]:
+        """Return how long work took; of a store from before that was kept, what its attacks took by themselves."""
+        there = self.query("SELECT name FROM sqlite_master WHERE name = 'timings'")
+        columns = ", ".join((*TIMING_COLUMNS, "items", "seconds"))
+        rows = self.query(f"SELECT {columns} FROM timings") if there else []
+        return [Timing(*row) for row in rows] or [
+            Timing(ATTACK, *row)
+            for row in self.query(
+                "SELECT c.source_hash, c.recipe, c.task, c.units, 0, count(*), sum(e.seconds) FROM crafts c "
+                "JOIN examples e USING (craft) WHERE e.text_index = 0 GROUP BY c.source_hash, c.recipe, c.task, c.units"
+            )
+        ]
 
     def put_clean(self, reader: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add what a reader says of clean items."""

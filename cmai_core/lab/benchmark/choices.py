@@ -16,6 +16,7 @@ from cmai_core.attacks.recipes.registry import RECIPES
 from cmai_core.attacks.specs import LENGTHS, Recipe
 from cmai_core.data.registry import DATASETS, DEFAULT_DATASET
 from cmai_core.errors import OptionError
+from cmai_core.evaluation.runs.pace import READ, SECONDS_A_PASS, attack_passes
 from cmai_core.lab.experiment import EPSILON_LADDER
 from cmai_core.paths import assets_dir
 from cmai_core.tasks import DEFAULT_TASK, TASKS
@@ -28,8 +29,6 @@ QUICK_STEPS, QUICK_QUERIES = 10, 200
 BATCH = 16
 """Pairs attacked together: between batches a run makes way for others, and a stop loses at most one of them."""
 VALIDATION = 200
-SECONDS_A_PASS = 0.004
-"""Of a bundled model on one core, as long as the store has no timings."""
 
 
 @dataclass(frozen=True)
@@ -191,12 +190,19 @@ class GridChoice:
         """How many cells it has, before it is known which can be measured."""
         return len(self.models) * sum(size for _, size in self._sizes())
 
-    @property
-    def seconds(self) -> float:
-        """A rough estimate for bundled models on one core, with nothing stored."""
-        passes = sum(size * offer.units(self.effort) * self.count for offer, size in self._sizes())
+    def seconds(self, rate: float = SECONDS_A_PASS) -> float:
+        """Estimate the seconds with nothing stored.
+
+        Args:
+            rate: seconds of a pass, such as `runs.pace_of` learns them from a store.
+        """
+        others = len(self.models) - 1 if self.transfer else 0
+        passes = sum(
+            size * self.count * (attack_passes(offer.units(self.effort)) + READ * others)
+            for offer, size in self._sizes()
+        )
         clean = len(self.tasks) * (self.count + (VALIDATION if self.detection else 0))
-        return len(self.models) * (passes + clean) * SECONDS_A_PASS
+        return len(self.models) * (passes + READ * clean) * rate
 
     def values(self) -> dict[str, Any]:
         """Return the values of the `Grid`, as plain JSON."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cmai_core.errors import EmptyStoreError
+from cmai_core.evaluation.runs.pace import SECONDS_A_PASS, Pace
 from cmai_core.evaluation.store.store import DATABASE, Store
 
 MOST_RUNS = 40
@@ -94,6 +95,19 @@ def existing(folder: str | Path) -> Store | None:
         return Store.read(folder)
     except EmptyStoreError:
         return None
+
+
+def pace_of(folder: str | Path) -> float:
+    """Return the seconds of one pass that a store has learned; the usual ones where it has not.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    store = existing(folder)
+    if store is None:
+        return SECONDS_A_PASS
+    with store:
+        return Pace(store.timings()).rate
 
 
 def known_runs(folder: str | Path) -> list[RunInfo]:

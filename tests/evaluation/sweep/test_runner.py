@@ -189,7 +189,7 @@ def test_cost_before_and_after(tmp_path, models, pairs):
     before = cost(setting, None)
     assert before.clean == 12 and not before.measured and before.seconds > 0
     fgsm, pgd = before.cells[:2]
-    assert pgd.seconds == pytest.approx(9 * fgsm.seconds)
+    assert pgd.seconds > 2 * fgsm.seconds
     with Store.write(tmp_path) as store:
         run(setting, store)
         after = cost(setting, store)
