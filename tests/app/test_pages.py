@@ -9,9 +9,9 @@ import pytest
 
 from app.components.attack_lab.detector import outcome
 from app.components.attack_lab.score_card import treatment
-from app.components.attention.words import changed_words
 from app.components.common.caption_diff import caption_diff
 from app.components.common.theme import escape
+from app.components.explain.words import changed_words
 from app.services import thresholds
 from app.services.jobs import job_queue
 from app.services.models import model_cache

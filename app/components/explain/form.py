@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app import navigation, state, subject
-from app.components.attention.methods import METHODS
 from app.components.common.caption_diff import caption_diff
 from app.components.common.fields import number_field
 from app.components.common.guard import plain
 from app.components.common.stale import belongs_to, changed
 from app.components.common.theme import escape, show
+from app.components.explain.methods import METHODS
 from app.services.pictures import picture_url
 from cmai_core.errors import OptionError
 from cmai_core.lab.belonging import Difference, differences

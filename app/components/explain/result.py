@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app.components.attention.maps import one_method
-from app.components.attention.methods import METHODS
-from app.components.attention.words import words
 from app.components.common.caption_diff import caption_diff
 from app.components.common.theme import escape, mark, show
+from app.components.explain.maps import one_method
+from app.components.explain.methods import METHODS
+from app.components.explain.words import words
 
 if TYPE_CHECKING:
     from cmai_core.lab.explanation import LabExplanation

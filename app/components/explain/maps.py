@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app.components.attention.methods import METHOD_WORDS
 from app.components.common.colour_scale import colour_bar
 from app.components.common.theme import escape, label, mark, number, show
+from app.components.explain.methods import METHOD_WORDS
 from cmai_core.lab.images import overlay
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app.components.attention.form import Request, form, moved_on, request
-from app.components.attention.result import result
 from app.components.common.stale import belongs_to
+from app.components.explain.form import Request, form, moved_on, request
+from app.components.explain.result import result
 from app.needs import ATTACKED_PAIR
 from app.page import JobPage
 

@@ -1,0 +1,75 @@
+"""An explanation as one small file: plain JSON, arrays in half precision. Read without torch."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmai_core.errors import DataError
+from cmai_core.explanations.causal.records import Attribution, CausalTrace, Effects
+from cmai_core.explanations.result import Explanation, TextExplanation, TokenMaps
+from cmai_core.files import write_text
+from cmai_core.lab.experiment import Experiment
+from cmai_core.lab.explanation import LabExplanation, MapCheck, RoleExplanation
+
+_KINDS = {
+    kind.__name__: kind
+    for kind in (
+        Attribution, CausalTrace, Effects, Explanation, Experiment, LabExplanation, MapCheck, RoleExplanation,
+        TextExplanation, TokenMaps,
+    )
+}  # fmt: skip
+
+
+def write_explanation(made: LabExplanation, path: Path) -> None:
+    """Write an explanation."""
+    write_text(path, json.dumps(_plain(made), ensure_ascii=False) + "\n")
+
+
+def read_explanation(path: Path) -> LabExplanation:
+    """Read an explanation that was written here.
+
+    Raises:
+        DataError: the file is broken.
+    """
+    try:
+        found = _made(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError("The bundled explanation cannot be read.", "Make it again: cmai-explain-example.") from error
+    if not isinstance(found, LabExplanation):
+        raise DataError("The bundled explanation is something else.")
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        kept = value if value.dtype == np.uint8 else value.astype(np.float16)
+        data = base64.b64encode(np.ascontiguousarray(kept).tobytes()).decode()
+        return {"@": "array", "shape": list(value.shape), "bytes": str(kept.dtype), "data": data}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"@": type(value).__name__} | fields
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(one) for one in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _made(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_made(one) for one in value)
+    if not isinstance(value, dict):
+        return value
+    kind = value.get("@")
+    if kind == "array":
+        kept = np.frombuffer(base64.b64decode(value["data"]), value["bytes"]).reshape(value["shape"])
+        return kept if kept.dtype == np.uint8 else kept.astype(np.float32)
+    fields = {key: _made(one) for key, one in value.items() if key != "@"}
+    return fields if kind is None else _KINDS[kind](**fields)
