@@ -34,7 +34,7 @@ PAGES: Registry[Page] = Registry(
         "attack_lab": "app.app_pages.attack_lab:PAGE",
         "distributions": "app.app_pages.distributions:PAGE",
         "embedding_map": "app.app_pages.embedding_map:PAGE",
-        "attention": "app.app_pages.attention:PAGE",
+        "explain": "app.app_pages.explain:PAGE",
         "benchmark": "app.app_pages.benchmark:PAGE",
         "review": "app.app_pages.review:PAGE",
         "about": "app.app_pages.about:PAGE",

@@ -1,4 +1,7 @@
-"""An explanation as one small file: plain JSON, arrays in half precision. Read without torch."""
+"""An explanation as one small file: plain JSON, arrays in half precision. Read without torch.
+
+python -m cmai_core.lab.explanation_file     # explains the bundled example, for the lab to open with
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from cmai_core.explanations.result import Explanation, TextExplanation, TokenMap
 from cmai_core.files import write_text
 from cmai_core.lab.experiment import Experiment
 from cmai_core.lab.explanation import LabExplanation, MapCheck, RoleExplanation
+from cmai_core.paths import assets_dir
 
 _KINDS = {
     kind.__name__: kind
@@ -25,6 +29,34 @@ _KINDS = {
         TextExplanation, TokenMaps,
     )
 }  # fmt: skip
+
+
+def bundled_path() -> Path:
+    """Return where the explanation of the bundled example lies."""
+    return assets_dir() / "showcase" / "explanation.json"
+
+
+def explain_showcase() -> LabExplanation:
+    """Explain the bundled example (`cmai_core.showcase`) with its models, and write it to `bundled_path`.
+
+    Raises:
+        DataError: there is no bundled example.
+    """
+    from cmai_core.data.registry import DATASETS, DEFAULT_DATASET, load_dataset
+    from cmai_core.lab.explanation import Wanted, explain_result
+    from cmai_core.models import load_model
+    from cmai_core.showcase import load_showcase
+
+    bundle = load_showcase()
+    if bundle is None:
+        raise DataError("There is no bundled example.", "Make it: python -m cmai_core.showcase.")
+    experiment = bundle.result.experiment
+    items = load_dataset(DEFAULT_DATASET, split=DATASETS[DEFAULT_DATASET].usual)
+    pair = items[int(experiment.pair.rsplit("/", 1)[1])]
+    models = {role: load_model(spec) for role, spec in experiment.models.items()}
+    made = explain_result(bundle.result, models, Wanted(pair=pair, dataset=items))
+    write_explanation(made, bundled_path())
+    return made
 
 
 def write_explanation(made: LabExplanation, path: Path) -> None:
@@ -41,7 +73,9 @@ def read_explanation(path: Path) -> LabExplanation:
     try:
         found = _made(json.loads(path.read_text("utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError("The bundled explanation cannot be read.", "Make it again: cmai-explain-example.") from error
+        raise DataError(
+            "The bundled explanation cannot be read.", "Make it again: python -m cmai_core.lab.explanation_file."
+        ) from error
     if not isinstance(found, LabExplanation):
         raise DataError("The bundled explanation is something else.")
     return found
@@ -73,3 +107,7 @@ def _made(value: Any) -> Any:
         return kept if kept.dtype == np.uint8 else kept.astype(np.float32)
     fields = {key: _made(one) for key, one in value.items() if key != "@"}
     return fields if kind is None else _KINDS[kind](**fields)
+
+
+if __name__ == "__main__":
+    print(f"Made {bundled_path()} in {explain_showcase().seconds:.0f} s.")

@@ -10,7 +10,7 @@ PAGES = {
     "": "Same picture to you",
     "/distributions": "Where would a threshold",
     "/embedding_map": "How far does an attack carry",
-    "/attention": "Where do the models look",
+    "/explain": "Where do the models look",
     "/benchmark": "How robust are the models",
     "/review": "Which flagged pairs are attacks",
     "/about": "Models, data and how to bring your own",

@@ -1,1 +1,1 @@
-"""Parts of the page Attention and attribution."""
+"""Parts of the page Explain."""

@@ -2,44 +2,55 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from app.components.common.colour_scale import colour_bar
+from app.components.common.fold import fold_table
 from app.components.common.theme import escape, label, mark, number, show
-from app.components.explain.methods import METHOD_WORDS
+from app.components.explain.methods import METHOD_WORDS, METHODS
+from cmai_core.lab.explanation_tables import map_rows
 from cmai_core.lab.images import overlay
 
 if TYPE_CHECKING:
     from cmai_core.lab.explanation import LabExplanation, RoleExplanation
 
+SIDES = ("clean", "adversarial")
+
 
 def one_method(made: LabExplanation, method: str) -> None:
-    """Draw the maps of a method on one scale: clean and adversarial, for each model."""
+    """Draw the maps of a method on one scale: clean, adversarial and their difference, for each model."""
     show(f'<div class="cm-h">{escape(finding(made, method))}</div>')
-    st.caption(f"{METHOD_WORDS[method]} In brackets: rank correlation of the clean and the adversarial map.")
-    scale = made.scales.get(method, 1.0)
-    columns = st.columns(2 * len(made.roles), gap="small")
-    place = 0
+    st.caption(
+        METHOD_WORDS[method]
+        + (" In brackets: rank correlation of the clean and the adversarial map." if made.attack else "")
+    )
+    scale, change = made.scales.get(method, 1.0), made.differences.get(method, 1.0)
     for role, explained in made.roles.items():
-        for row, kind in enumerate(("clean", "adversarial")):
-            with columns[place]:
-                show(f'<div class="cm-small">{label(role)} · {mark(kind)}{kind}</div>')
-                if method in explained.maps:
-                    one_map(explained, method, row, kind, scale)
-                else:
-                    st.caption(f"Not available: {explained.missing.get(method, '')}")
-            place += 1
-    signed = any(e.maps[method].signed for e in made.roles.values() if method in e.maps)
-    colour_bar(scale, signed)
-    for role, explained in made.roles.items():
+        show(f'<div class="cm-small">{label(role)} <b>{escape(explained.name)}</b></div>')
+        if method not in explained.maps:
+            st.caption(f"Not available: {explained.missing.get(method, '')}")
+            continue
+        columns = st.columns(3 if made.attack else 2, gap="small")
+        for row, kind in enumerate(SIDES if made.attack else SIDES[:1]):
+            with columns[row]:
+                one_map(explained, method, row, kind, scale)
+        if made.attack:
+            with columns[2]:
+                _difference(explained, method, change)
         if method in explained.warnings:
-            st.warning(f"{role.capitalize()}: {explained.warnings[method]}", icon="⚠️")
+            st.warning(f"{role}: {explained.warnings[method]}", icon="⚠️")
+    colour_bar(scale, any(e.maps[method].signed for e in made.roles.values() if method in e.maps))
+    fold_table("Numbers as a table", partial(checks_table, made, method), key=f"fold_map_{METHODS.index(method)}")
+    fold_table("Maps as a table", partial(map_rows, made, method), key=f"fold_cells_{METHODS.index(method)}")
 
 
 def finding(made: LabExplanation, method: str) -> str:
-    """Return the title of a method's row: its finding."""
+    """Return the title of a method's card: its finding."""
+    if not made.attack:
+        return method.capitalize()
     parts = []
     for role, explained in made.roles.items():
         if method in explained.similarity:
@@ -56,24 +67,72 @@ def one_map(explained: RoleExplanation, method: str, row: int, kind: str, scale:
     explanation = explained.maps[method]
     picture = (explained.clean, explained.adversarial)[row]
     low = -scale if explanation.signed else 0.0
+    show(f'<div class="cm-small">{mark(kind)}{kind}</div>')
     st.image(
         overlay(picture, explanation.map[row], low, scale, explanation.signed),
         output_format="PNG",
         width="stretch",
         alt=f"{method} of the {kind} picture, laid over its grey version",
     )
-    lines = []
+    lines = "".join(
+        f"<tr><td>{escape(name).replace('S_c', 'S<sub>c</sub>')}</td><td>{_said(value)}</td></tr>"
+        for name, value in _numbers(explained, method, row)
+    )
+    show(f"<table><tbody>{lines}</tbody></table>")
+
+
+def _difference(explained: RoleExplanation, method: str, scale: float) -> None:
+    show('<div class="cm-small">adversarial minus clean, on a scale of its own</div>')
+    st.image(
+        overlay(explained.clean, explained.difference(method), -scale, scale, True),
+        output_format="PNG",
+        width="stretch",
+        alt=f"{method}: the adversarial map minus the clean one, orange where it grew, blue where it shrank",
+    )
+    colour_bar(scale, True)
+
+
+def _numbers(explained: RoleExplanation, method: str, row: int) -> list[tuple[str, float]]:
+    """Return what is known of one map: (name, value)."""
+    explanation, lines = explained.maps[method], []
     if explanation.score is not None:
-        lines.append(("S<sub>c</sub>", number(float(explanation.score[row]))))
+        lines.append(("S_c", float(explanation.score[row])))
     for name, words in (
         ("completeness_error", "completeness error δ/|ΔS|"),
         ("class_token_share", "share of the class token"),
     ):
         if name in explanation.checks:
-            value = float(explanation.checks[name][row])
-            lines.append((words, f"{value:.1e}" if value < 1e-3 else number(value)))
+            lines.append((words, float(explanation.checks[name][row])))
     for check in explained.checks.get(method, ((), ()))[row]:
-        fill = escape(check.fill)
-        lines.append((f"deletion AUC ({fill}), random {number(check.random)}", number(check.deletion)))
-        lines.append((f"insertion AUC ({fill}), random {number(check.random)}", number(check.insertion)))
-    show("<table><tbody>" + "".join(f"<tr><td>{n}</td><td>{v}</td></tr>" for n, v in lines) + "</tbody></table>")
+        lines.append((f"deletion AUC ({check.fill}), random {number(check.random)}", check.deletion))
+        lines.append((f"insertion AUC ({check.fill}), random {number(check.random)}", check.insertion))
+    if row == 0 and method in explained.stability:
+        lines.append(("largest change under noise of 2/255", explained.stability[method]))
+    if row == 0:
+        for part, value in explained.randomised.get(method, ())[-1:]:
+            lines.append((f"like the map of random weights (down to {part})", value))
+    if row == 1 and method in explained.agreement:
+        lines.append(("rank correlation with the causal trace", explained.agreement[method]))
+    return lines
+
+
+def _said(value: float) -> str:
+    return f"{value:.1e}" if 0 < abs(value) < 1e-3 else number(value)
+
+
+def checks_table(made: LabExplanation, method: str) -> list[dict[str, Any]]:
+    """Return every number of a method's maps, the whole cascade of random weights included, as rows."""
+    rows = []
+    for role, explained in made.roles.items():
+        if method not in explained.maps:
+            continue
+        for row, side in enumerate(SIDES if made.attack else SIDES[:1]):
+            rows += [
+                {"model": role, "side": side, "number": name, "value": value}
+                for name, value in _numbers(explained, method, row)
+            ]
+        rows += [
+            {"model": role, "side": "clean", "number": f"rank correlation, random from the top to {part}", "value": v}
+            for part, v in explained.randomised.get(method, ())
+        ]
+    return rows

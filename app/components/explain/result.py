@@ -1,4 +1,4 @@
-"""An explanation: the captions, a row of maps for each method, the words."""
+"""An explanation: the sentences, and five views of it."""
 
 from __future__ import annotations
 
@@ -8,26 +8,63 @@ import streamlit as st
 
 from app.components.common.caption_diff import caption_diff
 from app.components.common.theme import escape, mark, show
+from app.components.explain.decoder import decoder
+from app.components.explain.heads import heads
 from app.components.explain.maps import one_method
 from app.components.explain.methods import METHODS
+from app.components.explain.patches import patches
+from app.components.explain.trace import trace
 from app.components.explain.words import words
+from app.services.explanations import bundled_explanation
 
 if TYPE_CHECKING:
     from cmai_core.lab.explanation import LabExplanation
 
+VIEW = "explain_view"
+VIEWS = {
+    "Causal trace": "trace",
+    "Heat maps": "maps",
+    "Heads": "heads",
+    "Written words": "decoder",
+    "Picture ↔ words": "words",
+}
+"""Tab → its name in the address."""
+
+
+def bundled() -> None:
+    """Draw the bundled explanation, which stands there until something is explained."""
+    made = bundled_explanation()
+    if made is None:
+        st.info("Nothing explained yet. Press Explain.", icon="ℹ️")
+        return
+    st.caption("Bundled: the example that the lab opens with. Press Explain for your own.")
+    result(made)
+
 
 def result(made: LabExplanation) -> None:
-    """Draw the maps of all models, one method below the other, and the words."""
+    """Draw what is open: the trace, the maps, the heads, the decoder's words, or words and patches."""
     _captions(made)
+    tabs = st.tabs(list(VIEWS), key=VIEW, on_change="rerun")
+    for tab, draw in zip(tabs, (trace, _maps, heads, decoder, _words), strict=True):
+        if tab.open:
+            with tab:
+                draw(made)
+    st.caption(f"Made in {made.seconds:.1f} s.")
+
+
+def _maps(made: LabExplanation) -> None:
     for method in METHODS:
         if any(method in role.maps or method in role.missing for role in made.roles.values()):
-            with st.container(border=True, key=f"card_{method.replace(' ', '_')}"):
+            with st.container(border=True, key=f"card_{METHODS.index(method)}_map"):
                 one_method(made, method)
+    st.caption("Maps are of S_c of picture and sentence, one colour scale within each method. No heat map is causal.")
+
+
+def _words(made: LabExplanation) -> None:
+    with st.container(border=True, key="card_patches"):
+        patches(made)
     with st.container(border=True, key="card_words"):
         words(made)
-    st.caption(
-        f"{made.seconds:.1f} s. Maps are computed for S_c of picture and sentence; one colour scale within each method."
-    )
 
 
 def _captions(made: LabExplanation) -> None:
