@@ -20,6 +20,7 @@ from cmai_core.explanations.result import Explanation, TextExplanation, TokenMap
 from cmai_core.files import write_text
 from cmai_core.lab.experiment import Experiment
 from cmai_core.lab.explanation import LabExplanation, MapCheck, RoleExplanation
+from cmai_core.lab.images import decode, encode
 from cmai_core.paths import assets_dir
 
 _KINDS = {
@@ -82,10 +83,11 @@ def read_explanation(path: Path) -> LabExplanation:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8:
+        return {"@": "picture", "data": base64.b64encode(encode(value)).decode()}
     if isinstance(value, np.ndarray):
-        kept = value if value.dtype == np.uint8 else value.astype(np.float16)
-        data = base64.b64encode(np.ascontiguousarray(kept).tobytes()).decode()
-        return {"@": "array", "shape": list(value.shape), "bytes": str(kept.dtype), "data": data}
+        data = base64.b64encode(np.ascontiguousarray(value, np.float16).tobytes()).decode()
+        return {"@": "array", "shape": list(value.shape), "data": data}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"@": type(value).__name__} | fields
@@ -103,8 +105,10 @@ def _made(value: Any) -> Any:
         return value
     kind = value.get("@")
     if kind == "array":
-        kept = np.frombuffer(base64.b64decode(value["data"]), value["bytes"]).reshape(value["shape"])
-        return kept if kept.dtype == np.uint8 else kept.astype(np.float32)
+        kept = np.frombuffer(base64.b64decode(value["data"]), np.float16).reshape(value["shape"])
+        return kept.astype(np.float32)
+    if kind == "picture":
+        return decode(base64.b64decode(value["data"]))
     fields = {key: _made(one) for key, one in value.items() if key != "@"}
     return fields if kind is None else _KINDS[kind](**fields)
 
