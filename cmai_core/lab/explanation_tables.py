@@ -95,6 +95,12 @@ def said_rows(made: LabExplanation, side: int) -> list[dict[str, Any]]:
     ]
 
 
+def sharpest_word(explained: RoleExplanation, side: int) -> int:
+    """Return the place of the sentence's word whose attention is most on one patch; 0 where there is none."""
+    maps = () if explained.said is None else explained.said.word_maps[side]
+    return int(np.argmax([float(one.max()) for one in maps])) if len(maps) else 0
+
+
 def words_at(explained: RoleExplanation, side: int, row: int, column: int) -> list[tuple[str, float]]:
     """Return the sentence's words with their attention to one patch, most first; the patch counts from 0."""
     if explained.said is None:

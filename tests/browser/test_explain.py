@@ -20,7 +20,7 @@ def test_every_view_of_the_bundled_example_is_there_at_once(open_lab, width, dar
     lab = open_lab(width, 900, dark)
     lab.open("/explain")
     lab.wait_for_text("the attacked run chose the latter")
-    assert "still in the patches" in lab.charts()
+    assert "leaves the patches" in lab.charts()
     for view, words in VIEWS.items():
         lab.tab(view)
         lab.wait_for_text(words)

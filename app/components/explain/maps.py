@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from cmai_core.lab.explanation import LabExplanation, RoleExplanation
 
 SIDES = ("clean", "adversarial")
+COLUMNS = 3
+"""Of one model: clean, adversarial, difference."""
 
 
 def one_method(made: LabExplanation, method: str) -> None:
@@ -28,23 +31,44 @@ def one_method(made: LabExplanation, method: str) -> None:
         + (" In brackets: rank correlation of the clean and the adversarial map." if made.attack else "")
     )
     scale, change = made.scales.get(method, 1.0), made.differences.get(method, 1.0)
-    for role, explained in made.roles.items():
-        show(f'<div class="cm-small">{label(role)} <b>{escape(explained.name)}</b></div>')
-        if method not in explained.maps:
-            st.caption(f"Not available: {explained.missing.get(method, '')}")
-            continue
-        columns = st.columns(3 if made.attack else 2, gap="small")
-        for row, kind in enumerate(SIDES if made.attack else SIDES[:1]):
-            with columns[row]:
-                one_map(explained, method, row, kind, scale)
-        if made.attack:
-            with columns[2]:
-                _difference(explained, method, change)
-        if method in explained.warnings:
-            st.warning(f"{role}: {explained.warnings[method]}", icon="⚠️")
-    colour_bar(scale, any(e.maps[method].signed for e in made.roles.values() if method in e.maps))
+    for pair in _by_two(list(made.roles.items())):
+        columns = st.columns(COLUMNS * len(pair), gap="small")
+        for place, (role, explained) in enumerate(pair):
+            _one_model(made, method, role, explained, columns[COLUMNS * place : COLUMNS * (place + 1)])
+    signed = any(e.maps[method].signed for e in made.roles.values() if method in e.maps)
+    left, right = st.columns(2)
+    with left:
+        colour_bar(scale, signed)
+    if made.attack:
+        with right:
+            show('<div class="cm-small cm-muted">differences</div>')
+            colour_bar(change, True)
     fold_table("Numbers as a table", partial(checks_table, made, method), key=f"fold_map_{METHODS.index(method)}")
     fold_table("Maps as a table", partial(map_rows, made, method), key=f"fold_cells_{METHODS.index(method)}")
+
+
+def _by_two(models: list[tuple[str, RoleExplanation]]) -> list[list[tuple[str, RoleExplanation]]]:
+    """Return the models two and two: more do not fit beside each other."""
+    return [models[k : k + 2] for k in range(0, len(models), 2)]
+
+
+def _one_model(
+    made: LabExplanation, method: str, role: str, explained: RoleExplanation, columns: Sequence[Any]
+) -> None:
+    """Draw a model's maps in its columns."""
+    if method not in explained.maps:
+        with columns[0]:
+            show(f'<div class="cm-small">{label(role)}</div>')
+            st.caption(f"Not available: {explained.missing.get(method, '')}")
+        return
+    for row in range(2 if made.attack else 1):
+        with columns[row]:
+            one_map(explained, method, row, role, made.scales.get(method, 1.0))
+    if made.attack:
+        with columns[2]:
+            _difference(explained, method, role, made.differences.get(method, 1.0))
+            if method in explained.warnings:
+                st.warning(f"{role}: {explained.warnings[method]}", icon="⚠️")
 
 
 def finding(made: LabExplanation, method: str) -> str:
@@ -62,17 +86,18 @@ def finding(made: LabExplanation, method: str) -> str:
     return f"{method.capitalize()}: " + ("; ".join(parts) if parts else "not available")
 
 
-def one_map(explained: RoleExplanation, method: str, row: int, kind: str, scale: float) -> None:
+def one_map(explained: RoleExplanation, method: str, row: int, role: str, scale: float) -> None:
     """Draw one map over its picture, and its numbers."""
+    kind = SIDES[row]
     explanation = explained.maps[method]
     picture = (explained.clean, explained.adversarial)[row]
     low = -scale if explanation.signed else 0.0
-    show(f'<div class="cm-small">{mark(kind)}{kind}</div>')
+    show(f'<div class="cm-small">{label(role)} · {mark(kind)}{kind}</div>')
     st.image(
         overlay(picture, explanation.map[row], low, scale, explanation.signed),
         output_format="PNG",
         width="stretch",
-        alt=f"{method} of the {kind} picture, laid over its grey version",
+        alt=f"{method} of model {role} for the {kind} picture, laid over its grey version",
     )
     lines = "".join(
         f"<tr><td>{escape(name).replace('S_c', 'S<sub>c</sub>')}</td><td>{_said(value)}</td></tr>"
@@ -81,15 +106,14 @@ def one_map(explained: RoleExplanation, method: str, row: int, kind: str, scale:
     show(f"<table><tbody>{lines}</tbody></table>")
 
 
-def _difference(explained: RoleExplanation, method: str, scale: float) -> None:
-    show('<div class="cm-small">adversarial minus clean, on a scale of its own</div>')
+def _difference(explained: RoleExplanation, method: str, role: str, scale: float) -> None:
+    show(f'<div class="cm-small">{label(role)} · adversarial minus clean</div>')
     st.image(
         overlay(explained.clean, explained.difference(method), -scale, scale, True),
         output_format="PNG",
         width="stretch",
-        alt=f"{method}: the adversarial map minus the clean one, orange where it grew, blue where it shrank",
+        alt=f"{method}, model {role}: adversarial minus clean map, orange where it grew, blue where it shrank",
     )
-    colour_bar(scale, True)
 
 
 def _numbers(explained: RoleExplanation, method: str, row: int) -> list[tuple[str, float]]:

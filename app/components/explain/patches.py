@@ -10,7 +10,7 @@ import streamlit as st
 from app.components.common.colour_scale import colour_bar
 from app.components.common.fold import fold_table
 from app.components.common.theme import escape, label, mark, show
-from cmai_core.lab.explanation_tables import said_rows, words_at, words_scale
+from cmai_core.lab.explanation_tables import said_rows, sharpest_word, words_at, words_scale
 from cmai_core.lab.images import overlay
 
 if TYPE_CHECKING:
@@ -33,9 +33,10 @@ def patches(made: LabExplanation) -> None:
         side = SIDES.index(chosen or SIDES[0])
     sentence = next(iter(known.values())).said.words[side]
     words = [f"{place + 1} {word}" for place, word in enumerate(sentence)]
-    picked = st.pills("Word", words, default=words[0], key=f"patches_word_{side}") or words[0]
+    first = sharpest_word(next(iter(known.values())), side)
+    picked = st.pills("Word", words, default=words[first], key=f"patches_word_{side}") or words[first]
     place, scale = words.index(picked), words_scale(made, "said")
-    for column, (role, explained) in zip(st.columns(max(2, len(known))), known.items(), strict=False):
+    for column, (role, explained) in zip(st.columns(max(4, len(known))), known.items(), strict=False):
         with column:
             show(f'<div class="cm-small">{label(role)} · {mark(SIDES[side])}{SIDES[side]}</div>')
             if place < len(explained.said.words[side]):

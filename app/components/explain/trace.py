@@ -38,9 +38,10 @@ def trace(made: LabExplanation) -> None:
         "clean run: is it lost without the clean ones (N)? The two are no mirror images.",
     )  # fmt: skip
     direction = DIRECTIONS.get(chosen or "", "denoising")
-    with st.container(border=True, key="card_trace_curve"):
+    left, right = st.columns(2, gap="medium")
+    with left, st.container(border=True, key="card_trace_curve"):
         _curve(traced, direction)
-    with st.container(border=True, key="card_trace_sets"):
+    with right, st.container(border=True, key="card_trace_sets"):
         _sets(traced, direction)
     if any(e.trace.grid for e in traced.values()):
         with st.container(border=True, key="card_trace_map"):
@@ -57,8 +58,8 @@ def _gap(explained: RoleExplanation) -> str:
         return f"S<sub>c</sub> of the sentence fell from {number(found.clean)} to {number(found.attacked)}."
     outcome = "chose" if found.fooled else "was not fooled, but came closer to"
     return (
-        f"the lead of “{escape(found.true)}” over “{escape(found.wrong)}” fell from {found.clean:.1f} to "
-        f"{found.attacked:.1f} ({escape(explained.trace_task)}); the attacked run {outcome} the latter."
+        f"the lead of “{escape(found.true)}” over “{escape(found.wrong)}” fell from {number(found.clean)} to "
+        f"{number(found.attacked)} ({escape(explained.trace_task)}); the attacked run {outcome} the latter."
     )
 
 
@@ -80,29 +81,29 @@ def _where(traced: dict[str, Any]) -> str:
     parts = []
     for role, explained in traced.items():
         entry = explained.trace.entry
-        parts.append(f"{role} in the patches to the end" if entry is None else f"{role} before layer {entry}")
-    return "The attack is still in the patches: " + ", ".join(parts)
+        depth = explained.trace.depth
+        parts.append(f"never ({role})" if entry is None else f"in layer {entry} of {depth} ({role})")
+    return "The attack leaves the patches " + ", ".join(parts)
 
 
 def _sets(traced: dict[str, Any], direction: str) -> None:
     """Draw what objects and background carry before the first layer, beside random patches."""
     show('<div class="cm-h">On which object the attack acts: effect of its patches before the first layer</div>')
-    for column, (role, explained) in zip(st.columns(max(2, len(traced))), traced.items(), strict=False):
+    for role, explained in traced.items():
         effects = getattr(explained.trace, direction)
-        with column:
-            show(f'<div class="cm-small">{label(role)} <b>{escape(explained.name)}</b></div>')
-            if not effects.sets:
-                st.caption("What the picture shows is not known, so there are no objects to tell apart.")
-                continue
-            lines = "".join(
-                f"<tr><td>{escape(name)}</td><td>{number(float(values[0]))}</td>"
-                f"<td>{number(float(effects.random[name][0]))} ± {number(float(effects.random_sd[name][0]))}</td></tr>"
-                for name, values in effects.sets.items()
-            )
-            show(
-                "<table><thead><tr><th>patches of</th><th>effect</th><th>as many random ones</th></tr></thead>"
-                f"<tbody>{lines}</tbody></table>"
-            )
+        show(f'<div class="cm-small">{label(role)} <b>{escape(explained.name)}</b></div>')
+        if not effects.sets:
+            st.caption("What the picture shows is not known, so there are no objects to tell apart.")
+            continue
+        lines = "".join(
+            f"<tr><td>{escape(name)}</td><td>{number(float(values[0]))}</td>"
+            f"<td>{number(float(effects.random[name][0]))} ± {number(float(effects.random_sd[name][0]))}</td></tr>"
+            for name, values in effects.sets.items()
+        )
+        show(
+            "<table><thead><tr><th>patches of</th><th>effect</th><th>as many random ones</th></tr></thead>"
+            f"<tbody>{lines}</tbody></table>"
+        )
 
 
 def _patches(made: LabExplanation, traced: dict[str, Any], direction: str) -> None:
@@ -112,7 +113,7 @@ def _patches(made: LabExplanation, traced: dict[str, Any], direction: str) -> No
     layer = st.select_slider("Before layer", range(depth + 1), key="trace_layer", persist_state="session")
     scale = trace_scale(made, direction)
     shown = [(role, e) for role, e in traced.items() if e.trace.grid]
-    for column, (role, explained) in zip(st.columns(max(2, len(shown))), shown, strict=False):
+    for column, (role, explained) in zip(st.columns(max(4, len(shown))), shown, strict=False):
         with column:
             show(f'<div class="cm-small">{label(role)}</div>')
             st.image(
@@ -131,25 +132,26 @@ def _patches(made: LabExplanation, traced: dict[str, Any], direction: str) -> No
 def _checks(traced: dict[str, Any]) -> None:
     """Draw what says how far to trust the trace, and how heat maps rank the patches beside it."""
     show('<div class="cm-h">Checks, and heat maps beside the trace</div>')
-    rows = []
-    for role, explained in traced.items():
-        found = explained.trace
-        low, high = found.norms
-        estimate = found.attribution
-        rows += [
-            (
-                role,
-                "attribution patching (one gradient): rank correlation with exact",
-                found.attribution.rank_correlation,
-            ),
-            (role, "attribution patching: mean error of an effect", estimate.error),
-            (role, "patched states' length, least and largest share of the runs' own", f"{low:.2f} to {high:.2f}"),
-        ]
-        rows += [(role, f"rank correlation with the heat map: {m}", v) for m, v in explained.agreement.items()]
+    found = {role: _check_values(explained) for role, explained in traced.items()}
+    names = dict.fromkeys(name for values in found.values() for name in values)
+    heads = "".join(f"<th>{label(role)}</th>" for role in found)
     lines = "".join(
-        f"<tr><td>{label(role)}</td><td>{escape(name)}</td>"
-        f"<td>{value if isinstance(value, str) else number(value)}</td></tr>"
-        for role, name, value in rows
+        f"<tr><td>{escape(name)}</td>"
+        + "".join(f"<td>{values.get(name, '–')}</td>" for values in found.values())
+        + "</tr>"
+        for name in names
     )
-    show(f"<table><tbody>{lines}</tbody></table>")
+    show(f"<table><thead><tr><th></th>{heads}</tr></thead><tbody>{lines}</tbody></table>")
     st.caption("A heat map is not causal; where it ranks the patches otherwise than the trace, believe the trace.")
+
+
+def _check_values(explained: RoleExplanation) -> dict[str, str]:
+    """Return the checks of one trace: name → value as it is shown."""
+    estimate, (low, high) = explained.trace.attribution, explained.trace.norms
+    values = {
+        "attribution patching (one gradient): rank correlation with exact": number(estimate.rank_correlation),
+        "attribution patching: mean error of an effect": number(estimate.error),
+        "length of patched states, as a share of the runs' own": f"{low:.2f} to {high:.2f}",
+    }
+    ranks = {f"rank correlation with the heat map: {m}": number(v) for m, v in explained.agreement.items()}
+    return values | ranks
