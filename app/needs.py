@@ -32,6 +32,12 @@ ATTACKED_PAIR = Need(
 )
 """An attack that was made, or the bundled example."""
 
+ANY_PAIR = Need(
+    lambda subject: "" if subject.pair or subject.attacked else "There is no pair yet: choose one in the attack lab.",
+    "attack_lab",
+)
+"""A pair, attacked or not."""
+
 
 def unmet(needs: Iterable[Need], subject: Subject) -> tuple[Need, str] | None:
     """Return the first need that is not met, and why; None if all are."""

@@ -33,7 +33,7 @@ PAGES: Registry[Page] = Registry(
     {
         "attack_lab": "app.app_pages.attack_lab:PAGE",
         "explore": "app.app_pages.explore:PAGE",
-        "attention": "app.app_pages.attention:PAGE",
+        "explain": "app.app_pages.explain:PAGE",
         "immunize": "app.app_pages.immunize:PAGE",
         "benchmark": "app.app_pages.benchmark:PAGE",
         "lessons": "app.app_pages.lessons:PAGE",

@@ -50,7 +50,10 @@ def trace(
     with interruptible() as cancel, progress_bar(quiet, form=SHARE_AND_WORDS) as show:
         found = [_traced(load_model(spec, device=device), setting, show, cancel) for spec in models]
     report = {"setting": setting, "models": [made.to_dict() for made in found]}
-    deliver([part for made in found for part in (_summary(made), _table(made))], [(json_file, lambda path: write_json(path, report))])
+    deliver(
+        [part for made in found for part in (_summary(made), _table(made))],
+        [(json_file, lambda path: write_json(path, report))],
+    )
 
 
 def _traced(model: Any, setting: dict[str, Any], show: Any, cancel: Any) -> MeanTrace:

@@ -126,6 +126,32 @@ def last_layer_attention(model: VisionLanguageModel, pixels: torch.Tensor, *, ba
     )
 
 
+def attention_heads(model: VisionLanguageModel, pixels: torch.Tensor, *, batch_size: int = 32) -> np.ndarray:
+    """Return where each head of each layer of the image tower looks from the token of the image embedding.
+
+    From the class token, or in the mean over the patches where these are pooled.
+
+    Args:
+        pixels: N×3×S×S in [0, 1].
+
+    Returns:
+        float32 N×layers×heads×h×w, raw weights; each map sums to 1 minus the weight on the class token.
+
+    Raises:
+        ModelError: the image tower gives out no attention.
+    """
+    parts = model.image_attention()
+    found: list[torch.Tensor] = []
+    with torch.no_grad(), recording_mode(model):
+        for part in batches(len(pixels), batch_size):
+            with recorded_attention(parts.blocks) as weights:
+                model.image_features(pixels[part].detach())
+            rows = torch.stack([parts.start(weights[name]) for name in parts.blocks], dim=1)
+            found.append(rows[..., 1:].float().cpu())
+    joined = torch.cat(found)
+    return read_only(joined.numpy().reshape(*joined.shape[:3], *parts.grid))
+
+
 def decoder_attention(
     model: VisionLanguageModel,
     pixels: torch.Tensor,

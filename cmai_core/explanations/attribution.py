@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from cmai_core.errors import OptionError
+from cmai_core.explanations.chefer import text_explanation, text_ids
 from cmai_core.explanations.fills import FILLS, fill_image
 from cmai_core.explanations.pairing import matched, paired
 from cmai_core.explanations.recording import batches, recording_mode
-from cmai_core.explanations.relevance import text_explanation, text_ids
 from cmai_core.explanations.result import Explanation, TextExplanation, read_only
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ import torch
 
 from cmai_core.explanations.attention import attention_flow, last_layer_attention
 from cmai_core.explanations.attribution import pixel_attribution
+from cmai_core.explanations.chefer import relevance
 from cmai_core.explanations.faithfulness import deletion_insertion, infidelity, max_sensitivity, summary
 from cmai_core.explanations.gradcam import grad_cam
 from cmai_core.explanations.randomisation import cascading_randomisation
-from cmai_core.explanations.relevance import relevance
 from cmai_core.options import one_of
 
 if TYPE_CHECKING:

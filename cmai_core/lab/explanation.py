@@ -6,25 +6,36 @@ A pair is a picture with its sentence: where the attack edited the sentence, the
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cmai_core.errors import ModelError, OptionError
+from cmai_core.errors import OptionError
 from cmai_core.lab.experiment import Experiment
 from cmai_core.lab.result import LabResult
 from cmai_core.lab.verdict import content_key
-from cmai_core.progress import CancelToken, Progress, ProgressCallback
+from cmai_core.progress import CancelToken, ProgressCallback
 
 if TYPE_CHECKING:
-    import torch
-
-    from cmai_core.explanations.result import Explanation, TextExplanation
+    from cmai_core.data.pair import Pair, PairDataset
+    from cmai_core.explanations.causal import CausalTrace
+    from cmai_core.explanations.result import Explanation, TextExplanation, TokenMaps
     from cmai_core.models.protocol import VisionLanguageModel
 
-METHODS = ("attention flow", "relevance", "integrated gradients")
+METHODS = (
+    "attention flow",
+    "relevance",
+    "integrated gradients",
+    "saliency",
+    "input × gradient",
+    "GradientSHAP",
+    "occlusion",
+    "grad-cam",
+)
+USUAL = METHODS[:3]
+"""The methods that are chosen to begin with."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,15 @@ class RoleExplanation:
             map under random noise as strong as the attack; empty where the picture was not attacked.
         kept_answers: whether every task's answer stayed the same under the attack (None: no answers known).
         warnings: method → why its maps are not to be trusted, where they are not.
+        heads: float32 2×layers×heads×h×w, where each head looks from the class token, clean and adversarial.
+        written, said: where the decoder looks, at each word of the caption that it writes, and of the pair's sentence;
+            texts 0 and 1 are of the clean and of the adversarial picture. None without a decoder.
+        trace: what carries the attack to the answer of `trace_task` ("S_c": of an edit of words); None where `missing`
+            says why.
+        agreement: method → rank correlation of the adversarial map with the trace's R of the patches before the first
+            layer.
+        stability: method → the largest relative change of the clean map under noise of 2/255. randomised: method →
+            (part, rank correlation with the trained model's map) as the image tower is made random from the top.
     """
 
     name: str
@@ -69,6 +89,18 @@ class RoleExplanation:
     kept_answers: bool | None = None
     warnings: Mapping[str, str] = field(default_factory=dict)
     attacked: str = ""
+    heads: np.ndarray | None = None
+    written: TokenMaps | None = None
+    said: TokenMaps | None = None
+    trace: CausalTrace | None = None
+    trace_task: str = ""
+    agreement: Mapping[str, float] = field(default_factory=dict)
+    stability: Mapping[str, float] = field(default_factory=dict)
+    randomised: Mapping[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)
+
+    def difference(self, method: str) -> np.ndarray:
+        """Return the adversarial map minus the clean one, H×W."""
+        return self.maps[method].map[1] - self.maps[method].map[0]
 
 
 @dataclass(frozen=True)
@@ -76,7 +108,8 @@ class LabExplanation:
     """Explanations of one result, by role.
 
     Attributes:
-        scales: method → the one largest absolute value for all maps compared.
+        attack: whether there is an adversarial side. scales: method → the one largest absolute value for all maps
+            compared. differences: the same for the differences of clean and adversarial maps.
         experiment, key: of the result that is explained (`lab.verdict.content_key`). methods, steps: as asked for.
     """
 
@@ -88,153 +121,130 @@ class LabExplanation:
     key: str = ""
     methods: tuple[str, ...] = ()
     steps: int = 0
+    checked: bool = False
+    attack: bool = True
+    differences: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """One model's pictures and sentences, clean and adversarial; equal where nothing was attacked.
+
+    Attributes: kept: whether every answer stayed the same (None: no answers known).
+    """
+
+    clean: np.ndarray
+    adversarial: np.ndarray
+    attacked: str = ""
+    kept: bool | None = None
+
+    @property
+    def changed(self) -> bool:
+        """Whether the picture was attacked."""
+        return not np.array_equal(self.clean, self.adversarial)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a pair is to be explained.
+
+    Attributes:
+        methods: some of METHODS. steps: nodes of the integrated gradients.
+        checks: also stability and cascading randomisation, which take long.
+        pair, dataset: as the attack had them; without them there is no causal trace of a picture.
+    """
+
+    methods: tuple[str, ...] = USUAL
+    steps: int = 20
+    checks: bool = False
+    pair: Pair | None = None
+    dataset: PairDataset | None = None
+
+    def checked(self) -> Wanted:
+        """Return itself.
+
+        Raises:
+            OptionError: no method, or an unknown one.
+        """
+        unknown = [m for m in self.methods if m not in METHODS]
+        if unknown or not self.methods:
+            raise OptionError(f"Unknown explanation {unknown[:1]}.", f"Choose some of: {', '.join(METHODS)}.")
+        return self
 
 
 def explain_result(
     result: LabResult,
     models: Mapping[str, VisionLanguageModel],
+    wanted: Wanted | None = None,
     *,
-    methods: Sequence[str] = METHODS,
-    steps: int = 20,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> LabExplanation:
-    """Explains S_c for each model that was shown an attack, of the clean and of the adversarial picture and sentence.
+    """Explain S_c for each model that was shown an attack, of the clean and of the adversarial picture and sentence.
 
     Args:
         models: role → model, of the result's roles.
-        methods: some of METHODS.
-        steps: nodes of the integrated gradients.
 
     Raises:
         OptionError: no method, or an unknown one. Cancelled: when told to stop.
     """
+    sides = {}
+    for role in models:
+        if role in result.attacked:
+            example, answers = result.example_for(role), result.predictions[role].answers
+            kept = all(c.text == a.text for c, a in answers.values()) if answers else None
+            sides[role] = Sides(example.clean, example.adversarial, example.caption, kept)
+    return _explain(result.experiment, sides, models, wanted or Wanted(), content_key(result), True, progress, cancel)
+
+
+def explain_pair(
+    experiment: Experiment,
+    pair: Pair,
+    models: Mapping[str, VisionLanguageModel],
+    wanted: Wanted | None = None,
+    *,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> LabExplanation:
+    """Explain S_c of a pair that nobody has attacked; arguments as for `explain_result`."""
+    sides = {role: Sides(pair.image, pair.image) for role in models}
+    return _explain(experiment, sides, models, wanted or Wanted(), "", False, progress, cancel)
+
+
+def _explain(
+    experiment: Experiment,
+    sides: Mapping[str, Sides],
+    models: Mapping[str, VisionLanguageModel],
+    wanted: Wanted,
+    key: str,
+    attack: bool,
+    progress: ProgressCallback | None,
+    cancel: CancelToken | None,
+) -> LabExplanation:
     from cmai_core.explanations.result import shared_scale
+    from cmai_core.lab.explaining import Course, explain_role
 
-    unknown = [m for m in methods if m not in METHODS]
-    if unknown or not methods:
-        raise OptionError(f"Unknown explanation {unknown[:1]}.", f"Choose some of: {', '.join(METHODS)}.")
+    wanted.checked()
     start = time.perf_counter()
-    roles = {}
-    total = len(result.attacked) * (2 * len(methods) + 1)
-    done = 0
-
-    def tell(words: str) -> None:
-        nonlocal done
-        if cancel is not None:
-            cancel.check()
-        if progress is not None:
-            progress(Progress(done, total, words, {}))
-        done += 1
-
-    for role, model in models.items():
-        if role not in result.attacked:
-            continue
-        roles[role] = _explain_role(result, role, model, methods, steps, tell, cancel)
-    scales = {}
-    for method in methods:
-        found = [r.maps[method] for r in roles.values() if method in r.maps]
+    each = (3 if wanted.checks else 2) * len(wanted.methods) + 3
+    course = Course(len(sides) * each, progress, cancel)
+    roles = {role: explain_role(experiment, role, one, models[role], wanted, course) for role, one in sides.items()}
+    scales, differences = {}, {}
+    for method in wanted.methods:
+        found = [r for r in roles.values() if method in r.maps]
         if found:
-            scales[method] = shared_scale([e.map[:2] for e in found], 99.5)
+            scales[method] = shared_scale([r.maps[method].map[:2] for r in found], 99.5)
+            differences[method] = shared_scale([r.difference(method) for r in found], 99.5)
     return LabExplanation(
-        result.experiment.caption,
+        experiment.caption,
         roles,
         scales,
         round(time.perf_counter() - start, 2),
-        result.experiment,
-        content_key(result),
-        tuple(methods),
-        steps,
+        experiment,
+        key,
+        wanted.methods,
+        wanted.steps,
+        wanted.checks,
+        attack,
+        differences,
     )
-
-
-def _explain_role(
-    result: LabResult, role: str, model: VisionLanguageModel, methods: Sequence[str], steps: int, tell, cancel
-) -> RoleExplanation:
-    from cmai_core.explanations import explanation_moved_but_prediction_did_not, token_attribution
-
-    example = result.example_for(role)
-    pictures = [example.clean, example.adversarial, _noisy(example.clean, example.adversarial)]
-    pixels = model.preprocess(pictures)
-    caption = result.experiment.caption
-    texts = [caption, example.caption or caption, caption]
-    changed = not np.array_equal(example.clean, example.adversarial)
-    answers = result.predictions[role].answers
-    kept = all(c.text == a.text for c, a in answers.values()) if answers else None
-    maps, missing, checks, similarity, control, warnings = {}, {}, {}, {}, {}, {}
-    for method in methods:
-        tell(f"{method.capitalize()}, model {role}")
-        try:
-            found = _map(method, model, pixels, texts, steps)
-        except ModelError as error:
-            missing[method] = str(error)
-            tell(f"{method.capitalize()} is not available for model {role}")
-            continue
-        shift = explanation_moved_but_prediction_did_not(
-            found.map[:1], found.map[1:2], [bool(kept)], control=found.map[2:3] if changed else None
-        )
-        maps[method] = found
-        similarity[method] = float(shift.correlation[0])
-        if shift.control is not None:
-            control[method] = float(shift.control[0])
-        if shift.warn[0]:
-            warnings[method] = shift.messages[0]
-        tell(f"Checking {method}, model {role}")
-        checks[method] = _faithfulness(model, pixels[:2], texts[:2], found.map[:2], result.experiment.seed, cancel)
-    tell(f"Words, model {role}")
-    words = None
-    try:
-        words = token_attribution(model, pixels[:2], texts[:2], n_steps=steps)
-    except ModelError as error:
-        missing["words"] = str(error)
-    return RoleExplanation(
-        model.name,
-        example.clean,
-        example.adversarial,
-        maps,
-        missing,
-        words,
-        checks,
-        similarity,
-        control,
-        kept,
-        warnings,
-        attacked=example.caption,
-    )
-
-
-def _noisy(clean: np.ndarray, adversarial: np.ndarray) -> np.ndarray:
-    """Return the clean picture with the attack's own changes in random order: as strong, and meaning nothing."""
-    change = (adversarial.astype(np.int16) - clean.astype(np.int16)).ravel()
-    shuffled = np.random.default_rng(0).permutation(change).reshape(clean.shape)
-    return np.clip(clean.astype(np.int16) + shuffled, 0, 255).astype(np.uint8)
-
-
-def _map(method: str, model: VisionLanguageModel, pixels: torch.Tensor, texts: list[str], steps: int) -> Explanation:
-    from cmai_core.explanations.attention import attention_flow
-    from cmai_core.explanations.attribution import pixel_attribution
-    from cmai_core.explanations.relevance import relevance
-
-    if method == "attention flow":
-        return attention_flow(model, pixels)
-    if method == "relevance":
-        return relevance(model, pixels, texts)
-    return pixel_attribution(model, pixels, texts, n_steps=steps)
-
-
-def _faithfulness(model, pixels, texts, maps, seed: int, cancel) -> tuple[tuple[MapCheck, ...], tuple[MapCheck, ...]]:
-    """Check the clean and the adversarial map, with two fills each."""
-    import torch
-
-    from cmai_core.explanations import deletion_insertion
-
-    found = deletion_insertion(
-        model, pixels, texts, maps, generator=torch.Generator().manual_seed(seed), controls=4, steps=12, cancel=cancel
-    )
-    clean, adversarial = (
-        tuple(
-            MapCheck(fill, *(float(v[row]) for v in (d.deletion, d.insertion, d.random))) for fill, d in found.items()
-        )
-        for row in (0, 1)
-    )
-    return clean, adversarial

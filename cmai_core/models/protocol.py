@@ -346,6 +346,16 @@ class Modular(Protocol):
 
 
 class VisionLanguageModel(
-    Encoder, Described, Sized, Tokenizing, ConsistencyScorer, Verifier, Captioner, Recordable, Patchable, Modular, Protocol
+    Encoder,
+    Described,
+    Sized,
+    Tokenizing,
+    ConsistencyScorer,
+    Verifier,
+    Captioner,
+    Recordable,
+    Patchable,
+    Modular,
+    Protocol,
 ):
     """Everything that a model may be asked."""

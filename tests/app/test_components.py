@@ -12,9 +12,9 @@ from app.components.attack_lab.answers import answers_table
 from app.components.attack_lab.detector import decisions, outcome
 from app.components.attack_lab.result_words import finding
 from app.components.attack_lab.score_card import verdict
-from app.components.attention.words import changed_words
 from app.components.common.svg import histogram, histogram_table, line_chart
 from app.components.common.theme import ROLES, escape, number, signed
+from app.components.explain.words import changed_words
 from cmai_core.lab.result import LabResult, SecondPicture
 
 

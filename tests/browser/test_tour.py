@@ -10,7 +10,7 @@ PAGES = {
     "": "Same picture to you",
     "/distributions": "Where would a threshold",
     "/embedding_map": "How far does an attack carry",
-    "/attention": "Where do the models look",
+    "/explain": "Where do the models look",
     "/immunize": "How does the cure work",
     "/lessons": "Predict first",
     "/benchmark": "How robust are the models",

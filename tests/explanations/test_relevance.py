@@ -8,7 +8,7 @@ import torch
 
 from cmai_core.errors import DataError, ModelError
 from cmai_core.explanations import grad_cam, relevance, text_relevance
-from cmai_core.explanations.relevance import roll_relevance
+from cmai_core.explanations.chefer import roll_relevance
 from cmai_core.models.recording import recorded_attention
 
 SQUARES = ("a red cube.", "a green cube.", "a blue cube.")

@@ -142,7 +142,6 @@ class TabletopTruth(GroundTruth):
         """Return each object's attributes."""
         return tuple({name: getattr(item, name) for name in ATTRIBUTES} for item in scene.objects)
 
-
     def named(self, text: str, scene: Scene) -> tuple[int, ...]:
         """Return the objects without which the text is no longer true, else those of which alone it is true."""
         if self.holds(text, scene) is not True:

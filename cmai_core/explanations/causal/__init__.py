@@ -11,11 +11,18 @@ anew. `trace_pair` traces one pair, `trace_pairs` many with intervals, `trace_wo
 estimates all effects from one gradient and is checked against them.
 """
 
-from cmai_core.explanations.causal.attribution import Attribution
-from cmai_core.explanations.causal.gap import MINIMUM_GAP, Gap, answer_gap, score_gap
-from cmai_core.explanations.causal.many import MeanTrace, trace_pairs
-from cmai_core.explanations.causal.sets import token_sets
-from cmai_core.explanations.causal.trace import CausalTrace, Effects, trace_pair, trace_words
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cmai_core.lazy import lazily
+
+if TYPE_CHECKING:
+    from cmai_core.explanations.causal.gap import MINIMUM_GAP, Gap, answer_gap, score_gap
+    from cmai_core.explanations.causal.many import MeanTrace, trace_pairs
+    from cmai_core.explanations.causal.records import Attribution, CausalTrace, Effects
+    from cmai_core.explanations.causal.sets import token_sets
+    from cmai_core.explanations.causal.trace import trace_pair, trace_words
 
 __all__ = [
     "MINIMUM_GAP",
@@ -31,3 +38,20 @@ __all__ = [
     "trace_pairs",
     "trace_words",
 ]
+
+_LAZY = {
+    "Attribution": "cmai_core.explanations.causal.records",
+    "CausalTrace": "cmai_core.explanations.causal.records",
+    "Effects": "cmai_core.explanations.causal.records",
+    "Gap": "cmai_core.explanations.causal.gap",
+    "MINIMUM_GAP": "cmai_core.explanations.causal.gap",
+    "MeanTrace": "cmai_core.explanations.causal.many",
+    "answer_gap": "cmai_core.explanations.causal.gap",
+    "score_gap": "cmai_core.explanations.causal.gap",
+    "token_sets": "cmai_core.explanations.causal.sets",
+    "trace_pair": "cmai_core.explanations.causal.trace",
+    "trace_pairs": "cmai_core.explanations.causal.many",
+    "trace_words": "cmai_core.explanations.causal.trace",
+}
+
+__getattr__ = lazily(__name__, _LAZY)

@@ -7,34 +7,16 @@ layer norm saturates, so it is never shown without its error against exact patch
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from cmai_core.explanations.causal.records import Attribution
 from cmai_core.explanations.result import rank_correlation, read_only
 
 if TYPE_CHECKING:
     from cmai_core.explanations.causal.passes import Patching
-
-
-@dataclass(frozen=True)
-class Attribution:
-    """Estimated effects of the residual stream, held against the exact ones.
-
-    Attributes:
-        tokens: float32 (depth+1)×L, R̂ of each layer and token.
-        rank_correlation: Spearman's with exact denoising over all layers and tokens; NaN where either is constant.
-        by_layer: the same for each layer, depth+1 values.
-        error: mean |R̂ − R|. total: mean |R|, to read it by.
-    """
-
-    tokens: np.ndarray
-    rank_correlation: float
-    by_layer: np.ndarray
-    error: float
-    total: float
 
 
 def attribution(patching: Patching, span: float, exact: np.ndarray) -> Attribution:

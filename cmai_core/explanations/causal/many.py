@@ -1,4 +1,4 @@
-"""Effects over many pairs: means with bootstrap intervals over pairs, and how many pairs there was nothing to trace in."""
+"""Effects over many pairs: means with bootstrap intervals, and in how many pairs there was nothing to trace."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import torch
 from cmai_core.bootstrap import Interval, bootstrap_interval
 from cmai_core.errors import DataError
 from cmai_core.explanations.causal.gap import answer_gap
+from cmai_core.explanations.causal.records import CausalTrace, Effects
 from cmai_core.explanations.causal.sets import BACKGROUND, NAMED, OTHERS, token_sets
-from cmai_core.explanations.causal.trace import CausalTrace, Effects, trace_pair
+from cmai_core.explanations.causal.trace import trace_pair
 from cmai_core.progress import CancelToken, Progress, ProgressCallback
 
 if TYPE_CHECKING:
@@ -157,7 +158,8 @@ def _summed_up(name: str, pairs: int, held: int, small: int, traces: list[Causal
                 own, random = ([getattr(e, kind)[group] for e in shown] for kind in ("sets", "random"))
                 curves.append(Curve(direction, group, _intervals(own), _intervals(random)))
     entries = [trace.entry for trace in traces if trace.entry is not None]
-    agreement = [t.attribution.rank_correlation for t in traces if t.attribution.rank_correlation == t.attribution.rank_correlation]
+    ranked = np.array([trace.attribution.rank_correlation for trace in traces])
+    agreement = ranked[~np.isnan(ranked)]
     return MeanTrace(
         name,
         pairs,
@@ -166,7 +168,7 @@ def _summed_up(name: str, pairs: int, held: int, small: int, traces: list[Causal
         len(traces),
         tuple(curves),
         bootstrap_interval(entries) if entries else None,
-        bootstrap_interval(agreement) if agreement else None,
+        bootstrap_interval(agreement) if len(agreement) else None,
         bootstrap_interval([trace.attribution.error for trace in traces]),
         tuple(traces),
     )
