@@ -210,7 +210,10 @@ def test_a_run_is_made_on_real_models(tiny_models):
     from cmai_core.models import load_model
     from cmai_core.progress import CancelToken
 
-    models = {role: load_model(str(tiny_models / name)) for role, name in (("A", "tabletop"), ("B", "tabletop-cmai"))}
+    models = {
+        role: load_model(f"local-dir:{tiny_models / name}")
+        for role, name in (("A", "tabletop"), ("B", "tabletop-cmai"))
+    }
     items, seen = load_dataset("tabletop", split="test", limit=12), []
     made = make_run(
         models, items, count=12, experiment=Experiment(steps=2, objective="consistency"), epsilons=(8, 2, 2),
