@@ -87,7 +87,6 @@ class JobPage(Page):
         said: what a result belongs to, as a sentence without a full stop.
         moved_on: how the form has moved on from a result; empty if it has not.
         folded: where given, the form is folded away under these words: the page begins with a result.
-        warm_up: starts to load what the work will need, once the page stands there.
     """
 
     button: str
@@ -102,7 +101,6 @@ class JobPage(Page):
     said: Callable[[Any], str]
     moved_on: Callable[[Any], Sequence[Difference]]
     folded: str = ""
-    warm_up: Callable[[], None] | None = None
 
     @property
     def job_key(self) -> str:
@@ -128,8 +126,6 @@ class JobPage(Page):
         show_notice()
         with guard():
             self._result(running)
-        if self.warm_up is not None:
-            self.warm_up()
 
     def _frame(self, unfolded: bool) -> Any:
         """Return what the form stands in."""

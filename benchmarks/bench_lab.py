@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 from lab_client import ROOT, Tab, percentile, running_lab, visitor_cookie
 
-PAGES = ("distributions", "embedding_map", "explain", "benchmark", "review", "about")
+PAGES = ("explore", "explain", "immunize", "lessons", "benchmark", "review", "about")
 WARM = 4
 """Reruns before those that are counted."""
 

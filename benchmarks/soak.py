@@ -32,7 +32,7 @@ import psutil
 from bench_lab import cpu, yardstick
 from lab_client import ROOT, Tab, Unanswered, percentile, running_lab, visitor_cookie
 
-PAGES = ("", "distributions", "embedding_map", "explain", "benchmark", "review", "about")
+PAGES = ("", "explore", "explain", "immunize", "lessons", "benchmark", "review", "about")
 PATIENCE = 60.0
 """Seconds after which a rerun counts as not answered."""
 LATE = 10.0

@@ -13,7 +13,6 @@ from app.components.explore.bench import bench, run_words
 from app.components.explore.view import QUERY, RESULT, begin, put, query, read_query
 from app.needs import MODEL
 from app.page import JobPage
-from app.services import warm_up
 from app.services.explore import bundled
 from cmai_core.lab.explore.where import Where
 
@@ -80,5 +79,4 @@ PAGE = JobPage(
     query=query,
     read_query=read_query,
     reads=QUERY,
-    warm_up=warm_up.projection,
 )

@@ -1,4 +1,4 @@
-"""Loads in the background what the first attack and the first map would otherwise wait for.
+"""Loads in the background what the first attack would otherwise wait for.
 
 It begins when a page has been shown for a moment, never before the first paint. `CMAI_WARM_UP=0` turns it off.
 """
@@ -76,18 +76,6 @@ def _load(names: list[str], cache: ModelCache) -> None:
         items = lab_dataset(place_of(Experiment.pair))
     for k in range(min(len(items), OTHERS + 1)):
         items[k]
-
-
-def projection() -> None:
-    """Compile UMAP, which takes about ten seconds; called by the page that draws with it."""
-
-    def work() -> None:
-        from cmai_core.projection import warm_up
-
-        warm_up()
-
-    if _wanted():
-        _background().begin("projection", work)
 
 
 def results() -> None:

@@ -160,6 +160,7 @@ function listen(my) {
     if (!my.from) return tip(my, nearest(my, x, y), x, y);
     tip(my, -1);
     if (my.tool === "lasso") my.path.push([x, y]);
+    else if (!my.tool) return;
     else if (my.depth === 3) { my.turn += (x - my.last[0]) / 120; my.tilt += (y - my.last[1]) / 120; }
     else { my.dx += x - my.last[0]; my.dy += y - my.last[1]; }
     my.last = [x, y];
@@ -215,7 +216,7 @@ function tools(my, root) {
   };
   const show = () => {
     for (const b of bar.children) if (b.dataset.tool) b.setAttribute("aria-pressed", String(b.dataset.tool === my.tool));
-    my.canvas.classList.toggle("drawing", true);
+    my.canvas.classList.toggle("drawing", Boolean(my.tool));
     bar.children[1].textContent = my.depth === 3 ? "Turn" : "Move";
   };
   bar.replaceChildren();
@@ -249,12 +250,18 @@ function legend(my, root) {
       place.append(entry);
     });
   }
-  if (data.layers.length > 1 && !data.perLayer) place.append(data.hint);
+  if (data.layers.length > 1 && !data.perLayer) {
+    const hint = document.createElement("span");
+    hint.textContent = data.smooth ? "each kind has its shape" : data.hint;
+    place.append(hint);
+  }
 }
 
 export default function ({ data, parentElement, setTriggerValue }) {
   const canvas = parentElement.querySelector("canvas");
-  const my = (parentElement.cmaiMap ??= { tool: "lasso", zoom: 1, dx: 0, dy: 0, turn: .5, tilt: .35 });
+  // A finger scrolls the page over the map until a tool is chosen.
+  const tool = window.matchMedia("(pointer: coarse)").matches ? "" : "lasso";
+  const my = (parentElement.cmaiMap ??= { tool, zoom: 1, dx: 0, dy: 0, turn: .5, tilt: .35 });
   const again = my.canvas === canvas;
   const points = new Uint16Array(bytes(data.points).buffer);
   if (my.of !== data.of) Object.assign(my, { zoom: 1, dx: 0, dy: 0, of: data.of });

@@ -1,6 +1,6 @@
 """The one owner of a model's thresholds: for pairs of one kind, their values, their rate and where they come from.
 
-Whatever shows or uses a τ asks here: score cards, verification, distributions, the bundled example, attacks on a
+Whatever shows or uses a τ asks here: score cards, verification, Explore, the bundled example, attacks on a
 detector, the command line. A threshold keeps its rate on pairs like those that it was set on and on no others, so a
 model's thresholds belong to a kind of pairs, and for the other kind there are none.
 

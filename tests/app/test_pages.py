@@ -19,7 +19,7 @@ from app.services.models import model_cache
 from app.services.showcase import showcase
 from cmai_core.lab.experiment import Experiment
 
-PAGES = ("distributions", "embedding_map", "explain", "review", "about")
+PAGES = ("explore", "explain", "immunize", "lessons", "review", "about")
 
 
 def test_the_attack_lab_opens(app, texts):
@@ -305,39 +305,6 @@ def test_cancelling_keeps_the_best_so_far(app, texts, finished):
     made = at.session_state["result"]
     assert made.examples["A"].cancelled and made.examples["A"].steps_done < 2000
     assert "Cancelled" in texts(at)
-
-
-def test_a_distribution_is_measured(app, texts, finished):
-    at = app("distributions")
-    at.select_slider(key="distribution_count").set_value(16)
-    at.number_input(key="distribution_steps").set_value(2)
-    at.button(key="start_distributions").click().run()
-    finished(at, "page_distributions_job")
-    assert not at.error and not at.exception, texts(at)
-    measured = at.session_state["page_distributions_result"]
-    assert len(measured.ids) == 16 and set(measured.clean) == {"A", "B"}
-    assert "false positives" in texts(at) and len(at.get("plotly_chart")) == 3
-    sliders = [s for s in at.slider if s.key.startswith("threshold")]
-    assert len(sliders) == 2 and "No threshold is known for this model" in texts(at)  # their cards have none
-    sliders[0].set_value(sliders[0].max).run()
-    assert "100.0%" in texts(at) and "stale_distributions" not in keys(at)
-    at.number_input(key="distribution_steps").set_value(3).run()
-    assert "steps 3 (here 2)" in texts(at) and "stale_distributions" in keys(at)
-    assert at.button(key="stale_run_distributions")
-
-
-def test_an_embedding_map_is_drawn(app, texts, finished):
-    at = app("embedding_map")
-    at.select_slider(key="embedding_count").set_value(16)
-    at.number_input(key="embedding_steps").set_value(2)
-    at.button(key="start_embedding_map").click().run()
-    finished(at, "page_embedding_map_job")
-    assert not at.error and not at.exception, texts(at)
-    assert "Drift control" in texts(at) and at.get("plotly_chart") and "stale_embedding_map" not in keys(at)
-    at.select_slider(key="embedding_count").set_value(32).run()
-    assert "pairs 32 (here 16)" in texts(at) and "stale_embedding_map" in keys(at)
-    at.button(key="open_pair").click().run()
-    assert at.session_state["pair"] == at.session_state["selected_point"] and not at.exception
 
 
 def test_an_explanation_is_made(app, texts, finished, switch):

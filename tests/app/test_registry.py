@@ -129,6 +129,4 @@ def test_what_cannot_be_a_page_is_refused():
 def test_the_lab_s_own_pages_are_declared_under_their_names():
     assert {name: page.name for name, page in PAGES.items()} == {name: name for name in PAGES}
     assert next(iter(PAGES)) == "attack_lab"
-    assert {name for name, page in PAGES.items() if isinstance(page, JobPage)} == {
-        "distributions", "embedding_map", "explain"
-    }  # fmt: skip
+    assert {name for name, page in PAGES.items() if isinstance(page, JobPage)} == {"explore", "explain"}

@@ -19,8 +19,6 @@ CHROMIUM_OPTIONS = (
     "--headless=new",
     "--no-sandbox",
     "--disable-gpu",
-    "--use-angle=swiftshader",  # WebGL on the processor: maps are drawn with it
-    "--enable-unsafe-swiftshader",
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 pytestmark = pytest.mark.browser
-PAGES = ("", "distributions", "embedding_map", "explain", "benchmark", "review", "about")
+PAGES = ("", "explore", "explain", "immunize", "lessons", "benchmark", "review", "about")
 
 
 def test_no_page_asks_for_more_than_the_policy_allows(open_lab, driver):

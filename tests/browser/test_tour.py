@@ -8,8 +8,7 @@ pytestmark = pytest.mark.browser
 
 PAGES = {
     "": "Same picture to you",
-    "/distributions": "Where would a threshold",
-    "/embedding_map": "How far does an attack carry",
+    "/explore": "Find failures by eye",
     "/explain": "Where do the models look",
     "/immunize": "How does the cure work",
     "/lessons": "Predict first",

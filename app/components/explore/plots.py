@@ -84,7 +84,7 @@ def predictor_figure(found: Sequence[Predictor], *, title: str) -> Figure:
         x=[p.lift for p in found], y=names, mode="markers", showlegend=False,
         marker={"symbol": ["diamond" if s else "circle-open" for s in stands], "size": 11, "line": {"width": 2},
                 "color": [ROLES["adversarial"].colour if s else GREY for s in stands]},
-        error_x={"type": "data", "symmetric": False, "thickness": 1.4, "width": 4,
+        error_x={"type": "data", "symmetric": False, "thickness": 1.4, "width": 4, "color": GREY,
                  "array": [p.high - p.lift for p in found], "arrayminus": [p.lift - p.low for p in found]},
         customdata=[[p.name, p.value] for p in found],
         text=[f"{p.rate:.0%} with, {p.rest:.0%} without; adjusted p {p.p:.3f}" for p in found],

@@ -23,7 +23,7 @@ def predictors(view: View) -> None:
     """Draw the ranking for the model in focus."""
     found = service.predictors(view.run, view.role, view.level, view.mask)
     if not found:
-        st.caption("Too few pairs are left to compare attributes.")
+        st.caption(f"All that {view.role} gets right when clean came to the same here, or too few are left to compare.")
         return
     stand = [p for p in found if p.p < 0.05]
     title = (

@@ -47,6 +47,8 @@ def predictors(
 ) -> tuple[Predictor, ...]:
     """Return every value compared among the chosen pairs (bool N), the largest |lift| / error first.
 
+    Nothing where all of them came to the same: then there is nothing to predict.
+
     Args:
         generator: of the shuffles.
     """
@@ -54,7 +56,7 @@ def predictors(
     counted = chosen & (outcome <= OUTCOMES.index(FOOLED))
     fell = (outcome == OUTCOMES.index(FOOLED))[counted]
     names, columns = _columns(run, counted)
-    if not names or not len(fell):
+    if not names or fell.all() or not fell.any():
         return ()
     z = np.abs(_z(columns, fell[None])[0])
     shuffled = np.stack([generator.permutation(fell) for _ in range(SHUFFLES)])

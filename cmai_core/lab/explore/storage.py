@@ -105,8 +105,8 @@ def _arrays(part: ModelRun) -> Iterator[tuple[str, np.ndarray]]:
     for name, reading in ((CLEAN, part.clean), *((attacked_group(k), r) for k, r in enumerate(part.attacked))):
         for kind in ("score", "right", "answer", "image"):
             yield f"{name}.{kind}", getattr(reading, kind)
-    for layout, groups in part.maps.items():
-        for group, points in groups.items():
+    for layout, groups in sorted(part.maps.items()):
+        for group, points in sorted(groups.items()):
             yield f"{layout}.{group}", points
 
 
