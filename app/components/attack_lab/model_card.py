@@ -64,7 +64,7 @@ def _sees(prediction: PairPrediction) -> str:
     arrow = f'<span class="cm-muted">→</span> {_word(attacked, changed)}' if prediction.attacked else ""
     shown = [("clean", clean), ("adversarial", attacked)] if prediction.attacked else [("clean", clean)]
     bars = "".join(_bar(role, answer) for role, answer in shown)
-    return f'<div class="cm-sees">{_word(clean, False)} {arrow}</div><div class="cm-bars">{bars}</div>'
+    return f'<div class="cm-sees">{_word(clean, False)} {arrow}</div><div class="cm-seen-bars">{bars}</div>'
 
 
 def _near(prediction: PairPrediction) -> str:
