@@ -54,6 +54,9 @@ KEPT = "kept"
 ATTACK_JOB = "attack_job"
 VERDICT_JOB = "verdict_job"
 """Handles of this session's running or just finished jobs, or None (a handle is small; results lie in the queue)."""
+SHORTLIST_JOB = "shortlist_job"
+SHORTLIST = "shortlist"
+"""The verification of the likeliest captions: its job, and (content of its result, role → shortlist), or None."""
 SMALLEST_JOB = "smallest_job"
 SMALLEST = "smallest"
 """The search for the smallest ε: its job, and the `SmallestEpsilon` found last, or None."""
@@ -154,7 +157,7 @@ NO_MODEL = "none"
 
 _FIRST: dict[str, Any] = {
     PAIR: "", UPLOAD: None, SCENE: "", CAPTION: "", RESULT: None, NOTICE: None, LINK_READ: False, VIEW: "",
-    RECENT: [], RECORDED: None, SMALLEST_JOB: None, SMALLEST: None,
+    RECENT: [], RECORDED: None, SHORTLIST_JOB: None, SHORTLIST: None, SMALLEST_JOB: None, SMALLEST: None,
     LINK: {}, GOING: None,
     SHOWN: None, KEPT: {}, ATTACK_JOB: None, VERDICT_JOB: None, VERDICT: None, VERDICT_FPR: FALSE_POSITIVE_RATE,
     RESULT_TAB: "Answers", SENT: {}, REVIEWER: "", REVIEW_SHOWN: "open", REVIEW_PAGE: 1,

@@ -53,3 +53,15 @@ def smallest(experiment: Experiment, upload: Upload | None, cache: ModelCache, p
         items = lab_dataset(place_of(experiment.pair))
         models = load_models(experiment.models, cache, progress)
         return smallest_epsilon(experiment, pair, models, items, progress, cancel)
+
+
+def shortlist(result: LabResult, upload: Upload | None, cache: ModelCache, progress: Any, cancel: Any) -> Any:
+    """Verify the likeliest captions of a result; runs in the worker thread."""
+    from cmai_core.lab.places import place_of
+    from cmai_core.lab.shortlist import shortlists
+
+    e = result.experiment
+    with quiet_thread():
+        pair = lab_pair(e.pair, e.caption, upload, e.scene)
+        models = load_models({role: p.spec for role, p in result.attacked.items()}, cache, progress)
+        return shortlists(result, models, pair, lab_dataset(place_of(e.pair)))

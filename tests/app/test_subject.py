@@ -74,3 +74,15 @@ def test_the_smallest_radius_is_found_for_each_model(app, finished, texts):
         assert limit.name in texts(at)
     at.session_state["norm"] = "text"
     assert at.run().button(key="start_smallest").disabled and not at.exception
+
+
+def test_the_shortlist_is_verified_on_request(app, finished, texts):
+    at = app(**PAIR, steps=1, objective="consistency", result_tabs="Shortlist")
+    finished(at.button(key="start_attack").click().run(), "attack_job")
+    finished(at.button(key="start_shortlist").click().run(), "shortlist_job")
+    _, found = at.session_state["shortlist"]
+    assert set(found) == {"A", "B"} and not at.error and not at.exception, texts(at)
+    assert all(entry.text.split()[0] in texts(at) for entry in found["B"].attacked[:3])
+    at.session_state["seed"] = 9
+    finished(at.run().button(key="start_attack").click().run(), "attack_job")
+    assert at.button(key="start_shortlist")  # that of another result is not shown for this one

@@ -15,6 +15,7 @@ from app.components.attack_lab.model_card import model_card
 from app.components.attack_lab.result_tabs import answers, course, files, perturbation, survival
 from app.components.attack_lab.result_words import example_note
 from app.components.attack_lab.score_card import score_card
+from app.components.attack_lab.shortlist import shortlist_tab
 from app.components.attack_lab.smallest import smallest_tab
 from app.components.attack_lab.stage import stage
 from app.components.attack_lab.verification import await_verdict, verdict_tab
@@ -102,7 +103,7 @@ def _tabs(result: LabResult, example: Example, bases: dict[str, Basis]) -> None:
     """Draw the open tab; the others cost nothing."""
     drawn = {
         "Answers": lambda: answers(result), "Scores": lambda: _scores(result, bases),
-        "Verification": lambda: verdict_tab(result),
+        "Verification": lambda: verdict_tab(result), "Shortlist": lambda: shortlist_tab(result),
         "How little is enough?": smallest_tab,
         "Perturbation": lambda: perturbation(example), "Course": lambda: course(result),
         "Does it survive a file?": lambda: survival(result),
