@@ -10,7 +10,6 @@ from app import navigation, state, subject
 from app.components.common.caption_diff import caption_diff
 from app.components.common.fields import number_field
 from app.components.common.guard import plain
-from app.components.common.model_choice import models_line
 from app.components.common.stale import belongs_to, changed
 from app.components.common.theme import escape, show
 from app.components.explain.methods import METHODS, USUAL
@@ -57,7 +56,6 @@ def _plain_pair() -> None:
         show(f'<img src="{url}" alt="The chosen picture" style="max-width:96px;border-radius:6px">')
     with words:
         show(f'<p class="cm-quote">{escape(state.get(state.CAPTION))}</p><div class="cm-small">{escape(where)}</div>')
-        models_line()
 
 
 def _attacked_pair(result: LabResult) -> None:
