@@ -45,8 +45,12 @@ def explain(wanted: Request, models: Mapping[str, Any], progress: Any, cancel: A
     from cmai_core.lab.explanation import Wanted, explain_pair, explain_result
     from cmai_core.lab.places import place_of
 
-    e = wanted.experiment
-    pair = lab_pair(e.pair, e.caption, wanted.upload, e.scene)
+    e, pair = wanted.experiment, None
+    try:
+        pair = lab_pair(e.pair, e.caption, wanted.upload, e.scene)
+    except DataError:  # an upload that was replaced: its attack is still there, its trace is not
+        if wanted.result is None:
+            raise
     items = lab_dataset(place_of(e.pair))
     how = Wanted(wanted.methods, wanted.steps, wanted.checks, pair, items)
     if wanted.result is None:

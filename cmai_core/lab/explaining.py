@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 TRACED = ("retrieval", "zero-shot", "vqa")
 """Tasks whose answers are traced: a choice among options about one picture."""
 
+MOST_PASSES = 8000
+"""Of a trace in the lab: enough for ViT-B/16, too few for larger towers."""
+
 
 @dataclass
 class Course:
@@ -209,6 +212,10 @@ def _trace(
         raise DataError("Nothing was attacked, so there are no two passes to compare.")
     if wanted.pair is None or wanted.dataset is None:
         raise DataError("The pair of this attack is not at hand any more.")
+    stream = model.image_stream(pixels[:1])
+    passes = 2 * (stream.depth + 1) * stream.start.shape[1]
+    if passes > MOST_PASSES:
+        raise DataError(f"A trace of this model takes {passes:,} passes, and the lab makes at most {MOST_PASSES:,}.")
     pair = with_sentence(wanted.pair, experiment.caption)
     among = PairAmong(pair, wanted.dataset)
     names = [experiment.task, *TRACED] if experiment.task in TRACED else TRACED

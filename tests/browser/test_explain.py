@@ -27,3 +27,10 @@ def test_every_view_of_the_bundled_example_is_there_at_once(open_lab, width, dar
         lab.no_error()
     overflow = "return document.documentElement.scrollWidth > window.innerWidth"
     assert not lab.browser.execute_script(overflow)
+
+
+def test_a_link_opens_a_view(open_lab):
+    lab = open_lab()
+    lab.open("/explain?show=heads")
+    lab.wait_for_text("a row a layer")
+    lab.no_error()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app.components.common.caption_diff import caption_diff
+from app.components.common.model_choice import model_words
 from app.components.common.theme import escape, mark, show
 from app.components.explain.decoder import decoder
 from app.components.explain.heads import heads
@@ -44,6 +45,8 @@ def bundled() -> None:
 def result(made: LabExplanation) -> None:
     """Draw what is open: the trace, the maps, the heads, the decoder's words, or words and patches."""
     _captions(made)
+    specs = made.experiment.models
+    show(" &nbsp; ".join(model_words(role, specs[role]) for role in made.roles if role in specs))
     tabs = st.tabs(list(VIEWS), key=VIEW, on_change="rerun")
     for tab, draw in zip(tabs, (trace, _maps, heads, decoder, _words), strict=True):
         if tab.open:

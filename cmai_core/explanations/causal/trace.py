@@ -39,7 +39,7 @@ def trace_pair(
     batch_size: int = 128,
     cancel: CancelToken | None = None,
 ) -> CausalTrace:
-    """Trace an attack on a picture through the image tower.
+    """Trace an attack on a picture through the image tower; what a defended system does around it is not traced.
 
     Args:
         clean, attacked: 1×3×S×S in [0, 1]. gap: for example `answer_gap` of a task.
