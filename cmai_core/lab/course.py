@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 MOST_FRAMES = 24
 """Pictures kept of one attack, the clean one and the attacked one among them."""
+TOGETHER = 8
+"""Pictures that go through a model at once."""
 TELL_EVERY = 0.05
 """Seconds between two messages of a running attack."""
 
@@ -32,6 +34,8 @@ TELL_EVERY = 0.05
 @dataclass
 class CourseRecorder:
     """Listens to one attack on one pair and keeps its steps, evenly thinned; messages go on at a bounded rate.
+
+    Messages that bring sentences which are being tried all go on: there are few, and they come close after others.
 
     Args:
         clean: uint8 H×W×3. sentence: the clean one. shot: turns an attack's pixels 1×3×H×W into such a picture.
@@ -56,7 +60,8 @@ class CourseRecorder:
                 self._stride *= 2
                 self._kept = {k: kept for k, kept in self._kept.items() if k % self._stride == 0}
         now = time.perf_counter()
-        if self.tell is not None and (now - self._told >= TELL_EVERY or step in (0, update.total)):
+        due = now - self._told >= TELL_EVERY or step in (0, update.total) or data.get("trying")
+        if self.tell is not None and due:
             self.tell(update)
             self._told = now
 
@@ -94,7 +99,7 @@ def read_course(
     model: VisionLanguageModel,
     cancel: CancelToken | None = None,
 ) -> CourseReading:
-    """Read S_c and the short answers of a model at every kept step, all pictures in one pass.
+    """Read S_c and the short answers of a model at every kept step; each picture is encoded once for all of them.
 
     What a model writes is left out: that takes long, and the first and the last step's captions stand with the result.
     Where the sentence changes, tasks that read the pair's sentences find each step's own; a cancelled reading is empty.
@@ -104,15 +109,15 @@ def read_course(
     """
     import torch
 
-    from cmai_core.evaluation.runs.predictor import encode, predict_pairs
+    from cmai_core.evaluation.runs.predictor import predict_pairs
 
     count = len(course.steps)
     texts = list(course.sentences or (sentence,) * count)
-    if cancel is not None and cancel.cancelled:
-        return CourseReading()
     with torch.no_grad():
         shown, place = _different(course, clean)
-        once = encode(model, shown)
+        once = _encoded(shown, model, cancel)
+        if once is None:
+            return CourseReading()
         seen = once.picked(place)
         rows = Batch(tuple(map(str, range(count))), seen.pixels, tuple(texts), tuple(range(count)))
         (found,) = predict_pairs(model, None, None, rows, [(seen, texts)])
@@ -131,6 +136,21 @@ def _different(course: Course, clean: np.ndarray) -> tuple[list[np.ndarray], lis
     different = list(dict.fromkeys(course.packed))
     frames = [course.frame(course.packed.index(packed), clean) for packed in different]
     return frames, [different.index(packed) for packed in course.packed]
+
+
+def _encoded(shown: Sequence[np.ndarray], model: VisionLanguageModel, cancel: CancelToken | None) -> Any:
+    """Encode pictures a few at a time, so that Cancel is heard between large models' passes; None when cancelled."""
+    import torch
+
+    from cmai_core.evaluation.runs.predictor import Encoded, encode
+    from cmai_core.models.features import join_features
+
+    parts = []
+    for start in range(0, len(shown), TOGETHER):
+        if cancel is not None and cancel.cancelled:
+            return None
+        parts.append(encode(model, shown[start : start + TOGETHER]))
+    return Encoded(torch.cat([part.pixels for part in parts]), join_features([part.features for part in parts]))
 
 
 def _asked(

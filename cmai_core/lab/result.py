@@ -155,7 +155,7 @@ class Course:
     """The steps of one attack that were kept: the clean pair first, and last the pair that the attack handed back.
 
     Attributes:
-        steps: the number of each in what the search counts, rising from 0.
+        steps: the number of each as the search's progress counts them, rising from 0.
         packed: each picture minus the clean one, modulo 256, deflated (`lab.course`); () where they were not kept.
         sentences: the sentence at each step; () where it stayed as it was.
         readings: role of a model → what it makes of them.
