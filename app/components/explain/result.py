@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app.components.common.caption_diff import caption_diff
-from app.components.common.model_choice import model_words
+from app.components.common.model_words import model_words
 from app.components.common.theme import escape, mark, show
 from app.components.explain.decoder import decoder
 from app.components.explain.heads import heads

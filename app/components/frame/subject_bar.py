@@ -5,15 +5,13 @@ from __future__ import annotations
 import streamlit as st
 
 from app import flow, state
-from app.access import permissions
 from app.components.common.guard import guard
-from app.components.common.theme import badge, escape, label
+from app.components.common.model_words import model_words
 from app.components.frame.keys import keys
 from app.components.frame.model_choice import model_panel
 from app.components.frame.pair import caption_field, pair_panel, picture
 from app.components.frame.recent import recent_panel
 from app.components.frame.share import share_panel
-from app.services.models import is_defended
 from app.subject import chosen_models
 
 
@@ -41,11 +39,7 @@ def _pair() -> None:
 
 
 def _models() -> None:
-    names = [
-        f'<span class="cm-model">{label(role)} <b>{escape(permissions.display_name(spec))}</b> '
-        f"{badge(is_defended(spec))}</span>"
-        for role, spec in chosen_models().items()
-    ]
+    names = [model_words(role, spec) for role, spec in chosen_models().items()]
     st.html(f'<div class="cm cm-models-line">{"".join(names) or "No model is chosen."}</div>', width="content")
     with st.popover("Models", icon=":material/swap_horiz:", key="open_models", help="Other models, up to four"):
         model_panel()
