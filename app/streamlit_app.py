@@ -24,7 +24,6 @@ from app.services import presence  # noqa: E402
 st.set_page_config(page_title="CMAI lab", page_icon="🛡️", layout="wide")
 state.initialise()
 presence.arrive()
-inject_style(large=bool(state.get(state.VIEW)))
 with guard():
     subject.settle_models()
 page = st.navigation(list(navigation.listed().values()), position="top")
@@ -32,6 +31,7 @@ with guard():
     navigation.arrived(page)
 with guard():
     address.read(navigation.shown())
+inject_style(large=bool(state.get(state.VIEW)))
 with guard():
     flow.collect()
 with guard(), st.container(key="status"):

@@ -44,10 +44,6 @@ ROLES = {
 }
 
 
-PROJECTOR_SIZE = 20
-"""Of letters on a projector, in pixels; all other sizes are in proportion."""
-
-
 def inject_style(large: bool = False) -> None:
     """Put the style sheet on the page; once a run. Cards take the second background of whichever theme is active.
 
@@ -58,9 +54,8 @@ def inject_style(large: bool = False) -> None:
     dark = st.get_option("theme.dark.secondaryBackgroundColor") or "transparent"
     colours = "".join(f"--cm-{name}: {role.colour};" for name, role in ROLES.items())
     variables = f":root {{{colours}--cm-card: light-dark({light}, {dark});}}"
-    if large:
-        variables += f"html {{font-size: {PROJECTOR_SIZE}px !important;}}"
-    st.html(f"<style>{variables}\n{static_text('theme.css')}</style>")
+    more = static_text("projector.css") if large else ""
+    st.html(f"<style>{variables}\n{static_text('theme.css')}\n{more}</style>")
 
 
 def escape(text: object) -> str:
