@@ -15,6 +15,8 @@ from cmai_core.terminal import SHARE_AND_WORDS, Table, check_outputs, deliver, i
 
 if TYPE_CHECKING:
     from cmai_core.explanations.causal import MeanTrace
+    from cmai_core.models.protocol import VisionLanguageModel
+    from cmai_core.progress import CancelToken, ProgressCallback
 
 MOST = 500
 
@@ -56,7 +58,9 @@ def trace(
     )
 
 
-def _traced(model: Any, setting: dict[str, Any], show: Any, cancel: Any) -> MeanTrace:
+def _traced(
+    model: VisionLanguageModel, setting: dict[str, Any], show: ProgressCallback, cancel: CancelToken
+) -> MeanTrace:
     """Attack the pairs, each with the model as a white box, and trace what came of it."""
     import torch
 

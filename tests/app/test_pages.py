@@ -390,6 +390,25 @@ def test_a_pair_is_explained_without_an_attack(app, texts, finished, switch):
     assert "adversarial minus clean" not in texts(at) and "deletion AUC" in texts(at)
 
 
+def test_a_trace_of_words_is_shown_by_token_and_layer(app, texts):
+    import torch
+
+    from cmai_core.explanations.causal import trace_words
+    from cmai_core.lab.explanation_file import bundled_path, read_explanation
+    from cmai_core.models import load_model
+    from cmai_core.paths import assets_dir
+
+    made, model = read_explanation(bundled_path()), load_model(f"local-dir:{assets_dir() / 'models' / 'tabletop'}")
+    pixels = model.preprocess([made.roles["A"].clean])
+    sentences = "a small yellow ring", "a small purple ring"
+    found = trace_words(model, pixels, *sentences, generator=torch.Generator().manual_seed(0))
+    assert found.denoising.sets["edited tokens"][0] == pytest.approx(1, abs=1e-3)
+    role = replace(made.roles["A"], trace=found, trace_task="S_c", attacked=sentences[1])
+    at = app("explain", page_explain_result=replace(made, caption=sentences[0], roles={"A": role}))
+    said = texts(at)
+    assert not at.exception and "yellow → purple" in said and "edited tokens" in said and "<td>padding" not in said
+
+
 def test_the_open_view_stands_in_the_address(app, texts):
     at = app("explain")
     assert "show" not in at.query_params

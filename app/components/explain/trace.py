@@ -46,6 +46,10 @@ def trace(made: LabExplanation) -> None:
     if any(e.trace.grid for e in traced.values()):
         with st.container(border=True, key="card_trace_map"):
             _patches(made, traced, direction)
+    words = {role: e for role, e in traced.items() if not e.trace.grid}
+    if words:
+        with st.container(border=True, key="card_trace_words"):
+            _words(words, direction)
     with st.container(border=True, key="card_trace_checks"):
         _checks(traced)
     fold_table("Every effect as a table", partial(trace_rows, made), key="fold_trace")
@@ -127,6 +131,24 @@ def _patches(made: LabExplanation, traced: dict[str, Any], direction: str) -> No
         "A state at a patch, not the object's pixels: after the first layer it has mixed with all others. Single "
         "patches need not add up to all of them together."
     )
+
+
+def _words(traced: dict[str, Any], direction: str) -> None:
+    """Draw the effect of each token at each layer of the text tower, a table a model."""
+    show('<div class="cm-h">Each token alone, by layer of the text tower</div>')
+    for role, explained in traced.items():
+        found = explained.trace
+        effects = getattr(found, direction).tokens
+        heads = "".join(f"<th>{layer}</th>" for layer in range(len(effects)))
+        lines = "".join(
+            f"<tr><td>{escape(word)}</td>{''.join(f'<td>{number(float(v))}</td>' for v in effects[:, place])}</tr>"
+            for place, word in enumerate(found.labels)
+            if word != "padding"
+        )
+        show(
+            f'<div class="cm-small">{label(role)} <b>{escape(explained.name)}</b></div>'
+            f"<table><thead><tr><th>before layer</th>{heads}</tr></thead><tbody>{lines}</tbody></table>"
+        )
 
 
 def _checks(traced: dict[str, Any]) -> None:

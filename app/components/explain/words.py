@@ -19,7 +19,7 @@ SIDES = ("clean", "adversarial")
 
 def words(made: LabExplanation) -> None:
     """Draw the words of all models on one scale, and the same as a table."""
-    show('<div class="cm-h">Words: what each adds to S_c</div>')
+    show('<div class="cm-h">Words: what each adds to S<sub>c</sub></div>')
     attacked = any(explained.attacked for explained in made.roles.values())
     st.caption(
         "Integrated gradients of the token embeddings, summed over each word, on one scale for all."
