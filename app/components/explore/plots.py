@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from app.components.common.plots import base_figure
 from app.components.common.theme import ROLES
 
@@ -104,5 +102,5 @@ def selected(event: Any) -> list[list[Any]]:
     for point in getattr(getattr(event, "selection", None), "points", None) or []:
         data = point.get("customdata")
         if data is not None:
-            found.append(list(data.values()) if isinstance(data, dict) else list(np.atleast_1d(data)))
+            found.append(list(data.values()) if isinstance(data, dict) else data if isinstance(data, list) else [data])
     return found
