@@ -39,7 +39,7 @@ def histograms(view: View) -> None:
                 title=title, tau=tau, most=most,
             ),
             key=key, on_select=partial(_brushed, view.run, role, key), selection_mode=("points", "box"),
-            config=CONFIG | {"displayModeBar": False},
+            config=CONFIG,
             alt=f"{title} and flags {percent(found.false_positive_rate)} of the clean pairs. Histogram of S_c over "
             f"{view.count} pairs; lines outline all {len(view.run)}.",
         )  # fmt: skip
