@@ -41,7 +41,7 @@ def bar(lab) -> None:
     return bars[0];
     """
     found = lab.until(lambda: lab.browser.execute_script(script), PATIENCE, "the bars")
-    ActionChains(lab.browser).move_to_element(found).click().perform()
+    ActionChains(lab.browser).move_to_element(found).pause(0.5).click().perform()  # Plotly takes what is hovered over
 
 
 def chips(lab) -> list[str]:
@@ -54,7 +54,7 @@ def test_a_lasso_and_a_bar_narrow_and_a_pair_opens_in_the_lab(open_lab, driver):
     lab.open("/explore")
     lasso(lab)
     lab.until(lambda: any("picked on the map" in words for words in chips(lab)), PATIENCE, "the lasso's chip")
-    assert "where=rows" in lab.browser.current_url
+    lab.until(lambda: "where=rows" in lab.browser.current_url, PATIENCE, "the address")
     driver.settled(lab.browser)
     bar(lab)
     lab.until(lambda: any("A S_c" in words for words in chips(lab)), PATIENCE, "the bar's chip")
@@ -62,6 +62,7 @@ def test_a_lasso_and_a_bar_narrow_and_a_pair_opens_in_the_lab(open_lab, driver):
     lab.no_error()
     lab.press("explore_open")
     lab.wait_for_text("What the attack did", PATIENCE)
-    assert "craft_on=each" in lab.browser.current_url and "steps=10" in lab.browser.current_url
+    lab.until(lambda: "steps=10" in lab.browser.current_url, PATIENCE, "the address")
+    assert "craft_on=each" in lab.browser.current_url
     assert set(lab.scores()) == {"A", "B"}
     lab.no_error()

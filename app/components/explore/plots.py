@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from app.components.common.plots import base_figure
 from app.components.common.theme import ROLES
 
@@ -49,7 +47,8 @@ def histogram_figure(some: Histogram, every: Histogram, *, title: str, tau: floa
             hovertemplate=f"{look.mark} {look.word}, " + "S_c %{x:.3f}: %{y} pairs<extra></extra>",
         )  # fmt: skip
     figure.add_vline(x=tau, line={"dash": "dash", "width": 2, "color": GREY}, annotation_text=f"τ {tau:.3f}")
-    figure.update_layout(barmode="overlay", clickmode="event+select", dragmode="select", selectdirection="h")
+    # While dragging selects, Streamlit takes no clicks; so bars are clicked, and a box is in the chart's own tools.
+    figure.update_layout(barmode="overlay", clickmode="event+select", dragmode=False, selectdirection="h")
     return figure.update_yaxes(range=[0, most * 1.12])
 
 
@@ -104,5 +103,5 @@ def selected(event: Any) -> list[list[Any]]:
     for point in getattr(getattr(event, "selection", None), "points", None) or []:
         data = point.get("customdata")
         if data is not None:
-            found.append(list(data.values()) if isinstance(data, dict) else list(np.atleast_1d(data)))
+            found.append(list(data.values()) if isinstance(data, dict) else data if isinstance(data, list) else [data])
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 
 import streamlit as st
@@ -13,7 +14,7 @@ from app.components.explore.plots import predictor_figure, selected
 from app.components.explore.view import View
 from app.services import explore as service
 from app.services.explore import named
-from cmai_core.lab.explore.predictors import SHUFFLES
+from cmai_core.lab.explore.predictors import SHUFFLES, Predictor
 from cmai_core.lab.explore.run import ExploreRun
 
 SHOWN = 12
@@ -45,10 +46,8 @@ def predictors(view: View) -> None:
     fold_table("All values as a table", lambda: [_row(p) for p in found], key="explore_predict_table")
 
 
-def _row(p: object) -> dict[str, object]:
-    from dataclasses import asdict
-
-    return {name: round(v, 4) if isinstance(v, float) else v for name, v in asdict(p).items()}  # type: ignore[call-overload]
+def _row(p: Predictor) -> dict[str, object]:
+    return {name: round(v, 4) if isinstance(v, float) else v for name, v in asdict(p).items()}
 
 
 def _picked(run: ExploreRun, key: str) -> None:

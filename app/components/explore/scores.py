@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
@@ -16,6 +17,9 @@ from app.services import explore as service
 from app.services.explore import named
 from cmai_core.lab.explore import rates
 from cmai_core.lab.explore.run import SIDES, ExploreRun
+
+if TYPE_CHECKING:
+    from cmai_core.evaluation.figures.detection import Interval
 
 
 def histograms(view: View) -> None:
@@ -39,7 +43,7 @@ def histograms(view: View) -> None:
                 title=title, tau=tau, most=most,
             ),
             key=key, on_select=partial(_brushed, view.run, role, key), selection_mode=("points", "box"),
-            config=CONFIG | {"displayModeBar": False},
+            config=CONFIG,
             alt=f"{title} and flags {percent(found.false_positive_rate)} of the clean pairs. Histogram of S_c over "
             f"{view.count} pairs; lines outline all {len(view.run)}.",
         )  # fmt: skip
@@ -79,9 +83,9 @@ def detection(view: View) -> None:
     )
 
 
-def _rows(view: View, role: str, one: rates.Confusion, area: object) -> str:
-    interval = "" if area is None else f" [{number(area.low)}, {number(area.high)}]"  # type: ignore[attr-defined]
-    value = None if area is None else area.value  # type: ignore[attr-defined]
+def _rows(view: View, role: str, one: rates.Confusion, area: Interval | None) -> str:
+    interval = "" if area is None else f" [{number(area.low)}, {number(area.high)}]"
+    value = None if area is None else area.value
     return (
         f'<tr><th colspan="3">{label(role, role)} · area {number(value)}{interval}</th></tr>'
         f"<tr><td>{label('clean')}</td><td>{one.clean_flagged} ({percent(one.false_positive_rate)})</td>"

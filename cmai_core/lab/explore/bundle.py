@@ -18,7 +18,7 @@ from cmai_core.lab.explore.storage import read_run, save_run
 from cmai_core.paths import assets_dir
 from cmai_core.progress import Progress
 
-PAIRS, STEPS, EPSILONS = 1000, 10, (2.0, 4.0)
+PAIRS, STEPS, EPSILONS = 896, 10, (2.0, 4.0)
 MOST_BYTES = 3_000_000
 
 
