@@ -41,6 +41,15 @@ def switch():
     return switched
 
 
+def idle() -> None:
+    """Cancel what a test has left in the queue: what a link describes is run at once."""
+    from app.services.jobs import job_queue
+
+    queue = job_queue()
+    for job in queue._pending():
+        queue.cancel(job)
+
+
 @pytest.fixture
 def app(tiny_models, monkeypatch, switch):
     """A function that opens a page of the lab with these models."""
@@ -72,7 +81,8 @@ def app(tiny_models, monkeypatch, switch):
             switch(at, page).run()
         return at
 
-    return opened
+    yield opened
+    idle()
 
 
 @pytest.fixture

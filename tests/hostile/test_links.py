@@ -139,7 +139,11 @@ def opened(monkeypatch):
             at.query_params[name] = value
         return at.run()
 
-    return run
+    yield run
+    from app.services.jobs import job_queue
+
+    for job in job_queue()._pending():  # what a link describes is run at once
+        job.cancel()
 
 
 @pytest.mark.parametrize("query", [{"steps": "500"}, {"scene": "null", "pair": "scene"}, {"recipe": "own combination"}])

@@ -88,7 +88,7 @@ def test_every_bundled_model_of_this_checkout_loads():
 
 def test_everything_that_is_shipped_stays_small():
     # The base of the second comparison lies beside the models of the first, which leave when it is done.
-    assert sum(path.stat().st_size for path in assets_dir().rglob("*") if path.is_file()) <= 121e6
+    assert sum(path.stat().st_size for path in assets_dir().rglob("*") if path.is_file()) <= 125e6
 
 
 def test_listing_models_imports_nothing_heavy():

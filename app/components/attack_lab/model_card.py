@@ -52,7 +52,7 @@ def _chip(prediction: PairPrediction, tau: float | None) -> str:
         return ""
     flagged = prediction.adversarial < tau
     word, kind = ("⚠ flagged", "flagged") if flagged else ("✓ no alarm", "passed")
-    return f'<span class="cm-tag cm-tag-{kind}">{word}</span>'
+    return f'<span class="cm-tag cm-chip-{kind}">{word}</span>'
 
 
 def _sees(prediction: PairPrediction) -> str:
