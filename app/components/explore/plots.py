@@ -47,8 +47,8 @@ def histogram_figure(some: Histogram, every: Histogram, *, title: str, tau: floa
             hovertemplate=f"{look.mark} {look.word}, " + "S_c %{x:.3f}: %{y} pairs<extra></extra>",
         )  # fmt: skip
     figure.add_vline(x=tau, line={"dash": "dash", "width": 2, "color": GREY}, annotation_text=f"τ {tau:.3f}")
-    # While dragging selects, Streamlit takes no clicks; so bars are clicked, and a box is in the chart's own tools.
-    figure.update_layout(barmode="overlay", clickmode="event+select", dragmode=False, selectdirection="h")
+    # While dragging selects, Streamlit takes no clicks; so bars are clicked, with Shift several.
+    figure.update_layout(barmode="overlay", clickmode="event+select", dragmode=False)
     return figure.update_yaxes(range=[0, most * 1.12])
 
 

@@ -42,8 +42,8 @@ def histograms(view: View) -> None:
                 rates.score_histogram(view.run, role, view.level, view.mask), counted[role],
                 title=title, tau=tau, most=most,
             ),
-            key=key, on_select=partial(_brushed, view.run, role, key), selection_mode=("points", "box"),
-            config=CONFIG,
+            key=key, on_select=partial(_brushed, view.run, role, key), selection_mode="points",
+            config=CONFIG | {"displayModeBar": False},
             alt=f"{title} and flags {percent(found.false_positive_rate)} of the clean pairs. Histogram of S_c over "
             f"{view.count} pairs; lines outline all {len(view.run)}.",
         )  # fmt: skip
