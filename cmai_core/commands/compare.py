@@ -214,7 +214,7 @@ def train(
 
     changes = {"replay": replay} if replay else {}
     with resumable(GOES_ON), interruptible() as cancel, progress_bar(quiet, form=SHARE_AND_WORDS) as show:
-        options = {"base": base, "seed": seed, "device": device, "progress": show, "cancel": cancel}
+        options: dict[str, Any] = {"base": base, "seed": seed, "device": device, "progress": show, "cancel": cancel}
         made = train_second(recipes, folder, chosen_epsilons(trials), changes=changes, **options)
     for place in made:
         print(place)
