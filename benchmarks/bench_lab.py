@@ -71,7 +71,7 @@ async def run(address: str, pid: int, reruns: int, seconds: float) -> None:
         print(f"{'attack_lab, no result':28} {await measured(tab, pid, reruns)}")
         tab.refresh = True
         await tab.click("start_attack")
-        if not await tab.until(lambda: "result_slider" in tab.widgets or tab.said("What the attack did"), 300):
+        if not await tab.until(lambda: "result_slider" in tab.widgets or tab.said("cm-finding"), 300):
             raise SystemExit("The attack did not end.")
         if "result_tabs" in tab.widgets:
             await tab.put("result_tabs", "string_value", "Verification")

@@ -145,7 +145,7 @@ class Visitor:
         """An attack that is waited for, cancelled, or left alone by closing the tab."""
         start = time.monotonic()
         await self.counted(tab.click("start_attack", PATIENCE))
-        if "cancel_attack" not in tab.widgets and not tab.said("What the attack did"):
+        if "cancel_attack" not in tab.widgets and not tab.said("cm-finding"):
             self.tally.refused += 1
             return True
         self.tally.started += 1
@@ -205,7 +205,7 @@ async def run(address: str, pid: int, log: Path, journal: Path, visitors: int, s
     tally = Tally()
     async with Tab(address, visitor_cookie(address)) as tab:  # the models are loaded before anything is measured
         await tab.click("start_attack", 120)
-        await tab.until(lambda: tab.said("What the attack did"), 300)
+        await tab.until(lambda: tab.said("cm-finding"), 300)
         await tab.until(lambda: _queue(tab) == 0, 60)
     warm = len(jobs_done(journal))
     before, used, begun = memory(pid), cpu(pid), time.monotonic()

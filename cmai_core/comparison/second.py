@@ -54,8 +54,8 @@ def second_recipe(name: str, epsilon: float | None) -> Recipe:
     arm = recipe.controller
     if arm is not None:
         arm = replace(arm, epsilon=replace(arm.epsilon, low=min(arm.epsilon.low, radius), high=radius))
-        start = None if arm.start is None else replace(arm.start, epsilon=radius)
-        arm = replace(arm, start=start)
+        if getattr(arm, "start", None) is not None:  # a controller by constraints begins at its price
+            arm = replace(arm, start=replace(arm.start, epsilon=radius))
     return replace(recipe, inner=inner, controller=arm)
 
 

@@ -23,7 +23,8 @@ from cmai_core.data.plain import plain_line
 from cmai_core.errors import CmaiError, DataError
 from cmai_core.lab.experiment import ROLES, Experiment, present_role
 from cmai_core.lab.images import encode, sha256
-from cmai_core.lab.result import Example, LabResult, PairPrediction
+from cmai_core.lab.result import Course, Example, LabResult, PairPrediction
+from cmai_core.lab.target import Target
 
 if TYPE_CHECKING:
     from cmai_core.lab.verdict import LabVerdict
@@ -39,7 +40,7 @@ MAX_TEXT, MAX_ITEMS = 4000, 30_000
 _LARGEST = 1e15
 _KEYS = (
     "format", "experiment", "crafts", "readings", "seconds", "device", "created", "versions", "second", "cmcv",
-    "pictures",
+    "pictures", "courses", "target",
 )  # fmt: skip
 _HINT = "Choose a file that the lab exported as an experiment."
 
@@ -196,6 +197,7 @@ def _numbers(raw: Mapping[str, Any]) -> dict[str, Any]:
         for role, values in records.items():
             if present_role(role) not in ROLES or values["role"] not in (role, present_role(role)):
                 raise _bad(f"speaks of a model {_quoted(role)}")
+    courses = _mapping(raw.get("courses") or {}, "courses")
     second = raw.get("second")
     if second is not None:
         known = _mapping(second, "second")
@@ -210,7 +212,14 @@ def _numbers(raw: Mapping[str, Any]) -> dict[str, Any]:
         "created": _value(str, raw.get("created"), "created"),
         "versions": _value(Mapping[str, str], raw.get("versions"), "versions"),
         "second": second,
+        "courses": {role: _course(values, f"courses.{role}") for role, values in courses.items()},
+        "target": None if raw.get("target") is None else _record(Target, raw["target"], "target"),
     }
+
+
+def _course(raw: Any, where: str) -> dict[str, Any]:
+    """Check the steps of an attack; their pictures are not in a file."""
+    return {"sentences": [], "readings": {}} | _record(Course, raw, where, extra={"packed"})
 
 
 def _record(kind: type, raw: Any, where: str, extra: frozenset[str] | set[str] = frozenset()) -> dict[str, Any]:

@@ -59,6 +59,7 @@ def test_a_closed_tab_frees_its_place(load, lab):
             first, second = lab_client.Tab(address, cookie), lab_client.Tab(address, cookie)
             async with first, second:
                 for tab in (first, second):
+                    await tab.put("all_settings", "bool_value", True)
                     await tab.put("steps", "double_value", 200.0)
                     await tab.put("restarts", "double_value", 10.0)
                     await tab.click("start_attack", PATIENCE)

@@ -107,8 +107,8 @@ class Lab:
 
     def press_close(self) -> None:
         """Closes the dialog."""
-        self.until(lambda: self._click('[role=dialog] button[aria-label="Close"]'), what="the dialog's cross")
-        self.until(lambda: not self.all("[role=dialog]"), what="the dialog to close")
+        self.until(lambda: self._click('[data-testid=stDialog] button[aria-label="Close"]'), what="the dialog's cross")
+        self.until(lambda: not self.all("[data-testid=stDialog]"), what="the dialog to close")
 
     def tab(self, words: str) -> None:
         """Opens a tab by its words."""
@@ -194,12 +194,12 @@ class Lab:
         """Picks the first picture that a search in the browser of examples finds; returns its caption."""
         self.unfold("pair_menu", ".st-key-open_browse button")
         self.press("open_browse")
-        self.wait_for("[role=dialog]")
+        self.wait_for("[data-testid=stDialog]")
         settled(self.browser)
         self.segment("browse_set", collection)
         self.type("browse_query", query)
         caption = self.until(lambda: self._pick_first(query), 60, "a thumbnail")
-        self.until(lambda: not self.all("[role=dialog]"), what="the dialog to close")
+        self.until(lambda: not self.all("[data-testid=stDialog]"), what="the dialog to close")
         settled(self.browser)
         return caption
 
@@ -218,12 +218,12 @@ class Lab:
         """Uploads a picture with its sentence."""
         self.unfold("pair_menu", ".st-key-open_upload button")
         self.press("open_upload")
-        self.wait_for("[role=dialog]")
+        self.wait_for("[data-testid=stDialog]")
         settled(self.browser)
-        self.until(lambda: self.all("[role=dialog] input[type=file]"))[0].send_keys(str(path))
+        self.until(lambda: self.all("[data-testid=stDialog] input[type=file]"))[0].send_keys(str(path))
         self.type("upload_caption", caption)
         self.press("upload_use")
-        self.until(lambda: not self.all("[role=dialog]"), what="the dialog to close")
+        self.until(lambda: not self.all("[data-testid=stDialog]"), what="the dialog to close")
         settled(self.browser)
 
     def attack(self, seconds: float = 120) -> None:
@@ -247,5 +247,5 @@ class Lab:
         for card in self.all(".cm-model-card"):
             role = card.get_attribute("aria-label").split()[1]
             values = [e.text for e in card.find_elements(By.CSS_SELECTOR, ".cm-score b")]
-            found[role] = tuple(float(v.replace("−", "-")) for v in values[:2])
+            found[role] = tuple(float("nan") if v == "–" else float(v.replace("−", "-")) for v in values[:2])
         return found

@@ -61,7 +61,7 @@ def test_a_lasso_and_a_bar_narrow_and_a_pair_opens_in_the_lab(open_lab, driver):
     driver.settled(lab.browser)
     lab.no_error()
     lab.press("explore_open")
-    lab.wait_for_text("What the attack did", PATIENCE)
+    lab.wait_for(".cm-finding", PATIENCE)
     lab.until(lambda: "steps=10" in lab.browser.current_url, PATIENCE, "the address")
     assert "craft_on=each" in lab.browser.current_url
     assert set(lab.scores()) == {"A", "B"}

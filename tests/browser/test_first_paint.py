@@ -14,7 +14,7 @@ def test_the_first_screen_stands_within_three_seconds(open_lab):
     lab.no_error()
     said = lab.text()
     assert "Same picture to you, different meaning to the model" in said
-    for words in ("Try your own", "Browse examples", "How to read this", "queue empty", "Start the attack"):
+    for words in ("How to read this", "queue empty", "Start the attack", "Make it see"):
         assert words in said
 
 

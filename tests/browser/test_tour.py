@@ -35,7 +35,7 @@ def test_every_dialog_opens(open_lab, button, words):
     lab.open()
     lab.unfold("pair_menu", f".st-key-{button} button")
     lab.press(button)
-    lab.until(lambda: words in lab.text("[role=dialog]"), 90, words)
+    lab.until(lambda: words in lab.text("[data-testid=stDialog]"), 90, words)
     lab.no_error()
 
 
@@ -46,6 +46,6 @@ def test_a_file_that_is_no_picture_is_explained(open_lab, tmp_path):
     broken.write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 64)
     lab.unfold("pair_menu", ".st-key-open_upload button")
     lab.press("open_upload")
-    lab.until(lambda: lab.all("[role=dialog] input[type=file]"))[0].send_keys(str(broken))
-    lab.until(lambda: lab.all("[role=dialog] [data-testid=stAlert]"), 30, "an explanation")
+    lab.until(lambda: lab.all("[data-testid=stDialog] input[type=file]"))[0].send_keys(str(broken))
+    lab.until(lambda: lab.all("[data-testid=stDialog] [data-testid=stAlert]"), 30, "an explanation")
     lab.no_error()

@@ -11,6 +11,7 @@ from app.components.explore.form import SETS
 from app.components.explore.view import begin, current
 from cmai_core.lab.belonging import in_force
 from cmai_core.lab.explore.run import ExploreRun
+from cmai_core.tasks import DEFAULT_TASK
 
 
 def bench(run: ExploreRun) -> None:
@@ -52,7 +53,7 @@ def run_words(run: ExploreRun) -> str:
 def about(run: ExploreRun) -> str:
     """Return how a run was made."""
     e = run.experiment
-    gallery = f" among the captions of all {len(run):,} pairs" if e.task == "retrieval" else ""
+    gallery = f" among the captions of all {len(run):,} pairs" if e.task == DEFAULT_TASK else ""
     return (
         f"{run_words(run)}: a white box on each model, {e.steps} steps, objective {in_force(e)['objective'][1]}, seed "
         f"{e.seed}; asked for {e.task}{gallery}. The lab asks about one pair among fewer, so single answers can differ."

@@ -135,12 +135,11 @@ class Watched:
 
 def live_batch(scenes: int = SCENES, size: int = BATCH) -> TrainingBatch:
     """Draw the batch: the same each time, of Tabletop's validation scenes, made when first asked for."""
-    from cmai_core.data.tabletop.arrays import training_arrays
-    from cmai_core.models.tokenizer import bundled_tokenizer_dir
     from cmai_core.training.batches import draw
+    from cmai_core.training.placement import validation_arrays
     from cmai_core.training.recipes import get_recipe
 
-    arrays = training_arrays(bundled_tokenizer_dir() / "tokenizer.json", "validation", scenes, workers=1)
+    arrays = validation_arrays(scenes)
     recipe = get_recipe("mbat", batch=size, nlvr_share=0.0)
     return draw(arrays, recipe, _SEED, 0)
 

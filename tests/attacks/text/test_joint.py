@@ -211,7 +211,9 @@ def test_progress_and_cancel(name, tools):
 
     result = attack(name)(model, batch, progress=listen, cancel=token, progress_interval=0.0)
     total = SCHEDULES[name].image_steps
-    assert result.cancelled and result.steps_done == 2 and seen == [(0, total), (1, total), (2, total)]
+    assert (
+        result.cancelled and result.steps_done == 2 and [*dict.fromkeys(seen)] == [(0, total), (1, total), (2, total)]
+    )
     assert (result.objective >= result.clean_objective).all()
     before = CancelToken()
     before.cancel()

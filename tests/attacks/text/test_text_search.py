@@ -221,7 +221,7 @@ def test_progress_and_cancel_at_every_round(tools):
         attack = TextAttack(threat=TextThreat(words=threat), search=search)
         result = attack(model, batch, progress=listen, cancel=token, progress_interval=0.0)
         assert result.cancelled and result.steps_done == 1
-        assert [u.done for u in seen] == [0, 1] and len(seen[-1].data["texts"]) == 4
+        assert [*dict.fromkeys(u.done for u in seen)] == [0, 1] and len(seen[-1].data["texts"]) == 4
         assert len(seen[0].data["objective"]) == 1
         full = attack(model, batch)
         assert not full.cancelled and (full.objective >= result.objective).all()
