@@ -15,7 +15,7 @@ from cmai_core.lab.experiment import ROLES
 
 
 def model_panel() -> None:
-    """Draw the models' selections, and a warning if the picture is of a kind that a model has never seen."""
+    """Draw the models' selections."""
     shown = [role for role in ROLES if role in ROLES[:2] or _taken(role)]
     for place, role in zip(st.columns(2) * 2, shown, strict=False):
         with place:
@@ -24,6 +24,10 @@ def model_panel() -> None:
     if len(shown) < len(ROLES):
         row.button("Add a model", key="add_model", icon=":material/add:", on_click=_add)
     row.button("Swap A and B", key="swap_models", icon=":material/swap_horiz:", on_click=swap)
+
+
+def foreign_warning() -> None:
+    """Warn where the picture is of a kind that a chosen model has never seen."""
     specs = [domain_of(spec) for spec in chosen_models().values()]
     pair = state.get(state.PAIR)
     foreign = {domain for domain in specs if pair and domain not in (kind_of(pair), PHOTOGRAPHS)}

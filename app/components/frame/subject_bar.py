@@ -8,7 +8,7 @@ from app import flow, state
 from app.components.common.guard import guard
 from app.components.common.model_words import model_words
 from app.components.frame.keys import keys
-from app.components.frame.model_choice import model_panel
+from app.components.frame.model_choice import foreign_warning, model_panel
 from app.components.frame.pair import caption_field, pair_panel, picture
 from app.components.frame.recent import recent_panel
 from app.components.frame.share import share_panel
@@ -27,6 +27,8 @@ def subject_bar() -> None:
             _models()
         with guard():
             _history()
+    with guard():
+        foreign_warning()
     keys()
 
 
