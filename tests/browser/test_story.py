@@ -113,7 +113,7 @@ def test_the_story_on_the_bundled_models(open_lab):
     said = lab.text()
     assert "only ever seen Tabletop" in said and "ViT-B-32/laion2b_s34b_b79k" in said
     if any(card.defended for card in bundled_models()):
-        assert "shown the transfer" in said and set(lab.scores()) == {"A", "B"}
+        assert "white-box attack" in said and set(lab.scores()) == {"A", "B"}  # the form begins with "each"
     send_to_review(lab)
 
 
