@@ -24,14 +24,6 @@ class Need:
 MODEL = Need(lambda subject: "" if subject.models else "No model is chosen yet: pick one of the list.")
 """At least one chosen model."""
 
-ATTACKED_PAIR = Need(
-    lambda subject: (
-        "" if subject.attacked else "There is no attacked pair yet: make an attack in the attack lab first."
-    ),
-    "attack_lab",
-)
-"""An attack that was made, or the bundled example."""
-
 ANY_PAIR = Need(
     lambda subject: "" if subject.pair or subject.attacked else "There is no pair yet: choose one in the attack lab.",
     "attack_lab",

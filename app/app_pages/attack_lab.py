@@ -9,8 +9,9 @@ import streamlit as st
 
 from app import flow, state, subject
 from app.components.attack_lab.attack_card import attack_fields, start_button
-from app.components.attack_lab.first_words import first_words, lead
+from app.components.attack_lab.first_words import first_words
 from app.components.attack_lab.result import details, first_fold
+from app.components.attack_lab.result_words import finding
 from app.components.common.experiment_files import comparison_view
 from app.components.common.guard import guard, show_notice
 from app.components.common.live import live_job
@@ -68,13 +69,14 @@ def _result(result: LabResult, example: bool) -> None:
         if example:
             first_words()
         else:
-            show(f'<p class="cm-finding">{"<br>".join(subscript(sentence) for sentence in lead(result))}</p>')
-        first_fold(result, flow.bases(result))
+            show(f'<p class="cm-finding">{"<br>".join(subscript(sentence) for sentence in finding(result))}</p>')
+        bases = flow.bases(result)
+        first_fold(result, bases)
         recorded = state.get(state.RECORDED)
         if recorded is not None and recorded.experiment == result.experiment:
             with st.expander("Against the file", expanded=True, icon=":material/compare_arrows:", key="against_file"):
                 comparison_view(compare_with_file(recorded, result))
-        details(result, flow.bases(result))
+        details(result, bases)
 
 
 PAGE = Page(name="attack_lab", title="Lab", icon=":material/experiment:", body=body)

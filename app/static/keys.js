@@ -1,5 +1,5 @@
 // One listener a page: keys press the buttons that are there, or tell the stage.
-const BUTTONS = { s: "start_attack", Escape: "cancel_attack", u: "undo", "?": "open_keys" };
+const BUTTONS = { s: "start_attack", Escape: "cancel_attack", u: "undo", "?": "open_help" };
 const STAGE = ["b", "d", "ArrowLeft", "ArrowRight"];
 
 function typing(target) {

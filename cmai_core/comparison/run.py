@@ -22,16 +22,19 @@ from cmai_core.errors import CmaiError, OptionError
 from cmai_core.files import atomic, write_json
 from cmai_core.paths import assets_dir
 from cmai_core.progress import CancelToken, ProgressCallback
+from cmai_core.training.recipes import RECIPES
 from cmai_core.versions import library_versions
 
 CLEAN, JOINT, AIMED, DETECTION, POLICIES = "clean", "joint", "aimed", "detection", "policies"
+ANSWERED = "answered"
 TASKS = ("zero-shot", "retrieval", "vqa", "nlvr")
 
 
 def part_names(protocol: Protocol = PROTOCOL) -> tuple[str, ...]:
     """Return all parts, in the order in which they run."""
     grids = tuple(part.name for part in protocol.parts)
-    return (CLEAN, grids[0], POLICIES, grids[1], DETECTION, *grids[2:], JOINT, AIMED)
+    answered = () if protocol.answered is None else (ANSWERED,)
+    return (CLEAN, grids[0], POLICIES, grids[1], DETECTION, *grids[2:], JOINT, AIMED, *answered)
 
 
 def results_dir() -> Path:
@@ -165,6 +168,8 @@ class Comparison:
             calibration, held_out = self._calibration(model)
             options = {"gallery": protocol.gallery, "seed": protocol.seed, "tower": self._robust_tower()}
             return aimed_verdicts(model, test, held_out, calibration, protocol.aimed, **options, **tools)
+        if part == ANSWERED:
+            return self._answered(model, name, test, tools)
         from cmai_core.comparison.grids import measured
 
         wanted = protocol.part({DETECTION: FAMILIES, POLICIES: "main"}.get(part, part))
@@ -184,6 +189,23 @@ class Comparison:
             tower = self._robust_tower()
             return policy_figures(model, name, frame, self.store, protocol, test, calibration, tower)
         return [verdict.to_dict() for verdict in verdicts]
+
+    def _answered(self, model: Any, name: str, test: Any, tools: dict[str, Any]) -> dict[str, Any]:
+        """Measure a model inside verified answering; what is known is kept after each attack, and gone on with."""
+        from cmai_core.comparison.answered import answered_verdicts
+
+        asked, path = self.protocol.answered, self.folder / f"{name}.{ANSWERED}.json"
+        entire = {RECIPES[recipe].model_name for recipe in asked.entire}
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"hash": model.hash}
+        if known["hash"] != model.hash:
+            raise CmaiError(f"{path} is of other weights.", "Move it away.")
+        out = answered_verdicts(
+            model, test, self.data("validation"), asked, gallery=self.protocol.gallery,
+            limit=asked.full if name in entire else asked.few, seed=self.protocol.seed, known=known.get("found"),
+            keep=lambda found: write_json(path, {"hash": model.hash, "found": found}), **tools,
+        )  # fmt: skip
+        path.unlink(missing_ok=True)  # it stands in the results now
+        return out
 
     def _robust_tower(self) -> Any:
         from cmai_core.models import load_model

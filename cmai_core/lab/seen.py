@@ -85,11 +85,12 @@ def seen(result: LabResult, pair: Pair | None = None) -> dict[str, dict[str, Cha
     found = {}
     for role, prediction in result.attacked.items():
         asked = [name for name in TASKS if len(prediction.answers.get(name, ())) == 2]
-        found[role] = {name: _change(name, *prediction.answers[name], pair) for name in asked}
+        found[role] = {name: change_of(name, *prediction.answers[name], pair) for name in asked}
     return found
 
 
-def _change(task: str, before: Answer, after: Answer, pair: Pair | None) -> Change:
+def change_of(task: str, before: Answer, after: Answer, pair: Pair | None = None) -> Change:
+    """Return what became of one task's answer; pair: as for `seen`."""
     written = not TASKS[task].has_classes
     gone, new = _facts(before.text, after.text, pair) if written and pair is not None else ((), ())
     return Change(

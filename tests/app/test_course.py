@@ -6,11 +6,11 @@ import json
 
 import numpy as np
 import pytest
+from lab_runs import run, setting_of
 
 from cmai_core.lab.course import MOST_FRAMES, CourseRecorder
-from cmai_core.lab.experiment import TASKS, Experiment
+from cmai_core.lab.experiment import TASKS
 from cmai_core.lab.result import LabResult
-from cmai_core.lab.run import run_attack
 from cmai_core.progress import CancelToken, Progress
 
 SHORT = [name for name, info in TASKS.items() if info.has_classes and info.pictures == 1]
@@ -18,22 +18,7 @@ SHORT = [name for name, info in TASKS.items() if info.has_classes and info.pictu
 
 @pytest.fixture(scope="module")
 def setting(tiny_models):
-    from cmai_core.data import load_dataset
-    from cmai_core.models import load_model
-
-    items = load_dataset("tabletop", split="test", limit=12)
-    models = {
-        role: load_model(f"local-dir:{tiny_models / name}")
-        for role, name in (("A", "tabletop"), ("B", "tabletop-cmai"))
-    }
-    return items, models
-
-
-def run(setting, *, tell=None, cancel=None, **options):
-    items, models = setting
-    experiment = Experiment(pair=items[0].id, caption=items[0].captions[0], **{"steps": 4, **options})
-    models = {role: model for role, model in models.items() if role in experiment.models}
-    return run_attack(experiment, items[0], models, dataset=items, progress=tell, cancel=cancel)
+    return setting_of(tiny_models)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from lab_runs import run, setting_of
 
 from app.components.attack_lab.score_card import treatment, unread, verdict
 from cmai_core.defenses.detector import clean_scores
@@ -21,22 +22,7 @@ from cmai_core.progress import CancelToken
 
 @pytest.fixture(scope="module")
 def setting(tiny_models):
-    from cmai_core.data import load_dataset
-    from cmai_core.models import load_model
-
-    items = load_dataset("tabletop", split="test", limit=12)
-    models = {
-        role: load_model(f"local-dir:{tiny_models / name}")
-        for role, name in (("A", "tabletop"), ("B", "tabletop-cmai"))
-    }
-    return items, models
-
-
-def run(setting, *, tell=None, cancel=None, **options):
-    items, models = setting
-    experiment = Experiment(pair=items[0].id, caption=items[0].captions[0], **{"steps": 4, **options})
-    models = {role: model for role, model in models.items() if role in experiment.models}
-    return run_attack(experiment, items[0], models, dataset=items, progress=tell, cancel=cancel)
+    return setting_of(tiny_models)
 
 
 def test_progress_only_grows_and_the_picture_stays(setting):

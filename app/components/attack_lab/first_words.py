@@ -1,13 +1,11 @@
-"""What heads the stage: of the bundled example, what this is and how to begin; of a result, what the attack did."""
+"""What heads the bundled example: what this is, and how to begin."""
 
 from __future__ import annotations
 
 import streamlit as st
 
-from app.components.attack_lab.result_words import finding
 from app.components.common.help import help_dialog
 from app.components.common.theme import show
-from cmai_core.lab.result import LabResult
 
 HEADLINE = "Same picture to you, different meaning to the model"
 
@@ -37,8 +35,3 @@ def first_words(*, empty: bool = False) -> None:
         '<p class="cm-lead cm-lab-lead">A change too small to see makes a vision-language model lose what a picture '
         "means. Move the divider, read the consistency score S<sub>c</sub>, then attack a picture of your own.</p>"
     )
-
-
-def lead(result: LabResult) -> list[str]:
-    """Return what an attack did, a sentence for each model."""
-    return finding(result)

@@ -8,6 +8,7 @@ from app.components.attack_lab.score_card import answers_lost, treatment, unread
 from app.components.common.theme import badge, escape, label, mark, number, show, signed
 from app.services.models import is_defended
 from cmai_core.lab.result import Answer, Example, PairPrediction
+from cmai_core.lab.seen import change_of
 from cmai_core.tasks import TASKS
 
 SEEN = "zero-shot"
@@ -60,10 +61,10 @@ def _sees(prediction: PairPrediction) -> str:
     if SEEN not in prediction.answers:
         return ""
     clean, attacked = prediction.answers[SEEN]
-    changed = clean.text != attacked.text
-    arrow = f'<span class="cm-muted">→</span> {_word(attacked, changed)}' if prediction.attacked else ""
-    shown = [("clean", clean), ("adversarial", attacked)] if prediction.attacked else [("clean", clean)]
-    bars = "".join(_bar(role, answer) for role, answer in shown)
+    change = change_of(SEEN, clean, attacked)
+    arrow = f'<span class="cm-muted">→</span> {_word(attacked, change.changed)}' if prediction.attacked else ""
+    shown = ("clean", "adversarial") if prediction.attacked else ("clean",)
+    bars = "".join(_bar(role, share) for role, share in zip(shown, change.confidence, strict=False))
     return f'<div class="cm-sees">{_word(clean, False)} {arrow}</div><div class="cm-seen-bars">{bars}</div>'
 
 
@@ -84,9 +85,7 @@ def _word(answer: Answer, changed: bool) -> str:
     return f'{sign(answer.correct)} <span class="{"cm-changed" if changed else ""}">{text}</span>'
 
 
-def _bar(role: str, answer: Answer) -> str:
-    best = answer.ranking[0][1] if answer.ranking else answer.score
-    share = min(1.0, max(0.0, best))
+def _bar(role: str, share: float) -> str:
     return (
         f'<div><div class="cm-bar" aria-hidden="true">'
         f'<span style="width:{100 * share:.1f}%;background:var(--cm-{role})"></span></div>'

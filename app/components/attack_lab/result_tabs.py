@@ -4,24 +4,47 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import verification_flow
-from app.components.attack_lab.answers import answers_table, answers_view
+from app import state, verification_flow
+from app.components.attack_lab.answers import answers_table, answers_view, sign
 from app.components.attack_lab.detector import aim
 from app.components.common.chart import chart
 from app.components.common.experiment_files import experiment_download
 from app.components.common.fold import fold_table
+from app.components.common.guard import guard
 from app.components.common.report_download import result_report
 from app.components.common.svg import line_chart
-from app.components.common.theme import label, number, show
+from app.components.common.theme import escape, label, number, show
+from app.services.pairs import lab_pair
+from app.services.showcase import showcase
 from cmai_core.lab.images import encode, perturbation_gain, perturbation_numbers, perturbation_view
 from cmai_core.lab.result import Example, LabResult
+from cmai_core.lab.seen import seen
 
 
 def answers(result: LabResult) -> None:
     """Draw what every task answers."""
     pictures = {role: result.example_for(role).clean for role in result.predictions}
     answers_view(result.predictions, pictures, result.second)
+    with guard():
+        _facts(result)
     fold_table("As a table", lambda: answers_table(result.predictions), key="fold_answers")
+
+
+def _facts(result: LabResult) -> None:
+    """Draw which facts a written answer states no more after the attack, and which only then."""
+    bundle = showcase()
+    if bundle is not None and bundle.result is result:
+        return  # the first screen loads no dataset
+    e = result.experiment
+    pair = lab_pair(e.pair, e.caption, state.get(state.UPLOAD), e.scene)
+    lines = []
+    for role, changes in seen(result, pair).items():
+        for change in changes.values():
+            for word, facts in (("says no more", change.gone), ("says now", change.new)):
+                said = ", ".join(f"{sign(fact.true)} {escape(fact.text)}" for fact in facts)
+                lines += [f"<div>{label(role)} {word}: {said}</div>"] if said else []
+    if lines:
+        show(f'<div class="cm-small">{"".join(lines)}</div>')
 
 
 def perturbation(example: Example) -> None:

@@ -1,8 +1,21 @@
-"""The dialog that says how to read the lab."""
+"""The dialog that says how to read the lab, and which keys it knows."""
 
 from __future__ import annotations
 
 import streamlit as st
+
+from app.components.common.theme import escape, show
+from app.registry import PAGES
+
+KEYS = {
+    "s": "start the attack",
+    "Esc": "cancel it",
+    "b": "blink between clean and attacked",
+    "d": "show the difference, enlarged",
+    "← →": "a step of the attack back, forward",
+    "u": "back to the experiment before",
+    "?": "this sheet",
+}
 
 
 @st.dialog("How to read this", width="medium", icon=":material/help:")
@@ -31,3 +44,7 @@ pair can be sent to **Review**, where a person judges it.
 sentences you type; for photographs it is known from the pairing only.
 """
     )
+    rows = [*KEYS.items(), *((str(n), f"page {page.title}") for n, page in enumerate(PAGES.values(), 1) if n < 10)]
+    body = "".join(f"<tr><td><kbd>{escape(key)}</kbd></td><td>{escape(what)}</td></tr>" for key, what in rows)
+    show(f'<div class="cm-h">Keys</div><table class="cm-keys">{body}</table>')
+    st.caption("They rest while you type in a field.")

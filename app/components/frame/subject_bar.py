@@ -6,6 +6,7 @@ import streamlit as st
 
 from app import flow, state
 from app.components.common.guard import guard
+from app.components.common.help import help_dialog
 from app.components.common.model_words import model_words
 from app.components.frame.keys import keys
 from app.components.frame.model_choice import foreign_warning, model_panel
@@ -57,3 +58,5 @@ def _history() -> None:
     )  # fmt: skip
     with st.popover("Share", icon=":material/share:", key="open_share"):
         share_panel()
+    if st.button("Help and keys", key="open_help", icon=":material/help:", help="How to read this, and keys (?)"):
+        help_dialog()

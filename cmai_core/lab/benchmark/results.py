@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from cmai_core.evaluation.runs.plan import Plan
 
 FOOLED, HELD, WRONG, OPEN = "fooled", "held", "wrong when clean", "not known"
-_KEY = list(CELL)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from cmai_core.evaluation.figures.intervals import median_interval, share_interval
+from cmai_core.evaluation.figures.intervals import share_interval
 from cmai_core.evaluation.figures.outcomes import CLEAN, VALIDATION
 
 MOST_POINTS = 60
@@ -59,12 +59,3 @@ def smallest_curve(smallest: pd.DataFrame, largest: float) -> pd.DataFrame:
     value = hits / np.maximum(total, 1)
     columns = {"epsilon": steps, "value": value, "low": low, "high": high, "hits": hits, "total": total}
     return pd.DataFrame(columns)
-
-
-def median_smallest(smallest: pd.DataFrame) -> tuple[float, float, float]:
-    """Return the median of the smallest ε with its 95 % interval, of the pairs that are right when clean.
-
-    ∞ where half of them hold out.
-    """
-    needed = smallest["smallest"].to_numpy(dtype=float)
-    return median_interval(needed[needed > 0])

@@ -42,12 +42,6 @@ def success(run: ExploreRun, role: str, level: int, chosen: np.ndarray) -> Succe
     return Success(hits, total, int(chosen.sum()), float(low[0]), float(high[0]))
 
 
-def outcome_counts(run: ExploreRun, role: str, level: int, chosen: np.ndarray) -> dict[str, int]:
-    """Return outcome → how many of the chosen pairs."""
-    counts = np.bincount(run.part(role).outcome(level)[chosen], minlength=len(OUTCOMES))
-    return {name: int(count) for name, count in zip(OUTCOMES, counts, strict=True)}
-
-
 @dataclass(frozen=True)
 class Confusion:
     """What "flag where S_c < τ" does to the chosen pairs.

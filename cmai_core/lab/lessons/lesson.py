@@ -16,7 +16,6 @@ from cmai_core.lab.exhibits import Exhibit, Pictures
 
 MOST_STEPS = 5
 MOST_OPTIONS = 8
-MOST_TRIALS = 24
 BINS = 6
 """Into how many groups the guesses of a class at a number are counted."""
 Setting = Mapping[str, float]
